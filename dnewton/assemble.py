@@ -1,0 +1,110 @@
+"""From a configuration to a laid-out job: sources, plan, this rank's columns, network, objective and solver."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dnewton import machine, planner
+from dnewton.arrays import Array
+from dnewton.comm import Comm
+from dnewton.config import Config, regulariser
+from dnewton.curvature.losses import LOSSES
+from dnewton.data.prepare import Scaling, Targets, check_shapes, load_columns
+from dnewton.data.sources import Source, open_source
+from dnewton.errors import UserError
+from dnewton.netplan import NetPlan, infer_shapes
+from dnewton.network import Network
+from dnewton.objective import Objective, Samples
+from dnewton.solvers.newton import Newton, subsample_size
+
+
+@dataclass
+class Job:
+    """Everything a run needs on this rank."""
+
+    config: Config
+    comm: Comm
+    plan: NetPlan
+    network: Network
+    objective: Objective
+    solver: Newton
+    targets: Targets
+    test: Samples | None
+    notes: list[str]
+
+
+def assemble(config: Config, comm: Comm, source: str, folder: str) -> Job:
+    """Plan the layout, read the data and build the solver. `folder` is where the YAML file lies.
+
+    Raises UserError alike on all ranks. Collective over the world.
+    """
+    shapes = infer_shapes(config.net, source)
+    _refuse_what_is_missing(config, source)
+    ranks, share = comm.node_cores()
+    notes = [machine.limit_threads(ranks, share)]
+    with comm.together():
+        train = open_source(config.data.train, "train", folder)
+        check_shapes(train, config.net.input, "data.train")
+        test = open_source(config.data.test, "test", folder) if config.data.test else None
+        if test:
+            check_shapes(test, config.net.input, "data.test")
+    memory = _memory_per_rank(config, comm, ranks)
+    outputs = shapes[-1].out_shape[0]
+    work = planner.Workload(
+        train.samples, subsample_size(config.solver.subsample, train.samples), outputs,
+        config.solver.batch_size, 8 if config.parallel.dtype == "float64" else 4,
+    )  # fmt: skip
+    grid = None if config.parallel.grid == "auto" else config.parallel.grid
+    plan = planner.choose(shapes, comm.size, work, grid=grid, memory=memory, source=source)
+    notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
+    notes.extend(plan.describe())
+    comm = comm.on_grid(plan.grid)
+    network = Network(plan, comm)
+    with comm.together():
+        targets, train_samples, test_samples = _read(config, plan, comm.rank, train, test, outputs)
+    loss = LOSSES[config.net.loss]
+    c = regulariser(config, train.samples)
+    objective = Objective(
+        network, comm, train_samples, loss, targets.metric_sum(), c, config.solver.batch_size,
+        _for_passes(memory, planner.memory_bytes(plan, work)),
+    )  # fmt: skip
+    solver = Newton(objective, config.solver, comm)
+    return Job(config, comm, plan, network, objective, solver, targets, test_samples, notes)
+
+
+def _refuse_what_is_missing(config: Config, source: str) -> None:
+    if config.parallel.device != "cpu":
+        raise UserError(f"{source}: parallel.device: cuda is not available in this version; use cpu")
+    if config.parallel.replicas != 1:
+        raise UserError(f"{source}: parallel.replicas: {config.parallel.replicas} is not available in this version; use 1")
+
+
+def _memory_per_rank(config: Config, comm: Comm, ranks_on_node: int) -> float:
+    """`parallel.memory`, or half of what the node has left, shared by its ranks; the smallest of all ranks."""
+    if config.parallel.memory != "auto":
+        return float(config.parallel.memory)
+    return comm.extremes(0.5 * machine.available_memory() / ranks_on_node)[0]
+
+
+def _for_passes(memory: float, planned: float) -> float:
+    """What is left for kept forward passes besides the vectors, the data and the Jacobian."""
+    return max(0.0, memory - planned) if math.isfinite(memory) else memory
+
+
+def _read(
+    config: Config, plan: NetPlan, rank: int, train: Source, test: Source | None, outputs: int
+) -> tuple[Targets, Samples, Samples | None]:
+    dtype, how = config.parallel.dtype, config.data.scale
+    bounds = plan.grid.bounds(plan.input_split, plan.input_units, rank)
+    y = train.targets()
+    targets = Targets.fit(y, outputs, config.net.loss, config.data.scale_targets, train.name)
+    scaling: Scaling | str = how
+
+    def part(source: Source, raw: Array) -> Samples:
+        nonlocal scaling
+        x, scaling = load_columns(source, config.net.input, plan.input_units, bounds, scaling, dtype)
+        return Samples(x, targets.encode(raw, dtype, source.name))
+
+    train_samples = part(train, y)
+    return targets, train_samples, part(test, test.targets()) if test else None

@@ -1,0 +1,348 @@
+"""The one wrapper over mpi4py: groups of the grid, counted collectives, agreement, files, abort on error.
+
+Every collective is counted under the current phase: calls, payload bytes that this rank passes in, and seconds.
+The communicator is duplicated once at start; COMM_WORLD is named here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import mpi4py
+import numpy as np
+
+mpi4py.rc.thread_level = "serialized"
+from mpi4py import MPI  # noqa: E402
+
+from dnewton.arrays import Array  # noqa: E402
+from dnewton.errors import UserError, one_line  # noqa: E402
+from dnewton.layout import Grid, Group  # noqa: E402
+
+MAX_ELEMENTS = 2**31 - 1
+
+
+@dataclass
+class Traffic:
+    """What one phase has communicated on this rank, and how long the phase took in all."""
+
+    calls: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    elapsed: float = 0.0
+
+
+@dataclass
+class Ledger:
+    """Traffic per phase, in the order in which phases first occur."""
+
+    phases: dict[str, Traffic] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Traffic:
+        return self.phases.setdefault(name, Traffic())
+
+
+@dataclass(frozen=True)
+class Piece:
+    """This rank's block of one tensor in a file: where the tensor starts and the block's place in it."""
+
+    offset: int
+    shape: tuple[int, ...]
+    starts: tuple[int, ...]
+    data: np.ndarray[Any, Any] | None  # None: this rank has no part of the tensor
+
+
+class Comm:
+    """One rank's view of the job: its place on the grid and the collectives it may call."""
+
+    def __init__(self, mpi: Any, grid: Grid | None = None) -> None:
+        """Collective over `mpi`, an mpi4py intracommunicator that from now on belongs to this object."""
+        self._mpi = mpi
+        self.rank: int = mpi.Get_rank()
+        self.size: int = mpi.Get_size()
+        self.ledger = Ledger()
+        self._phase = "setup"
+        self.grid = grid or Grid(1, self.size)
+        if self.grid.size != self.size:
+            raise ValueError(f"grid {self.grid} does not have {self.size} ranks")
+        r, c = divmod(self.rank, self.grid.cols)
+        self._groups: dict[Group, Any] = {"world": mpi, "row": mpi.Split(r, c), "column": mpi.Split(c, r)}
+
+    @classmethod
+    def world(cls) -> Comm:
+        """The whole job. Collective over all processes."""
+        return cls(MPI.COMM_WORLD.Dup())
+
+    def on_grid(self, grid: Grid) -> Comm:
+        """The same ranks arranged on a grid, with a ledger shared with this object. Collective over the ranks."""
+        other = Comm(self._mpi, grid)
+        other.ledger = self.ledger
+        return other
+
+    def split(self, color: int) -> Comm:
+        """The ranks that pass the same `color`, in rank order. Collective over the ranks."""
+        return Comm(self._mpi.Split(color, self.rank))
+
+    # --- phases and counting ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count and time everything inside under `name`; phases may nest, the innermost counts."""
+        outer, self._phase = self._phase, name
+        entry = self.ledger[name]
+        start, inner = time.perf_counter(), self._total_elapsed()
+        try:
+            yield
+        finally:
+            nested = self._total_elapsed() - inner
+            entry.elapsed += time.perf_counter() - start - nested
+            self._phase = outer
+
+    def _total_elapsed(self) -> float:
+        return sum(t.elapsed for t in self.ledger.phases.values())
+
+    @contextmanager
+    def _counted(self, nbytes: int, name: str | None = None) -> Iterator[None]:
+        entry = self.ledger[name or self._phase]
+        start = time.perf_counter()
+        yield
+        entry.calls += 1
+        entry.bytes += nbytes
+        entry.seconds += time.perf_counter() - start
+
+    # --- arrays -------------------------------------------------------------------------------------------------
+
+    def sum(self, array: Array, group: Group = "world") -> Array:
+        """Sum over the ranks of `group`, in place where the array is contiguous. Collective over `group`."""
+        if group == "none" or self._groups[group].Get_size() == 1:
+            return array
+        array = np.ascontiguousarray(array)
+        with self._counted(array.nbytes):
+            flat = array.reshape(array.size)
+            for i in range(0, max(1, flat.size), MAX_ELEMENTS):
+                self._groups[group].Allreduce(MPI.IN_PLACE, flat[i : i + MAX_ELEMENTS])
+        return array
+
+    def gather_features(self, array: Array, group: Group, widths: Sequence[int]) -> Array:
+        """Concatenate slices along the last axis, rank j of `group` holding `widths[j]`. Collective over `group`."""
+        group_comm = self._groups[group]
+        if group_comm.Get_size() == 1:
+            return array
+        lead = array.shape[:-1]
+        per_feature = int(np.prod(lead, dtype=np.int64))
+        with self._counted(array.nbytes):
+            front = np.ascontiguousarray(np.moveaxis(array, -1, 0)).reshape(array.shape[-1], per_feature)
+            out = np.empty((sum(widths), per_feature), dtype=array.dtype)
+            step = max(1, MAX_ELEMENTS // max(1, sum(widths)))
+            for i in range(0, max(1, per_feature), step):  # one pass unless the message would be too long
+                part = np.ascontiguousarray(front[:, i : i + step])
+                whole = out if part.shape[1] == per_feature else np.empty((sum(widths), part.shape[1]), out.dtype)
+                group_comm.Allgatherv(part, [whole, [w * part.shape[1] for w in widths]])
+                out[:, i : i + step] = whole
+        return np.ascontiguousarray(np.moveaxis(out.reshape(sum(widths), *lead), 0, -1))
+
+    # --- scalars: reduced to rank 0 and broadcast, so every rank has the same bits ----------------------------------
+
+    def sum_scalars(self, values: Sequence[float]) -> list[float]:
+        """Element-wise float64 sums, bit-identical on all ranks. Collective over the world."""
+        buffer = np.array(values, dtype=np.float64)
+        if self.size > 1:
+            with self._counted(buffer.nbytes):
+                total = np.empty_like(buffer)
+                self._mpi.Reduce(buffer, total, op=MPI.SUM, root=0)
+                self._mpi.Bcast(total, root=0)
+                buffer = total
+        return [float(v) for v in buffer]
+
+    def from_root(self, values: Sequence[float]) -> list[float]:
+        """Rank 0's values on every rank. Collective over the world."""
+        buffer = np.array(values, dtype=np.float64)
+        if self.size > 1:
+            with self._counted(buffer.nbytes if self.rank == 0 else 0):
+                self._mpi.Bcast(buffer, root=0)
+        return [float(v) for v in buffer]
+
+    def reduce_to_root(self, values: Sequence[float], largest: bool = False) -> list[float]:
+        """Sums (or maxima) that only rank 0 needs; other ranks get their own back. Collective over the world."""
+        buffer = np.array(values, dtype=np.float64)
+        total = buffer.copy()
+        if self.size > 1:
+            with self._counted(buffer.nbytes):
+                self._mpi.Reduce(buffer, total, op=MPI.MAX if largest else MPI.SUM, root=0)
+        return [float(v) for v in total]
+
+    def extremes(self, value: float) -> tuple[float, float]:
+        """Smallest and largest of a number over the ranks, the same on all. Collective over the world."""
+        buffer = np.array([-value, value], dtype=np.float64)
+        if self.size > 1:
+            with self._counted(buffer.nbytes):
+                self._mpi.Allreduce(MPI.IN_PLACE, buffer, op=MPI.MAX)
+        return -float(buffer[0]), float(buffer[1])
+
+    def text_from_root(self, text: str | None) -> str:
+        """Rank 0's text on every rank. Collective over the world."""
+        return self._text_from(text or "", 0)
+
+    def _text_from(self, text: str, root: int) -> str:
+        length = np.array([len(text.encode())], dtype=np.int64)
+        self._mpi.Bcast(length, root=root)
+        data = np.zeros(int(length[0]), dtype=np.uint8)
+        if self.rank == root:
+            data[:] = np.frombuffer(text.encode(), dtype=np.uint8)
+        self._mpi.Bcast(data, root=root)
+        return data.tobytes().decode()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is a user's mistake on one rank inside becomes the same UserError on all. Collective over the world.
+
+        The body must not communicate: a rank that fails leaves it early.
+        """
+        message: str | None = None
+        try:
+            yield
+        except UserError as error:
+            message = str(error)
+        except (OSError, MemoryError) as error:
+            message = one_line(error) or type(error).__name__
+        failed = np.array([self.rank if message is not None else self.size], dtype=np.int64)
+        self._mpi.Allreduce(MPI.IN_PLACE, failed, op=MPI.MIN)
+        if failed[0] < self.size:
+            raise UserError(self._text_from(message or "", int(failed[0])))
+
+    def barrier(self) -> None:
+        """Wait for all. Collective over the world."""
+        self._mpi.Barrier()
+
+    # --- machine and files ------------------------------------------------------------------------------------------
+
+    def node_cores(self) -> tuple[int, float]:
+        """Ranks on this node, and this rank's fair share of the cores they may use. Collective over the world."""
+        node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        mine = np.zeros(4096, dtype=np.int32)
+        mine[[c for c in os.sched_getaffinity(0) if c < mine.size]] = 1
+        users = np.empty_like(mine)
+        node.Allreduce(mine, users)
+        ranks = int(node.Get_size())
+        node.Free()
+        return ranks, float(np.sum(mine[users > 0] / users[users > 0]))
+
+    def write_file(self, path: str, header: bytes, pieces: Sequence[Piece]) -> None:
+        """Write a header and then every rank's blocks of the tensors by MPI-IO. Collective over the world."""
+        mode = MPI.MODE_CREATE | MPI.MODE_WRONLY
+        try:
+            handle = MPI.File.Open(self._mpi, path, mode)
+        except MPI.Exception as error:
+            raise OSError(f"{path}: cannot be written: {one_line(error)}") from None
+        try:
+            handle.Set_size(0)
+            if self.rank == 0:
+                handle.Write_at(0, header)
+            for piece in pieces:
+                data = np.zeros(0, dtype=np.float32) if piece.data is None else np.ascontiguousarray(piece.data)
+                element = MPI.DOUBLE if data.dtype == np.float64 else MPI.FLOAT
+                if data.size:
+                    place = element.Create_subarray(piece.shape, data.shape, piece.starts).Commit()
+                    handle.Set_view(piece.offset, element, place)
+                    handle.Write_all([data, element])
+                    place.Free()
+                else:
+                    handle.Set_view(piece.offset, element)
+                    handle.Write_all([data, 0, element])
+            handle.Sync()
+        finally:
+            handle.Close()
+
+    def counter(self) -> OneSidedCounter:
+        """A counter in an RMA window on rank 0. Collective over the world."""
+        return OneSidedCounter(self)
+
+
+class OneSidedCounter:
+    """Counter slots on rank 0 that any rank adds to and reads without rank 0's help.
+
+    Request-based calls only: a plain fetch-and-op would wait until its busy target enters MPI.
+    """
+
+    SLOTS = 2
+
+    def __init__(self, comm: Comm) -> None:
+        """Collective over the world: allocates the window and opens a shared epoch for its whole life."""
+        self._comm = comm
+        self._window = MPI.Win.Allocate(8 * self.SLOTS if comm.rank == 0 else 0, 8, comm=comm._mpi)
+        self._window.Lock_all()
+        if comm.rank == 0:
+            for slot in range(self.SLOTS):
+                self.clear(slot)
+        self._read = np.zeros(1, dtype=np.int64)
+        self._one = np.ones(1, dtype=np.int64)
+        self._pending_read: Any = None
+        self._pending_add: Any = None
+        comm.barrier()
+
+    def clear(self, slot: int) -> None:
+        """Set a slot to zero; only rank 0, while nobody uses the slot."""
+        self._window.Accumulate(np.zeros(1, dtype=np.int64), 0, target=slot, op=MPI.REPLACE)
+        self._window.Flush(0)
+
+    def add(self, slot: int) -> None:
+        """Add one; the request is completed by :meth:`complete`."""
+        with self._comm._counted(8, "early_stop"):
+            self._pending_add = self._window.Raccumulate(self._one, 0, target=slot, op=MPI.SUM)
+
+    def poll(self, slot: int) -> int | None:
+        """The slot's value if a read has come back, else None; never waits."""
+        if self._pending_read is None:
+            with self._comm._counted(8, "early_stop"):
+                self._pending_read = self._window.Rget_accumulate(
+                    self._one, self._read, 0, target=slot, op=MPI.NO_OP
+                )
+        if not self._pending_read.Test():
+            return None
+        self._pending_read = None
+        return int(self._read[0])
+
+    def complete(self) -> None:
+        """Finish pending requests; call it after a collective, so that no rank is asked while it computes."""
+        for request in (self._pending_read, self._pending_add):
+            if request is not None:
+                request.Wait()
+        if self._pending_add is not None:
+            self._window.Flush(0)
+        self._pending_read = self._pending_add = None
+
+    def free(self) -> None:
+        """Collective over the world."""
+        self._window.Unlock_all()
+        self._window.Free()
+
+
+def run(main: Callable[[Comm], None]) -> NoReturn:
+    """Run a command line on the whole job and exit.
+
+    A UserError (raised alike on all ranks) prints one line on rank 0 and exits 2 everywhere; any other exception
+    prints this rank's traceback and ends the whole job at once with code 1. Collective over all processes.
+    """
+    comm = Comm.world()
+    code = 0
+    try:
+        main(comm)
+    except UserError as error:
+        code = 2
+        if comm.rank == 0:
+            print(f"dnewton: error: {error}", file=sys.stderr)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except BaseException:
+        trace = traceback.format_exc()
+        print(f"dnewton: rank {comm.rank} of {comm.size} failed; ending the job\n{trace}", file=sys.stderr, flush=True)
+        comm._mpi.Abort(1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)

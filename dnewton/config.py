@@ -1,0 +1,338 @@
+"""The YAML schema: every key, default, unit and bound of a run is stated here, once."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from dnewton import yaml_io
+from dnewton.errors import UserError, one_line
+from dnewton.layout import KindName
+
+ActivationName = Literal["relu", "tanh", "sigmoid", "softplus", "linear"]
+LossName = Literal["squared", "cross_entropy", "logistic"]
+
+
+def _pair(value: Any) -> Any:
+    """`3` means [3, 3]; a list of two is kept."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def _bytes(value: Any) -> Any:
+    """`4GiB` as a number of bytes."""
+    if value == "auto":
+        return value
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMG]?I?B?)\s*", str(value).upper())
+    if not match or match[2] not in _SIZES:
+        raise ValueError("a size such as 4GiB, 500MB or auto is needed")
+    size = int(float(match[1]) * _SIZES[match[2]])
+    if size < 2**20:
+        raise ValueError("at least 1MiB is needed")
+    return size
+
+
+def _subsample(value: float) -> float:
+    if value > 1 and value != int(value):
+        raise ValueError("a fraction (0, 1] or a whole number of samples is needed")
+    return value
+
+
+def _grid(value: Any) -> Any:
+    if value == "auto":
+        return value
+    if isinstance(value, (list, tuple)) and len(value) == 2 and all(type(n) is int and n > 0 for n in value):
+        return tuple(value)
+    raise ValueError("auto or [rows, columns] is needed")
+
+
+def _gradient_batch(value: Any) -> Any:
+    if value == "all" or (type(value) is int and value > 0):
+        return value
+    raise ValueError("all or a number of samples is needed")
+
+
+Size2 = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_pair)]
+Pad2 = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], BeforeValidator(_pair)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+
+
+class ConvSpec(_Section):
+    """A convolution; kernel, stride and padding are one number or [height, width]."""
+
+    channels: Count
+    kernel: Size2
+    stride: Size2 = (1, 1)
+    padding: Pad2 = (0, 0)
+    activation: ActivationName = "linear"
+    split: KindName | None = None  # fixes the layer's kind of split; the planner chooses otherwise
+
+
+class DenseSpec(_Section):
+    """A fully connected layer."""
+
+    units: Count
+    activation: ActivationName = "linear"
+    split: KindName | None = None
+
+
+class PoolSpec(_Section):
+    """Maximum or average pooling; the stride is the size unless given."""
+
+    size: Size2
+    stride: Size2 | None = None
+    padding: Pad2 = (0, 0)
+
+    @model_validator(mode="after")
+    def _padding_fits(self) -> PoolSpec:
+        if any(2 * p > s for p, s in zip(self.padding, self.size, strict=True)):
+            raise ValueError(f"padding {list(self.padding)} must be at most half of size {list(self.size)}")
+        return self
+
+
+class FlattenSpec(_Section):
+    """Images to features, channel-major."""
+
+
+class LayerSpec(_Section):
+    """One entry of net.layers: exactly one kind with its options, or the bare word `flatten`."""
+
+    conv: ConvSpec | None = None
+    dense: DenseSpec | None = None
+    maxpool: PoolSpec | None = None
+    avgpool: PoolSpec | None = None
+    flatten: FlattenSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_word(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {value: {}}
+        if isinstance(value, dict) and "flatten" in value and value["flatten"] is None:
+            return {**value, "flatten": {}}
+        return value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> LayerSpec:
+        given = [k for k in type(self).model_fields if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError("one of conv, dense, maxpool, avgpool, flatten with its options is needed per entry")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which of the fields is set."""
+        return next(k for k in type(self).model_fields if getattr(self, k) is not None)
+
+    @property
+    def options(self) -> Any:
+        """The set field's value."""
+        return getattr(self, self.kind)
+
+
+def _input(value: Any) -> Any:
+    if isinstance(value, list) and len(value) not in (1, 3):
+        raise ValueError("[features] or [channels, height, width] is needed")
+    return tuple(value) if isinstance(value, list) else value
+
+
+class NetSection(_Section):
+    """The network."""
+
+    input: Annotated[tuple[Count, ...], BeforeValidator(_input)]
+    loss: LossName
+    layers: Annotated[list[LayerSpec], Field(min_length=1)]
+
+
+class DataSection(_Section):
+    """Where the samples come from (a bundled name or a file) and how features and targets are scaled."""
+
+    train: Annotated[str, Field(min_length=1)] = "digits"
+    test: Annotated[str, Field(min_length=1)] | None = None
+    scale: Literal["none", "standardize", "minmax", "unit"] = "none"
+    scale_targets: Literal["none", "standardize"] = "none"  # regression only; errors are reported unscaled
+
+
+class EarlyStopSection(_Section):
+    """When the local solves of the slowest ranks are cut off (Wang et al. 2018, section 5.1)."""
+
+    mode: Literal["async", "lockstep", "off"] = "async"
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    every: Count = 5  # lockstep: CG iterations between two counts
+
+
+class SolverSection(_Section):
+    """The Newton method of Wang et al. 2018."""
+
+    name: Literal["newton"] = "newton"
+    max_iterations: Annotated[int, Field(ge=0)] = 50
+    C: Annotated[float, Field(gt=0)] = 1.0  # in units of l: the regulariser is |theta|^2 / (2 C l); inf means none
+    subsample: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_subsample)] = 0.1
+    curvature: Literal["diagonal", "full"] = "diagonal"
+    diagonal_unit: Literal["rank", "layer"] = "rank"
+    jacobian: Literal["auto", "factored", "dense"] = "auto"
+    subproblem: Literal["auto", "cg"] = "auto"
+    cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    max_cg: Count = 250
+    early_stop: EarlyStopSection = EarlyStopSection()
+    combine: Literal["none", "previous"] = "previous"
+    lambda_: Annotated[float, Field(alias="lambda", ge=1e-10, le=1e10)] = 1.0
+    drop: Annotated[float, Field(gt=0, le=1)] = 0.6667
+    boost: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.5
+    eta: Annotated[float, Field(gt=0, lt=1)] = 1.0e-4
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stop at |grad| <= tolerance * |first grad|
+    batch_size: Count = 1024
+    gradient_batch: Annotated[int | Literal["all"], BeforeValidator(_gradient_batch)] = "all"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class ParallelSection(_Section):
+    """The ranks: grid of model ranks, replicas, device and precision."""
+
+    grid: Annotated[Literal["auto"] | tuple[int, int], BeforeValidator(_grid)] = "auto"
+    replicas: Count = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+    memory: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = "auto"  # per rank
+
+
+class OutputSection(_Section):
+    """What is written while training."""
+
+    checkpoint_every: Annotated[int, Field(ge=0)] = 10  # Newton iterations; 0 means never
+    keep: Count = 3
+
+
+class Config(_Section):
+    """A whole run."""
+
+    net: NetSection
+    data: DataSection = DataSection()
+    solver: SolverSection = SolverSection()
+    parallel: ParallelSection = ParallelSection()
+    output: OutputSection = OutputSection()
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain values with every default filled in, in the form that the YAML file has."""
+        values = self.model_dump(by_alias=True)
+        for layer in values["net"]["layers"]:
+            for kind in [k for k, v in layer.items() if v is None]:
+                del layer[kind]
+            for options in layer.values():
+                for key in [k for k, v in options.items() if v is None]:
+                    del options[key]
+        return values
+
+    def dump(self) -> str:
+        """The resolved configuration as YAML."""
+        return yaml_io.dump(self.resolved())
+
+
+def load(text: str, source: str, overrides: list[str] | None = None) -> Config:
+    """Parse and check a YAML text; `overrides` are `section.key=value` strings whose values are YAML.
+
+    Raises UserError with one line naming `source` (or --set) and the key.
+    """
+    values = yaml_io.parse(text, source)
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: a mapping with the section 'net' is needed, got {_show(values)}")
+    changed = [_override(values, item) for item in overrides or []]
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error, source, changed)) from None
+
+
+def _override(values: dict[str, Any], item: str) -> str:
+    path, equals, text = item.partition("=")
+    if not equals or not path.strip():
+        raise UserError(f"--set {item}: write section.key=value, for example solver.C=0.1")
+    keys, here = path.strip().split("."), values
+    for i, key in enumerate(keys):
+        last = i == len(keys) - 1
+        if isinstance(here, list):
+            if not key.isdecimal() or int(key) >= len(here):
+                raise UserError(f"--set {path}: {'.'.join(keys[:i])} has entries 0 to {len(here) - 1}, not {key!r}")
+            slot: Any = int(key)
+        elif isinstance(here, dict):
+            slot = key
+        else:
+            raise UserError(f"--set {path}: {'.'.join(keys[:i])} is a single value and has no key {key!r}")
+        if last:
+            here[slot] = yaml_io.parse(text, f"--set {path}")
+        else:
+            if isinstance(here, dict) and here.get(slot) is None:
+                here[slot] = {}
+            here = here[slot]
+    return path.strip()
+
+
+def _show(value: Any) -> str:
+    text = one_line(repr(value))
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _explain(error: ValidationError, source: str, changed: list[str]) -> str:
+    """One line for the first (and most telling) validation error."""
+    details = error.errors(include_url=False)
+    first = next((e for e in details if e["type"] == "extra_forbidden"), details[0])
+    loc = [part for part in first["loc"] if not _is_union_label(part)]
+    path = ""
+    for part in loc:
+        path += f"[{part}]" if isinstance(part, int) else ("." if path else "") + str(part)
+    dotted = ".".join(str(part) for part in loc)
+    origin = "--set" if any(f"{dotted}.".startswith(f"{c}.") or c.startswith(f"{dotted}.") for c in changed) else source
+    where = f"{origin}: {path}" if path else origin
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(loc[:-1])
+        near = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"{where}: unknown key; {hint}"
+    if first["type"] == "missing":
+        return f"{where}: is required"
+    if first["type"] == "value_error":
+        return f"{where}: {one_line(first['ctx']['error'])} (got {_show(first['input'])})"
+    others = [e["msg"] for e in details if e["loc"][: len(loc)] == tuple(loc) or e is first]
+    message = " or ".join(dict.fromkeys(re.sub(r"^Input ", "", one_line(m)) for m in others[:3]))
+    return f"{where}: {message} (got {_show(first['input'])})"
+
+
+def _is_union_label(part: Any) -> bool:
+    """Pydantic adds the branch of a union to a location; a user never wrote that word."""
+    return isinstance(part, str) and (part in ("int", "float", "str") or "[" in part)
+
+
+def _known_keys(loc: list[Any]) -> list[str]:
+    model: Any = Config
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
+        if field is None:
+            return []
+        model = _model_in(field.annotation)
+    return [f.alias or n for n, f in model.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((m for a in get_args(annotation) if (m := _model_in(a)) is not None), None)
+
+
+def regulariser(config: Config, samples: int) -> float:
+    """1/C of the objective's ‖θ‖²/(2C): C is given in units of the `samples` training samples."""
+    return 0.0 if math.isinf(config.solver.C) else 1.0 / (config.solver.C * samples)

@@ -1,0 +1,1 @@
+"""Losses, Jacobian blocks and Gauss-Newton products."""

@@ -1,0 +1,1 @@
+"""Data sets: sources that give columns, targets, and scaling fitted on the training part."""

@@ -1,0 +1,1 @@
+"""Layers: forward, backward and patches of one rank's slice; none of them communicates."""

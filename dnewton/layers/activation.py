@@ -1,0 +1,47 @@
+"""Activation functions σ and their slopes σ′, the slope computed from the output alone (nothing else is kept)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dnewton.arrays import Array, namespace
+
+
+@dataclass(frozen=True)
+class Activation:
+    """σ applied to s, and σ′ as a function of z = σ(s)."""
+
+    value: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+
+
+def _relu(s: Array) -> Array:
+    xp = namespace(s)
+    return xp.maximum(s, xp.zeros((), dtype=s.dtype))
+
+
+def _relu_slope(z: Array) -> Array:
+    return namespace(z).astype(z > 0, z.dtype)
+
+
+def _sigmoid(s: Array) -> Array:
+    return 0.5 * (1 + namespace(s).tanh(0.5 * s))  # does not overflow
+
+
+def _softplus(s: Array) -> Array:
+    xp = namespace(s)
+    return xp.logaddexp(s, xp.zeros((), dtype=s.dtype))
+
+
+def _softplus_slope(z: Array) -> Array:
+    return -namespace(z).expm1(-z)  # sigmoid(s) = 1 - e^{-softplus(s)}
+
+
+# `linear` has no entry: there is nothing to apply and no slope to multiply by.
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": Activation(_relu, _relu_slope),
+    "tanh": Activation(lambda s: namespace(s).tanh(s), lambda z: 1 - z * z),
+    "sigmoid": Activation(_sigmoid, lambda z: z * (1 - z)),
+    "softplus": Activation(_softplus, _softplus_slope),
+}

@@ -1,0 +1,120 @@
+"""The two parametric layers as matrices: dense, and convolution by patches (Wang, Tan, Lin 2018, section 2).
+
+Both see a sample's input slice as rows φ (Q positions, I inputs) and compute s = φ Wᵀ with W (O, I); a dense layer has
+one position. Cotangents carry K right-hand sides: (N or 1, K, Q, O), where a leading 1 stands for all samples.
+Arrays between layers are (N, features) or (N, H, W, C).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dnewton.arrays import Array, Pair, fold, namespace, output_size, patches, sample_blocks
+
+
+class Linear(Protocol):
+    """What the network and the Jacobian need of a parametric layer."""
+
+    def rows(self, z: Array) -> Array:
+        """φ of the input slice, (N, Q, I)."""
+        ...
+
+    def forward(self, weight: Array, z: Array) -> Array:
+        """The partial sums s = φ Wᵀ in the layer's output format."""
+        ...
+
+    def weight_gradient(self, cot: Array, z: Array) -> Array:
+        """Σ over samples and positions of cot ⊗ φ, (O, I), for cot (N, Q, O)."""
+        ...
+
+    def input_cotangent(self, weight: Array, cot: Array) -> Array:
+        """The partial cotangent of the input slice, (N, K, features) or (N, K, H, W, C)."""
+        ...
+
+    def positions(self, cot: Array) -> Array:
+        """A cotangent in output format (N, K, ...) as (N, K, Q, O)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A fully connected layer: φ is the input itself, one position."""
+
+    def rows(self, z: Array) -> Array:
+        return namespace(z).reshape(z, (z.shape[0], 1, z.shape[1]))
+
+    def forward(self, weight: Array, z: Array) -> Array:
+        return z @ weight.T
+
+    def weight_gradient(self, cot: Array, z: Array) -> Array:
+        return cot[:, 0, :].T @ z
+
+    def input_cotangent(self, weight: Array, cot: Array) -> Array:
+        n, k, _, o = cot.shape
+        xp = namespace(cot)
+        return xp.reshape(xp.reshape(cot, (n * k, o)) @ weight, (n, k, weight.shape[1]))
+
+    def positions(self, cot: Array) -> Array:
+        n, k, o = cot.shape
+        return namespace(cot).reshape(cot, (n, k, 1, o))
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution (cross-correlation) over an input image of height and width `image`; W is (O, kh·kw·C)."""
+
+    image: Pair
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+
+    @property
+    def out_image(self) -> Pair:
+        """Height and width of the output."""
+        return output_size(self.image, self.kernel, self.stride, self.padding)
+
+    def _bytes(self, z_channels: int, itemsize: int) -> int:
+        ho, wo = self.out_image
+        return ho * wo * self.kernel[0] * self.kernel[1] * z_channels * itemsize
+
+    def rows(self, z: Array) -> Array:
+        return patches(z, self.kernel, self.stride, self.padding)
+
+    def forward(self, weight: Array, z: Array) -> Array:
+        xp = namespace(z)
+        (ho, wo), n, o = self.out_image, z.shape[0], weight.shape[0]
+        out = xp.empty((n, ho, wo, o), dtype=z.dtype)
+        for part in sample_blocks(n, self._bytes(z.shape[3], z.dtype.itemsize)):
+            p = self.rows(z[part])
+            s = xp.reshape(p, (p.shape[0] * ho * wo, p.shape[2])) @ weight.T
+            out[part] = xp.reshape(s, (p.shape[0], ho, wo, o))
+        return out
+
+    def weight_gradient(self, cot: Array, z: Array) -> Array:
+        xp = namespace(z)
+        n, q, o = cot.shape
+        inputs = self.kernel[0] * self.kernel[1] * z.shape[3]
+        out = xp.zeros((o, inputs), dtype=z.dtype)
+        for part in sample_blocks(n, self._bytes(z.shape[3], z.dtype.itemsize)):
+            p = self.rows(z[part])
+            m = p.shape[0] * q
+            out += xp.reshape(cot[part], (m, o)).T @ xp.reshape(p, (m, inputs))
+        return out
+
+    def input_cotangent(self, weight: Array, cot: Array) -> Array:
+        xp = namespace(cot)
+        (n, k, q, o), inputs = cot.shape, weight.shape[1]
+        h, w = self.image
+        c = inputs // (self.kernel[0] * self.kernel[1])
+        cot = xp.reshape(cot, (n * k, q, o))
+        out = xp.empty((n * k, h, w, c), dtype=cot.dtype)
+        for part in sample_blocks(n * k, self._bytes(c, cot.dtype.itemsize)):
+            m = part.stop - part.start
+            p = xp.reshape(xp.reshape(cot[part], (m * q, o)) @ weight, (m, q, inputs))
+            out[part] = fold(p, self.image, self.kernel, self.stride, self.padding)
+        return xp.reshape(out, (n, k, h, w, c))
+
+    def positions(self, cot: Array) -> Array:
+        n, k, h, w, c = cot.shape
+        return namespace(cot).reshape(cot, (n, k, h * w, c))

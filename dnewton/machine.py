@@ -1,0 +1,50 @@
+"""The machine under a rank: BLAS threads, memory, peak resident size."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+
+
+def limit_threads(ranks: int, share: float) -> str:
+    """Limit BLAS to this rank's share of the node's cores unless the user did; returns a line for the log."""
+    chosen = [f"{v}={os.environ[v]}" for v in THREAD_VARIABLES if v in os.environ]
+    if chosen:
+        return f"BLAS threads: as set by {', '.join(chosen)}"
+    threads = max(1, int(share + 1e-6))
+    _limits.append(threadpool_limits(limits=threads, user_api="blas"))
+    return f"BLAS threads: {threads} per rank ({ranks} rank(s) on this node, {share:.3g} core(s) each)"
+
+
+_limits: list[Any] = []  # the limit holds as long as its object lives
+
+
+def available_memory() -> int:
+    """Bytes that processes of this node can still take, the container's limit included."""
+    available = 4 << 30
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) * 1024
+    limit = "".join(_lines("/sys/fs/cgroup/memory.max")).strip()
+    used = "".join(_lines("/sys/fs/cgroup/memory.current")).strip()
+    if limit.isdecimal() and used.isdecimal():
+        available = min(available, max(0, int(limit) - int(used)))
+    return available
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,1 @@
+"""The nets shipped with the package, found by file name."""

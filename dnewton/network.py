@@ -1,0 +1,250 @@
+"""The chain of layers on a layout: this rank's weight blocks, the forward pass and the backward sweep.
+
+Data are (N, features) or (N, H, W, C) slices in the plan's input split. Cotangents carry K right-hand sides; a cotangent
+is complete and identical on every holder of its slice (docs/layout.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dnewton.arrays import Array, namespace
+from dnewton.comm import Comm
+from dnewton.layers.activation import ACTIVATIONS
+from dnewton.layers.linear import Conv, Dense, Linear
+from dnewton.layers.pool import Flatten, Pool
+from dnewton.layout import Move, Units, moves
+from dnewton.netplan import LayerPlan, NetPlan, conv_image
+
+
+@dataclass(frozen=True)
+class Block:
+    """This rank's block W[O, I] of one layer, and the bias slice if this rank owns it, inside its flat vector θ.
+
+    W is (|O|, kh·kw·|I|), patches in the order (kh, kw, channel).
+    """
+
+    layer: LayerPlan
+    position: int
+    out: tuple[int, int]
+    inputs: tuple[int, int]
+    shape: tuple[int, int]
+    has_bias: bool
+    offset: int
+
+    @property
+    def weights(self) -> int:
+        """Numbers in W."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Numbers in W and the bias."""
+        return self.weights + (self.shape[0] if self.has_bias else 0)
+
+    @property
+    def span(self) -> slice:
+        """Where the block lies in θ."""
+        return slice(self.offset, self.offset + self.size)
+
+    def weight(self, theta: Array) -> Array:
+        """View of W in a vector laid out like θ."""
+        return namespace(theta).reshape(theta[self.offset : self.offset + self.weights], self.shape)
+
+    def bias(self, theta: Array) -> Array:
+        """View of the bias; only where `has_bias`."""
+        return theta[self.offset + self.weights : self.offset + self.size]
+
+    def whole_shape(self) -> tuple[int, ...]:
+        """The shape, in PyTorch's order, that the rank's block has: (O, I) or (O, I, kh, kw)."""
+        channels = self.inputs[1] - self.inputs[0]
+        return (self.shape[0], channels, *self.layer.shape.weight_shape[2:])
+
+    def to_file_order(self, weight: Array) -> Array:
+        """W as [out, in, kh, kw] or [out, in]."""
+        o, c, *kernel = self.whole_shape()
+        if not kernel:
+            return weight
+        return weight.reshape(o, *kernel, c).transpose(0, 3, 1, 2)
+
+    def from_file_order(self, weight: Array) -> Array:
+        """The inverse of :meth:`to_file_order`."""
+        if weight.ndim == 4:
+            weight = weight.transpose(0, 2, 3, 1)
+        return weight.reshape(self.shape)
+
+
+@dataclass
+class Tape:
+    """What a forward pass of one batch leaves for the backward sweep."""
+
+    z: Array
+    inputs: list[Array | None] = field(default_factory=list)
+    outputs: list[Array | None] = field(default_factory=list)
+    codes: list[Array | None] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held (views counted once)."""
+        arrays = [a for a in (self.z, *self.inputs, *self.outputs, *self.codes) if a is not None]
+        return sum({id(a): int(a.nbytes) for a in arrays}.values())
+
+
+class Cotangent:
+    """A layer's cotangent in s: (N or 1, K, Q, O) times the slope (N, Q, O), multiplied only when asked for."""
+
+    def __init__(self, outer: Array, slope: Array | None) -> None:
+        self.outer, self.slope = outer, slope
+        self._product: Array | None = None
+
+    def product(self) -> Array:
+        """∂z_k/∂s, (N or 1, K, Q, O)."""
+        if self.slope is None:
+            return self.outer
+        if self._product is None:
+            self._product = self.outer * self.slope[:, None]
+        return self._product
+
+
+Visit = Callable[[Block, Linear, Cotangent, Array], None]
+
+
+class Network:
+    """The network on this rank: its blocks and the passes over batches."""
+
+    def __init__(self, plan: NetPlan, comm: Comm) -> None:
+        self.plan, self.comm = plan, comm
+        self.ops: list[Linear | Pool | Flatten] = [_operation(layer) for layer in plan.layers]
+        self.blocks: list[Block] = _blocks(plan, comm.rank)
+        self.size = sum(b.size for b in self.blocks)
+        self._block_at = {b.position: b for b in self.blocks}
+
+    def initial(self, seed: int, dtype: str) -> Array:
+        """θ drawn by (seed, layer, output row), whatever the layout: normal weights of variance 2/fan-in before relu
+        and softplus (He et al. 2015), 1/fan-in otherwise; zero biases."""
+        theta = np.zeros(self.size, dtype=dtype)
+        for block in self.blocks:
+            shape = block.layer.shape
+            fan_in = math.prod(shape.weight_shape[1:])
+            gain = 2.0 if shape.activation in ("relu", "softplus") else 1.0
+            rows = np.empty((block.shape[0], *shape.weight_shape[1:]))
+            for i in range(block.shape[0]):  # one counter per row: a rank draws just its rows
+                counter = [0, 0, block.out[0] + i, 0]
+                rows[i] = np.random.Generator(np.random.Philox(key=[seed, shape.index], counter=counter)).normal(
+                    0.0, math.sqrt(gain / fan_in), size=shape.weight_shape[1:]
+                )
+            block.weight(theta)[...] = block.from_file_order(rows[:, block.inputs[0] : block.inputs[1]])
+        return theta
+
+    def forward(self, theta: Array, x: Array, keep: bool = True) -> Tape:
+        """Outputs z^L (N, K) on every rank; with `keep`, what the backward sweep needs.
+
+        Collective over the forward-sum groups of every layer.
+        """
+        tape, z = Tape(x), x
+        for i, layer in enumerate(self.plan.layers):
+            z = self._move(z, self.plan.incoming(layer), layer.in_units)
+            op, code, kept = self.ops[i], None, z
+            if isinstance(op, (Pool, Flatten)):
+                z, code = op.forward(z)
+                kept = None
+            else:
+                z = self._affine(theta, self._block_at[i], op, z)
+            if keep:
+                tape.inputs.append(kept)
+                tape.outputs.append(z if layer.shape.activation != "linear" else None)
+                tape.codes.append(code)
+        tape.z = self._move(z, self.plan.outgoing(), self.plan.layers[-1].out_units)
+        return tape
+
+    def _affine(self, theta: Array, block: Block, op: Linear, z: Array) -> Array:
+        s = op.forward(block.weight(theta), z)
+        if block.has_bias:
+            s += block.bias(theta)
+        assert block.layer.split_kind is not None
+        s = self.comm.sum(s, block.layer.split_kind.forward)
+        activation = block.layer.shape.activation
+        return s if activation == "linear" else ACTIVATIONS[activation].value(s)
+
+    def backward(self, theta: Array, tape: Tape, cot: Array, visit: Visit) -> None:
+        """Sweep a cotangent of the outputs (N or 1, K, outputs) back; `visit` sees each block's, last layer first.
+
+        A leading 1 (the same for all samples) is kept as long as nothing depends on the sample.
+        Collective over the backward-sum groups of every layer but the first.
+        """
+        last = self.plan.layers[-1]
+        cot = self._move(cot, moves(self.plan.grid, "full", last.out_split), last.out_units)
+        for i in range(len(self.plan.layers) - 1, -1, -1):
+            layer, op = self.plan.layers[i], self.ops[i]
+            if isinstance(op, (Pool, Flatten)):
+                cot = op.backward(cot, tape.codes[i])  # type: ignore[arg-type]
+            else:
+                block = self._block_at[i]
+                here = self._cotangent(op, layer, cot, tape.outputs[i])
+                visit(block, op, here, tape.inputs[i])
+                if layer.first:
+                    return
+                cot = op.input_cotangent(block.weight(theta), here.product())
+                assert layer.split_kind is not None
+                cot = self.comm.sum(cot, layer.split_kind.backward)
+            cot = self._move(cot, moves(self.plan.grid, layer.in_split, layer.source), layer.in_units)
+
+    def _cotangent(self, op: Linear, layer: LayerPlan, cot: Array, z: Array | None) -> Cotangent:
+        if z is None:
+            return Cotangent(op.positions(cot), None)
+        slope = ACTIVATIONS[layer.shape.activation].slope(z)
+        return Cotangent(op.positions(cot), op.positions(slope[:, None])[:, 0])
+
+    def gradient(self, theta: Array, tape: Tape, cot: Array, out: Array) -> None:
+        """Add Σ over the batch of ∂ξ/∂θ to `out`, for cot = ∂ξ/∂z (N, K). Collective like :meth:`backward`."""
+
+        def add(block: Block, op: Linear, here: Cotangent, z: Array) -> None:
+            d = here.product()[:, 0]  # (N, Q, O)
+            block.weight(out)[...] += op.weight_gradient(d, z)
+            if block.has_bias:
+                block.bias(out)[...] += namespace(d).sum(d, axis=(0, 1))
+
+        self.backward(theta, tape, cot[:, None, :], add)
+
+    def _move(self, array: Array, steps: tuple[Move, ...], units: Units) -> Array:
+        grid, rank = self.plan.grid, self.comm.rank
+        for step in steps:
+            if step.group == "none":
+                origin = grid.bounds(step.source, units, rank)[0]
+                lo, hi = grid.bounds(step.target, units, rank)
+                array = array[..., (lo - origin) * units.size : (hi - origin) * units.size]
+            else:
+                widths = [grid.width(step.source, units, r) for r in grid.members(step.group, rank)]
+                array = self.comm.gather_features(array, step.group, widths)
+        return array
+
+
+def _operation(layer: LayerPlan) -> Linear | Pool | Flatten:
+    shape, options = layer.shape, layer.shape.spec.options
+    if shape.kind == "dense":
+        return Dense()
+    image = conv_image(shape.in_shape)
+    if shape.kind == "conv":
+        return Conv(image, options.kernel, options.stride, options.padding)
+    if shape.kind == "flatten":
+        return Flatten(image)
+    return Pool(shape.kind == "maxpool", image, options.size, options.stride or options.size, options.padding)
+
+
+def _blocks(plan: NetPlan, rank: int) -> list[Block]:
+    grid, blocks, offset = plan.grid, [], 0
+    for position, layer in enumerate(plan.layers):
+        if layer.split_kind is None:
+            continue
+        out = grid.bounds(layer.out_split, layer.out_units, rank)
+        lo, hi = grid.bounds(layer.in_split, layer.in_units, rank)
+        inputs = (lo * layer.in_units.size, hi * layer.in_units.size)
+        shape = (out[1] - out[0], (inputs[1] - inputs[0]) * layer.shape.kernel_size)
+        block = Block(layer, position, out, inputs, shape, layer.split_kind.owns_bias(grid, rank), offset)
+        blocks.append(block)
+        offset += block.size
+    return blocks

@@ -1,0 +1,164 @@
+"""f, ∇f and the train metrics over batches of samples, with forward passes kept for the passes that follow.
+
+f(θ) = ‖θ‖²/(2C) + (1/l) Σ ξ(z; y). Batches are cut so that the subsample S of the next Jacobian is whole batches, which
+come last and are always kept; earlier ones are kept while they fit the memory limit and recomputed beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dnewton.arrays import Array, dot, namespace
+from dnewton.comm import Comm
+from dnewton.curvature.losses import Loss
+from dnewton.network import Network, Tape
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One data set on this rank: its columns of every sample, and the targets (N, K) of all."""
+
+    x: Array
+    y: Array
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return int(self.y.shape[0])
+
+
+class Cycle:
+    """Subsamples of `size` out of `total`, drawn by cycling through random permutations.
+
+    Draw k depends on (seed, purpose, k) alone; all draws have the same size, the last of an epoch is filled up from
+    the start of its permutation (as in the papers' code).
+    """
+
+    def __init__(self, total: int, size: int, seed: int, purpose: int) -> None:
+        self.total, self.size, self._key = total, size, [seed, purpose]
+        self._epoch: tuple[int, Indices] | None = None
+
+    def draw(self, k: int) -> Indices:
+        """Sorted sample indices of draw k = 0, 1, ..."""
+        if self.size == self.total:
+            return np.arange(self.total)
+        per_epoch = -(-self.total // self.size)
+        epoch, place = divmod(k, per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            generator = np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, epoch, 0]))
+            self._epoch = epoch, generator.permutation(self.total)
+        order = self._epoch[1]
+        return np.sort(np.take(order, np.arange(place * self.size, (place + 1) * self.size), mode="wrap"))
+
+
+@dataclass
+class Batch:
+    """A batch's sample numbers, and its forward pass where it was kept."""
+
+    indices: Indices
+    tape: Tape | None = None
+
+
+@dataclass
+class Evaluation:
+    """f at one point, and what its forward passes left."""
+
+    value: float
+    metric: float
+    batches: list[Batch]
+    subsample: list[Batch]
+    samples: int
+
+
+class Objective:
+    """The objective on this rank."""
+
+    def __init__(
+        self,
+        network: Network,
+        comm: Comm,
+        data: Samples,
+        loss: Loss,
+        metric: Callable[[Array, Array], float],
+        regulariser: float,
+        batch_size: int,
+        memory: float,
+    ) -> None:
+        """`metric` gives a batch's sum of the train metric; `memory` bounds the bytes of kept forward passes."""
+        self.network, self.comm, self.data, self.loss = network, comm, data, loss
+        self.regulariser = regulariser
+        self._metric, self._batch_size, self._memory = metric, batch_size, memory
+
+    def cut(self, indices: Indices) -> list[Batch]:
+        """Sample numbers cut into batches."""
+        size = self._batch_size
+        return [Batch(indices[i : i + size]) for i in range(0, len(indices), size)]
+
+    def others(self, indices: Indices) -> Indices:
+        """The samples that are not in `indices`."""
+        mask = np.ones(self.data.count, dtype=bool)
+        mask[indices] = False
+        return np.flatnonzero(mask)
+
+    def evaluate(self, theta: Array, rest: Sequence[Batch], subsample: Sequence[Batch]) -> Evaluation:
+        """f over the samples of `rest` and `subsample`, keeping the forward passes that fit.
+
+        Every rank gets rank 0's value, bit for bit. Collective over the world.
+        """
+        done: list[Batch] = []
+        total = metric = 0.0
+        budget = self._memory
+        for i, batch in enumerate([*rest, *subsample]):
+            always = i >= len(rest)
+            tape = self.forward(theta, batch.indices, keep=always or budget > 0)
+            y = self.data.y[batch.indices]
+            total += self.loss.value(tape.z, y)
+            metric += self._metric(tape.z, y)
+            budget -= tape.nbytes
+            kept = always or (tape.inputs and budget >= 0)
+            done.append(Batch(batch.indices, tape if kept else None))
+        samples = sum(len(b.indices) for b in done)
+        root = self.comm.rank == 0
+        squares, total, metric = self.comm.sum_scalars(
+            [dot(theta, theta), total if root else 0.0, metric if root else 0.0]
+        )
+        value = 0.5 * self.regulariser * squares + total / samples
+        return Evaluation(value, metric, done, done[len(rest) :], samples)
+
+    def forward(self, theta: Array, indices: Indices, keep: bool) -> Tape:
+        """The forward pass of some samples. Collective over the world."""
+        return self.network.forward(theta, _take(self.data.x, indices), keep)
+
+    def gradient(self, theta: Array, at: Evaluation) -> Array:
+        """∇f on this rank's blocks, at the point and over the samples of an evaluation; releases the kept passes
+        except those of the subsample. Collective over the world."""
+        grad = namespace(theta).zeros_like(theta)
+        for batch in at.batches:
+            tape = batch.tape or self.forward(theta, batch.indices, keep=True)
+            cot = self.loss.gradient(tape.z, self.data.y[batch.indices]) / at.samples
+            self.network.gradient(theta, tape, cot, grad)
+            if not any(batch is s for s in at.subsample):
+                batch.tape = None
+        grad += self.regulariser * theta
+        return grad
+
+    def metric_over(self, theta: Array, data: Samples) -> float:
+        """The metric's sum over another data set, rank 0's on every rank. Collective over the world."""
+        total = 0.0
+        for i in range(0, data.count, self._batch_size):
+            part = slice(i, i + self._batch_size)
+            total += self._metric(self.network.forward(theta, data.x[part], keep=False).z, data.y[part])
+        return self.comm.from_root([total])[0]
+
+
+def _take(x: Array, indices: Indices) -> Array:
+    """Rows of x; a view where the indices are one run."""
+    if len(indices) and indices[-1] - indices[0] + 1 == len(indices):
+        return x[int(indices[0]) : int(indices[-1]) + 1]
+    return namespace(x).take(x, namespace(x).asarray(indices), axis=0)

@@ -1,0 +1,55 @@
+"""What a user sees of a run: the columns of an iteration, and the summary at the end. Pure text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+HEADER = (
+    f"{'iter':>5} {'f':>12} {'|g|':>10} {'alpha':>8} {'ratio':>7} {'lambda':>9} {'#CG min/mean/max':>17} "
+    f"{'train':>8} {'test':>8} {'seconds':>8}"
+)
+
+
+def metric_name(record: Mapping[str, Any]) -> str:
+    """accuracy or rmse."""
+    return "accuracy" if "train_accuracy" in record else "rmse"
+
+
+def line(record: Mapping[str, Any]) -> str:
+    """One iteration in the columns of :data:`HEADER`."""
+    cg, name = record["cg_iterations"], metric_name(record)
+    counts = f"{cg['min']}/{cg['mean']:.1f}/{cg['max']}" if cg else "-"
+    return (
+        f"{record['iteration']:>5d} {_number(record['loss'], '12.6g')} {_number(record['grad_norm'], '10.4g')} "
+        f"{_number(record['step'], '8.4g')} {_number(record['ratio'], '7.3f')} {record['lambda']:>9.3g} {counts:>17} "
+        f"{_number(record[f'train_{name}'], '8.4f')} {_number(record.get(f'test_{name}'), '8.4f')} "
+        f"{record['seconds']:>8.2f}"
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return format("-", ">" + form.split(".")[0]) if value is None else format(value, ">" + form)
+
+
+def summary(records: Sequence[Mapping[str, Any]], totals: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Time and bytes per phase, and the best and final scores."""
+    rows = [f"{'phase':<12} {'seconds':>9} {'of it MPI':>10} {'calls':>9} {'bytes':>14}   (rank 0's clock; rest summed)"]
+    rows += [
+        f"{name:<12} {t['elapsed']:>9.3f} {t['seconds']:>10.3f} {t['calls']:>9.0f} {t['bytes']:>14.0f}"
+        for name, t in totals.items()
+        if t and (t["elapsed"] > 0 or t["calls"])
+    ]
+    if not records:
+        return rows
+    name = metric_name(records[-1])
+    pick = max if name == "accuracy" else min
+    for part in ("train", "test"):
+        key = f"{part}_{name}"
+        scored = [r for r in records if r.get(key) is not None]
+        if scored:
+            best = pick(scored, key=lambda r: r[key])
+            rows.append(
+                f"{part} {name}: final {scored[-1][key]:.4f}, best {best[key]:.4f} at iteration {best['iteration']}"
+            )
+    return rows

@@ -1,0 +1,106 @@
+"""The run directory, written by rank 0 alone: config.yaml, metrics.jsonl, log.txt, checkpoints/, model.safetensors."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from dnewton.errors import UserError, one_line
+
+OWN = ("config.yaml", "metrics.jsonl", "log.txt", "model.safetensors", "checkpoints")
+
+
+class RunDirectory:
+    """Paths of a run directory and the files that grow while training."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    @property
+    def model(self) -> str:
+        """The final model."""
+        return str(self.path / "model.safetensors")
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per iteration."""
+        return self.path / "metrics.jsonl"
+
+    def create(self, config: str, overwrite: bool) -> None:
+        """Make the directory and write the configuration.
+
+        Raises UserError when it holds another run and `overwrite` is false, or cannot be written.
+        """
+        taken = [name for name in OWN if (self.path / name).exists()]
+        if taken and not overwrite:
+            raise UserError(f"{self.path}: holds another run ({taken[0]}); give --overwrite, --resume or another --out")
+        try:
+            for name in taken:
+                entry = self.path / name
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+            (self.path / "checkpoints").mkdir(parents=True)
+            self.config.write_text(config)
+            self.metrics.write_text("")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written: {one_line(error.strerror or error)}") from None
+
+    def reopen(self, config: str, iteration: int) -> float:
+        """Go on after `iteration`: drop later lines of metrics.jsonl; returns the seconds spent until then."""
+        kept, seconds = [], 0.0
+        for line in self.metrics.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                break  # a line cut off by the end of the last run
+            if record["iteration"] <= iteration:
+                kept.append(line)
+                seconds = float(record["seconds"])
+        temporary = self.metrics.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        os.replace(temporary, self.metrics)
+        self.config.write_text(config)
+        return seconds
+
+    def checkpoint(self, iteration: int) -> str:
+        """The checkpoint file of an iteration."""
+        return str(self.path / "checkpoints" / f"iteration-{iteration:08d}.safetensors")
+
+    def checkpoints(self) -> list[str]:
+        """Published checkpoints, oldest first."""
+        return sorted(str(p) for p in (self.path / "checkpoints").glob("iteration-*.safetensors"))
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the newest `keep` checkpoints."""
+        for path in self.checkpoints()[:-keep]:
+            os.unlink(path)
+
+    def log(self, text: str) -> None:
+        """Append a line to log.txt."""
+        with open(self.path / "log.txt", "a") as file:
+            file.write(text + "\n")
+
+    def record(self, values: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        with open(self.metrics, "a") as file:
+            file.write(json.dumps(_finite(values), allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN or infinity: they become null."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,1 @@
+"""The solvers: each takes one step at a time over the same networks, data and layout."""

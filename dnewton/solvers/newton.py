@@ -1,0 +1,225 @@
+"""The distributed Newton method: one iteration from (θ, λ, d_previous) to the next (Wang et al. 2018, algorithm 2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dnewton.arrays import Array, dot, namespace
+from dnewton.comm import Comm
+from dnewton.config import SolverSection
+from dnewton.curvature import jacobian
+from dnewton.curvature.gauss_newton import GaussNewton
+from dnewton.errors import UserError
+from dnewton.objective import Cycle, Evaluation, Objective
+from dnewton.solvers import combine, damping, early_stop, subproblem
+
+MAX_TRIALS = 12
+SUBSAMPLE, GRADIENT = 1, 2  # purposes of random draws
+
+
+@dataclass
+class State:
+    """What an iteration starts from; all of it is in a checkpoint but what follows from θ."""
+
+    theta: Array
+    damping: float
+    previous: Array | None = None
+    iteration: int = 0
+    first_norm: float = math.nan
+    evaluated: int = 0  # the iteration whose batches f and ∇f were evaluated in (older after rejected steps)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an iteration reports."""
+
+    loss: float
+    grad_norm: float
+    metric: float
+    samples: int
+    damping: float
+    step: float | None = None
+    ratio: float | None = None
+    cg: int = 0
+    active: bool = False
+    cut: bool = False
+    waited: float = 0.0
+    trials: int = 0
+
+
+class Newton:
+    """The solver: :meth:`start` once, then :meth:`step` until it has converged or enough iterations are done."""
+
+    def __init__(self, objective: Objective, options: SolverSection, comm: Comm) -> None:
+        """Collective over the world (the early-termination counter's window)."""
+        self._objective, self._options, self._comm = objective, options, comm
+        network, total = objective.network, objective.data.count
+        size = subsample_size(options.subsample, total)
+        self._subsamples = Cycle(total, size, options.seed, SUBSAMPLE)
+        chosen = total if options.gradient_batch == "all" else min(options.gradient_batch, total)
+        self._stochastic = options.gradient_batch != "all"
+        self._gradient_draws = Cycle(total, chosen, options.seed, GRADIENT)
+        self._rank_unit = jacobian.units(network.blocks, per_layer=False)[0]
+        self._units = jacobian.units(network.blocks, options.diagonal_unit == "layer")
+        stop = options.early_stop
+        self._watch = early_stop.make(stop.mode, stop.fraction, stop.every, comm)
+        self._at: Evaluation
+        self._grad: Array
+        self._norm, self._active = math.nan, 0
+        self.representations: dict[str, str] = {}
+        self.state: State
+
+    def start(self, state: State) -> Step:
+        """Evaluate the point that a run starts or goes on from.
+
+        Raises UserError when f is not finite there. Collective over the world.
+        """
+        self.state = state
+        now, state.iteration = state.iteration, state.evaluated  # the same batches give the same bits
+        at = self._evaluate(state.theta)
+        self._accept(at)
+        state.iteration = now
+        if state.evaluated != now:
+            self._keep_point()
+        if not (math.isfinite(at.value) and math.isfinite(self._norm)):
+            raise UserError(f"the objective is {at.value} at the starting point; scale the data (data.scale) or weights")
+        if state.iteration == 0:
+            state.first_norm = self._norm
+        return Step(at.value, self._norm, at.metric, at.samples, state.damping)
+
+    @property
+    def converged(self) -> bool:
+        """∇f = 0, or its norm is `tolerance` times the first one."""
+        return self._norm <= self._options.tolerance * self.state.first_norm
+
+    def step(self) -> Step:
+        """One Newton iteration. Collective over the world."""
+        state, comm = self.state, self._comm
+        model = self._curvature()
+        with comm.phase("cg"):
+            found = self._solve(model)
+        with comm.phase("combine"):
+            if self._options.combine == "previous":
+                direction = combine.combine(
+                    model, self._rank_unit, self._grad, found.d, state.previous, state.damping, comm
+                )
+            else:
+                direction = combine.plain(model, self._rank_unit, self._grad, found.d, comm)
+            waited = self._watch.complete()
+        del model
+        state.iteration += 1
+        alpha, at, trials = self._line_search(direction)
+        ratio = -1.0
+        if at is not None:
+            predicted = alpha * direction.slope + 0.5 * alpha**2 * direction.curvature
+            if predicted < 0:
+                ratio = (at.value - self._at.value) / predicted
+            else:
+                at = None
+        state.damping = damping.update(state.damping, ratio, self._options.drop, self._options.boost)
+        if at is None:
+            self._keep_point()
+        else:
+            state.previous = alpha * direction.p
+            state.theta = self._moved(alpha, direction.p)
+            self._accept(self._evaluate(state.theta) if self._stochastic else at)
+        return Step(
+            self._at.value,
+            self._norm,
+            self._at.metric,
+            self._at.samples,
+            state.damping,
+            step=0.0 if at is None else alpha,
+            ratio=ratio,
+            cg=found.iterations,
+            active=found.iterations > 0,
+            cut=found.cut,
+            waited=waited,
+            trials=trials,
+        )
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    def _curvature(self) -> GaussNewton:
+        objective, theta = self._objective, self.state.theta
+        with self._comm.phase("jacobian"):
+            tapes = [b.tape for b in self._at.subsample if b.tape is not None]
+            jac = jacobian.build(objective.network, theta, tapes, self._options.jacobian)
+            self.representations = jac.representations()
+            z = namespace(theta).concat([t.z for t in tapes])
+            for batch in self._at.subsample:
+                batch.tape = None
+            return GaussNewton(jac, objective.loss, z, objective.regulariser)
+
+    def _solve(self, model: GaussNewton) -> subproblem.Solution:
+        options, lam, comm = self._options, self.state.damping, self._comm
+        if options.curvature == "full":
+            return subproblem.full_cg(
+                lambda v, unit: model.full_product(v, unit, lam, comm),
+                self._grad, self._rank_unit, self._norm, options.cg_tolerance, options.max_cg, comm,
+            )  # fmt: skip
+        self._watch.begin(self.state.iteration, self._active)
+        return subproblem.local_cg(
+            lambda v, unit: model.block_product(v, unit, lam),
+            self._grad, self._units, options.cg_tolerance, options.max_cg, self._watch,
+        )  # fmt: skip
+
+    def _moved(self, alpha: float, p: Array) -> Array:
+        return self.state.theta + alpha * p
+
+    def _line_search(self, direction: combine.Direction) -> tuple[float, Evaluation | None, int]:
+        """Backtracking on α = 1, ½, ¼, ...; NaN and overflow count as no decrease."""
+        if not direction.slope < 0:
+            return 0.0, None, 0
+        alpha, before = 1.0, self._at.value
+        for trial in range(1, MAX_TRIALS + 1):
+            at = self._evaluate(self._moved(alpha, direction.p), trial=True)
+            if at.value <= before + self._options.eta * alpha * direction.slope:
+                return alpha, at, trial
+            alpha *= 0.5
+        return 0.0, None, MAX_TRIALS
+
+    def _evaluate(self, theta: Array, trial: bool = False) -> Evaluation:
+        """f on the iteration's samples; the subsample of the next Jacobian is evaluated last and its passes kept."""
+        objective, k = self._objective, self.state.iteration
+        with self._comm.phase("function"):
+            if self._stochastic:
+                samples = self._gradient_draws.draw(k - 1 if trial else k)
+                return objective.evaluate(theta, objective.cut(samples), [])
+            s = self._subsamples.draw(k)
+            return objective.evaluate(theta, objective.cut(objective.others(s)), objective.cut(s))
+
+    def _accept(self, at: Evaluation) -> None:
+        """Take over an evaluated point: its gradient, and the subsample's forward passes for the next Jacobian."""
+        theta, comm = self.state.theta, self._comm
+        self._at = at
+        with comm.phase("gradient"):
+            self._grad = self._objective.gradient(theta, at)
+            active = float(self._grad.shape[0] > 0 and bool(namespace(theta).any(self._grad != 0)))
+            squares, count = comm.sum_scalars([dot(self._grad, self._grad), active])
+        self._norm, self._active = math.sqrt(squares) if squares >= 0 else squares, int(count)
+        if self._stochastic:
+            self._forward_subsample()
+        self.state.evaluated = self.state.iteration
+
+    def _keep_point(self) -> None:
+        """After a rejected step: f and ∇f stand; only the next subsample's forward pass at θ is missing."""
+        if self._stochastic:
+            self._accept(self._evaluate(self.state.theta))
+        else:
+            self._forward_subsample()
+
+    def _forward_subsample(self) -> None:
+        objective = self._objective
+        with self._comm.phase("function"):
+            batches = objective.cut(self._subsamples.draw(self.state.iteration))
+            for batch in batches:
+                batch.tape = objective.forward(self.state.theta, batch.indices, keep=True)
+            self._at.subsample = batches
+
+
+def subsample_size(wanted: float, total: int) -> int:
+    """A fraction of the samples, or a number of them when above 1; at least one, at most all."""
+    size = round(wanted * total) if wanted <= 1 else int(wanted)
+    return max(1, min(total, size))

@@ -1,0 +1,162 @@
+"""Command line: `mpirun -np P python -m dnewton.train --net cnn.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from dnewton import __version__, config, progress
+from dnewton.assemble import assemble
+from dnewton.comm import Comm, run
+from dnewton.config import Config
+from dnewton.errors import UserError
+from dnewton.rundir import RunDirectory
+from dnewton.trainer import Record, Trainer, initial_state, resumed_state
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argument errors as UserError, help on rank 0 only."""
+
+    rank = 0
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see python -m dnewton.train --help")
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:  # type: ignore[override]
+        if self.rank == 0:
+            super()._print_message(message, file)
+
+
+def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
+    """Parse the command line. Raises UserError."""
+    parser = _Parser(prog="python -m dnewton.train", description="Train a neural network on MPI ranks.")
+    parser.rank = rank
+    parser.add_argument("--net", metavar="FILE", help="YAML file, or the name of a shipped net such as cnn.yaml")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a YAML entry")
+    parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/<net>-<time>)")
+    parser.add_argument("--init", metavar="FILE", help="start from the weights of a safetensors file")
+    parser.add_argument("--init-only", action="store_true", help="write the initial point and stop")
+    parser.add_argument("--resume", metavar="DIR", help="go on from the newest checkpoint of a run directory")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
+    parser.add_argument("--version", action="version", version=f"dnewton {__version__}")
+    args = parser.parse_args(argv)
+    if args.resume and (args.out or args.init or args.init_only or args.overwrite):
+        raise UserError("--resume goes on in its own directory; leave --out, --init, --init-only and --overwrite out")
+    if not args.net and not args.resume:
+        raise UserError("--net FILE or --resume DIR is needed; see python -m dnewton.train --help")
+    return args
+
+
+def shipped_nets() -> list[str]:
+    """Names of the nets in the package."""
+    return sorted(f.name for f in resources.files("dnewton.nets").iterdir() if f.name.endswith(".yaml"))
+
+
+def read_net(name: str) -> tuple[str, str]:
+    """The text of a net and the folder that its data are relative to.
+
+    Raises UserError when the name is neither a file nor a shipped net.
+    """
+    if os.path.exists(name):
+        try:
+            return Path(name).read_text(encoding="utf-8"), os.path.dirname(os.path.abspath(name))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            raise UserError(f"--net {name}: cannot be read: {reason}") from None
+    if name in shipped_nets():
+        return (resources.files("dnewton.nets") / name).read_text(encoding="utf-8"), os.getcwd()
+    raise UserError(f"--net {name}: no such file, and no shipped net ({', '.join(shipped_nets())})")
+
+
+def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str, str]:
+    """The configuration, the name it has in messages and its data's folder, read on rank 0."""
+    source = args.net or os.path.join(args.resume, "config.yaml")
+    text = folder = ""
+    with comm.together():
+        if comm.rank == 0:
+            if args.resume and not os.path.isfile(os.path.join(args.resume, "config.yaml")):
+                raise UserError(f"--resume {args.resume}: holds no run (there is no config.yaml)")
+            text, folder = read_net(source)
+            if not args.net:
+                folder = os.getcwd()
+    text, folder = comm.text_from_root(text), comm.text_from_root(folder)
+    loaded = config.load(text, source, args.set)
+    if args.init_only:
+        loaded = loaded.model_copy(update={"solver": loaded.solver.model_copy(update={"max_iterations": 0})})
+    return loaded, source, folder
+
+
+def _main(comm: Comm) -> None:
+    started = time.perf_counter()
+    args = arguments(sys.argv[1:], comm.rank)
+    settings, source, folder = _configuration(args, comm)
+    stamp = f"runs/{Path(source).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    out = RunDirectory(comm.text_from_root(args.resume or args.out or stamp))
+    with comm.phase("setup"):
+        if not args.resume:
+            with comm.together():  # before the data are read: a taken directory is found at once
+                if comm.rank == 0:
+                    out.create(settings.dump(), args.overwrite)
+        job = assemble(settings, comm, source, folder)
+        state = resumed_state(job, out) if args.resume else initial_state(job, args.init)
+        if args.resume:
+            with comm.together():
+                if comm.rank == 0:
+                    started -= out.reopen(settings.dump(), state.iteration)
+    show, close = _display(comm.rank, out)
+    notes = [f"dnewton {__version__}: {source} on {comm.size} rank(s), run directory {out.path}", *job.notes]
+    notes += [f"going on after iteration {state.iteration}"] if args.resume else []
+    for text in [*notes, progress.HEADER]:
+        show(text)
+    trainer = Trainer(job, out, started, lambda record: show(progress.line(record), record))
+    trainer.run(state)
+    close()
+    if job.solver.representations:
+        show("jacobian: " + ", ".join(f"{k} {v}" for k, v in job.solver.representations.items()))
+    for text in progress.summary(trainer.records, trainer.totals):
+        show(text)
+
+
+def _display(rank: int, out: RunDirectory) -> tuple[Callable[..., None], Callable[[], None]]:
+    """`show(text, record=None)` and `close()`: a live line on a terminal, one line per iteration in a pipe."""
+    if rank != 0:
+        return lambda *_: None, lambda: None
+    if not sys.stdout.isatty():
+
+        def plain(text: str, record: Record | None = None) -> None:
+            out.log(text)
+            print(text, flush=True)
+
+        return plain, lambda: None
+    from rich.live import Live
+    from rich.text import Text
+
+    live = Live(Text(""), refresh_per_second=8)
+    live.start()
+
+    def lively(text: str, record: Record | None = None) -> None:
+        out.log(text)
+        if record is None:
+            live.console.print(text, highlight=False, soft_wrap=True)
+        else:
+            live.update(Text(text))
+
+    def close() -> None:
+        live.stop()
+
+    return lively, close
+
+
+def main(argv: Any = None) -> NoReturn:
+    """Entry point. Collective over all processes."""
+    run(_main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""The outer loop: start, iterate, measure, checkpoint, stop. It prints nothing; `show` receives what to show."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from dnewton import checkpoint, machine
+from dnewton.assemble import Job
+from dnewton.errors import UserError
+from dnewton.rundir import RunDirectory
+from dnewton.solvers.newton import State, Step
+
+PHASES = ("setup", "function", "gradient", "jacobian", "cg", "early_stop", "combine", "evaluate", "report", "output")
+FORMAT = "1"
+
+Record = dict[str, Any]
+
+
+class Trainer:
+    """One run of a job into a run directory."""
+
+    def __init__(self, job: Job, out: RunDirectory, started: float, show: Callable[[Record], None]) -> None:
+        """`started` is the clock (perf_counter) that `seconds` counts from."""
+        self._job, self._out, self._started, self._show = job, out, started, show
+        self._seen = {name: (0, 0, 0.0, 0.0) for name in PHASES}
+        self.totals: dict[str, dict[str, float]] = {name: {} for name in PHASES}
+        self.records: list[Record] = []
+        self._checkpointed = -1
+
+    def run(self, state: State) -> None:
+        """Train from `state` (iteration 0, or a checkpoint's) to the end. Collective over the world."""
+        job, solver = self._job, self._job.solver
+        resumed = state.iteration > 0
+        first = solver.start(state)
+        if not resumed:
+            self._report(first)
+        while state.iteration < job.config.solver.max_iterations and not solver.converged:
+            self._report(solver.step())
+            every = job.config.output.checkpoint_every
+            if every and state.iteration % every == 0:
+                self._checkpoint()
+        if job.config.output.checkpoint_every and state.iteration > 0:
+            self._checkpoint()
+        checkpoint.save(self._out.model, job.network, {"": state.theta}, {"format": FORMAT}, job.comm)
+
+    def _checkpoint(self) -> None:
+        state = self._job.solver.state
+        if self._checkpointed == state.iteration:
+            return
+        vectors = {"": state.theta}
+        if state.previous is not None:
+            vectors[checkpoint.PREVIOUS] = state.previous
+        values = {
+            "format": FORMAT,
+            "iteration": str(state.iteration),
+            "lambda": repr(state.damping),
+            "first_norm": repr(state.first_norm),
+            "evaluated": str(state.evaluated),
+            "identity": json.dumps(identity(self._job)),
+        }
+        path = self._out.checkpoint(state.iteration)
+        checkpoint.save(path, self._job.network, vectors, values, self._job.comm)
+        self._checkpointed = state.iteration
+        with self._job.comm.together():
+            if self._job.comm.rank == 0:
+                self._out.prune(self._job.config.output.keep)
+
+    # --- one line of metrics ----------------------------------------------------------------------------------------
+
+    def _report(self, step: Step) -> None:
+        job, comm = self._job, self._job.comm
+        name = job.targets.metric_name
+        record: Record = {
+            "iteration": job.solver.state.iteration,
+            "loss": step.loss,
+            "grad_norm": step.grad_norm,
+            "lambda": step.damping,
+            "step": step.step,
+            "ratio": step.ratio,
+        }
+        with comm.phase("evaluate"):
+            scores = {f"train_{name}": job.targets.metric_value(step.metric, step.samples)}
+            if job.test is not None:
+                total = job.objective.metric_over(job.solver.state.theta, job.test)
+                scores[f"test_{name}"] = job.targets.metric_value(total, job.test.count)
+        with comm.phase("report"):
+            record.update(self._iterations(step))
+            record.update(scores)
+            record["seconds"] = time.perf_counter() - self._started
+            record.update(self._traffic())
+        if comm.rank == 0:
+            self._out.record(record)
+            self.records.append(record)
+            self._show(record)
+
+    def _iterations(self, step: Step) -> Record:
+        comm = self._job.comm
+        total, active, cut, waited = comm.reduce_to_root([step.cg, step.active, step.cut, step.waited])
+        smallest, largest = comm.reduce_to_root([-step.cg if step.active else -math.inf, step.cg], largest=True)
+        if step.step is None:
+            return {"cg_iterations": None, "early_stopped": 0, "trials": 0}
+        found = {"min": int(-smallest), "mean": total / active, "max": int(largest)} if active else None
+        return {
+            "cg_iterations": found or {"min": 0, "mean": 0.0, "max": 0},
+            "early_stopped": int(cut),
+            "wait_seconds": waited,
+            "trials": step.trials,
+        }
+
+    def _traffic(self) -> Record:
+        """Per phase since the last line: bytes and calls summed over ranks, and rank 0's seconds."""
+        comm, now = self._job.comm, {}
+        for name in PHASES:
+            t = comm.ledger[name]
+            now[name] = (t.calls, t.bytes, t.seconds, t.elapsed)
+        change = {n: [float(a - b) for a, b in zip(now[n], self._seen[n], strict=True)] for n in PHASES}
+        self._seen = now
+        summed = comm.reduce_to_root([v for n in PHASES for v in change[n][:3]])
+        peak = comm.reduce_to_root([machine.peak_rss_bytes()], largest=True)[0]
+        traffic = {}
+        for i, n in enumerate(PHASES):
+            calls, sent, seconds = summed[3 * i : 3 * i + 3]
+            traffic[n] = {"calls": int(calls), "bytes": int(sent), "seconds": seconds}
+            total = self.totals[n]
+            for key, value in (("calls", calls), ("bytes", sent), ("seconds", seconds), ("elapsed", change[n][3])):
+                total[key] = total.get(key, 0.0) + value
+        return {
+            "phase_seconds": {n: change[n][3] for n in PHASES},
+            "comm": traffic,
+            "peak_rss_bytes": int(peak),
+        }
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """What must not change between a checkpoint and its resumption."""
+    config = job.config.resolved()
+    layers = [
+        {k: {o: v for o, v in opts.items() if o != "split"} for k, opts in layer.items()}
+        for layer in config["net"]["layers"]
+    ]
+    return {
+        "net": {**config["net"], "layers": layers},
+        "data": config["data"],
+        "seed": config["solver"]["seed"],
+        "samples": job.objective.data.count,
+    }
+
+
+def initial_state(job: Job, init: str | None) -> State:
+    """θ drawn by the seed, or read from a model file.
+
+    Raises UserError when the file does not fit the net. Collective over the world.
+    """
+    solver, dtype = job.config.solver, job.config.parallel.dtype
+    with job.comm.together():
+        theta = checkpoint.load(init, job.network, dtype) if init else job.network.initial(solver.seed, dtype)
+    return State(theta, solver.lambda_)
+
+
+def resumed_state(job: Job, out: RunDirectory) -> State:
+    """The newest checkpoint of a run directory.
+
+    Raises UserError when there is none or it belongs to another net, data set or seed. Collective over the world.
+    """
+    with job.comm.together():
+        paths = out.checkpoints()
+        if not paths:
+            raise UserError(f"{out.path}: has no checkpoint to go on from")
+        path, dtype = paths[-1], job.config.parallel.dtype
+        values = checkpoint.read_metadata(path)
+        missing = {"format", "iteration", "lambda", "first_norm", "evaluated", "identity"} - set(values)
+        if missing or values["format"] != FORMAT:
+            raise UserError(f"{path}: not a checkpoint of this version of dnewton")
+        difference = _first_difference(json.loads(values["identity"]), json.loads(json.dumps(identity(job))))
+        if difference:
+            raise UserError(f"{path}: belongs to another run: {difference} differs")
+        theta = checkpoint.load(path, job.network, dtype)
+        has_previous = any(name.startswith(checkpoint.PREVIOUS) for name in checkpoint.names(path))
+        previous = checkpoint.load(path, job.network, dtype, checkpoint.PREVIOUS) if has_previous else None
+        return State(
+            theta, float(values["lambda"]), previous,
+            int(values["iteration"]), float(values["first_norm"]), int(values["evaluated"]),
+        )  # fmt: skip
+
+
+def _first_difference(a: Any, b: Any, path: str = "") -> str | None:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(set(a) | set(b)):
+            found = _first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else key)
+            if found:
+                return found
+        return None
+    return None if a == b else path
