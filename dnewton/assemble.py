@@ -11,7 +11,7 @@ from dnewton.comm import Comm
 from dnewton.config import Config, regulariser
 from dnewton.curvature.losses import LOSSES
 from dnewton.data.prepare import Scaling, Targets, check_shapes, load_columns
-from dnewton.data.sources import Source, open_source
+from dnewton.data.sources import Source, from_arrays, is_bundled, open_file, read_bundled
 from dnewton.errors import UserError
 from dnewton.netplan import NetPlan, infer_shapes
 from dnewton.network import Network
@@ -43,12 +43,8 @@ def assemble(config: Config, comm: Comm, source: str, folder: str) -> Job:
     _refuse_what_is_missing(config, source)
     ranks, share = comm.node_cores()
     notes = [machine.limit_threads(ranks, share)]
-    with comm.together():
-        train = open_source(config.data.train, "train", folder)
-        check_shapes(train, config.net.input, "data.train")
-        test = open_source(config.data.test, "test", folder) if config.data.test else None
-        if test:
-            check_shapes(test, config.net.input, "data.test")
+    train = _open(config.data.train, "train", folder, config, comm)
+    test = _open(config.data.test, "test", folder, config, comm) if config.data.test else None
     memory = _memory_per_rank(config, comm, ranks)
     outputs = shapes[-1].out_shape[0]
     work = planner.Workload(
@@ -56,7 +52,8 @@ def assemble(config: Config, comm: Comm, source: str, folder: str) -> Job:
         config.solver.batch_size, 8 if config.parallel.dtype == "float64" else 4,
     )  # fmt: skip
     grid = None if config.parallel.grid == "auto" else config.parallel.grid
-    plan = planner.choose(shapes, comm.size, work, grid=grid, memory=memory, source=source)
+    stated = planner.Machine.shared(comm.extremes(share)[0])
+    plan = planner.choose(shapes, comm.size, work, grid=grid, memory=memory, machine=stated, source=source)
     notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
     notes.extend(plan.describe())
     comm = comm.on_grid(plan.grid)
@@ -71,6 +68,18 @@ def assemble(config: Config, comm: Comm, source: str, folder: str) -> Job:
     )  # fmt: skip
     solver = Newton(objective, config.solver, comm)
     return Job(config, comm, plan, network, objective, solver, targets, test_samples, notes)
+
+
+def _open(name: str, part: str, folder: str, config: Config, comm: Comm) -> Source:
+    """The source of a part. Collective over the world: a bundled set (small) is read on rank 0 and broadcast."""
+    if is_bundled(name):
+        x, y = read_bundled(name, part) if comm.rank == 0 else (None, None)
+        source = from_arrays(name, comm.array_from_root(x), comm.array_from_root(y))
+    else:
+        with comm.together():
+            source = open_file(name, part, folder)
+    check_shapes(source, config.net.input, f"data.{part}")
+    return source
 
 
 def _refuse_what_is_missing(config: Config, source: str) -> None:

@@ -41,7 +41,10 @@ def save(path: str, network: Network, vectors: Mapping[str, Array], metadata: Ma
             pieces.append(Piece(offsets[name + ".bias"], (out,), (block.out[0],), bias))
     temporary = path + ".tmp"
     with comm.phase("output"):
-        comm.write_file(temporary, header, pieces)
+        with comm.together():
+            if comm.rank == 0 and os.path.lexists(temporary):
+                os.unlink(temporary)  # left by a run that was killed while writing
+        comm.write_file(temporary, header, pieces, dtype)
         with comm.together():
             if comm.rank == 0:
                 os.replace(temporary, path)

@@ -149,12 +149,12 @@ class Objective:
         return grad
 
     def metric_over(self, theta: Array, data: Samples) -> float:
-        """The metric's sum over another data set, rank 0's on every rank. Collective over the world."""
+        """The metric's sum over another data set (to be taken from rank 0). Collective over the world."""
         total = 0.0
         for i in range(0, data.count, self._batch_size):
             part = slice(i, i + self._batch_size)
             total += self._metric(self.network.forward(theta, data.x[part], keep=False).z, data.y[part])
-        return self.comm.from_root([total])[0]
+        return total
 
 
 def _take(x: Array, indices: Indices) -> Array:

@@ -23,6 +23,13 @@ class Machine:
     bandwidth: float = 2e9
     latency: float = 2e-5
 
+    @classmethod
+    def shared(cls, share: float) -> Machine:
+        """The machine of a rank that has `share` of a core to itself: below one, ranks wait for each other's turns."""
+        if share >= 1:
+            return cls(flops=cls.flops * share)
+        return cls(cls.flops * share, cls.copy_rate * share, cls.bandwidth * share, latency=5e-4 / share)
+
 
 @dataclass(frozen=True)
 class Workload:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from dnewton import __version__, config, progress
-from dnewton.assemble import assemble
+from dnewton.assemble import Job, assemble
 from dnewton.comm import Comm, run
 from dnewton.config import Config
 from dnewton.errors import UserError
@@ -104,11 +104,21 @@ def _main(comm: Comm) -> None:
                 if comm.rank == 0:
                     out.create(settings.dump(), args.overwrite)
         job = assemble(settings, comm, source, folder)
-        state = resumed_state(job, out) if args.resume else initial_state(job, args.init)
-        if args.resume:
-            with comm.together():
-                if comm.rank == 0:
-                    started -= out.reopen(settings.dump(), state.iteration)
+    try:
+        _train(job, args, out, started, source)
+    except UserError:  # raised alike on all ranks
+        job.solver.close()
+        raise
+    job.solver.close()
+
+
+def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float, source: str) -> None:
+    comm = job.comm
+    state = resumed_state(job, out) if args.resume else initial_state(job, args.init)
+    if args.resume:
+        with comm.together():
+            if comm.rank == 0:
+                started -= out.reopen(job.config.dump(), state.iteration)
     show, close = _display(comm.rank, out)
     notes = [f"dnewton {__version__}: {source} on {comm.size} rank(s), run directory {out.path}", *job.notes]
     notes += [f"going on after iteration {state.iteration}"] if args.resume else []

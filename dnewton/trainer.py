@@ -16,6 +16,7 @@ from dnewton.solvers.newton import State, Step
 
 PHASES = ("setup", "function", "gradient", "jacobian", "cg", "early_stop", "combine", "evaluate", "report", "output")
 FORMAT = "1"
+NO_CG = {"min": 0, "mean": 0.0, "max": 0}
 
 Record = dict[str, Any]
 
@@ -26,7 +27,7 @@ class Trainer:
     def __init__(self, job: Job, out: RunDirectory, started: float, show: Callable[[Record], None]) -> None:
         """`started` is the clock (perf_counter) that `seconds` counts from."""
         self._job, self._out, self._started, self._show = job, out, started, show
-        self._seen = {name: (0, 0, 0.0, 0.0) for name in PHASES}
+        self._seen = {name: (0.0, 0.0, 0.0, 0.0) for name in PHASES}
         self.totals: dict[str, dict[str, float]] = {name: {} for name in PHASES}
         self.records: list[Record] = []
         self._checkpointed = -1
@@ -88,49 +89,39 @@ class Trainer:
                 total = job.objective.metric_over(job.solver.state.theta, job.test)
                 scores[f"test_{name}"] = job.targets.metric_value(total, job.test.count)
         with comm.phase("report"):
-            record.update(self._iterations(step))
-            record.update(scores)
-            record["seconds"] = time.perf_counter() - self._started
-            record.update(self._traffic())
+            record.update(self._gathered(step, scores))
         if comm.rank == 0:
             self._out.record(record)
             self.records.append(record)
             self._show(record)
 
-    def _iterations(self, step: Step) -> Record:
+    def _gathered(self, step: Step, scores: Record) -> Record:
+        """What all ranks contribute to, in one sum and one maximum: CG counts, traffic per phase, peak memory."""
         comm = self._job.comm
-        total, active, cut, waited = comm.reduce_to_root([step.cg, step.active, step.cut, step.waited])
-        smallest, largest = comm.reduce_to_root([-step.cg if step.active else -math.inf, step.cg], largest=True)
-        if step.step is None:
-            return {"cg_iterations": None, "early_stopped": 0, "trials": 0}
-        found = {"min": int(-smallest), "mean": total / active, "max": int(largest)} if active else None
+        now = {n: comm.ledger[n].values() for n in PHASES}
+        change = {n: [a - b for a, b in zip(now[n], self._seen[n], strict=True)] for n in PHASES}
+        self._seen = now
+        counts = [float(step.cg), float(step.active), float(step.cut), step.waited]
+        total, active, cut, waited, *traffic = comm.reduce_to_root(
+            counts + [v for n in PHASES for v in change[n][:3]]
+        )
+        smallest, largest, peak = comm.reduce_to_root(
+            [-step.cg if step.active else -math.inf, step.cg, machine.peak_rss_bytes()], largest=True
+        )
+        cg = {"min": int(-smallest), "mean": total / active, "max": int(largest)} if active else NO_CG
+        summed = {n: traffic[3 * i : 3 * i + 3] for i, n in enumerate(PHASES)}
+        for n in PHASES:
+            for key, value in zip(("calls", "bytes", "seconds", "elapsed"), (*summed[n], change[n][3]), strict=True):
+                self.totals[n][key] = self.totals[n].get(key, 0.0) + value
         return {
-            "cg_iterations": found or {"min": 0, "mean": 0.0, "max": 0},
+            "cg_iterations": None if step.step is None else cg,
             "early_stopped": int(cut),
             "wait_seconds": waited,
             "trials": step.trials,
-        }
-
-    def _traffic(self) -> Record:
-        """Per phase since the last line: bytes and calls summed over ranks, and rank 0's seconds."""
-        comm, now = self._job.comm, {}
-        for name in PHASES:
-            t = comm.ledger[name]
-            now[name] = (t.calls, t.bytes, t.seconds, t.elapsed)
-        change = {n: [float(a - b) for a, b in zip(now[n], self._seen[n], strict=True)] for n in PHASES}
-        self._seen = now
-        summed = comm.reduce_to_root([v for n in PHASES for v in change[n][:3]])
-        peak = comm.reduce_to_root([machine.peak_rss_bytes()], largest=True)[0]
-        traffic = {}
-        for i, n in enumerate(PHASES):
-            calls, sent, seconds = summed[3 * i : 3 * i + 3]
-            traffic[n] = {"calls": int(calls), "bytes": int(sent), "seconds": seconds}
-            total = self.totals[n]
-            for key, value in (("calls", calls), ("bytes", sent), ("seconds", seconds), ("elapsed", change[n][3])):
-                total[key] = total.get(key, 0.0) + value
-        return {
+            **scores,
+            "seconds": time.perf_counter() - self._started,
             "phase_seconds": {n: change[n][3] for n in PHASES},
-            "comm": traffic,
+            "comm": {n: {"calls": int(c), "bytes": int(b), "seconds": s} for n, (c, b, s) in summed.items()},
             "peak_rss_bytes": int(peak),
         }
 

@@ -39,13 +39,16 @@ class Source:
         return math.prod(self.shape)
 
 
-def open_source(name: str, part: str, folder: str) -> Source:
-    """The source for a bundled name or a file; `part` (train or test) picks a bundled set's fixed part.
+def is_bundled(name: str) -> bool:
+    """True for a bundled set that no file of the same name hides."""
+    return name in BUNDLED and not os.path.exists(name)
+
+
+def open_file(name: str, part: str, folder: str) -> Source:
+    """The source for a file; `part` is train or test, for messages.
 
     A relative file name is looked up in the working directory, then in `folder`. Raises UserError when there is none.
     """
-    if name in BUNDLED and not os.path.exists(name):
-        return _bundled(name, part)
     path = next((p for p in (name, os.path.join(folder, name)) if os.path.exists(p)), None)
     if path is None:
         raise UserError(f"data.{part}: {name} is neither a file nor a bundled set ({', '.join(BUNDLED)})")
@@ -56,16 +59,20 @@ def open_source(name: str, part: str, folder: str) -> Source:
     return _npz(path)
 
 
-def _bundled(name: str, part: str) -> Source:
-    from sklearn import datasets
+def read_bundled(name: str, part: str) -> tuple[Values, Values]:
+    """x and y of a bundled set's fixed train or test part (four fifths and one fifth, stratified by class)."""
+    from sklearn import datasets  # slow to import: only rank 0 does
     from sklearn.model_selection import train_test_split
 
     x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
-    kept = train_test_split(
-        np.arange(len(y)), test_size=0.2, random_state=0, stratify=None if name == "diabetes" else y
-    )
+    stratify = None if name == "diabetes" else y
+    kept = train_test_split(np.arange(len(y)), test_size=0.2, random_state=0, stratify=stratify)
     rows = np.sort(kept[0] if part == "train" else kept[1])  # the split is fixed: it is part of the data set
-    x, y = x[rows], y[rows]
+    return x[rows], y[rows]
+
+
+def from_arrays(name: str, x: Values, y: Values) -> Source:
+    """A source over arrays in memory."""
     return Source(name, len(y), (x.shape[1],), lambda lo, hi, dtype: x[:, lo:hi].astype(dtype), lambda: y)
 
 

@@ -34,40 +34,46 @@ def combine(
     Collective over the world: one sum of K|S| numbers per vector, and scalars.
     """
     columns = [d] if previous is None else [d, previous]
-    slopes, inner, curved = _gram(model, unit, g, columns, comm)
-    c = np.zeros(len(columns))
+    slopes, inner, ju = _products(model, unit, g, columns, comm)
+    c, curvature = np.zeros(len(columns)), 0.0
     c[0] = 1.0
     if comm.rank == 0:
+        curved = _curvature(model, ju, inner)
         fitted = _least_squares(curved + damping * inner, -slopes)
         if fitted is not None and slopes @ fitted < 0:
             c = fitted
-    c = np.array(comm.from_root(list(c)))
-    p = sum((float(ci) * z for ci, z in zip(c[1:], columns[1:], strict=True)), float(c[0]) * d)
-    return Direction(p, float(slopes @ c), float(c @ curved @ c))
+        curvature = float(c @ curved @ c)
+    *values, curvature = comm.from_root([*c, curvature])
+    p = sum((ci * z for ci, z in zip(values[1:], columns[1:], strict=True)), values[0] * d)
+    return Direction(p, float(slopes @ np.array(values)), curvature)
 
 
 def plain(model: GaussNewton, unit: Unit, g: Array, d: Array, comm: Comm) -> Direction:
     """The pieces as they are (`combine: none`). Collective over the world: one sum of K|S| numbers, and scalars."""
-    slopes, _, curved = _gram(model, unit, g, [d], comm)
-    return Direction(d, float(slopes[0]), float(curved[0, 0]))
+    slopes, inner, ju = _products(model, unit, g, [d], comm)
+    (curvature,) = comm.from_root([_curvature(model, ju, inner)[0, 0] if comm.rank == 0 else 0.0])
+    return Direction(d, float(slopes[0]), curvature)
 
 
-def _gram(
+def _products(
     model: GaussNewton, unit: Unit, g: Array, columns: list[Array], comm: Comm
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Zᵀ∇f, ZᵀZ and ZᵀGZ, the same on every rank."""
-    xp, n = namespace(g), len(columns)
-    ju = comm.sum(xp.stack([model.jacobian.times(z, unit) for z in columns]))
+) -> tuple[np.ndarray, np.ndarray, Array]:
+    """Zᵀ∇f and ZᵀZ, the same on every rank, and J Z (columns, S, K)."""
+    n = len(columns)
+    ju = comm.sum(namespace(g).stack([model.jacobian.times(z, unit) for z in columns]))
     pairs = [(a, b) for a in range(n) for b in range(a, n)]
-    local = [dot(g, z) for z in columns] + [dot(columns[a], columns[b]) for a, b in pairs]
-    summed = comm.sum_scalars(local)
-    slopes, inner = np.array(summed[:n]), np.zeros((n, n))
-    data = comm.from_root([model.quadratic(ju[a], ju[b]) for a, b in pairs])
-    curved = np.zeros((n, n))
-    for (a, b), zz, jj in zip(pairs, summed[n:], data, strict=True):
-        inner[a, b] = inner[b, a] = zz
-        curved[a, b] = curved[b, a] = jj + model.regulariser * zz
-    return slopes, inner, curved
+    summed = comm.sum_scalars([dot(g, z) for z in columns] + [dot(columns[a], columns[b]) for a, b in pairs])
+    inner = np.zeros((n, n))
+    for (a, b), value in zip(pairs, summed[n:], strict=True):
+        inner[a, b] = inner[b, a] = value
+    return np.array(summed[:n]), inner, ju
+
+
+def _curvature(model: GaussNewton, ju: Array, inner: np.ndarray) -> np.ndarray:
+    """ZᵀGZ."""
+    n = len(inner)
+    data = np.array([[model.quadratic(ju[a], ju[b]) if a <= b else 0.0 for b in range(n)] for a in range(n)])
+    return data + np.triu(data, 1).T + model.regulariser * inner
 
 
 def _least_squares(matrix: np.ndarray, right: np.ndarray) -> np.ndarray | None:

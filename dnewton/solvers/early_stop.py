@@ -32,6 +32,10 @@ class Watch(Protocol):
         """After the first collective that follows the solve; returns the seconds this rank waited for others."""
         ...
 
+    def close(self) -> None:
+        """Give back what the watch holds. Collective over the world."""
+        ...
+
 
 class NeverStop:
     """`mode: off`."""
@@ -50,6 +54,9 @@ class NeverStop:
 
     def complete(self) -> float:
         return time.perf_counter() - self._end
+
+    def close(self) -> None:
+        return
 
 
 class AsyncStop:
@@ -82,6 +89,9 @@ class AsyncStop:
         waited = time.perf_counter() - self._end
         self._counter.complete()
         return waited
+
+    def close(self) -> None:
+        self._counter.free()
 
 
 class LockstepStop:
@@ -116,6 +126,9 @@ class LockstepStop:
 
     def complete(self) -> float:
         return time.perf_counter() - self._end
+
+    def close(self) -> None:
+        return
 
 
 def make(mode: str, fraction: float, every: int, comm: Comm) -> Watch:

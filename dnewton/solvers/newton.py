@@ -139,6 +139,10 @@ class Newton:
             trials=trials,
         )
 
+    def close(self) -> None:
+        """Free the early-termination counter. Collective over the world."""
+        self._watch.close()
+
     # --- parts ------------------------------------------------------------------------------------------------------
 
     def _curvature(self) -> GaussNewton:
