@@ -20,14 +20,20 @@ _DOT_BLOCK = 1 << 16
 _CACHE_BYTES = 4 << 20
 
 
-def namespace(*arrays: Array) -> Any:
-    """The array namespace (NumPy, CuPy, ...) that the arrays belong to."""
-    return array_namespace(*arrays)
+_NAMESPACES: dict[type, Any] = {}  # looking a namespace up anew costs as much as a small operation
+
+
+def namespace(array: Array) -> Any:
+    """The array namespace (NumPy, CuPy, ...) that an array belongs to."""
+    found = _NAMESPACES.get(type(array))
+    if found is None:
+        found = _NAMESPACES[type(array)] = array_namespace(array)
+    return found
 
 
 def dot(x: Array, y: Array) -> float:
     """Inner product of two vectors, accumulated in float64 whatever their dtype."""
-    xp = namespace(x, y)
+    xp = namespace(x)
     if x.dtype == xp.float64:
         return float(xp.vecdot(x, y))
     total = 0.0
@@ -49,7 +55,8 @@ def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
     return h, w
 
 
-def _pad(x: Array, padding: Pair, value: float = 0.0) -> Array:
+def pad(x: Array, padding: Pair, value: float = 0.0) -> Array:
+    """(..., H, W, C) with `padding` rows and columns of `value` on each side; x itself where there are none."""
     ph, pw = padding
     if ph == 0 and pw == 0:
         return x
@@ -66,28 +73,14 @@ def patches(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Array:
     n, h, w, c = x.shape
     kh, kw = kernel
     ho, wo = output_size((h, w), kernel, stride, padding)
-    x = _pad(x, padding)
-    windows = np.lib.stride_tricks.sliding_window_view(x, (kh, kw), axis=(1, 2))  # (N, H', W', C, kh, kw)
-    windows = windows[:, :: stride[0], :: stride[1]]
-    return xp.reshape(xp.permute_dims(windows, (0, 1, 2, 4, 5, 3)), (n, ho * wo, kh * kw * c))
+    x = pad(x, padding)
+    view = np.lib.stride_tricks.sliding_window_view(x, (kh, kw), axis=(1, 2))  # (N, H', W', C, kh, kw)
+    view = view[:, :: stride[0], :: stride[1]]
+    return xp.reshape(xp.permute_dims(view, (0, 1, 2, 4, 5, 3)), (n, ho * wo, kh * kw * c))
 
 
-def fold(p: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Array:
-    """Adjoint of :func:`patches`: (N, Ho*Wo, kh*kw*C) added up into (N, H, W, C)."""
-    xp = namespace(p)
-    (h, w), (kh, kw), (sh, sw), (ph, pw) = size, kernel, stride, padding
-    ho, wo = output_size(size, kernel, stride, padding)
-    n, c = p.shape[0], p.shape[2] // (kh * kw)
-    p = xp.reshape(p, (n, ho, wo, kh, kw, c))
-    out = xp.zeros((n, h + 2 * ph, w + 2 * pw, c), dtype=p.dtype)
-    for i in range(kh):
-        for j in range(kw):
-            out[:, i : i + sh * ho : sh, j : j + sw * wo : sw, :] += p[:, :, :, i, j, :]
-    return out[:, ph : ph + h, pw : pw + w, :]
-
-
-def _windows(x: Array, out: Pair, size: Pair, stride: Pair) -> list[tuple[int, Array]]:
-    """Per offset in the window, its code and the strided view (..., Ho, Wo, C) of the padded image `x`."""
+def windows(x: Array, out: Pair, size: Pair, stride: Pair) -> list[tuple[int, Array]]:
+    """Per offset in a window of `size`, its row-major code and the strided view (..., Ho, Wo, C) of a padded image."""
     (ho, wo), (kh, kw), (sh, sw) = out, size, stride
     return [
         (i * kw + j, x[..., i : i + sh * (ho - 1) + 1 : sh, j : j + sw * (wo - 1) + 1 : sw, :])
@@ -103,11 +96,14 @@ def max_pool(x: Array, size: Pair, stride: Pair, padding: Pair) -> tuple[Array, 
     """
     xp = namespace(x)
     out = output_size((x.shape[1], x.shape[2]), size, stride, padding)
-    views = _windows(_pad(x, padding, -math.inf), out, size, stride)
+    views = windows(pad(x, padding, -math.inf), out, size, stride)
     best = xp.asarray(views[0][1], copy=True)
-    code = xp.zeros(best.shape, dtype=xp.uint8 if len(views) <= 256 else xp.int32)
+    small = xp.uint8 if len(views) <= 256 else xp.int32
+    code = xp.zeros(best.shape, dtype=small)
     for k, view in views[1:]:
-        code[view > best] = k
+        view = xp.asarray(view, copy=True)  # contiguous: read three times
+        larger = xp.astype(view > best, small)
+        code = xp.maximum(code, larger * small(k))  # codes ascend, so the last strictly larger offset wins
         best = xp.maximum(best, view)
     return best, code
 
@@ -120,7 +116,7 @@ def max_unpool(cot: Array, code: Array, image: Pair, size: Pair, stride: Pair, p
 def avg_pool(x: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
     """Mean over windows of (N, H, W, C), padded zeros counted (PyTorch's default)."""
     out = output_size((x.shape[1], x.shape[2]), size, stride, padding)
-    views = _windows(_pad(x, padding), out, size, stride)
+    views = windows(pad(x, padding), out, size, stride)
     total = namespace(x).asarray(views[0][1], copy=True)
     for _, view in views[1:]:
         total += view
@@ -138,6 +134,6 @@ def _unpool(cot: Array, code: Array | None, image: Pair, size: Pair, stride: Pai
     (h, w), (ph, pw) = image, padding
     n, k = cot.shape[:2] if code is None else (code.shape[0], cot.shape[1])  # one cotangent may serve all samples
     out = xp.zeros((n, k, h + 2 * ph, w + 2 * pw, cot.shape[4]), dtype=cot.dtype)
-    for offset, view in _windows(out, (cot.shape[2], cot.shape[3]), size, stride):
+    for offset, view in windows(out, (cot.shape[2], cot.shape[3]), size, stride):
         view += cot if code is None else cot * (code == offset)[:, None]
     return out[:, :, ph : ph + h, pw : pw + w, :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from dnewton.arrays import Pair, output_size
 from dnewton.config import LayerSpec, NetSection
@@ -20,12 +21,12 @@ class LayerShape:
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """conv, dense, maxpool, avgpool or flatten."""
         return self.spec.kind
 
-    @property
+    @cached_property
     def parametric(self) -> bool:
         """True for layers with weights."""
         return self.kind in ("conv", "dense")
@@ -47,7 +48,7 @@ class LayerShape:
             return (self.out_shape[0], self.in_shape[0], *self.spec.options.kernel)
         return (self.out_shape[0], self.in_shape[0])
 
-    @property
+    @cached_property
     def activation(self) -> str:
         """The activation's name; layers without weights are linear."""
         return self.spec.options.activation if self.parametric else "linear"

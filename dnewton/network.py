@@ -87,6 +87,14 @@ class Tape:
     outputs: list[Array | None] = field(default_factory=list)
     codes: list[Array | None] = field(default_factory=list)
 
+    def tail(self, start: int) -> Tape:
+        """The pass of the samples from `start` on, as views."""
+
+        def cut(arrays: list[Array | None]) -> list[Array | None]:
+            return [None if a is None else a[start:] for a in arrays]
+
+        return Tape(self.z[start:], cut(self.inputs), cut(self.outputs), cut(self.codes))
+
     @property
     def nbytes(self) -> int:
         """Bytes held (views counted once)."""
@@ -122,6 +130,10 @@ class Network:
         self.blocks: list[Block] = _blocks(plan, comm.rank)
         self.size = sum(b.size for b in self.blocks)
         self._block_at = {b.position: b for b in self.blocks}
+        grid, last = plan.grid, plan.layers[-1]
+        self._into = [moves(grid, layer.source, layer.in_split) for layer in plan.layers]
+        self._back = [moves(grid, layer.in_split, layer.source) for layer in plan.layers]
+        self._out, self._out_back = moves(grid, last.out_split, "full"), moves(grid, "full", last.out_split)
 
     def initial(self, seed: int, dtype: str) -> Array:
         """θ drawn by (seed, layer, output row), whatever the layout: normal weights of variance 2/fan-in before relu
@@ -147,7 +159,7 @@ class Network:
         """
         tape, z = Tape(x), x
         for i, layer in enumerate(self.plan.layers):
-            z = self._move(z, self.plan.incoming(layer), layer.in_units)
+            z = self._move(z, self._into[i], layer.in_units)
             op, code, kept = self.ops[i], None, z
             if isinstance(op, (Pool, Flatten)):
                 z, code = op.forward(z)
@@ -158,7 +170,7 @@ class Network:
                 tape.inputs.append(kept)
                 tape.outputs.append(z if layer.shape.activation != "linear" else None)
                 tape.codes.append(code)
-        tape.z = self._move(z, self.plan.outgoing(), self.plan.layers[-1].out_units)
+        tape.z = self._move(z, self._out, self.plan.layers[-1].out_units)
         return tape
 
     def _affine(self, theta: Array, block: Block, op: Linear, z: Array) -> Array:
@@ -176,8 +188,7 @@ class Network:
         A leading 1 (the same for all samples) is kept as long as nothing depends on the sample.
         Collective over the backward-sum groups of every layer but the first.
         """
-        last = self.plan.layers[-1]
-        cot = self._move(cot, moves(self.plan.grid, "full", last.out_split), last.out_units)
+        cot = self._move(cot, self._out_back, self.plan.layers[-1].out_units)
         for i in range(len(self.plan.layers) - 1, -1, -1):
             layer, op = self.plan.layers[i], self.ops[i]
             if isinstance(op, (Pool, Flatten)):
@@ -191,7 +202,7 @@ class Network:
                 cot = op.input_cotangent(block.weight(theta), here.product())
                 assert layer.split_kind is not None
                 cot = self.comm.sum(cot, layer.split_kind.backward)
-            cot = self._move(cot, moves(self.plan.grid, layer.in_split, layer.source), layer.in_units)
+            cot = self._move(cot, self._back[i], layer.in_units)
 
     def _cotangent(self, op: Linear, layer: LayerPlan, cot: Array, z: Array | None) -> Cotangent:
         if z is None:

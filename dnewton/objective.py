@@ -6,7 +6,7 @@ come last and are always kept; earlier ones are kept while they fit the memory l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,30 +106,34 @@ class Objective:
         mask[indices] = False
         return np.flatnonzero(mask)
 
-    def evaluate(self, theta: Array, rest: Sequence[Batch], subsample: Sequence[Batch]) -> Evaluation:
+    def evaluate(self, theta: Array, rest: Indices, subsample: Indices) -> Evaluation:
         """f over the samples of `rest` and `subsample`, keeping the forward passes that fit.
 
-        Every rank gets rank 0's value, bit for bit. Collective over the world.
+        All in one batch where they fit in one. Every rank gets rank 0's value, bit for bit. Collective over the world.
         """
-        done: list[Batch] = []
+        joined = len(rest) + len(subsample) <= self._batch_size
+        first = self.cut(np.concatenate([rest, subsample])) if joined else self.cut(rest)
+        last = [] if joined else self.cut(subsample)
         total = metric = 0.0
         budget = self._memory
-        for i, batch in enumerate([*rest, *subsample]):
-            always = i >= len(rest)
+        for batch, always in [(b, joined) for b in first] + [(b, True) for b in last]:
             tape = self.forward(theta, batch.indices, keep=always or budget > 0)
             y = self.data.y[batch.indices]
             total += self.loss.value(tape.z, y)
             metric += self._metric(tape.z, y)
             budget -= tape.nbytes
-            kept = always or (tape.inputs and budget >= 0)
-            done.append(Batch(batch.indices, tape if kept else None))
-        samples = sum(len(b.indices) for b in done)
+            if always or (tape.inputs and budget >= 0):
+                batch.tape = tape
+        samples = len(rest) + len(subsample)
         root = self.comm.rank == 0
         squares, total, metric = self.comm.sum_scalars(
             [dot(theta, theta), total if root else 0.0, metric if root else 0.0]
         )
         value = 0.5 * self.regulariser * squares + total / samples
-        return Evaluation(value, metric, done, done[len(rest) :], samples)
+        if joined and len(subsample):
+            assert first[0].tape is not None
+            return Evaluation(value, metric, first, [Batch(subsample, first[0].tape.tail(len(rest)))], samples)
+        return Evaluation(value, metric, first + last, last, samples)
 
     def forward(self, theta: Array, indices: Indices, keep: bool) -> Tape:
         """The forward pass of some samples. Collective over the world."""

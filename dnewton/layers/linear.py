@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from dnewton.arrays import Array, Pair, fold, namespace, output_size, patches, sample_blocks
+from dnewton.arrays import Array, Pair, namespace, output_size, patches, sample_blocks, windows
 
 
 class Linear(Protocol):
@@ -103,16 +103,23 @@ class Conv:
         return out
 
     def input_cotangent(self, weight: Array, cot: Array) -> Array:
+        """Adjoint of the patches, one matrix product per kernel offset: the patches of the result, kh·kw times its
+        size, are never formed, and whole image rows are added at a time."""
         xp = namespace(cot)
-        (n, k, q, o), inputs = cot.shape, weight.shape[1]
-        h, w = self.image
-        c = inputs // (self.kernel[0] * self.kernel[1])
+        n, k, q, o = cot.shape
+        (h, w), (kh, kw), (ph, pw) = self.image, self.kernel, self.padding
+        c = weight.shape[1] // (kh * kw)
+        by_offset = xp.reshape(weight, (o, kh * kw, c))
+        offsets = [xp.asarray(by_offset[:, j], copy=True) for j in range(kh * kw)]
         cot = xp.reshape(cot, (n * k, q, o))
         out = xp.empty((n * k, h, w, c), dtype=cot.dtype)
-        for part in sample_blocks(n * k, self._bytes(c, cot.dtype.itemsize)):
+        for part in sample_blocks(n * k, (3 * q * c + q * o) * cot.dtype.itemsize):
             m = part.stop - part.start
-            p = xp.reshape(xp.reshape(cot[part], (m * q, o)) @ weight, (m, q, inputs))
-            out[part] = fold(p, self.image, self.kernel, self.stride, self.padding)
+            here = xp.reshape(cot[part], (m * q, o))
+            padded = xp.zeros((m, h + 2 * ph, w + 2 * pw, c), dtype=cot.dtype)
+            for j, view in windows(padded, self.out_image, self.kernel, self.stride):
+                view += xp.reshape(here @ offsets[j], (m, *self.out_image, c))
+            out[part] = padded[:, ph : ph + h, pw : pw + w, :]
         return xp.reshape(out, (n, k, h, w, c))
 
     def positions(self, cot: Array) -> Array:

@@ -190,9 +190,9 @@ class Newton:
         with self._comm.phase("function"):
             if self._stochastic:
                 samples = self._gradient_draws.draw(k - 1 if trial else k)
-                return objective.evaluate(theta, objective.cut(samples), [])
+                return objective.evaluate(theta, samples, samples[:0])
             s = self._subsamples.draw(k)
-            return objective.evaluate(theta, objective.cut(objective.others(s)), objective.cut(s))
+            return objective.evaluate(theta, objective.others(s), s)
 
     def _accept(self, at: Evaluation) -> None:
         """Take over an evaluated point: its gradient, and the subsample's forward passes for the next Jacobian."""
