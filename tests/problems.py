@@ -1,0 +1,174 @@
+"""Small nets with random data, laid out on any ranks, and their slow reference (tests/oracle.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import oracle
+
+from dnewton import planner
+from dnewton.comm import Comm
+from dnewton.config import Config
+from dnewton.curvature import jacobian
+from dnewton.curvature.gauss_newton import GaussNewton
+from dnewton.curvature.losses import LOSSES
+from dnewton.layout import KINDS, Grid, Kind
+from dnewton.netplan import NetPlan, infer_shapes
+from dnewton.network import Network
+from dnewton.objective import Objective, Samples
+
+Layers = list[Any]
+
+MLP: Layers = [
+    {"dense": {"units": 7, "activation": "tanh"}},
+    {"dense": {"units": 5, "activation": "softplus"}},
+    {"dense": {"units": 3}},
+]
+CNN: Layers = [
+    {"conv": {"channels": 3, "kernel": 3, "padding": 1, "activation": "tanh"}},
+    {"maxpool": {"size": 2}},
+    {"conv": {"channels": 4, "kernel": [2, 3], "stride": [1, 2], "padding": [0, 1], "activation": "relu"}},
+    {"avgpool": {"size": [2, 1]}},
+    "flatten",
+    {"dense": {"units": 6, "activation": "sigmoid"}},
+    {"dense": {"units": 3}},
+]
+
+
+@dataclass
+class Problem:
+    """A net with parameters in PyTorch's form, inputs and targets, float64."""
+
+    input: tuple[int, ...]
+    layers: Layers
+    loss: str = "cross_entropy"
+    samples: int = 9
+    C: float = 0.7
+    seed: int = 0
+    solver: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(self.seed)
+        self.parsed = oracle.parse(self.layers)
+        shapes = oracle.parameter_shapes(self.input, self.parsed)
+        self.params = {k: rng.normal(0, 0.5, s) for k, s in shapes.items()}
+        self.x = rng.normal(size=(self.samples, *self.input))
+        self.outputs = oracle.shapes(self.input, self.parsed)[-1][0]
+        if self.loss == "squared":
+            self.y = rng.normal(size=(self.samples, self.outputs))
+        elif self.loss == "logistic":
+            self.y = rng.integers(0, 2, size=(self.samples, 1)).astype(float)
+        else:
+            self.y = np.eye(self.outputs)[rng.integers(0, self.outputs, self.samples)]
+
+    @property
+    def config(self) -> Config:
+        net = {"input": list(self.input), "loss": self.loss, "layers": self.layers}
+        return Config.model_validate({"net": net, "solver": self.solver, "parallel": {"dtype": "float64"}})
+
+    def objective_value(self) -> float:
+        return oracle.objective(self.params, self.parsed, self.x, self.y, self.loss, self.C)
+
+
+def with_outputs(layers: Layers, outputs: int) -> Layers:
+    """The same net with another number of outputs."""
+    return [*layers[:-1], {"dense": {**layers[-1]["dense"], "units": outputs}}]
+
+
+@dataclass
+class OnRanks:
+    """A problem laid out on the ranks of a communicator."""
+
+    problem: Problem
+    comm: Comm
+    plan: NetPlan
+    network: Network
+    theta: np.ndarray
+    objective: Objective
+
+    def from_params(self, params: dict[str, np.ndarray]) -> np.ndarray:
+        return blocks_of(self.network, params)
+
+    def whole(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        return whole(self, vector)
+
+    def model(self, indices: np.ndarray | None = None, representation: str = "factored", parts: int = 1) -> GaussNewton:
+        """The curvature on some samples, in `parts` batches."""
+        indices = np.arange(self.problem.samples) if indices is None else indices
+        tapes = [self.objective.forward(self.theta, part, keep=True) for part in np.array_split(indices, parts)]
+        jac = jacobian.build(self.network, self.theta, tapes, representation)  # type: ignore[arg-type]
+        z = np.concatenate([t.z for t in tapes])
+        return GaussNewton(jac, LOSSES[self.problem.loss], z, self.objective.regulariser)
+
+
+def lay_out(
+    problem: Problem, comm: Comm, grid: Grid | None = None, kinds: list[Kind] | None = None, batch: int = 4,
+    memory: float = 1e9,
+) -> OnRanks:  # fmt: skip
+    """Plan the problem on the ranks (a fixed grid and kinds of split if given) and cut its arrays."""
+    shapes = infer_shapes(problem.config.net)
+    work = planner.Workload(problem.samples, problem.samples, problem.outputs)
+    if kinds is not None:
+        plan = planner.fixed(shapes, grid or Grid(1, comm.size), kinds, work)
+    else:
+        plan = planner.choose(shapes, comm.size, work, grid=(grid.rows, grid.cols) if grid else None)
+    comm = comm.on_grid(plan.grid)
+    network = Network(plan, comm)
+    lo, hi = plan.grid.bounds(plan.input_split, plan.input_units, comm.rank)
+    x = problem.x[:, lo:hi]
+    if x.ndim == 4:
+        x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    objective = Objective(
+        network, comm, Samples(x, problem.y), LOSSES[problem.loss], lambda z, y: 0.0,
+        1.0 / (problem.C * problem.samples), batch, memory,
+    )  # fmt: skip
+    return OnRanks(problem, comm, plan, network, blocks_of(network, problem.params), objective)
+
+
+def blocks_of(network: Network, params: dict[str, np.ndarray]) -> np.ndarray:
+    """This rank's θ from whole tensors."""
+    theta = np.zeros(network.size)
+    for b in network.blocks:
+        name = b.layer.shape.name
+        weight = params[f"{name}.weight"][b.out[0] : b.out[1], b.inputs[0] : b.inputs[1]]
+        b.weight(theta)[...] = b.from_file_order(weight)
+        if b.has_bias:
+            b.bias(theta)[...] = params[f"{name}.bias"][b.out[0] : b.out[1]]
+    return theta
+
+
+def whole(on: OnRanks, vector: np.ndarray) -> dict[str, np.ndarray]:
+    """Whole tensors from every rank's vector like θ: each number has exactly one owner. Collective."""
+    out = {}
+    for b in on.network.blocks:
+        shape = b.layer.shape
+        weight, bias = np.zeros(shape.weight_shape), np.zeros(shape.weight_shape[0])
+        weight[b.out[0] : b.out[1], b.inputs[0] : b.inputs[1]] = b.to_file_order(b.weight(vector))
+        if b.has_bias:
+            bias[b.out[0] : b.out[1]] = b.bias(vector)
+        out[f"{shape.name}.weight"] = on.comm.sum(weight)
+        out[f"{shape.name}.bias"] = on.comm.sum(bias)
+    return out
+
+
+def flat(params: dict[str, np.ndarray]) -> np.ndarray:
+    """The oracle's flat vector."""
+    return oracle.flatten_params(params)
+
+
+def relative(a: Any, b: Any) -> float:
+    """Largest difference relative to the largest entry."""
+    a, b = np.asarray(a), np.asarray(b)
+    return float(np.abs(a - b).max(initial=0.0) / max(1e-300, float(np.abs(b).max(initial=0.0))))
+
+
+def own_blocks(on: OnRanks) -> list[np.ndarray]:
+    """For every rank, the flat oracle indices of its variables. Collective."""
+    owner = np.full(on.network.size, float(on.comm.rank))
+    owners = flat(whole(on, owner))
+    return [np.flatnonzero(owners == r) for r in range(on.comm.size)]
+
+
+ALL_KINDS = list(KINDS.values())

@@ -1,0 +1,236 @@
+"""f, ∇f, J and Gauss-Newton products against plain loops, on every layer kind, split and grid."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import ALL_KINDS, CNN, MLP, OnRanks, Problem, flat, lay_out, relative, with_outputs
+
+from dnewton.comm import Comm
+from dnewton.curvature.jacobian import units
+from dnewton.layout import Grid, grids
+
+pytestmark = pytest.mark.mpi
+
+LOSSES = ["squared", "cross_entropy", "logistic"]
+
+
+def check_function_and_gradient(problem: Problem, on: OnRanks, tolerance: float = 1e-11) -> None:
+    rest, last = np.arange(problem.samples - 3), np.arange(problem.samples - 3, problem.samples)
+    at = on.objective.evaluate(on.theta, rest, last)
+    assert at.value == pytest.approx(problem.objective_value(), rel=tolerance)
+    grad = on.whole(on.objective.gradient(on.theta, at))
+    expected = oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C)
+    assert relative(flat(grad), flat(expected)) < tolerance
+
+
+def check_products(problem: Problem, on: OnRanks, representation: str, tolerance: float = 1e-11) -> None:
+    """J v and (G + λI) v with a random v against the dense matrices."""
+    rng = np.random.default_rng(5)
+    s = np.arange(0, problem.samples, 2)
+    params = {k: rng.normal(size=v.shape) for k, v in problem.params.items()}
+    v = on.from_params(params)
+    model = on.model(s, representation, parts=2)
+    unit = units(on.network.blocks, per_layer=False)[0]
+    jac = oracle.jacobian(problem.params, problem.parsed, problem.x[s])
+    dense = np.concatenate([jac[k].reshape(len(s), problem.outputs, -1) for k in jac], axis=2)
+    assert relative(on.comm.sum(model.jacobian.times(v, unit)), dense @ flat(params)) < tolerance
+    g = oracle.gauss_newton_matrix(
+        problem.params, problem.parsed, problem.x[s], problem.loss, problem.C, problem.samples
+    )
+    whole_product = on.whole(model.full_product(v, unit, 0.3, on.comm))
+    assert relative(flat(whole_product), g @ flat(params) + 0.3 * flat(params)) < tolerance
+
+
+@pytest.mark.at16
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_every_grid(comm: Comm, net: str, loss: str) -> None:
+    layers = with_outputs(MLP if net == "mlp" else CNN, 1 if loss == "logistic" else 3)
+    problem = Problem((5,) if net == "mlp" else (2, 7, 6), layers, loss)
+    for grid in grids(comm.size):
+        on = lay_out(problem, comm, grid)
+        check_function_and_gradient(problem, on)
+        check_products(problem, on, "factored")
+        check_products(problem, on, "dense")
+
+
+@pytest.mark.parametrize("memory", [0.0, 1500.0, 1e9])
+def test_passes_that_do_not_fit_are_recomputed(comm: Comm, memory: float) -> None:
+    problem = Problem((2, 7, 6), CNN)
+    check_function_and_gradient(problem, lay_out(problem, comm, batch=2, memory=memory))
+
+
+def test_every_combination_of_splits(comm: Comm) -> None:
+    """All kinds in all orders: every redistribution occurs, with slices that are empty at P > 3."""
+    layers = [MLP[0], {"dense": {"units": 4, "activation": "sigmoid"}}, MLP[2]]
+    problem = Problem((3,), layers, samples=4)
+    for grid, kinds in product(grids(comm.size), product(ALL_KINDS, repeat=3)):
+        on = lay_out(problem, comm, grid, list(kinds))
+        check_function_and_gradient(problem, on)
+        check_products(problem, on, "factored")
+
+
+def test_every_combination_of_splits_with_images(comm: Comm) -> None:
+    layers: list[Any] = [
+        {"conv": {"channels": 3, "kernel": 2, "activation": "tanh"}},
+        {"maxpool": {"size": [1, 2]}},
+        "flatten",
+        {"dense": {"units": 2}},
+    ]
+    problem = Problem((2, 4, 5), layers, "squared", samples=3)
+    for grid, kinds in product(grids(comm.size), product(ALL_KINDS, repeat=2)):
+        on = lay_out(problem, comm, grid, list(kinds))
+        check_function_and_gradient(problem, on)
+        check_products(problem, on, "dense")
+
+
+CONVS = [
+    {"kernel": 1},
+    {"kernel": 3, "padding": 2},
+    {"kernel": [3, 2], "stride": [2, 1], "padding": [1, 0]},
+    {"kernel": [1, 4], "stride": [1, 3], "padding": [0, 2]},
+    {"kernel": 5, "stride": 4, "padding": 1},
+]
+POOLS: list[Any] = [
+    {"maxpool": {"size": 2}},
+    {"maxpool": {"size": 3, "stride": 2, "padding": 1}},
+    {"maxpool": {"size": [2, 1], "stride": [1, 2]}},
+    {"avgpool": {"size": 2}},
+    {"avgpool": {"size": [3, 2], "stride": [2, 1], "padding": [1, 1]}},
+]
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "softplus", "linear"])
+@pytest.mark.parametrize("conv", CONVS, ids=str)
+def test_convolutions(comm: Comm, conv: dict[str, Any], activation: str) -> None:
+    layers = [
+        {"conv": {"channels": 2, **conv, "activation": activation}},
+        {"conv": {"channels": 3, "kernel": 1, "activation": activation}},
+        "flatten",
+        {"dense": {"units": 2}},
+    ]
+    problem = Problem((2, 6, 5), layers, samples=5)
+    on = lay_out(problem, comm)
+    check_function_and_gradient(problem, on)
+    check_products(problem, on, "factored")
+    check_products(problem, on, "dense")
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_pooling(comm: Comm, pool: dict[str, Any]) -> None:
+    layers = [
+        pool,
+        {"conv": {"channels": 3, "kernel": 2, "padding": 1, "activation": "tanh"}},
+        pool,
+        "flatten",
+        {"dense": {"units": 2, "activation": "sigmoid"}},
+    ]
+    problem = Problem((2, 7, 8), layers, "squared", samples=5)
+    on = lay_out(problem, comm)
+    check_function_and_gradient(problem, on)
+    check_products(problem, on, "factored")
+    check_products(problem, on, "dense")
+
+
+AWKWARD = {
+    "one sample": Problem((3,), MLP, samples=1),
+    "one of everything": Problem((1,), [{"dense": {"units": 1, "activation": "tanh"}}], "squared", samples=1),
+    "one layer": Problem((6,), [{"dense": {"units": 2}}], samples=5),
+    "output activation": Problem((4,), [MLP[0], {"dense": {"units": 2, "activation": "sigmoid"}}], "squared"),
+    "wide outputs": Problem((2,), [{"dense": {"units": 3, "activation": "relu"}}, {"dense": {"units": 11}}]),
+    "outputs of an image": Problem(
+        (2, 3, 3), [{"conv": {"channels": 2, "kernel": 2, "activation": "tanh"}}, {"avgpool": {"size": 2}}, "flatten"]
+    ),
+    "outputs of a maximum": Problem(
+        (1, 4, 4), [{"conv": {"channels": 2, "kernel": 3}}, {"maxpool": {"size": 2}}, "flatten"], "squared"
+    ),
+    "linear convolution at the end": Problem((1, 4, 3), [{"conv": {"channels": 3, "kernel": 2}}, "flatten"], "squared"),
+}
+
+
+@pytest.mark.at16
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_shapes(comm: Comm, name: str) -> None:
+    problem = AWKWARD[name]
+    for grid in grids(comm.size):
+        on = lay_out(problem, comm, grid)
+        at = on.objective.evaluate(on.theta, np.arange(0), np.arange(problem.samples))
+        assert at.value == pytest.approx(problem.objective_value(), rel=1e-11)
+        grad = on.whole(on.objective.gradient(on.theta, at))
+        expected = oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C)
+        assert relative(flat(grad), flat(expected)) < 1e-10
+        check_products(problem, on, "factored")
+        check_products(problem, on, "dense")
+
+
+dense = st.builds(
+    lambda u, a: {"dense": {"units": u, "activation": a}},
+    st.integers(1, 6), st.sampled_from(["relu", "tanh", "sigmoid", "softplus", "linear"]),
+)  # fmt: skip
+conv = st.builds(
+    lambda c, k, s, p, a: {"conv": {"channels": c, "kernel": list(k), "stride": list(s), "padding": list(p),
+                                    "activation": a}},
+    st.integers(1, 4), st.tuples(st.integers(1, 3), st.integers(1, 3)), st.tuples(st.integers(1, 2), st.integers(1, 3)),
+    st.tuples(st.integers(0, 2), st.integers(0, 1)), st.sampled_from(["relu", "tanh", "softplus"]),
+)  # fmt: skip
+pool = st.builds(lambda kind, s: {kind: {"size": s}}, st.sampled_from(["maxpool", "avgpool"]), st.integers(1, 2))
+
+
+@settings(max_examples=25)
+@given(st.lists(st.one_of(conv, pool), max_size=3), st.lists(dense, min_size=1, max_size=3), st.integers(1, 3),
+       st.integers(0, 3), st.sampled_from(["squared", "cross_entropy"]), st.integers(0, 99))  # fmt: skip
+def test_random_nets(
+    comm: Comm, images: list[Any], features: list[Any], channels: int, grid: int, loss: str, seed: int
+) -> None:
+    layers = [*images, "flatten", *features]
+    try:
+        problem = Problem((channels, 6, 5), layers, loss, samples=4, seed=seed)
+    except ValueError:
+        return  # a window that does not fit
+    if min(min(s) for s in oracle.shapes(problem.input, problem.parsed)) < 1 or (loss != "squared" and problem.outputs < 2):
+        return
+    on = lay_out(problem, comm, grids(comm.size)[grid % len(grids(comm.size))])
+    check_function_and_gradient(problem, on, 1e-10)
+    check_products(problem, on, "factored", 1e-10)
+    check_products(problem, on, "dense", 1e-10)
+
+
+def test_central_differences(comm: Comm) -> None:
+    """Gradient and Jacobian against the engine's own function: no oracle's convention is involved."""
+    problem = Problem((2, 7, 6), [{**l} if isinstance(l, dict) else l for l in CNN], "cross_entropy", samples=3)
+    problem.layers[2] = {"conv": {**CNN[2]["conv"], "activation": "softplus"}}  # smooth everywhere
+    problem.__post_init__()
+    on = lay_out(problem, comm)
+    everything, h = np.arange(problem.samples), 1e-6
+    at = on.objective.evaluate(on.theta, everything[:0], everything)
+    grad = on.whole(on.objective.gradient(on.theta, at))
+    model, unit = on.model(), units(on.network.blocks, per_layer=False)[0]
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        direction = {k: rng.normal(size=v.shape) for k, v in problem.params.items()}
+        v = on.from_params(direction)
+        moved = [on.theta + sign * h * v for sign in (1, -1)]
+        f = [on.objective.evaluate(t, everything[:0], everything).value for t in moved]
+        assert (f[0] - f[1]) / (2 * h) == pytest.approx(flat(grad) @ flat(direction), rel=1e-6)
+        z = [on.objective.forward(t, everything, keep=False).z for t in moved]
+        assert relative(on.comm.sum(model.jacobian.times(v, unit)), (z[0] - z[1]) / (2 * h)) < 1e-6
+
+
+def test_initial_weights_do_not_depend_on_the_layout(comm: Comm) -> None:
+    problem = Problem((2, 7, 6), CNN)
+    reference = None
+    for grid in grids(comm.size):
+        on = lay_out(problem, comm, grid)
+        drawn = flat(on.whole(on.network.initial(3, "float64")))
+        assert reference is None or np.array_equal(drawn, reference)
+        reference = drawn
+    alone = lay_out(problem, comm.split(comm.rank), Grid(1, 1))
+    assert np.array_equal(flat(alone.whole(alone.network.initial(3, "float64"))), reference)
+    assert not np.array_equal(flat(alone.whole(alone.network.initial(4, "float64"))), reference)
