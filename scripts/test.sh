@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Installs what the tests need (.venv with MPICH, .venv-openmpi with Open MPI) and runs them all; no step can hang.
+#
+#   scripts/test.sh                   all steps; exit status 1 if any failed
+#   STEPS="1 4" scripts/test.sh       only these steps, by the numbers at the end of this file
+#   STEP_TIMEOUT=600 scripts/test.sh  seconds that one step may take
+set -uo pipefail # no -e: a failed step is counted, and the next one runs
+unset CDPATH PYTHONPATH PYTHONHOME
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+export OMP_NUM_THREADS=1 # ranks share the cores
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+DNEWTON_TEST_LEDGER=$(mktemp) || exit 1 # conftest writes down here which tests ran
+export DNEWTON_TEST_LEDGER
+child='' installed='' passed=0 failures=()
+trap 'rm -f "$DNEWTON_TEST_LEDGER"' EXIT
+trap '[[ -z $child ]] || kill -TERM -- "-$child"; exit 130' INT TERM HUP
+
+wanted() { [[ -z ${STEPS-} || " $STEPS " == *" $1 "* ]]; }
+
+# step NAME COMMAND... - under a time limit and in a process group of its own, so that all of it can be ended.
+step() {
+  local name=$1 status start=$SECONDS
+  shift
+  printf '\n=== %s\n' "$name"
+  set -m
+  timeout --kill-after=30 "${STEP_TIMEOUT:-1800}" "$@" </dev/null &
+  child=$!
+  set +m
+  wait "$child"
+  status=$?
+  kill -KILL -- "-$child" 2>/dev/null # what a failed step left behind
+  child=''
+  if ((status == 0)); then
+    passed=$((passed + 1))
+  else
+    ((status != 124 && status != 137)) || status="$status (time limit)"
+    failures+=("$name: status $status")
+  fi
+  printf '=== %s: status %s, %s s\n' "$name" "$status" "$((SECONDS - start))"
+}
+
+# Only rank 0 reports; what the others write to stderr (their tracebacks) stays visible.
+# shellcheck disable=SC2016 # for the ranks' shells to expand
+report_once='((${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-0}} == 0)) || exec >/dev/null; exec python -m pytest "$@"'
+
+# tests NUMBER MPI RANKS ARGUMENT...
+tests() {
+  local number=$1 mpi=$2 ranks=$3 venv=.venv extras=test,lint launcher=()
+  shift 3
+  wanted "$number" || return 0
+  ((ranks == 1)) || launcher=(mpirun -np "$ranks")
+  if [[ $mpi == openmpi ]]; then
+    venv=.venv-openmpi extras=test
+    ((ranks == 1)) || launcher+=(--oversubscribe)
+  fi
+  if [[ $installed != *" $mpi "* ]]; then
+    installed+=" $mpi "
+    step "install $mpi" env MPI="$mpi" EXTRAS="$extras" scripts/quickstart.sh --install-only
+  fi
+  step "step $number: pytest $* on $ranks rank(s), $mpi" \
+    env PATH="$PWD/$venv/bin:$PATH" "${launcher[@]}" bash -c "$report_once" pytest "$@"
+}
+
+tests 1 mpich 1 -q
+tests 2 mpich 2 -q
+tests 3 mpich 3 -q
+tests 4 mpich 4 -q
+tests 5 mpich 16 -q -m at16 # pytest fails when it finds no such test
+tests 6 openmpi 1 -q
+tests 7 openmpi 2 -q
+tests 8 openmpi 3 -q
+if wanted 9; then
+  step "step 9: every test ran on some number of ranks" python3 tests/check_ran.py "$DNEWTON_TEST_LEDGER"
+fi
+
+printf '\n'
+for failure in "${failures[@]}"; do
+  printf 'FAILED %s\n' "$failure"
+done
+printf '%s passed, %s failed\n' "$passed" "${#failures[@]}"
+((passed > 0 && ${#failures[@]} == 0))
