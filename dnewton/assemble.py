@@ -15,8 +15,8 @@ from dnewton.data.sources import Source, from_arrays, is_bundled, open_file, rea
 from dnewton.errors import UserError
 from dnewton.netplan import NetPlan, infer_shapes
 from dnewton.network import Network
-from dnewton.objective import Objective, Samples
-from dnewton.solvers.newton import Newton, subsample_size
+from dnewton.objective import Objective, Samples, subsample_size
+from dnewton.solvers.newton import Newton
 
 
 @dataclass
@@ -85,8 +85,9 @@ def _open(name: str, part: str, folder: str, config: Config, comm: Comm) -> Sour
 def _refuse_what_is_missing(config: Config, source: str) -> None:
     if config.parallel.device != "cpu":
         raise UserError(f"{source}: parallel.device: cuda is not available in this version; use cpu")
-    if config.parallel.replicas != 1:
-        raise UserError(f"{source}: parallel.replicas: {config.parallel.replicas} is not available in this version; use 1")
+    replicas = config.parallel.replicas
+    if replicas != 1:
+        raise UserError(f"{source}: parallel.replicas: {replicas} is not available in this version; use 1")
 
 
 def _memory_per_rank(config: Config, comm: Comm, ranks_on_node: int) -> float:

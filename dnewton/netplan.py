@@ -95,7 +95,7 @@ def _out_shape(spec: LayerSpec, shape: tuple[int, ...], where: str) -> tuple[int
     padded = [shape[1 + a] + 2 * options.padding[a] for a in (0, 1)]
     if kernel[0] > padded[0] or kernel[1] > padded[1]:
         word = "kernel" if spec.kind == "conv" else "size"
-        raise UserError(f"{where}: {word} {list(kernel)} does not fit into the padded image {padded} (of {list(shape)})")
+        raise UserError(f"{where}: {word} {list(kernel)} does not fit into {list(shape)}, {padded} with its padding")
     h, w = output_size((shape[1], shape[2]), kernel, options.stride or kernel, options.padding)
     return (options.channels if spec.kind == "conv" else shape[0], h, w)
 

@@ -1,7 +1,7 @@
 """The chain of layers on a layout: this rank's weight blocks, the forward pass and the backward sweep.
 
-Data are (N, features) or (N, H, W, C) slices in the plan's input split. Cotangents carry K right-hand sides; a cotangent
-is complete and identical on every holder of its slice (docs/layout.md).
+Data are (N, features) or (N, H, W, C) slices in the plan's input split. Cotangents carry K right-hand sides; a
+cotangent is complete and identical on every holder of its slice (docs/layout.md).
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class Network:
         for i in range(len(self.plan.layers) - 1, -1, -1):
             layer, op = self.plan.layers[i], self.ops[i]
             if isinstance(op, (Pool, Flatten)):
-                cot = op.backward(cot, tape.codes[i])  # type: ignore[arg-type]
+                cot = op.backward(cot, tape.codes[i])
             else:
                 block = self._block_at[i]
                 here = self._cotangent(op, layer, cot, tape.outputs[i])

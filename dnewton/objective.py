@@ -57,6 +57,12 @@ class Cycle:
         return np.sort(np.take(order, np.arange(place * self.size, (place + 1) * self.size), mode="wrap"))
 
 
+def subsample_size(wanted: float, total: int) -> int:
+    """A fraction of the samples, or a number of them when above 1; at least one, at most all."""
+    size = round(wanted * total) if wanted <= 1 else int(wanted)
+    return max(1, min(total, size))
+
+
 @dataclass
 class Batch:
     """A batch's sample numbers, and its forward pass where it was kept."""

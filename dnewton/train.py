@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -16,6 +15,7 @@ from dnewton.assemble import Job, assemble
 from dnewton.comm import Comm, run
 from dnewton.config import Config
 from dnewton.errors import UserError
+from dnewton.nets import read_net
 from dnewton.rundir import RunDirectory
 from dnewton.trainer import Record, Trainer, initial_state, resumed_state
 
@@ -51,27 +51,6 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     if not args.net and not args.resume:
         raise UserError("--net FILE or --resume DIR is needed; see python -m dnewton.train --help")
     return args
-
-
-def shipped_nets() -> list[str]:
-    """Names of the nets in the package."""
-    return sorted(f.name for f in resources.files("dnewton.nets").iterdir() if f.name.endswith(".yaml"))
-
-
-def read_net(name: str) -> tuple[str, str]:
-    """The text of a net and the folder that its data are relative to.
-
-    Raises UserError when the name is neither a file nor a shipped net.
-    """
-    if os.path.exists(name):
-        try:
-            return Path(name).read_text(encoding="utf-8"), os.path.dirname(os.path.abspath(name))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a text file"
-            raise UserError(f"--net {name}: cannot be read: {reason}") from None
-    if name in shipped_nets():
-        return (resources.files("dnewton.nets") / name).read_text(encoding="utf-8"), os.getcwd()
-    raise UserError(f"--net {name}: no such file, and no shipped net ({', '.join(shipped_nets())})")
 
 
 def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str, str]:

@@ -27,7 +27,7 @@ class Trainer:
     def __init__(self, job: Job, out: RunDirectory, started: float, show: Callable[[Record], None]) -> None:
         """`started` is the clock (perf_counter) that `seconds` counts from."""
         self._job, self._out, self._started, self._show = job, out, started, show
-        self._seen = {name: (0.0, 0.0, 0.0, 0.0) for name in PHASES}
+        self._seen = dict.fromkeys(PHASES, (0.0, 0.0, 0.0, 0.0))
         self.totals: dict[str, dict[str, float]] = {name: {} for name in PHASES}
         self.records: list[Record] = []
         self._checkpointed = -1

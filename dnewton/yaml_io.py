@@ -35,13 +35,17 @@ class _Loader(yaml.SafeLoader):
     def construct_float(self, node: yaml.ScalarNode) -> float:
         return float(str(self.construct_scalar(node)).replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
 
+    def construct_int(self, node: yaml.ScalarNode) -> int:
+        return int(self.construct_scalar(node))
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):  # aliases serve no purpose here and can blow a small file up
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed", problem_mark=event.start_mark)
         self._depth = getattr(self, "_depth", 0) + 1
         if self._depth > _MAX_DEPTH:
-            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=self.peek_event().start_mark)
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=mark)
         try:
             return super().compose_node(parent, index)
         finally:
@@ -58,7 +62,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789.iI"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_float)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_int)
 
 
 def parse(text: str, source: str) -> Any:
@@ -67,7 +71,7 @@ def parse(text: str, source: str) -> Any:
     Raises UserError naming `source` and the line when the text is not YAML or repeats a key.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""

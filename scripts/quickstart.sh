@@ -36,7 +36,7 @@ try:
 except ImportError:
     sys.exit("quickstart: this python3 cannot make environments; Debian, Ubuntu: apt-get install python3-venv")
 import hashlib
-made_from = [sys.base_prefix, sys.version, *sys.argv[1:]]
+made_from = [sys.base_prefix, sys.version] + sys.argv[1:]
 made_from += [open(name).read() for name in ("pyproject.toml", "constraints.txt")]
 print(getattr(sys, "_base_executable", None) or sys.executable)
 print(hashlib.sha256(repr(made_from).encode()).hexdigest())
@@ -53,9 +53,9 @@ install() {
   cat "$log" >&2
   if grep -qiE 'retrying|connection|timed out|name resolution' "$log"; then
     die "pip could not reach its package index; check the network, or the proxy or mirror in pip's configuration"
-  elif grep -q 'No matching distribution' "$log"; then
-    die "a ready-made wheel is missing: they exist for Linux (glibc 2.28 or newer, x86_64 or aarch64) and CPython 3.10-3.14;" \
-      "this is $("$python" -c 'import platform as p; print(*p.libc_ver(), p.machine(), "Python", p.python_version())')"
+  elif grep -qE 'No matching distribution|ResolutionImpossible' "$log"; then # the second: what constraints.txt asks for
+    die "pip finds no ready-made wheel of a package named above; for Linux (glibc 2.28 or newer, x86_64 or aarch64) and" \
+      "CPython 3.10-3.14 there are wheels of all; this is $("$python" -c 'import platform as p; print(*p.libc_ver(), p.machine(), "Python", p.python_version())')"
   fi
   die "pip failed; its messages are above"
 }
@@ -67,12 +67,13 @@ if [[ -e $unfinished ]] || ! grep -qxF "$key $extras" "$stamp" 2>/dev/null; then
   if [[ -e $unfinished ]] || ! grep -qF "$key " "$stamp" 2>/dev/null; then
     [[ ! -e $venv || -e $stamp || -e $unfinished ]] ||
       die "$root/$venv exists and this script did not make it; move it away and run again"
-    printf 'Installing into %s/%s: about 500 MB, a minute or less ...\n' "$root" "$venv"
+    printf 'Installing into %s/%s: about 400 MB, a minute or less ...\n' "$root" "$venv"
     # Renamed first, so that a removal or an installation which is killed half-way leaves nothing that looks whole.
     rm -rf "$venv-old"
     [[ ! -e $venv ]] || mv "$venv" "$venv-old"
     rm -rf "$venv-old"
-    mkdir "$venv" && : >"$unfinished" || die "cannot write to $root"
+    mkdir "$venv" || die "cannot write to $root"
+    : >"$unfinished"
     "$python" -m venv "$venv" >"$log" 2>&1 ||
       { cat "$log" >&2 && die "python3 -m venv failed; Debian, Ubuntu: apt-get install python3-venv"; }
     install setuptools # pinned too: dnewton itself is built with it, without a build environment of its own

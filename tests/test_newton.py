@@ -15,9 +15,9 @@ from dnewton.arrays import dot
 from dnewton.comm import Comm
 from dnewton.curvature.jacobian import units
 from dnewton.layout import Grid, grids
-from dnewton.objective import Cycle
+from dnewton.objective import Cycle, subsample_size
 from dnewton.solvers import combine, damping, early_stop, subproblem
-from dnewton.solvers.newton import SUBSAMPLE, Newton, State, Step, subsample_size
+from dnewton.solvers.newton import SUBSAMPLE, Newton, State, Step
 
 pytestmark = pytest.mark.mpi
 
@@ -185,7 +185,9 @@ def test_plain_pieces_when_the_combination_goes_uphill(comm: Comm) -> None:
     assert np.array_equal(combine.combine(model, unit, zero, d, None, 0.5, on.comm).p, d)
 
 
-@pytest.mark.parametrize(("ratio", "factor"), [(-1.0, 1.5), (0.2, 1.5), (0.25, 1.0), (0.74, 1.0), (0.75, 0.5), (9.0, 0.5)])
+@pytest.mark.parametrize(
+    ("ratio", "factor"), [(-1.0, 1.5), (0.2, 1.5), (0.25, 1.0), (0.74, 1.0), (0.75, 0.5), (9.0, 0.5)]
+)
 def test_damping(ratio: float, factor: float) -> None:
     assert damping.update(2.0, ratio, 0.5, 1.5) == 2.0 * factor
     assert damping.update(1e10, -1.0, 0.5, 1.5) == 1e10

@@ -109,7 +109,10 @@ class PerSample:
 class BlockJacobian(Protocol):
     """J of one weight block on one batch of S."""
 
-    block: Block
+    @property
+    def block(self) -> Block:
+        """The weight block."""
+        ...
 
     def times(self, v: Array) -> Array:
         """J v for a vector laid out like θ, (S, K)."""
@@ -207,7 +210,7 @@ class Jacobian:
     def representations(self) -> dict[str, str]:
         """Representation per layer name, for the log."""
         names = {Factored: "factored", Rows: "dense"}
-        return {b.block.layer.shape.name: names[type(b)] for b in self._batches[0]}  # type: ignore[index]
+        return {b.block.layer.shape.name: names[type(b)] for b in self._batches[0]}
 
     def times(self, v: Array, unit: Unit) -> Array:
         """Σ over the unit's blocks of J v, (S, K). Communicates nothing."""

@@ -53,7 +53,7 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Targets:
-    """How raw targets become (N, K) numbers: labels one-hot (or 0/1 for one output), real targets shifted and scaled."""
+    """How raw targets become (N, K) numbers: labels one-hot (or 0/1 for one output), real ones shifted and scaled."""
 
     outputs: int
     classes: Values | None

@@ -79,4 +79,6 @@ def _curvature(model: GaussNewton, ju: Array, inner: np.ndarray) -> np.ndarray:
 def _least_squares(matrix: np.ndarray, right: np.ndarray) -> np.ndarray | None:
     if not (np.isfinite(matrix).all() and np.isfinite(right).all()):
         return None
-    return np.asarray(np.linalg.lstsq(matrix, right, rcond=CUT_OFF)[0])
+    solution = np.zeros(len(right))
+    solution[:] = np.linalg.lstsq(matrix, right, rcond=CUT_OFF)[0]
+    return solution

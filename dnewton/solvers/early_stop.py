@@ -1,7 +1,7 @@
 """Early termination of the local solves (Wang et al. 2018, section 5.1): who is still solving, and when to stop.
 
-Every active rank does at least one CG iteration. A rank counts once, when it meets its own stopping rule; everyone stops
-when ceil(fraction * active) have.
+Every active rank does at least one CG iteration. A rank counts once, when it meets its own stopping rule; everyone
+stops when ceil(fraction * active) have.
 """
 
 from __future__ import annotations

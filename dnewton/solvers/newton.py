@@ -11,7 +11,7 @@ from dnewton.config import SolverSection
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.errors import UserError
-from dnewton.objective import Cycle, Evaluation, Objective
+from dnewton.objective import Cycle, Evaluation, Objective, subsample_size
 from dnewton.solvers import combine, damping, early_stop, subproblem
 
 MAX_TRIALS = 12
@@ -83,7 +83,7 @@ class Newton:
         if state.evaluated != now:
             self._keep_point()
         if not (math.isfinite(at.value) and math.isfinite(self._norm)):
-            raise UserError(f"the objective is {at.value} at the starting point; scale the data (data.scale) or weights")
+            raise UserError(f"the objective is {at.value} at the starting point; scale the data or the weights")
         if state.iteration == 0:
             state.first_norm = self._norm
         return Step(at.value, self._norm, at.metric, at.samples, state.damping)
@@ -222,8 +222,3 @@ class Newton:
                 batch.tape = objective.forward(self.state.theta, batch.indices, keep=True)
             self._at.subsample = batches
 
-
-def subsample_size(wanted: float, total: int) -> int:
-    """A fraction of the samples, or a number of them when above 1; at least one, at most all."""
-    size = round(wanted * total) if wanted <= 1 else int(wanted)
-    return max(1, min(total, size))

@@ -1,0 +1,69 @@
+"""Command line: `python -m dnewton.plan --net cnn.yaml --ranks 16` prints the layout and the bytes it will move."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from dnewton import config, forecast, planner
+from dnewton.data.sources import is_bundled, open_file, read_bundled
+from dnewton.errors import UserError
+from dnewton.netplan import LayerShape, infer_shapes
+from dnewton.nets import read_net
+from dnewton.objective import subsample_size
+
+
+def main() -> int:
+    """Plan a net for a number of ranks in one process; needs no MPI job."""
+    parser = argparse.ArgumentParser(prog="python -m dnewton.plan", description="Show how a net is laid out on ranks.")
+    parser.add_argument("--net", required=True, metavar="FILE", help="YAML file, or the name of a shipped net")
+    parser.add_argument("--ranks", required=True, type=int, help="number of MPI ranks")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a YAML entry")
+    args = parser.parse_args()
+    try:
+        if args.ranks < 1:
+            raise UserError(f"--ranks {args.ranks}: at least one is needed")
+        text, folder = read_net(args.net)
+        settings = config.load(text, args.net, args.set)
+        shapes = infer_shapes(settings.net, args.net)
+        train, test = settings.data.train, settings.data.test
+        test_samples = _samples(test, "test", folder) if test else 0
+        show(settings, shapes, args.ranks, _samples(train, "train", folder), test_samples, args.net)
+    except UserError as error:
+        print(f"dnewton: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _samples(name: str, part: str, folder: str) -> int:
+    return len(read_bundled(name, part)[1]) if is_bundled(name) else open_file(name, part, folder).samples
+
+
+def show(
+    settings: config.Config, shapes: tuple[LayerShape, ...], ranks: int, samples: int, test: int, source: str
+) -> None:
+    """Print the plan, the largest rank's memory and the forecast."""
+    s = settings.solver
+    item = 8 if settings.parallel.dtype == "float64" else 4
+    subsample = subsample_size(s.subsample, samples)
+    work = planner.Workload(samples, subsample, shapes[-1].out_shape[0], s.batch_size, item)
+    grid = None if settings.parallel.grid == "auto" else settings.parallel.grid
+    plan = planner.choose(shapes, ranks, work, grid=grid, source=source)
+    print(f"{source} on {ranks} rank(s): grid {plan.grid.rows} x {plan.grid.cols}, l = {samples}, |S| = {subsample}")
+    for line in plan.describe():
+        print(line)
+    print(f"memory of the largest rank without kept passes: {planner.memory_bytes(plan, work) / 2**20:.1f} MiB")
+    joined = samples <= s.batch_size
+    cut = tuple(min(s.batch_size, subsample - i) for i in range(0, subsample, s.batch_size))
+    batches = (subsample,) if joined else cut
+    did = forecast.Iteration(
+        samples, batches, columns=2 if s.combine == "previous" else 1, combined=s.combine == "previous",
+        full_cg=planner.Workload.cg if s.curvature == "full" else 0, test_samples=test, itemsize=item,
+    )  # fmt: skip
+    print(f"one iteration with one trial step{f' and {did.full_cg} CG iterations' if did.full_cg else ''}:")
+    for line in forecast.table(plan, did):
+        print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""Slices, grids, moves and the planner: pure functions, for P up to 64 in one process."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import CNN, MLP, Problem, lay_out
+
+from dnewton import forecast, planner
+from dnewton.comm import Comm
+from dnewton.errors import UserError
+from dnewton.layout import KINDS, SPLITS, Grid, Units, cut, grids, moves
+from dnewton.netplan import infer_shapes
+from dnewton.nets import read_net, shipped_nets
+from dnewton.solvers.newton import Newton, State
+
+sizes = st.integers(1, 12)
+
+
+@given(sizes, sizes, st.integers(0, 50))
+def test_slices_cover_and_nest(rows: int, cols: int, n: int) -> None:
+    grid = Grid(rows, cols)
+    for split in SPLITS:
+        parts = [cut(n, grid.parts(split), j) for j in range(grid.parts(split))]
+        assert parts[0][0] == 0 and parts[-1][1] == n
+        assert all(a[1] == b[0] for a, b in zip(parts, parts[1:], strict=False))
+        assert max(hi - lo for lo, hi in parts) - min(hi - lo for lo, hi in parts) <= 1
+    for rank in range(grid.size):
+        (lo, hi), (row_lo, row_hi) = (grid.bounds(s, Units(n), rank) for s in ("all", "row"))
+        assert row_lo <= lo <= hi <= row_hi
+
+
+@given(sizes, sizes)
+def test_groups(rows: int, cols: int) -> None:
+    grid = Grid(rows, cols)
+    for rank in range(grid.size):
+        assert len({grid.part("col", r) for r in grid.members("row", rank)}) == cols
+        assert len({grid.part("row", r) for r in grid.members("column", rank)}) == rows
+        assert all(rank in grid.members(g, rank) for g in ("none", "row", "column", "world"))
+
+
+@given(sizes, sizes, st.sampled_from(SPLITS), st.sampled_from(SPLITS), st.integers(0, 30), st.integers(1, 3))
+def test_moves_bring_what_the_target_holds(rows: int, cols: int, source: str, target: str, n: int, size: int) -> None:
+    """A simulation of all ranks: after the moves everybody holds exactly the target's slice."""
+    grid, units = Grid(rows, cols), Units(n, size)
+    whole = np.arange(n * size)
+
+    def held(split: str, rank: int) -> np.ndarray:
+        lo, hi = grid.bounds(split, units, rank)  # type: ignore[arg-type]
+        return whole[lo * size : hi * size]
+
+    now = [held(source, r) for r in range(grid.size)]
+    for step in moves(grid, source, target):  # type: ignore[arg-type]
+        if step.group == "none":
+            now = [np.intersect1d(now[r], held(step.target, r)) for r in range(grid.size)]
+        else:
+            now = [np.concatenate([now[m] for m in grid.members(step.group, r)]) for r in range(grid.size)]
+    for rank in range(grid.size):
+        assert np.array_equal(now[rank], held(target, rank))
+
+
+def test_every_weight_has_one_owner() -> None:
+    for ranks in (1, 2, 3, 6, 8, 64):
+        for grid, kind in product(grids(ranks), KINDS.values()):
+            owners, biases = np.zeros((7, 5), int), np.zeros(7, int)
+            for rank in range(ranks):
+                (a, b), (c, d) = grid.bounds(kind.target, Units(7), rank), grid.bounds(kind.source, Units(5), rank)
+                owners[a:b, c:d] += 1
+                biases[a:b] += kind.owns_bias(grid, rank)
+            assert (owners == 1).all() and (biases == 1).all()
+
+
+@pytest.mark.parametrize("ranks", [*range(1, 17), 24, 31, 32, 48, 63, 64])
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_plans_up_to_64_ranks(net: str, ranks: int) -> None:
+    problem = Problem((5,) if net == "mlp" else (2, 7, 6), MLP if net == "mlp" else CNN)
+    shapes = infer_shapes(problem.config.net)
+    work = planner.Workload(1000, 100, problem.outputs)
+    plan = planner.choose(shapes, ranks, work)
+    assert plan.grid.size == ranks and not plan.incoming(plan.layers[0])
+    for a, b in zip(plan.layers, plan.layers[1:], strict=False):
+        assert plan.grid.canonical(a.out_split) == plan.grid.canonical(b.source) and a.out_units == b.in_units
+    assert [layer.first for layer in plan.parametric()] == [True] + [False] * (len(plan.parametric()) - 1)
+
+
+def test_the_planner_finds_the_cheapest_plan() -> None:
+    """Dynamic programming against trying every combination of kinds on every grid."""
+    layers = [*MLP, {"dense": {"units": 4}}]
+    shapes = infer_shapes(Problem((40,), layers).config.net)
+    work = planner.Workload(500, 50, 4)
+    for ranks in (2, 4, 6):
+        def cost(plan: planner.NetPlan) -> float:
+            grid, machine = plan.grid, planner.Machine()
+            each = sum(planner._layer_cost(layer, grid, work, machine) for layer in plan.layers)
+            last = plan.layers[-1]
+            end = planner._move_cost(grid, last.out_split, "full", last.out_units, 1, 500 * 1.3, work, machine)
+            return each + end
+
+        best = min(
+            cost(planner.fixed(shapes, grid, list(kinds), work))
+            for grid in grids(ranks)
+            for kinds in product(KINDS.values(), repeat=len(layers))
+        )
+        assert cost(planner.choose(shapes, ranks, work)) == pytest.approx(best)
+
+
+def test_memory_limit_and_fixed_choices() -> None:
+    shapes = infer_shapes(Problem((1000,), [{"dense": {"units": 1000}}, {"dense": {"units": 3}}]).config.net)
+    work = planner.Workload(100, 100, 3)
+    roomy = planner.choose(shapes, 4, work, grid=(2, 2))
+    assert roomy.grid == Grid(2, 2)
+    tight = planner.choose(shapes, 4, work, memory=planner.memory_bytes(roomy, work) * 0.9)
+    sizes = [planner.memory_bytes(planner.choose(shapes, 4, work, grid=(g.rows, g.cols)), work) for g in grids(4)]
+    assert planner.memory_bytes(tight, work) <= max(min(sizes), planner.memory_bytes(roomy, work) * 0.9)
+    with pytest.raises(UserError, match=r"parallel.grid: \[2, 3\] has 6 ranks but the job has 4.*\[2, 2\]"):
+        planner.choose(shapes, 4, work, grid=(2, 3))
+    wanted = [{"dense": {"units": 8, "split": "all->full"}}, {"dense": {"units": 3, "split": "col->row"}}]
+    plan = planner.choose(infer_shapes(Problem((9,), wanted).config.net), 6, work, grid=(3, 2))
+    assert [layer.split_kind.name for layer in plan.layers if layer.split_kind] == ["all->full", "col->row"]
+
+
+def test_flatten_may_be_cut_again_by_features() -> None:
+    """One channel on 8 ranks: slices of channels would leave seven ranks without work."""
+    layers = [{"conv": {"channels": 1, "kernel": 3}}, "flatten", {"dense": {"units": 5000, "split": "row->col"}},
+              {"dense": {"units": 2}}]  # fmt: skip
+    shapes = infer_shapes(Problem((1, 30, 30), layers, samples=1).config.net)
+    plan = planner.choose(shapes, 8, planner.Workload(10_000, 1000, 2), grid=(4, 2))
+    assert plan.layers[2].in_units == Units(28 * 28, 1)
+
+
+@pytest.mark.mpi
+@pytest.mark.at16
+@pytest.mark.parametrize("curvature", ["diagonal", "full"])
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_forecast_equals_the_counted_bytes(comm: Comm, net: str, curvature: str) -> None:
+    solver = {"curvature": curvature, "subsample": 0.5, "max_cg": 5, "early_stop": {"mode": "off"}}
+    problem = Problem((5,) if net == "mlp" else (2, 7, 6), MLP if net == "mlp" else CNN, samples=12, solver=solver)
+    for grid, batch in product(grids(comm.size), (4, 100)):
+        on = lay_out(problem, comm, grid, batch=batch)
+        solver_ = Newton(on.objective, problem.config.solver, on.comm)
+        solver_.start(State(on.theta, 1.0))
+        for iteration in range(2):
+            before = {n: t.bytes for n, t in on.comm.ledger.phases.items()}
+            step = solver_.step()
+            change = {n: t.bytes - before.get(n, 0) for n, t in on.comm.ledger.phases.items()}
+            assert step.step, "the forecast is for accepted steps"
+            did = forecast.Iteration(
+                12, (4, 2) if batch == 4 else (6,), trials=step.trials, columns=1 + (iteration > 0), itemsize=8,
+                full_cg=step.cg if curvature == "full" else 0,
+            )  # fmt: skip
+            expected = forecast.iteration_bytes(on.plan, did)
+            for phase in ("function", "gradient", "jacobian", "cg", "combine"):
+                assert comm.sum_scalars([float(change.get(phase, 0))])[0] == expected[phase], (grid, phase)
+        solver_.close()
+
+
+def test_shipped_nets_fit() -> None:
+    from dnewton import config
+
+    assert {"cnn.yaml", "mlp.yaml", "mlp_regression.yaml"} <= set(shipped_nets())
+    for name in shipped_nets():
+        infer_shapes(config.load(read_net(name)[0], name).net)
