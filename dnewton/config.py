@@ -198,6 +198,19 @@ class SolverSection(_Section):
     gradient_batch: Annotated[int | Literal["all"], BeforeValidator(_gradient_batch)] = "all"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_cg_for_all(cls, value: Any) -> Any:
+        """With `curvature: full` all ranks share one CG: there is nobody to cut off."""
+        if not isinstance(value, dict) or value.get("curvature") != "full":
+            return value
+        stop = value.get("early_stop", {})
+        if not isinstance(stop, dict):
+            return value
+        if stop.get("mode") == "async":
+            raise ValueError("early_stop: {mode: async} needs curvature: diagonal; with full use mode: off")
+        return {**value, "early_stop": {"mode": "off", **stop}}
+
 
 class ParallelSection(_Section):
     """The ranks: grid of model ranks, replicas, device and precision."""
@@ -298,8 +311,9 @@ def _explain(error: ValidationError, source: str, changed: list[str]) -> str:
     where = f"{origin}: {path}" if path else origin
     if first["type"] == "extra_forbidden":
         known = _known_keys(loc[:-1])
-        near = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        lower = {k.lower(): k for k in known}
+        near = difflib.get_close_matches(str(loc[-1]).lower(), list(lower), n=1, cutoff=0.5)
+        hint = f"did you mean {lower[near[0]]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"{where}: unknown key; {hint}"
     if first["type"] == "missing":
         return f"{where}: is required"

@@ -35,17 +35,27 @@ class RunDirectory:
         """One JSON object per iteration."""
         return self.path / "metrics.jsonl"
 
-    def create(self, config: str, overwrite: bool) -> None:
-        """Make the directory and write the configuration.
+    def check(self, overwrite: bool) -> None:
+        """Raise UserError when the directory holds another run and `overwrite` is false.
 
-        Raises UserError when it holds another run and `overwrite` is false, or cannot be written.
+        A run that ended before its first line of metrics left nothing worth keeping.
         """
-        taken = [name for name in OWN if (self.path / name).exists()]
-        if taken and not overwrite:
-            raise UserError(f"{self.path}: holds another run ({taken[0]}); give --overwrite, --resume or another --out")
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path}: is a file; --out needs a directory")
+        begun = self.metrics.exists() and self.metrics.stat().st_size > 0
+        if (begun or os.path.exists(self.model) or self.checkpoints()) and not overwrite:
+            raise UserError(f"{self.path}: holds another run; give --overwrite, --resume or another --out")
+
+    def create(self, config: str) -> None:
+        """Make the directory, remove what another run left in it and write the configuration.
+
+        Raises UserError when it cannot be written.
+        """
         try:
-            for name in taken:
+            for name in OWN:
                 entry = self.path / name
+                if not os.path.lexists(entry):
+                    continue
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
                 else:

@@ -81,7 +81,7 @@ def _main(comm: Comm) -> None:
         if not args.resume:
             with comm.together():  # before the data are read: a taken directory is found at once
                 if comm.rank == 0:
-                    out.create(settings.dump(), args.overwrite)
+                    out.check(args.overwrite)
         job = assemble(settings, comm, source, folder)
     try:
         _train(job, args, out, started, source)
@@ -94,10 +94,11 @@ def _main(comm: Comm) -> None:
 def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float, source: str) -> None:
     comm = job.comm
     state = resumed_state(job, out) if args.resume else initial_state(job, args.init)
-    if args.resume:
-        with comm.together():
-            if comm.rank == 0:
-                started -= out.reopen(job.config.dump(), state.iteration)
+    with comm.together():  # only now: a mistake found above leaves nothing behind
+        if comm.rank == 0 and args.resume:
+            started -= out.reopen(job.config.dump(), state.iteration)
+        elif comm.rank == 0:
+            out.create(job.config.dump())
     show, close = _display(comm.rank, out)
     notes = [f"dnewton {__version__}: {source} on {comm.size} rank(s), run directory {out.path}", *job.notes]
     notes += [f"going on after iteration {state.iteration}"] if args.resume else []

@@ -185,4 +185,7 @@ def _first_difference(a: Any, b: Any, path: str = "") -> str | None:
             if found:
                 return found
         return None
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        found = (_first_difference(x, y, f"{path}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=True)))
+        return next((f for f in found if f), None)
     return None if a == b else path

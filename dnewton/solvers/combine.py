@@ -73,7 +73,8 @@ def _curvature(model: GaussNewton, ju: Array, inner: np.ndarray) -> np.ndarray:
     """ZᵀGZ."""
     n = len(inner)
     data = np.array([[model.quadratic(ju[a], ju[b]) if a <= b else 0.0 for b in range(n)] for a in range(n)])
-    return data + np.triu(data, 1).T + model.regulariser * inner
+    curved: np.ndarray = data + np.triu(data, 1).T + model.regulariser * inner
+    return curved
 
 
 def _least_squares(matrix: np.ndarray, right: np.ndarray) -> np.ndarray | None:

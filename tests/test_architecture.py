@@ -1,0 +1,88 @@
+"""Who imports whom, and rules that no type checker knows."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "dnewton"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Arrows point one way: a module imports only modules that come later in this list.
+ORDER = [
+    "train", "plan", "trainer", "assemble", "rundir", "progress", "solvers.newton", "solvers.combine",
+    "solvers.subproblem", "solvers.early_stop", "solvers.damping", "solvers", "objective", "checkpoint",
+    "curvature.gauss_newton", "curvature.jacobian", "curvature.losses", "curvature", "network", "layers.linear",
+    "layers.pool", "layers.activation", "layers", "forecast", "planner", "netplan", "data.prepare", "data.sources",
+    "data", "comm", "machine", "config", "layout", "arrays", "yaml_io", "nets", "errors", "",
+]  # fmt: skip
+
+
+def name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(p for p in parts if p != "__init__")
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{a.name}" for a in node.names)
+    return found
+
+
+def test_every_module_is_in_the_order() -> None:
+    assert {name(p) for p in MODULES} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_import_direction(path: Path) -> None:
+    known = {f"dnewton.{m}" if m else "dnewton" for m in ORDER}
+    for module in imports(path) & known - {"dnewton"}:
+        assert ORDER.index(module.removeprefix("dnewton.")) > ORDER.index(name(path)), f"{path} imports {module}"
+
+
+@pytest.mark.parametrize(("library", "owner"), [("mpi4py", "comm"), ("cupy", "arrays")])
+def test_single_importer(library: str, owner: str) -> None:
+    importers = {name(p) for p in MODULES if any(m.split(".")[0] == library for m in imports(p))}
+    assert importers <= {owner}
+
+
+def test_no_pickle_no_shell_no_stray_print() -> None:
+    for path in MODULES:
+        text = path.read_text()
+        assert not re.search(r"\b(pickle|allow_pickle=True|os\.system|shell=True|eval\(|exec\()", text), path
+        if name(path) not in ("train", "plan", "comm"):
+            assert not re.search(r"^\s*print\(", text, re.M), f"{path} prints"
+        assert "except: pass" not in text and not re.search(r"except[^\n]*:\s*\n\s*pass\b", text), path
+
+
+def test_modules_are_short() -> None:
+    lengths = {name(p): len(p.read_text().splitlines()) for p in MODULES}
+    assert max(lengths.values()) <= 400, lengths
+    core = ["layout", "network", "curvature.jacobian", "curvature.gauss_newton", "solvers.subproblem",
+            "solvers.combine", "solvers.newton"]  # fmt: skip
+    assert sum(lengths[m] for m in core) < 1500
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, dnewton; sys.exit(any(m in sys.modules for m in ('mpi4py', 'cupy', 'numpy')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_everything_public_says_what_it_is() -> None:
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), path
+        for node in ast.walk(tree):
+            public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+            if public and node in tree.body:
+                assert ast.get_docstring(node), f"{path}: {node.name}"  # type: ignore[arg-type]

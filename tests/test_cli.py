@@ -1,0 +1,279 @@
+"""The command line as a user runs it: mpirun jobs of their own, so these tests run on one rank."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from problems import CNN, MLP, Problem, with_outputs
+from safetensors.numpy import load_file, save_file
+
+from dnewton import yaml_io
+
+pytestmark = pytest.mark.serial
+
+MPIRUN = Path(sysconfig.get_path("scripts")) / "mpirun"
+KEYS = {
+    "iteration", "loss", "grad_norm", "lambda", "step", "ratio", "cg_iterations", "early_stopped", "seconds",
+    "phase_seconds", "comm", "peak_rss_bytes",
+}  # fmt: skip
+QUIET = ["solver.early_stop.mode=off", "output.checkpoint_every=0"]
+
+
+def start(ranks: int, *args: str, cwd: Path, module: str = "dnewton.train", timeout: float = 120) -> Any:
+    """Run a job to its end; MPI's own variables of this process are not passed on."""
+    prefixes = ("PMI", "OMPI_", "PMIX", "HYDRA", "MPI_LOCAL", "MPIR_", "PRTE", "HYDI")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
+    kept.update(OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    launcher = str(MPIRUN) if MPIRUN.exists() else shutil.which("mpirun") or "mpirun"
+    version = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False).stdout
+    extra = ["--oversubscribe"] if "Open MPI" in version or "Open RTE" in version else []
+    command = [launcher, *extra, "-np", str(ranks), sys.executable, "-m", module, *args]
+    return subprocess.run(command, cwd=cwd, env=kept, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def train(ranks: int, folder: Path, net: Any, out: str, *args: str, settings: list[str] | None = None) -> Any:
+    if not isinstance(net, str):
+        (folder / "net.yaml").write_text(yaml_io.dump(net))
+        net = "net.yaml"
+    flags = [f"--set={s}" for s in settings or []]
+    return start(ranks, "--net", net, "--out", out, *args, *flags, cwd=folder)
+
+
+def metrics(folder: Path, out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / out / "metrics.jsonl").read_text().splitlines()]
+
+
+def write_problem(problem: Problem, folder: Path) -> dict[str, Any]:
+    """data.npz, init.safetensors and the YAML values of a problem."""
+    y = problem.y if problem.loss == "squared" else np.argmax(problem.y, axis=1)
+    if problem.loss == "logistic":
+        y = problem.y[:, 0].astype(int)
+    np.savez(folder / "data.npz", x=problem.x, y=y)
+    save_file(problem.params, folder / "init.safetensors")
+    return {
+        "net": {"input": list(problem.input), "loss": problem.loss, "layers": problem.layers},
+        "data": {"train": "data.npz", "test": "data.npz"},
+        "solver": {"C": problem.C, **problem.solver},
+        "parallel": {"dtype": "float64"},
+    }
+
+
+def fails(result: Any, *words: str) -> None:
+    """Exit code 2 and one line that says `words`."""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("dnewton: error:")]
+    assert result.returncode == 2, result.stderr + result.stdout
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+@pytest.mark.parametrize("loss", ["squared", "cross_entropy", "logistic"])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_run_against_the_reference(tmp_path: Path, ranks: int, loss: str) -> None:
+    """From YAML, .npz and .safetensors to metrics and model, against the single-machine reference."""
+    layers = with_outputs(CNN, 1 if loss == "logistic" else 3)
+    solver = {"curvature": "full", "combine": "previous", "subsample": 1.0, "max_cg": 15, "max_iterations": 4}
+    problem = Problem((2, 7, 6), layers, loss, solver=solver)
+    result = train(ranks, tmp_path, write_problem(problem, tmp_path), "run", "--init", "init.safetensors")
+    assert result.returncode == 0, result.stderr
+    expected = oracle.newton_trajectory(
+        problem.params, problem.parsed, problem.x, problem.y, loss, problem.C, 4, max_cg=15, drop=0.6667,
+        combine="previous",
+    )  # fmt: skip
+    found = metrics(tmp_path, "run")
+    assert [r["iteration"] for r in found] == [0, 1, 2, 3, 4]
+    for record, reference in zip(found, expected, strict=True):
+        assert set(record) >= KEYS
+        for key in ("loss", "grad_norm", "lambda"):
+            assert record[key] == pytest.approx(reference[key], rel=1e-6)
+        if record["iteration"]:
+            assert record["step"] == reference["step"] and record["cg_iterations"]["max"] == reference["cg_iterations"][0]
+    model = load_file(tmp_path / "run" / "model.safetensors")
+    shapes = {k: v.shape for k, v in problem.params.items()}
+    for key, value in oracle.unflatten(expected[-1]["theta"], shapes).items():
+        assert model[key].shape == shapes[key] and np.allclose(model[key], value, rtol=1e-6, atol=1e-9)
+    z = oracle.forward(model, problem.parsed, problem.x)[-1]
+    if loss == "squared":
+        assert found[-1]["test_rmse"] == pytest.approx(np.sqrt(np.mean((z - problem.y) ** 2)), rel=1e-9)
+    else:
+        right = (z > 0) == (problem.y > 0) if loss == "logistic" else z.argmax(1) == problem.y.argmax(1)
+        assert found[-1]["test_accuracy"] == pytest.approx(np.mean(right))
+    assert yaml_io.parse((tmp_path / "run" / "config.yaml").read_text(), "x")["solver"]["C"] == problem.C
+    assert (tmp_path / "run" / "log.txt").read_text().count("\n") > 5
+
+
+def test_initial_point_only(tmp_path: Path) -> None:
+    problem = Problem((5,), MLP)
+    values = write_problem(problem, tmp_path)
+    for ranks in (1, 4):
+        result = train(ranks, tmp_path, values, f"run{ranks}", "--init", "init.safetensors", "--init-only")
+        assert result.returncode == 0, result.stderr
+        (record,) = metrics(tmp_path, f"run{ranks}")
+        assert record["loss"] == pytest.approx(problem.objective_value(), rel=1e-12) and record["step"] is None
+        model = load_file(tmp_path / f"run{ranks}" / "model.safetensors")
+        assert all(np.array_equal(model[k], v) for k, v in problem.params.items()) and len(model) == len(problem.params)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_resume_equals_a_straight_run(tmp_path: Path, ranks: int) -> None:
+    problem = Problem((5,), MLP, samples=20, solver={"subsample": 0.3, "max_iterations": 7})
+    values = write_problem(problem, tmp_path)
+    settings = ["solver.early_stop.mode=off", "output.checkpoint_every=2"]
+    assert train(ranks, tmp_path, values, "straight", settings=settings).returncode == 0
+    assert train(ranks, tmp_path, values, "parts", settings=[*settings, "solver.max_iterations=3"]).returncode == 0
+    result = start(ranks, "--resume", "parts", "--set", "solver.max_iterations=7", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    a, b = metrics(tmp_path, "straight"), metrics(tmp_path, "parts")
+    assert [r["iteration"] for r in b] == list(range(8))
+    for key in ("loss", "grad_norm", "lambda", "step", "ratio", "cg_iterations", "train_accuracy"):
+        assert [r[key] for r in a] == [r[key] for r in b], key
+    one, two = (load_file(tmp_path / d / "model.safetensors") for d in ("straight", "parts"))
+    assert all(np.array_equal(one[k], two[k]) for k in one)
+    assert len(list((tmp_path / "straight" / "checkpoints").iterdir())) == 3
+
+
+def test_resume_refuses_another_net(tmp_path: Path) -> None:
+    values = write_problem(Problem((5,), MLP, solver={"max_iterations": 1}), tmp_path)
+    assert train(1, tmp_path, values, "run").returncode == 0
+    fails(start(1, "--resume", "run", "--set", "solver.seed=5", cwd=tmp_path), "seed differs")
+    fails(start(1, "--resume", "run", "--set", "net.layers.0.dense.units=8", cwd=tmp_path), "units")
+    fails(start(1, "--resume", "nothing", cwd=tmp_path), "nothing: holds no run")
+
+
+def test_a_run_directory_is_not_overwritten(tmp_path: Path) -> None:
+    values = write_problem(Problem((5,), MLP, solver={"max_iterations": 1}), tmp_path)
+    assert train(1, tmp_path, values, "run").returncode == 0
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    fails(train(2, tmp_path, values, "run"), "run: holds another run", "--overwrite")
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+    assert train(1, tmp_path, values, "run", "--overwrite").returncode == 0
+
+
+@pytest.mark.parametrize("net", ["cnn.yaml", "mlp.yaml", "mlp_regression.yaml"])
+def test_shipped_nets(tmp_path: Path, net: str) -> None:
+    result = train(2, tmp_path, net, "run", settings=["solver.max_iterations=3"])
+    assert result.returncode == 0, result.stderr
+    assert metrics(tmp_path, "run")[-1]["loss"] < metrics(tmp_path, "run")[0]["loss"]
+    assert all(metrics(tmp_path, "run")[-1]["comm"]["cg"][key] == 0 for key in ("calls", "bytes"))
+    assert "#CG min/mean/max" in result.stdout and "final" in result.stdout.splitlines()[-1]
+
+
+def test_plan_prints_the_layout(tmp_path: Path) -> None:
+    result = start(1, "--net", "cnn.yaml", "--ranks", "16", cwd=tmp_path, module="dnewton.plan")
+    assert result.returncode == 0 and "bytes per iteration" in result.stdout
+    fails(start(1, "--net", "none.yaml", "--ranks", "2", cwd=tmp_path, module="dnewton.plan"), "none.yaml")
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def broken_files(folder: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(6, 5)), np.array([0, 1, 2, 0, 1, 2])
+    poisoned = x.copy()
+    poisoned[4, 4] = np.nan  # in the last rank's columns
+    np.savez(folder / "good.npz", x=x, y=y)
+    np.savez(folder / "nan.npz", x=poisoned, y=y)
+    np.savez(folder / "no_y.npz", x=x)
+    np.savez(folder / "short_y.npz", x=x, y=y[:4])
+    np.savez(folder / "object.npz", x=np.array([{}], dtype=object), y=y)
+    np.savez(folder / "empty.npz", x=x[:0], y=y[:0])
+    np.savez(folder / "narrow.npz", x=x[:, :4], y=y)
+    np.savez(folder / "strings.npz", x=x.astype(str), y=y)
+    np.savez(folder / "many.npz", x=x, y=np.arange(6) * 10)
+    np.savez(folder / "floats.npz", x=x, y=y + 0.5)
+    np.savez(folder / "unknown.npz", x=x, y=np.array([0, 1, 2, 0, 1, 7]))
+    (folder / "text.npz").write_text("not a zip file")
+    (folder / "cut.npz").write_bytes((folder / "good.npz").read_bytes()[:300])
+    (folder / "data.csv").write_text("1,2\n")
+    (folder / "folder.npz").mkdir()
+    (folder / "garbage.safetensors").write_bytes(b"\x00" * 50)
+    save_file({"layers.0.weight": np.zeros((2, 2))}, folder / "other.safetensors")
+    (folder / "file").write_text("")
+
+
+NET = {
+    "net": {"input": [5], "loss": "cross_entropy", "layers": [{"dense": {"units": 4, "activation": "tanh"}},
+                                                            {"dense": {"units": 3}}]},
+    "data": {"train": "good.npz"}, "solver": {"max_iterations": 1},
+}  # fmt: skip
+DATA_MISTAKES = [
+    (["data.train=nan.npz"], ["nan.npz", "row 4", "column 4", "nan"]),
+    (["data.train=no_y.npz"], ["no_y.npz", "'y'"]),
+    (["data.train=short_y.npz"], ["short_y.npz", "one row per sample (6)"]),
+    (["data.train=object.npz"], ["object.npz", "numbers"]),
+    (["data.train=empty.npz"], ["empty.npz", "empty"]),
+    (["data.train=narrow.npz"], ["narrow.npz", "[4]", "[5]"]),
+    (["data.train=strings.npz"], ["strings.npz", "numbers"]),
+    (["data.train=many.npz"], ["many.npz", "6 classes", "3 output"]),
+    (["data.train=floats.npz"], ["floats.npz", "row 0", "0.5"]),
+    (["data.train=text.npz"], ["text.npz", "cannot be read as .npz"]),
+    (["data.train=cut.npz"], ["cut.npz"]),
+    (["data.train=data.csv"], ["data.csv", "unknown kind of file"]),
+    (["data.train=folder.npz"], ["folder.npz", "directory"]),
+    (["data.train=nothing.npz"], ["nothing.npz", "neither a file nor a bundled set"]),
+    (["data.test=unknown.npz"], ["unknown.npz", "row 5", "label 7"]),
+    (["data.train=digits"], ["digits", "[64]", "[5]"]),
+    (["parallel.grid=[5, 2]"], ["parallel.grid", "[5, 2]"]),
+    (["parallel.device=cuda"], ["parallel.device", "cuda"]),
+    (["parallel.replicas=2"], ["parallel.replicas"]),
+]
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_mistakes_in_data(tmp_path: Path, ranks: int) -> None:
+    broken_files(tmp_path)
+    for settings, words in DATA_MISTAKES:
+        fails(train(ranks, tmp_path, NET, "run", settings=settings), *words)
+    good = train(ranks, tmp_path, NET, "run")  # a mistake leaves nothing that blocks the corrected run
+    assert good.returncode == 0, good.stderr
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_mistakes_on_the_command_line(tmp_path: Path, ranks: int) -> None:
+    broken_files(tmp_path)
+    (tmp_path / "net.yaml").write_text(yaml_io.dump(NET))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    for args, words in [
+        (["--net", "nothing.yaml"], ["nothing.yaml", "cnn.yaml"]),
+        (["--net", "binary.yaml"], ["binary.yaml"]),
+        (["--net", "folder.npz"], ["folder.npz"]),
+        ([], ["--net"]),
+        (["--net", "net.yaml", "--sett", "a=b"], ["--sett"]),
+        (["--net", "net.yaml", "--set", "solver.C"], ["solver.C"]),
+        (["--net", "net.yaml", "--set", "solver.C=0"], ["solver.C", "greater than 0"]),
+        (["--net", "net.yaml", "--set", "solver.max_iteration=3"], ["max_iterations"]),
+        (["--net", "net.yaml", "--out", "file/run"], ["file/run", "cannot be written"]),
+        (["--net", "net.yaml", "--out", "a", "--init", "garbage.safetensors"], ["garbage.safetensors"]),
+        (["--net", "net.yaml", "--out", "b", "--init", "other.safetensors"], ["layers.0.bias"]),
+        (["--net", "net.yaml", "--out", "c", "--init", "nothing.safetensors"], ["nothing.safetensors"]),
+    ]:
+        fails(start(ranks, *args, cwd=tmp_path), *words)
+
+
+CRASH = """
+import sys
+from dnewton import comm
+def main(c):
+    if c.rank == c.size - 1:
+        raise RuntimeError("something broke")
+    c.sum_scalars([1.0])
+comm.run(main)
+"""
+
+
+def test_an_internal_failure_ends_the_job_with_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / "crash.py").write_text(CRASH)
+    result = start(3, cwd=tmp_path, module="crash", timeout=60)
+    assert result.returncode not in (0, 2)
+    assert "RuntimeError: something broke" in result.stderr and "rank 2 of 3" in result.stderr

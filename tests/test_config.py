@@ -1,0 +1,128 @@
+"""The YAML schema: what is read, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dnewton import config, yaml_io
+from dnewton.errors import UserError
+from dnewton.netplan import infer_shapes
+
+NET = """
+net:
+  input: [1, 8, 8]
+  loss: cross_entropy
+  layers:
+    - conv: {channels: 4, kernel: 3, padding: 1, activation: relu}
+    - maxpool: {size: 2}
+    - flatten
+    - dense: {units: 10}
+"""
+
+
+def load(text: str, *overrides: str) -> config.Config:
+    loaded = config.load(text, "net.yaml", list(overrides))
+    infer_shapes(loaded.net, "net.yaml")
+    return loaded
+
+
+def test_the_contract() -> None:
+    """Every key of the documented file is known, and its value survives the resolved configuration."""
+    text = NET + """
+data:  {train: digits, test: digits, scale: standardize}
+solver: {name: newton, max_iterations: 50, C: 1.0, subsample: 0.1, curvature: diagonal, diagonal_unit: rank,
+         subproblem: auto, cg_tolerance: 0.1, max_cg: 250, early_stop: {mode: async, fraction: 0.5}, combine: previous,
+         lambda: 1.0, drop: 0.6667, boost: 1.5, eta: 1.0e-4, batch_size: 1024, gradient_batch: all, seed: 0}
+parallel: {grid: auto, replicas: 1, device: cpu, dtype: float32}
+output: {checkpoint_every: 10, keep: 3}
+"""
+    loaded = load(text)
+    assert loaded.solver == config.SolverSection()
+    assert load(loaded.dump()) == loaded
+    assert load(NET).dump() == config.load(load(NET).dump(), "again").dump()
+
+
+def test_values() -> None:
+    loaded = load(NET, "solver.lambda=1e-3", "solver.C=inf", "solver.early_stop.mode=off", "parallel.memory=2GiB",
+                  "net.layers.0.conv.kernel=[3, 1]", "parallel.grid=[2, 2]", "solver.gradient_batch=7")  # fmt: skip
+    assert loaded.solver.lambda_ == 1e-3 and math.isinf(loaded.solver.C) and loaded.solver.early_stop.mode == "off"
+    assert loaded.parallel.memory == 2**31 and loaded.parallel.grid == (2, 2) and loaded.solver.gradient_batch == 7
+    assert loaded.net.layers[0].options.kernel == (3, 1)
+    assert config.regulariser(loaded, 10) == 0.0 and config.regulariser(load(NET), 10) == 0.1
+    assert load(loaded.dump()) == loaded
+
+
+def test_full_curvature_turns_early_termination_off() -> None:
+    loaded = load(NET, "solver.curvature=full")
+    assert loaded.solver.early_stop.mode == "off" and load(loaded.dump()) == loaded
+    with pytest.raises(UserError, match="async"):
+        load(NET, "solver.curvature=full", "solver.early_stop.mode=async")
+
+
+WRONG = [
+    (NET.replace("kernel", "kernl"), [], r"net.yaml: net.layers\[0\].conv.kernl: unknown key; did you mean 'kernel'\?"),
+    (NET.replace("net:", "nett:"), [], "nett: unknown key; did you mean 'net'"),
+    (NET.replace("- flatten", "- flaten"), [], r"net.layers\[2\].flaten: unknown key; did you mean 'flatten'"),
+    (NET.replace("{units: 10}", "{units: ten}"), [], r"net.layers\[3\].dense.units: .*integer"),
+    (NET.replace("{units: 10}", "{units: 0}"), [], r"net.layers\[3\].dense.units: .*greater than or equal to 1"),
+    (NET.replace("kernel: 3", "kernel: [3, 3, 3]"), [], r"net.layers\[0\].conv.kernel"),
+    (NET.replace("kernel: 3, ", ""), [], r"net.layers\[0\].conv.kernel: is required"),
+    (NET.replace("kernel: 3", "kernel: 11"), [], r"net.layers\[0\] \(conv\): kernel \[11, 11\] does not fit"),
+    (NET.replace("    - flatten\n", ""), [], r"net.layers\[2\] \(dense\): needs \[features\] but gets .*\[4, 4, 4\]"),
+    (NET.replace("[1, 8, 8]", "[64]"), [], r"net.layers\[0\] \(conv\): needs an image .*\[64\]"),
+    (NET.replace("[1, 8, 8]", "[8, 8]"), [], r"net.input: \[features\] or \[channels, height, width\]"),
+    (NET.replace("- dense: {units: 10}", "- flatten"), [], r"net.layers\[3\] \(flatten\): needs an image"),
+    (NET.replace("cross_entropy", "mse"), [], "net.loss: should be 'squared', 'cross_entropy' or 'logistic'"),
+    (NET.replace("cross_entropy", "logistic"), [], "net.loss: logistic needs one output"),
+    (NET.replace("size: 2", "size: 2, padding: 2"), [], r"net.layers\[1\].maxpool: padding"),
+    (NET + "solver: {C: 0}", [], "solver.C: .*greater than 0"),
+    (NET + "solver: {C: 1}\nsolver: {C: 2}", [], "net.yaml:11: not valid YAML: key 'solver' is given twice"),
+    (NET + "solver: {lambda: -1}", [], "solver.lambda"),
+    (NET + "solver: {cg_tolerance: 1.5}", [], "solver.cg_tolerance"),
+    (NET + "solver: {subsample: 2.5}", [], "solver.subsample: a fraction"),
+    (NET + "solver: {gradient_batch: 0}", [], "solver.gradient_batch: all or a number"),
+    (NET + "solver: {max_iterations: 1.5}", [], "solver.max_iterations"),
+    (NET + "solver: {name: adamm}", [], "solver.name"),
+    (NET + "parallel: {grid: [0, 2]}", [], "parallel.grid: auto or"),
+    (NET + "parallel: {memory: lots}", [], "parallel.memory: a size such as 4GiB"),
+    (NET + "data: &a {train: digits}\nx: *a", [], "aliases"),
+    (NET + "data: [", [], "net.yaml:.*not valid YAML"),
+    ("just words", [], "a mapping with the section 'net' is needed"),
+    ("", [], "a mapping with the section 'net' is needed"),
+    ("net: !!python/object/apply:os.system [ls]", [], "not valid YAML"),
+    (NET, ["solver.C"], "--set solver.C: write section.key=value"),
+    (NET, ["solver.c=1"], "--set: solver.c: unknown key; did you mean 'C'"),
+    (NET, ["net.layers.9.conv.kernel=1"], "--set net.layers.9.conv.kernel: net.layers has entries 0 to 3"),
+    (NET, ["net.loss.x=1"], "--set net.loss.x: net.loss is a single value"),
+    (NET, ["solver.C=[1"], "--set solver.C"),
+]
+
+
+@pytest.mark.parametrize(("text", "overrides", "message"), WRONG)
+def test_mistakes(text: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load(text, *overrides)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1E5", 1e5), ("-2.5e+3", -2500.0), (".5", 0.5), ("3", 3), ("inf", math.inf), (".inf", math.inf),
+     ("off", "off"), ("no", "no"), ("true", True), ("1_000.5", 1000.5), ("0x10", "0x10"), ("~", None), ("e5", "e5")],
+)  # fmt: skip
+def test_scalars(text: str, value: object) -> None:
+    found = yaml_io.parse(text, "x")
+    assert found == value and type(found) is type(value)
+
+
+@given(st.text(max_size=60))
+def test_no_text_breaks_the_loader(text: str) -> None:
+    for candidate in (text, NET + text, NET.replace("relu", text)):
+        try:
+            load(candidate)
+        except UserError as error:
+            assert "\n" not in str(error)
