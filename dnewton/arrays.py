@@ -134,6 +134,11 @@ def _unpool(cot: Array, code: Array | None, image: Pair, size: Pair, stride: Pai
     (h, w), (ph, pw) = image, padding
     n, k = cot.shape[:2] if code is None else (code.shape[0], cot.shape[1])  # one cotangent may serve all samples
     out = xp.zeros((n, k, h + 2 * ph, w + 2 * pw, cot.shape[4]), dtype=cot.dtype)
+    overlapping = stride[0] < size[0] or stride[1] < size[1]
     for offset, view in windows(out, (cot.shape[2], cot.shape[3]), size, stride):
-        view += cot if code is None else cot * (code == offset)[:, None]
+        part = cot if code is None else cot * xp.astype(code == offset, cot.dtype)[:, None]
+        if overlapping:
+            view += part
+        else:
+            view[...] = part  # saves reading what was just set to zero
     return out[:, :, ph : ph + h, pw : pw + w, :]
