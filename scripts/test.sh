@@ -9,6 +9,7 @@ unset CDPATH PYTHONPATH PYTHONHOME
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 export OMP_NUM_THREADS=1 # ranks share the cores
+[[ -t 1 ]] || export PY_COLORS=0 # Open MPI gives its ranks a terminal, always
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 DNEWTON_TEST_LEDGER=$(mktemp) || exit 1 # conftest writes down here which tests ran
 export DNEWTON_TEST_LEDGER

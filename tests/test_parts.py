@@ -1,0 +1,220 @@
+"""Losses, pooling codes, samples and files, each against something simpler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+from problems import CNN, Problem, flat, lay_out
+from safetensors.numpy import load_file, save_file
+
+from dnewton import checkpoint
+from dnewton.arrays import max_pool, max_unpool, patches, sample_blocks
+from dnewton.comm import Comm
+from dnewton.curvature.jacobian import cheapest
+from dnewton.curvature.losses import LOSSES
+from dnewton.data.prepare import Scaling, Targets, load_columns
+from dnewton.data.sources import from_arrays, open_file, read_bundled
+from dnewton.errors import UserError
+from dnewton.layout import Grid, Units, grids
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(name: str) -> None:
+    rng = np.random.default_rng(0)
+    k = 1 if name == "logistic" else 4
+    z, loss = rng.normal(size=(6, k)), LOSSES[name]
+    y = {"squared": rng.normal(size=(6, k)), "logistic": rng.integers(0, 2, (6, 1)).astype(float)}.get(
+        name, np.eye(4)[rng.integers(0, 4, 6)]
+    )
+    assert loss.value(z, y) == pytest.approx(oracle.loss_value(z, y, name))
+    assert np.allclose(loss.gradient(z, y), oracle.loss_gradient(z, y, name))
+    u = rng.normal(size=(2, 6, k))
+    expected = np.einsum("ikj,nij->nik", oracle.loss_hessian(z, name), u)
+    assert np.allclose(loss.hessian_product(loss.state(z), u), expected)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("scale", [1e3, 1e30])
+def test_losses_at_extreme_outputs(name: str, scale: float) -> None:
+    """float32 outputs far out give finite values where the mathematics does, or infinity, never NaN."""
+    k = 1 if name == "logistic" else 3
+    z = (scale * np.linspace(-1, 1, 3 * k).reshape(3, k)).astype(np.float32)
+    y = np.ones((3, 1), np.float32) if k == 1 else np.eye(3, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        assert not np.isnan(LOSSES[name].value(z, y)) and not np.isnan(LOSSES[name].gradient(z, y)).any()
+
+
+def test_first_maximum_wins_and_nan_is_seen() -> None:
+    x = np.array([[3.0, 3.0, 1.0, 5.0], [3.0, 3.0, 5.0, 5.0]])[None, :, :, None]
+    best, code = max_pool(x, (2, 2), (2, 2), (0, 0))
+    assert best.ravel().tolist() == [3.0, 5.0] and code.ravel().tolist() == [0, 1]
+    back = max_unpool(np.ones((1, 1, 1, 2, 1)), code, (2, 4), (2, 2), (2, 2), (0, 0))
+    assert back[0, 0, :, :, 0].tolist() == [[1, 0, 0, 1], [0, 0, 0, 0]]
+    x[0, 0, 1, 0] = np.nan
+    assert np.isnan(max_pool(x, (2, 2), (2, 2), (0, 0))[0][0, 0, 0, 0])
+
+
+def test_large_windows_have_wide_codes() -> None:
+    x = np.zeros((1, 17, 17, 1))
+    x[0, 16, 16, 0] = 1.0
+    assert max_pool(x, (17, 17), (17, 17), (0, 0))[1].ravel().tolist() == [288]
+
+
+def test_patches_of_no_channels_and_no_samples() -> None:
+    assert patches(np.zeros((2, 5, 5, 0)), (3, 3), (1, 1), (1, 1)).shape == (2, 25, 0)
+    assert patches(np.zeros((0, 5, 5, 2)), (3, 3), (2, 1), (0, 1)).shape == (0, 10, 18)
+    assert sample_blocks(0, 10) == [] and sample_blocks(3, 10**9) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+
+
+def test_the_cheapest_representation() -> None:
+    """Dense rows for a small block on a large image, D and φ for a fully connected layer."""
+    assert cheapest(100, 10, 24 * 24, 32, 25, 4) == "dense"
+    assert cheapest(1000, 10, 1, 1000, 784, 4) == "factored"
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_columns_of_npz(tmp_path: Path, order: str, compressed: bool) -> None:
+    x = np.asarray(np.random.default_rng(0).normal(size=(50, 3, 4, 2)), order=order)
+    (np.savez_compressed if compressed else np.savez)(tmp_path / "d.npz", x=x, y=np.arange(50))
+    source = open_file("d.npz", "train", str(tmp_path))
+    assert (source.samples, source.shape, source.features) == (50, (3, 4, 2), 24)
+    assert np.array_equal(source.columns(8, 24, "float64"), x.reshape(50, 24)[:, 8:24])
+    assert source.columns(5, 5, "float32").shape == (50, 0)
+
+
+@pytest.mark.parametrize("how", ["none", "standardize", "minmax", "unit"])
+def test_scaling_is_feature_wise_and_fitted_on_train(how: str) -> None:
+    rng = np.random.default_rng(0)
+    x, other = rng.normal(3, 2, size=(30, 6)), rng.normal(size=(5, 6))
+    x[:, 2] = 7.0  # constant
+    source, test = from_arrays("a", x, np.zeros(30)), from_arrays("b", other, np.zeros(5))
+    whole, fitted = load_columns(source, (6,), Units(6), (0, 6), how, "float64")
+    shift, factor = fitted.shift, fitted.factor
+    assert np.allclose(whole, (x - shift) * factor) and np.isfinite(whole).all()
+    rest = [0, 1, 3, 4, 5]
+    if how == "standardize":
+        assert np.allclose(whole[:, rest].mean(0), 0) and np.allclose(whole[:, rest].std(0), 1)
+    if how == "minmax":
+        assert np.allclose(whole[:, rest].min(0), 0) and np.allclose(whole[:, rest].max(0), 1)
+    if how == "unit":
+        assert np.allclose(np.abs(whole).max(0), 1)
+    assert np.allclose(load_columns(test, (6,), Units(6), (0, 6), fitted, "float64")[0], (other - shift) * factor)
+    for grid in grids(4):  # every rank's columns are the columns of the whole
+        for rank in range(4):
+            lo, hi = grid.bounds("all", Units(6), rank)
+            part, _ = load_columns(source, (6,), Units(6), (lo, hi), how, "float64")
+            assert np.array_equal(part, whole[:, lo:hi])
+
+
+def test_images_arrive_channels_last() -> None:
+    x = np.arange(2 * 3 * 4 * 5, dtype=float).reshape(2, 60)
+    part, _ = load_columns(from_arrays("a", x, np.zeros(2)), (3, 4, 5), Units(3), (1, 3), "none", "float64")
+    assert np.array_equal(part, x.reshape(2, 3, 4, 5)[:, 1:].transpose(0, 2, 3, 1))
+
+
+def encode(y: object, outputs: int, loss: str, new: object = None) -> list[object]:
+    raw = np.asarray(y)
+    targets = Targets.fit(raw, outputs, loss, "none", "a.npz")
+    return targets.encode(raw if new is None else np.asarray(new), "float64", "b.npz").tolist()
+
+
+def test_targets() -> None:
+    assert encode([2, 0], 3, "cross_entropy") == [[0, 0, 1], [1, 0, 0]]
+    assert encode([5, 9, 7], 3, "cross_entropy") == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
+    assert encode(["cat", "ant", "cat"], 2, "squared") == [[0, 1], [1, 0], [0, 1]]
+    assert encode([-1, 1, 1], 1, "logistic") == [[0], [1], [1]]
+    assert encode([1.0, 0.0], 1, "logistic") == [[1], [0]]
+    assert encode([1.5, 2.5], 1, "squared") == [[1.5], [2.5]]
+    assert encode([3, 4], 1, "squared") == [[3], [4]]
+    assert encode([[0.25, 0.75], [1, 0]], 2, "cross_entropy") == [[0.25, 0.75], [1, 0]]
+    assert encode([[1, 2], [3, 4]], 2, "squared") == [[1, 2], [3, 4]]
+    for y, outputs, loss, message in [
+        ([0, 1, 2], 1, "logistic", "3 classes"),
+        ([[1.0, 2.0]], 3, "squared", "2 target"),
+        ([0.5], 2, "cross_entropy", "row 0: label 0.5"),
+        ([0.5, np.nan], 1, "squared", "row 1"),
+        ([[0.5, 0.7]], 2, "cross_entropy", "sum to 1"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            encode(y, outputs, loss)
+    with pytest.raises(UserError, match=r"b.npz: row 1: label 8"):
+        encode([5, 9], 2, "cross_entropy", [5, 8])
+
+
+def test_real_targets_are_reported_unscaled() -> None:
+    y = np.array([[100.0], [200.0], [300.0]])
+    targets = Targets.fit(y, 1, "squared", "standardize", "a")
+    coded = targets.encode(y, "float64", "a")
+    assert coded.mean() == pytest.approx(0) and coded.std() == pytest.approx(1)
+    total = targets.metric_sum()(np.zeros((3, 1)), coded)
+    assert targets.metric_value(total, 3) == pytest.approx(np.sqrt(np.mean((y - 200) ** 2)))
+
+
+def test_bundled_splits_are_fixed_and_apart() -> None:
+    (x, y), (xt, yt) = read_bundled("digits", "train"), read_bundled("digits", "test")
+    assert (len(y), len(yt)) == (1437, 360) and np.bincount(yt).min() >= 34
+    assert np.array_equal(x, read_bundled("digits", "train")[0])
+    assert x.shape[1] == xt.shape[1] == 64
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.mpi
+@pytest.mark.at16
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_models_do_not_depend_on_the_layout(comm: Comm, tmp_path_factory: pytest.TempPathFactory, dtype: str) -> None:
+    """Written on one grid, read on another; PyTorch's names and shapes; the file is valid for the library."""
+    folder = comm.text_from_root(str(tmp_path_factory.mktemp("models")) if comm.rank == 0 else None)
+    problem = Problem((2, 7, 6), CNN)
+    for i, grid in enumerate(grids(comm.size)):
+        on = lay_out(problem, comm, grid)
+        theta = on.theta.astype(dtype)
+        path = f"{folder}/{i}-{dtype}.safetensors"
+        checkpoint.save(path, on.network, {"": theta, checkpoint.PREVIOUS: 2 * theta}, {"note": "x"}, on.comm)
+        found = load_file(path)
+        for key, value in problem.params.items():
+            assert np.array_equal(found[key], value.astype(dtype))
+            assert np.array_equal(found[checkpoint.PREVIOUS + key], 2 * value.astype(dtype))
+        assert checkpoint.read_metadata(path) == {"note": "x"}
+        other = lay_out(problem, comm, Grid(grid.cols, grid.rows))
+        assert np.array_equal(checkpoint.load(path, other.network, dtype), other.theta.astype(dtype))
+        comm.barrier()
+
+
+def test_files_that_do_not_fit(comm: Comm, tmp_path: Path) -> None:
+    problem = Problem((2, 7, 6), CNN)
+    on = lay_out(problem, comm)
+    for change, message in [
+        ({"layers.0.weight": None}, "has no tensor layers.0.weight"),
+        ({"layers.0.weight": np.zeros((3, 2, 3, 2))}, r"layers.0.weight has shape \[3, 2, 3, 2\], the net needs"),
+        ({"layers.9.weight": np.zeros(3)}, "layers.9.weight belongs to no layer"),
+    ]:
+        tensors = {k: v for k, v in {**problem.params, **change}.items() if v is not None}
+        save_file(tensors, tmp_path / "m.safetensors")
+        with pytest.raises(UserError, match=message):
+            checkpoint.load(str(tmp_path / "m.safetensors"), on.network, "float64")
+    data = (tmp_path / "m.safetensors").read_bytes()
+    for cut in (0, 7, 100, len(data) - 1):
+        (tmp_path / "cut.safetensors").write_bytes(data[:cut])
+        with pytest.raises(UserError, match=r"cut.safetensors: not a readable safetensors file"):
+            checkpoint.load(str(tmp_path / "cut.safetensors"), on.network, "float64")
+
+
+def test_scaling_survives_float32() -> None:
+    x = np.full((4, 2), 1e8, dtype=np.float32) + np.arange(8, dtype=np.float32).reshape(4, 2) * 64
+    fitted = Scaling.fit(x, "standardize")
+    fitted.apply(x)
+    assert np.isfinite(x).all() and abs(float(x.mean())) < 1e-2
+
+
+def test_whole_tensors_have_one_owner_each(comm: Comm) -> None:
+    on = lay_out(Problem((2, 7, 6), CNN), comm)
+    assert comm.sum_scalars([float(on.network.size)])[0] == len(flat(on.problem.params))
