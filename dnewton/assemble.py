@@ -41,18 +41,17 @@ def assemble(config: Config, comm: Comm, source: str, folder: str) -> Job:
     """
     shapes = infer_shapes(config.net, source)
     _refuse_what_is_missing(config, source)
-    ranks, share = comm.node_cores()
-    notes = [machine.limit_threads(ranks, share)]
+    notes = [machine.limit_threads(comm.ranks_on_node, comm.cores)]
     train = _open(config.data.train, "train", folder, config, comm)
     test = _open(config.data.test, "test", folder, config, comm) if config.data.test else None
-    memory = _memory_per_rank(config, comm, ranks)
+    memory = _memory_per_rank(config, comm)
     outputs = shapes[-1].out_shape[0]
     work = planner.Workload(
         train.samples, subsample_size(config.solver.subsample, train.samples), outputs,
         config.solver.batch_size, 8 if config.parallel.dtype == "float64" else 4,
     )  # fmt: skip
     grid = None if config.parallel.grid == "auto" else config.parallel.grid
-    stated = planner.Machine.shared(comm.extremes(share)[0])
+    stated = planner.Machine.shared(comm.least_cores)
     plan = planner.choose(shapes, comm.size, work, grid=grid, memory=memory, machine=stated, source=source)
     notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
     notes.extend(plan.describe())
@@ -90,11 +89,11 @@ def _refuse_what_is_missing(config: Config, source: str) -> None:
         raise UserError(f"{source}: parallel.replicas: {replicas} is not available in this version; use 1")
 
 
-def _memory_per_rank(config: Config, comm: Comm, ranks_on_node: int) -> float:
+def _memory_per_rank(config: Config, comm: Comm) -> float:
     """`parallel.memory`, or half of what the node has left, shared by its ranks; the smallest of all ranks."""
     if config.parallel.memory != "auto":
         return float(config.parallel.memory)
-    return comm.extremes(0.5 * machine.available_memory() / ranks_on_node)[0]
+    return comm.extremes(0.5 * machine.available_memory() / comm.ranks_on_node)[0]
 
 
 def _for_passes(memory: float, planned: float) -> float:

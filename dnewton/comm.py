@@ -72,6 +72,7 @@ class Comm:
         `polite`: there are more ranks than cores, so waiting gives the core away instead of spinning on it.
         """
         self._mpi, self.polite = mpi, polite
+        self.ranks_on_node, self.cores, self.least_cores = 1, 1.0, 1.0
         self.rank: int = mpi.Get_rank()
         self.size: int = mpi.Get_size()
         self.ledger = Ledger()
@@ -80,13 +81,21 @@ class Comm:
         if self.grid.size != self.size:
             raise ValueError(f"grid {self.grid} does not have {self.size} ranks")
         r, c = divmod(self.rank, self.grid.cols)
-        self._groups: dict[Group, Any] = {"world": mpi, "row": mpi.Split(r, c), "column": mpi.Split(c, r)}
+        self._groups: dict[Group, Any] = {
+            "world": mpi, "row": self._group("row", r, c), "column": self._group("column", c, r)
+        }  # fmt: skip
+
+    def _group(self, name: Group, color: int, key: int) -> Any:
+        ranks = self.grid.ranks_in(name)
+        return self._mpi if ranks in (1, self.size) else self._mpi.Split(color, key)
 
     @classmethod
     def world(cls) -> Comm:
         """The whole job. Collective over all processes."""
         comm = cls(MPI.COMM_WORLD.Dup())
-        comm.polite = comm.extremes(comm.node_cores()[1])[0] < 1.0
+        comm.ranks_on_node, comm.cores = comm._node()
+        comm.least_cores = comm.extremes(comm.cores)[0]
+        comm.polite = comm.least_cores < 1.0
         comm.ledger = Ledger()
         return comm
 
@@ -94,6 +103,7 @@ class Comm:
         """The same ranks arranged on a grid, with a ledger shared with this object. Collective over the ranks."""
         other = Comm(self._mpi, grid, self.polite)
         other.ledger = self.ledger
+        other.ranks_on_node, other.cores, other.least_cores = self.ranks_on_node, self.cores, self.least_cores
         return other
 
     def split(self, color: int) -> Comm:
@@ -155,7 +165,7 @@ class Comm:
 
     def sum(self, array: Array, group: Group = "world") -> Array:
         """Sum over the ranks of `group`, in place where the array is contiguous. Collective over `group`."""
-        if group == "none" or self._groups[group].Get_size() == 1:
+        if self.grid.ranks_in(group) == 1:
             return array
         array = np.ascontiguousarray(array)
         with self._counted(array.nbytes):
@@ -166,9 +176,9 @@ class Comm:
 
     def gather_features(self, array: Array, group: Group, widths: Sequence[int]) -> Array:
         """Concatenate slices along the last axis, rank j of `group` holding `widths[j]`. Collective over `group`."""
-        group_comm = self._groups[group]
-        if group_comm.Get_size() == 1:
+        if self.grid.ranks_in(group) == 1:
             return array
+        group_comm = self._groups[group]
         lead = array.shape[:-1]
         per_feature = int(np.prod(lead, dtype=np.int64))
         with self._counted(array.nbytes):
@@ -256,7 +266,7 @@ class Comm:
 
     # --- machine and files ------------------------------------------------------------------------------------------
 
-    def node_cores(self) -> tuple[int, float]:
+    def _node(self) -> tuple[int, float]:
         """Ranks on this node, and this rank's fair share of the cores they may use. Collective over the world."""
         node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
         mine = np.zeros(4096, dtype=np.int32)

@@ -168,7 +168,7 @@ class Objective:
 
 
 def _take(x: Array, indices: Indices) -> Array:
-    """Rows of x; a view where the indices are one run."""
-    if len(indices) and indices[-1] - indices[0] + 1 == len(indices):
+    """Rows of x; a view where the indices are one ascending run."""
+    if len(indices) and np.array_equal(indices, np.arange(indices[0], indices[0] + len(indices))):
         return x[int(indices[0]) : int(indices[-1]) + 1]
     return namespace(x).take(x, namespace(x).asarray(indices), axis=0)

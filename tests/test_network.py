@@ -61,6 +61,25 @@ def test_every_grid(comm: Comm, net: str, loss: str) -> None:
         check_products(problem, on, "dense")
 
 
+@pytest.mark.parametrize("batch", [2, 4, 9, 100])
+@pytest.mark.parametrize("last", [[8], [0], [0, 8], [1, 4, 8], [7, 8], list(range(9)), []], ids=str)
+def test_scattered_subsamples(comm: Comm, last: list[int], batch: int) -> None:
+    """f, ∇f and the subsample's passes, however the samples are divided between the rest and the subsample."""
+    problem = Problem((5,), MLP, samples=9)
+    on = lay_out(problem, comm, batch=batch)
+    subsample = np.array(last, dtype=np.int64)
+    at = on.objective.evaluate(on.theta, on.objective.others(subsample), subsample)
+    assert at.value == pytest.approx(problem.objective_value(), rel=1e-11)
+    grad = on.whole(on.objective.gradient(on.theta, at))
+    expected = oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C)
+    assert relative(flat(grad), flat(expected)) < 1e-11
+    z = [b.tape.z for b in at.subsample if b.tape is not None]
+    assert len(z) == len(at.subsample)
+    if last:
+        outputs = oracle.forward(problem.params, problem.parsed, problem.x[last])[-1]
+        assert relative(np.concatenate(z), outputs) < 1e-11
+
+
 @pytest.mark.parametrize("memory", [0.0, 1500.0, 1e9])
 def test_passes_that_do_not_fit_are_recomputed(comm: Comm, memory: float) -> None:
     problem = Problem((2, 7, 6), CNN)
