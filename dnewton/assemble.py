@@ -34,16 +34,16 @@ class Job:
     notes: list[str]
 
 
-def assemble(config: Config, comm: Comm, source: str, folder: str) -> Job:
-    """Plan the layout, read the data and build the solver. `folder` is where the YAML file lies.
+def assemble(config: Config, comm: Comm, source: str) -> Job:
+    """Plan the layout, read the data and build the solver; `source` names the configuration in messages.
 
     Raises UserError alike on all ranks. Collective over the world.
     """
     shapes = infer_shapes(config.net, source)
     _refuse_what_is_missing(config, source)
     notes = [machine.limit_threads(comm.ranks_on_node, comm.cores)]
-    train = _open(config.data.train, "train", folder, config, comm)
-    test = _open(config.data.test, "test", folder, config, comm) if config.data.test else None
+    train = _open(config.data.train, "train", config, comm)
+    test = _open(config.data.test, "test", config, comm) if config.data.test else None
     memory = _memory_per_rank(config, comm)
     outputs = shapes[-1].out_shape[0]
     work = planner.Workload(
@@ -53,6 +53,8 @@ def assemble(config: Config, comm: Comm, source: str, folder: str) -> Job:
     grid = None if config.parallel.grid == "auto" else config.parallel.grid
     stated = planner.Machine.shared(comm.least_cores)
     plan = planner.choose(shapes, comm.size, work, grid=grid, memory=memory, machine=stated, source=source)
+    needed = planner.memory_bytes(plan, work)
+    _check_memory(needed, memory, comm, source, notes)
     notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
     notes.extend(plan.describe())
     comm = comm.on_grid(plan.grid)
@@ -63,20 +65,20 @@ def assemble(config: Config, comm: Comm, source: str, folder: str) -> Job:
     c = regulariser(config, train.samples)
     objective = Objective(
         network, comm, train_samples, loss, targets.metric_sum(), c, config.solver.batch_size,
-        _for_passes(memory, planner.memory_bytes(plan, work)),
+        _for_passes(memory, needed),
     )  # fmt: skip
     solver = Newton(objective, config.solver, comm)
     return Job(config, comm, plan, network, objective, solver, targets, test_samples, notes)
 
 
-def _open(name: str, part: str, folder: str, config: Config, comm: Comm) -> Source:
+def _open(name: str, part: str, config: Config, comm: Comm) -> Source:
     """The source of a part. Collective over the world: a bundled set (small) is read on rank 0 and broadcast."""
     if is_bundled(name):
         x, y = read_bundled(name, part) if comm.rank == 0 else (None, None)
         source = from_arrays(name, comm.array_from_root(x), comm.array_from_root(y))
     else:
         with comm.together():
-            source = open_file(name, part, folder)
+            source = open_file(name, part)
     check_shapes(source, config.net.input, f"data.{part}")
     return source
 
@@ -94,6 +96,18 @@ def _memory_per_rank(config: Config, comm: Comm) -> float:
     if config.parallel.memory != "auto":
         return float(config.parallel.memory)
     return comm.extremes(0.5 * machine.available_memory() / comm.ranks_on_node)[0]
+
+
+def _check_memory(needed: float, memory: float, comm: Comm, source: str, notes: list[str]) -> None:
+    """Refuse what cannot fit into the machine at all; note what does not fit into `parallel.memory`."""
+    available = comm.extremes(float(machine.available_memory()))[0]
+    if needed > available:
+        raise UserError(
+            f"{source}: net: the largest of {comm.size} rank(s) needs {needed / 2**30:.1f} GiB for weights, data and "
+            f"Jacobian, the node has {available / 2**30:.1f}; use more ranks, or a smaller net, subsample or data set"
+        )
+    if needed > memory:
+        notes.append(f"no layout fits parallel.memory: the largest rank needs {needed / 2**30:.2f} GiB")
 
 
 def _for_passes(memory: float, planned: float) -> float:

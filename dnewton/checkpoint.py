@@ -104,11 +104,16 @@ def load(path: str, network: Network, dtype: str, prefix: str = "") -> Array:
                 _check_shape(path, name + ".weight", weight.get_shape(), block.layer.shape.weight_shape)
                 bias = file.get_slice(name + ".bias")
                 _check_shape(path, name + ".bias", bias.get_shape(), block.layer.shape.weight_shape[:1])
+                for kind, entry in (("weight", weight), ("bias", bias)):
+                    if entry.get_dtype() not in ("F16", "F32", "F64"):
+                        raise UserError(f"{path}: {name}.{kind} has dtype {entry.get_dtype()}; F32 or F64 is needed")
                 if block.weights:
                     part = weight[block.out[0] : block.out[1], block.inputs[0] : block.inputs[1]]
                     block.weight(theta)[...] = block.from_file_order(part)
                 if block.has_bias and block.shape[0]:
                     block.bias(theta)[...] = bias[block.out[0] : block.out[1]]
+                if not np.isfinite(theta[block.span]).all():
+                    raise UserError(f"{path}: {name} holds NaN or infinity; start from finite weights")
     except (SafetensorError, OSError, TypeError) as error:
         raise UserError(f"{path}: not a readable safetensors file: {one_line(error)}") from None
     return theta

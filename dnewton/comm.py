@@ -7,13 +7,11 @@ The communicator is duplicated once at start; COMM_WORLD is named here and nowhe
 from __future__ import annotations
 
 import os
-import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import mpi4py
 import numpy as np
@@ -234,13 +232,14 @@ class Comm:
         return self._text_from(text or "", 0)
 
     def _text_from(self, text: str, root: int) -> str:
-        length = np.array([len(text.encode())], dtype=np.int64)
+        coded = text.encode("utf-8", "surrogateescape")  # file names need not be text
+        length = np.array([len(coded)], dtype=np.int64)
         self._collective(self._mpi, "Bcast", length, root=root)
         data = np.zeros(int(length[0]), dtype=np.uint8)
         if self.rank == root:
-            data[:] = np.frombuffer(text.encode(), dtype=np.uint8)
+            data[:] = np.frombuffer(coded, dtype=np.uint8)
         self._collective(self._mpi, "Bcast", data, root=root)
-        return data.tobytes().decode()
+        return data.tobytes().decode("utf-8", "surrogateescape")
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -259,6 +258,10 @@ class Comm:
         self._collective(self._mpi, "Allreduce", MPI.IN_PLACE, failed, op=MPI.MIN)
         if failed[0] < self.size:
             raise UserError(self._text_from(message or "", int(failed[0])))
+
+    def abort(self) -> None:
+        """End the whole job at once with code 1; any rank may call it."""
+        self._mpi.Abort(1)
 
     def barrier(self) -> None:
         """Wait for all. Collective over the world."""
@@ -377,28 +380,3 @@ class OneSidedCounter:
         """Collective over the world."""
         self._window.Unlock_all()
         self._window.Free()
-
-
-def run(main: Callable[[Comm], None]) -> NoReturn:
-    """Run a command line on the whole job and exit.
-
-    A UserError (raised alike on all ranks) prints one line on rank 0 and exits 2 everywhere; any other exception
-    prints this rank's traceback and ends the whole job at once with code 1. Collective over all processes.
-    """
-    comm = Comm.world()
-    code = 0
-    try:
-        main(comm)
-    except UserError as error:
-        code = 2
-        if comm.rank == 0:
-            print(f"dnewton: error: {error}", file=sys.stderr)
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    except BaseException:
-        trace = traceback.format_exc()
-        print(f"dnewton: rank {comm.rank} of {comm.size} failed; ending the job\n{trace}", file=sys.stderr, flush=True)
-        comm._mpi.Abort(1)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(code)

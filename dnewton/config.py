@@ -31,7 +31,7 @@ def _bytes(value: Any) -> Any:
     """`4GiB` as a number of bytes."""
     if value == "auto":
         return value
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMG]?I?B?)\s*", str(value).upper())
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*([KMG]?I?B?)\s*", str(value).upper())
     if not match or match[2] not in _SIZES:
         raise ValueError("a size such as 4GiB, 500MB or auto is needed")
     size = int(float(match[1]) * _SIZES[match[2]])
@@ -60,14 +60,16 @@ def _gradient_batch(value: Any) -> Any:
     raise ValueError("all or a number of samples is needed")
 
 
-Size2 = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_pair)]
-Pad2 = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], BeforeValidator(_pair)]
+Pixels = Annotated[int, Field(ge=1, le=65535)]
+Margin = Annotated[int, Field(ge=0, le=65535)]
+Size2 = Annotated[tuple[Pixels, Pixels], BeforeValidator(_pair)]
+Pad2 = Annotated[tuple[Margin, Margin], BeforeValidator(_pair)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class ConvSpec(_Section):
@@ -178,7 +180,7 @@ class SolverSection(_Section):
     """The Newton method of Wang et al. 2018."""
 
     name: Literal["newton"] = "newton"
-    max_iterations: Annotated[int, Field(ge=0)] = 50
+    max_iterations: Annotated[int, Field(ge=0, le=2**31 - 1)] = 50
     C: Annotated[float, Field(gt=0)] = 1.0  # in units of l: the regulariser is |theta|^2 / (2 C l); inf means none
     subsample: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_subsample)] = 0.1
     curvature: Literal["diagonal", "full"] = "diagonal"
@@ -225,7 +227,7 @@ class ParallelSection(_Section):
 class OutputSection(_Section):
     """What is written while training."""
 
-    checkpoint_every: Annotated[int, Field(ge=0)] = 10  # Newton iterations; 0 means never
+    checkpoint_every: Annotated[int, Field(ge=0, le=2**31 - 1)] = 10  # Newton iterations; 0 means never
     keep: Count = 3
 
 
@@ -313,15 +315,22 @@ def _explain(error: ValidationError, source: str, changed: list[str]) -> str:
         known = _known_keys(loc[:-1])
         lower = {k.lower(): k for k in known}
         near = difflib.get_close_matches(str(loc[-1]).lower(), list(lower), n=1, cutoff=0.5)
-        hint = f"did you mean {lower[near[0]]!r}?" if near else f"known keys: {', '.join(known)}"
+        hint = f"did you mean {lower[near[0]]!r}?" if near else f"known keys: {', '.join(known) or 'none'}"
         return f"{where}: unknown key; {hint}"
     if first["type"] == "missing":
         return f"{where}: is required"
     if first["type"] == "value_error":
         return f"{where}: {one_line(first['ctx']['error'])} (got {_show(first['input'])})"
     others = [e["msg"] for e in details if e["loc"][: len(loc)] == tuple(loc) or e is first]
-    message = " or ".join(dict.fromkeys(re.sub(r"^Input ", "", one_line(m)) for m in others[:3]))
+    message = " or ".join(dict.fromkeys(_plain(m) for m in others[:3]))
     return f"{where}: {message} (got {_show(first['input'])})"
+
+
+def _plain(message: str) -> str:
+    """A message of the validation library in words that need no knowledge of Python."""
+    message = re.sub(r"^Input ", "", one_line(message))
+    message = re.sub(r"a valid dictionary or instance of \w+", "a mapping of options", message)
+    return message.replace("a valid tuple", "a list").replace("a valid list", "a list")
 
 
 def _is_union_label(part: Any) -> bool:

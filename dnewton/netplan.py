@@ -156,6 +156,22 @@ class NetPlan:
         """The layers with weights."""
         return tuple(layer for layer in self.layers if layer.shape.parametric)
 
+    def kept_numbers(self) -> int:
+        """Numbers per sample that a kept forward pass holds on the rank with the largest slices.
+
+        All ranks count by it which passes they keep: what is recomputed is a collective matter.
+        """
+
+        def largest(split: Split, units: Units) -> int:
+            return -(-units.count // self.grid.parts(split)) * units.size
+
+        total = self.outputs
+        for layer in self.layers:
+            total += largest(layer.in_split, layer.in_units) * spatial(layer.shape.in_shape)
+            if layer.shape.activation != "linear" or layer.shape.kind == "maxpool":
+                total += largest(layer.out_split, layer.out_units) * spatial(layer.shape.out_shape)
+        return total
+
     def describe(self) -> list[str]:
         """One line per layer for the log: kind, shapes and splits."""
         lines = []

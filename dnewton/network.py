@@ -95,12 +95,6 @@ class Tape:
 
         return Tape(self.z[start:], cut(self.inputs), cut(self.outputs), cut(self.codes))
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held (views counted once)."""
-        arrays = [a for a in (self.z, *self.inputs, *self.outputs, *self.codes) if a is not None]
-        return sum({id(a): int(a.nbytes) for a in arrays}.values())
-
 
 class Cotangent:
     """A layer's cotangent in s: (N or 1, K, Q, O) times the slope (N, Q, O), multiplied only when asked for."""

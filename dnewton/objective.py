@@ -122,12 +122,13 @@ class Objective:
         last = [] if joined else self.cut(subsample)
         total = metric = 0.0
         budget = self._memory
+        per_sample = self.network.plan.kept_numbers() * theta.dtype.itemsize
         for batch, always in [(b, joined) for b in first] + [(b, True) for b in last]:
-            tape = self.forward(theta, batch.indices, keep=always or budget > 0)
+            tape = self.forward(theta, batch.indices, keep=always or budget > 0)  # alike on all ranks
             y = self.data.y[batch.indices]
             total += self.loss.value(tape.z, y)
             metric += self._metric(tape.z, y)
-            budget -= tape.nbytes
+            budget -= len(batch.indices) * per_sample
             if always or (tape.inputs and budget >= 0):
                 batch.tape = tape
         samples = len(rest) + len(subsample)

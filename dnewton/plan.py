@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from dnewton import config, forecast, planner
-from dnewton.data.sources import is_bundled, open_file, read_bundled
+from dnewton.data.sources import find_file, is_bundled, open_file, read_bundled
 from dnewton.errors import UserError
 from dnewton.netplan import LayerShape, infer_shapes
 from dnewton.nets import read_net
@@ -36,7 +36,9 @@ def main() -> int:
 
 
 def _samples(name: str, part: str, folder: str) -> int:
-    return len(read_bundled(name, part)[1]) if is_bundled(name) else open_file(name, part, folder).samples
+    if is_bundled(name):
+        return len(read_bundled(name, part)[1])
+    return open_file(find_file(name, folder), part).samples
 
 
 def show(

@@ -61,7 +61,7 @@ class RunDirectory:
                 else:
                     entry.unlink()
             (self.path / "checkpoints").mkdir(parents=True)
-            self.config.write_text(config)
+            self.config.write_text(config, encoding="utf-8", errors="surrogateescape")
             self.metrics.write_text("")
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {one_line(error.strerror or error)}") from None
@@ -69,18 +69,20 @@ class RunDirectory:
     def reopen(self, config: str, iteration: int) -> float:
         """Go on after `iteration`: drop later lines of metrics.jsonl; returns the seconds spent until then."""
         kept, seconds = [], 0.0
-        for line in self.metrics.read_text().splitlines():
+        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+        for line in lines:
             try:
                 record = json.loads(line)
-            except ValueError:
+                done, spent = int(record["iteration"]), float(record["seconds"])
+            except (ValueError, KeyError, TypeError):
                 break  # a line cut off by the end of the last run
-            if record["iteration"] <= iteration:
+            if done <= iteration:
                 kept.append(line)
-                seconds = float(record["seconds"])
+                seconds = spent
         temporary = self.metrics.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in kept))
         os.replace(temporary, self.metrics)
-        self.config.write_text(config)
+        self.config.write_text(config, encoding="utf-8", errors="surrogateescape")
         return seconds
 
     def checkpoint(self, iteration: int) -> str:
@@ -98,7 +100,7 @@ class RunDirectory:
 
     def log(self, text: str) -> None:
         """Append a line to log.txt."""
-        with open(self.path / "log.txt", "a") as file:
+        with open(self.path / "log.txt", "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text + "\n")
 
     def record(self, values: dict[str, Any]) -> None:

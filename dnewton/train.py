@@ -12,9 +12,11 @@ from typing import IO, Any, NoReturn
 
 from dnewton import __version__, config, progress
 from dnewton.assemble import Job, assemble
-from dnewton.comm import Comm, run
+from dnewton.comm import Comm
 from dnewton.config import Config
+from dnewton.data.sources import find_file
 from dnewton.errors import UserError
+from dnewton.launch import run
 from dnewton.nets import read_net
 from dnewton.rundir import RunDirectory
 from dnewton.trainer import Record, Trainer, initial_state, resumed_state
@@ -48,13 +50,15 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.resume and (args.out or args.init or args.init_only or args.overwrite):
         raise UserError("--resume goes on in its own directory; leave --out, --init, --init-only and --overwrite out")
+    if args.out == "" or args.resume == "":
+        raise UserError("--out and --resume need the name of a directory, not an empty one")
     if not args.net and not args.resume:
         raise UserError("--net FILE or --resume DIR is needed; see python -m dnewton.train --help")
     return args
 
 
-def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str, str]:
-    """The configuration, the name it has in messages and its data's folder, read on rank 0."""
+def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str]:
+    """The configuration, read on rank 0, with absolute paths of the data, and the name it has in messages."""
     source = args.net or os.path.join(args.resume, "config.yaml")
     text = folder = ""
     with comm.together():
@@ -64,17 +68,19 @@ def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str, s
             text, folder = read_net(source)
             if not args.net:
                 folder = os.getcwd()
-    text, folder = comm.text_from_root(text), comm.text_from_root(folder)
-    loaded = config.load(text, source, args.set)
+    loaded = config.load(comm.text_from_root(text), source, args.set)
+    names = {part: getattr(loaded.data, part) for part in ("train", "test") if getattr(loaded.data, part)}
+    paths = {part: comm.text_from_root(find_file(name, folder)) for part, name in names.items()}
+    loaded = loaded.model_copy(update={"data": loaded.data.model_copy(update=paths)})
     if args.init_only:
         loaded = loaded.model_copy(update={"solver": loaded.solver.model_copy(update={"max_iterations": 0})})
-    return loaded, source, folder
+    return loaded, source
 
 
 def _main(comm: Comm) -> None:
     started = time.perf_counter()
     args = arguments(sys.argv[1:], comm.rank)
-    settings, source, folder = _configuration(args, comm)
+    settings, source = _configuration(args, comm)
     stamp = f"runs/{Path(source).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     out = RunDirectory(comm.text_from_root(args.resume or args.out or stamp))
     with comm.phase("setup"):
@@ -82,7 +88,7 @@ def _main(comm: Comm) -> None:
             with comm.together():  # before the data are read: a taken directory is found at once
                 if comm.rank == 0:
                     out.check(args.overwrite)
-        job = assemble(settings, comm, source, folder)
+        job = assemble(settings, comm, source)
     try:
         _train(job, args, out, started, source)
     except UserError:  # raised alike on all ranks
@@ -104,7 +110,7 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
     notes += [f"going on after iteration {state.iteration}"] if args.resume else []
     for text in [*notes, progress.HEADER]:
         show(text)
-    trainer = Trainer(job, out, started, lambda record: show(progress.line(record), record))
+    trainer = Trainer(job, out, started, lambda record: show(progress.line(record), record), bool(args.resume))
     trainer.run(state)
     close()
     if job.solver.representations:
@@ -117,7 +123,7 @@ def _display(rank: int, out: RunDirectory) -> tuple[Callable[..., None], Callabl
     """`show(text, record=None)` and `close()`: a live line on a terminal, one line per iteration in a pipe."""
     if rank != 0:
         return lambda *_: None, lambda: None
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or "OMPI_COMM_WORLD_SIZE" in os.environ:  # Open MPI gives every rank a terminal
 
         def plain(text: str, record: Record | None = None) -> None:
             out.log(text)

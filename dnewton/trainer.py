@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,9 +25,12 @@ Record = dict[str, Any]
 class Trainer:
     """One run of a job into a run directory."""
 
-    def __init__(self, job: Job, out: RunDirectory, started: float, show: Callable[[Record], None]) -> None:
-        """`started` is the clock (perf_counter) that `seconds` counts from."""
+    def __init__(
+        self, job: Job, out: RunDirectory, started: float, show: Callable[[Record], None], resumed: bool = False
+    ) -> None:
+        """`started` is the clock (perf_counter) that `seconds` counts from; a resumed run has its first line."""
         self._job, self._out, self._started, self._show = job, out, started, show
+        self._resumed = resumed
         self._seen = dict.fromkeys(PHASES, (0.0, 0.0, 0.0, 0.0))
         self.totals: dict[str, dict[str, float]] = {name: {} for name in PHASES}
         self.records: list[Record] = []
@@ -35,16 +39,18 @@ class Trainer:
     def run(self, state: State) -> None:
         """Train from `state` (iteration 0, or a checkpoint's) to the end. Collective over the world."""
         job, solver = self._job, self._job.solver
-        resumed = state.iteration > 0
+        resumed = self._resumed
         first = solver.start(state)
+        every = job.config.output.checkpoint_every
         if not resumed:
             self._report(first)
+            if every:
+                self._checkpoint()  # a run killed before its first regular checkpoint can go on, too
         while state.iteration < job.config.solver.max_iterations and not solver.converged:
             self._report(solver.step())
-            every = job.config.output.checkpoint_every
             if every and state.iteration % every == 0:
                 self._checkpoint()
-        if job.config.output.checkpoint_every and state.iteration > 0:
+        if every:
             self._checkpoint()
         checkpoint.save(self._out.model, job.network, {"": state.theta}, {"format": FORMAT}, job.comm)
 
@@ -135,7 +141,7 @@ def identity(job: Job) -> dict[str, Any]:
     ]
     return {
         "net": {**config["net"], "layers": layers},
-        "data": config["data"],
+        "data": {k: os.path.basename(v) if k in ("train", "test") and v else v for k, v in config["data"].items()},
         "seed": config["solver"]["seed"],
         "samples": job.objective.data.count,
     }
@@ -157,25 +163,37 @@ def resumed_state(job: Job, out: RunDirectory) -> State:
 
     Raises UserError when there is none or it belongs to another net, data set or seed. Collective over the world.
     """
-    with job.comm.together():
-        paths = out.checkpoints()
+    comm = job.comm
+    with comm.together():
+        paths = out.checkpoints()[::-1]
         if not paths:
-            raise UserError(f"{out.path}: has no checkpoint to go on from")
-        path, dtype = paths[-1], job.config.parallel.dtype
-        values = checkpoint.read_metadata(path)
-        missing = {"format", "iteration", "lambda", "first_norm", "evaluated", "identity"} - set(values)
-        if missing or values["format"] != FORMAT:
-            raise UserError(f"{path}: not a checkpoint of this version of dnewton")
-        difference = _first_difference(json.loads(values["identity"]), json.loads(json.dumps(identity(job))))
-        if difference:
-            raise UserError(f"{path}: belongs to another run: {difference} differs")
-        theta = checkpoint.load(path, job.network, dtype)
-        has_previous = any(name.startswith(checkpoint.PREVIOUS) for name in checkpoint.names(path))
-        previous = checkpoint.load(path, job.network, dtype, checkpoint.PREVIOUS) if has_previous else None
-        return State(
-            theta, float(values["lambda"]), previous,
-            int(values["iteration"]), float(values["first_norm"]), int(values["evaluated"]),
-        )  # fmt: skip
+            raise UserError(f"{out.path}: has no checkpoint to go on from (output.checkpoint_every was 0?)")
+    for path in paths:
+        try:
+            with comm.together():
+                return _read_state(path, job)
+        except UserError as error:
+            if path == paths[-1] or not os.path.exists(path) or "belongs to another run" in str(error):
+                raise
+            job.notes.append(f"{error}; trying an older checkpoint")
+    raise AssertionError("unreachable")
+
+
+def _read_state(path: str, job: Job) -> State:
+    values, dtype = checkpoint.read_metadata(path), job.config.parallel.dtype
+    missing = {"format", "iteration", "lambda", "first_norm", "evaluated", "identity"} - set(values)
+    if missing or values["format"] != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of this version of dnewton")
+    difference = _first_difference(json.loads(values["identity"]), json.loads(json.dumps(identity(job))))
+    if difference:
+        raise UserError(f"{path}: belongs to another run: {difference} differs")
+    theta = checkpoint.load(path, job.network, dtype)
+    has_previous = any(name.startswith(checkpoint.PREVIOUS) for name in checkpoint.names(path))
+    previous = checkpoint.load(path, job.network, dtype, checkpoint.PREVIOUS) if has_previous else None
+    return State(
+        theta, float(values["lambda"]), previous,
+        int(values["iteration"]), float(values["first_norm"]), int(values["evaluated"]),
+    )  # fmt: skip
 
 
 def _first_difference(a: Any, b: Any, path: str = "") -> str | None:
@@ -186,6 +204,6 @@ def _first_difference(a: Any, b: Any, path: str = "") -> str | None:
                 return found
         return None
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        found = (_first_difference(x, y, f"{path}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=True)))
-        return next((f for f in found if f), None)
+        entries = (_first_difference(x, y, f"{path}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=True)))
+        return next((entry for entry in entries if entry), None)
     return None if a == b else path

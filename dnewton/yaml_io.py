@@ -76,7 +76,8 @@ def parse(text: str, source: str) -> Any:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
         raise UserError(f"{source}{line}: not valid YAML: {one_line(error.problem or error)}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # an explicit tag such as `!!bool x` makes PyYAML's constructors fail in all these ways
         raise UserError(f"{source}: not valid YAML: {one_line(error)}") from None
 
 

@@ -98,7 +98,8 @@ def test_run_against_the_reference(tmp_path: Path, ranks: int, loss: str) -> Non
         for key in ("loss", "grad_norm", "lambda"):
             assert record[key] == pytest.approx(reference[key], rel=1e-6)
         if record["iteration"]:
-            assert record["step"] == reference["step"] and record["cg_iterations"]["max"] == reference["cg_iterations"][0]
+            assert record["step"] == reference["step"]
+            assert record["cg_iterations"]["max"] == reference["cg_iterations"][0]
     model = load_file(tmp_path / "run" / "model.safetensors")
     shapes = {k: v.shape for k, v in problem.params.items()}
     for key, value in oracle.unflatten(expected[-1]["theta"], shapes).items():
@@ -141,6 +142,32 @@ def test_resume_equals_a_straight_run(tmp_path: Path, ranks: int) -> None:
     one, two = (load_file(tmp_path / d / "model.safetensors") for d in ("straight", "parts"))
     assert all(np.array_equal(one[k], two[k]) for k in one)
     assert len(list((tmp_path / "straight" / "checkpoints").iterdir())) == 3
+    newest = sorted((tmp_path / "parts" / "checkpoints").iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-8])  # cut short: the one before serves
+    result = start(ranks, "--resume", "parts", cwd=tmp_path)
+    assert result.returncode == 0 and "trying an older checkpoint" in result.stdout, result.stderr
+    assert [r["loss"] for r in metrics(tmp_path, "parts")] == [r["loss"] for r in a]
+
+
+def test_data_beside_the_net_are_found_again(tmp_path: Path) -> None:
+    """config.yaml names the data by their absolute path, so that it can be used from anywhere."""
+    (tmp_path / "sub").mkdir()
+    values = write_problem(Problem((5,), MLP, solver={"max_iterations": 1}), tmp_path / "sub")
+    (tmp_path / "sub" / "net.yaml").write_text(yaml_io.dump(values))
+    (tmp_path / "digits").mkdir()  # hides nothing
+    assert train(2, tmp_path, "sub/net.yaml", "run").returncode == 0
+    assert train(1, tmp_path, "run/config.yaml", "again").returncode == 0
+    result = start(1, "--resume", "run", "--set", "solver.max_iterations=2", cwd=tmp_path)
+    assert result.returncode == 0 and len(metrics(tmp_path, "run")) == 3, result.stderr
+    assert train(1, tmp_path, "mlp.yaml", "digits_run", "--init-only").returncode == 0
+
+
+def test_a_mistake_spares_the_run_that_would_be_overwritten(tmp_path: Path) -> None:
+    values = write_problem(Problem((5,), MLP, solver={"max_iterations": 1}), tmp_path)
+    assert train(1, tmp_path, values, "run").returncode == 0
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    fails(train(1, tmp_path, values, "run", "--overwrite", settings=["data.train=none.npz"]), "none.npz")
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
 
 
 def test_resume_refuses_another_net(tmp_path: Path) -> None:
@@ -263,12 +290,12 @@ def test_mistakes_on_the_command_line(tmp_path: Path, ranks: int) -> None:
 
 CRASH = """
 import sys
-from dnewton import comm
+from dnewton import launch
 def main(c):
     if c.rank == c.size - 1:
         raise RuntimeError("something broke")
     c.sum_scalars([1.0])
-comm.run(main)
+launch.run(main)
 """
 
 

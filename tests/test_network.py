@@ -86,6 +86,15 @@ def test_passes_that_do_not_fit_are_recomputed(comm: Comm, memory: float) -> Non
     check_function_and_gradient(problem, lay_out(problem, comm, batch=2, memory=memory))
 
 
+@pytest.mark.parametrize("memory", np.linspace(2e3, 2e5, 12))
+def test_all_ranks_keep_the_same_passes(comm: Comm, memory: float) -> None:
+    """What is recomputed is a collective matter: with uneven slices a rank's own count would end in a deadlock."""
+    layers = [{"dense": {"units": 31, "activation": "tanh", "split": "full->all"}},
+              {"dense": {"units": 31, "activation": "tanh", "split": "all->full"}}, {"dense": {"units": 2}}]  # fmt: skip
+    problem = Problem((3,), layers, samples=60)
+    check_function_and_gradient(problem, lay_out(problem, comm, batch=5, memory=memory))
+
+
 def test_every_combination_of_splits(comm: Comm) -> None:
     """All kinds in all orders: every redistribution occurs, with slices that are empty at P > 3."""
     layers = [MLP[0], {"dense": {"units": 4, "activation": "sigmoid"}}, MLP[2]]

@@ -231,6 +231,29 @@ def test_backtracking_halves_until_f_decreases(comm: Comm) -> None:
     solver.close()
 
 
+@pytest.mark.parametrize("mode", ["lockstep", "async", "off"])
+def test_a_gradient_that_is_not_finite_is_a_rejected_step(comm: Comm, mode: str) -> None:
+    """The run goes back to the last good point with a larger λ, and on from there."""
+    on = lay_out(Problem((5,), MLP, solver={"early_stop": {"mode": mode}}), comm)
+    scripted = Scripted(on.objective, [0.0, -1.0])
+    real, calls = on.objective.gradient, []
+
+    def gradient(theta: np.ndarray, at: Any) -> np.ndarray:
+        calls.append(1)
+        g = real(theta, at)
+        return g * np.nan if len(calls) == 2 and comm.rank == 0 else g
+
+    scripted.gradient = gradient  # type: ignore[attr-defined]
+    solver = Newton(scripted, on.problem.config.solver, on.comm)  # type: ignore[arg-type]
+    first = solver.start(State(on.theta.copy(), 1.0))
+    step = solver.step()
+    assert (step.step, step.ratio, step.damping) == (0.0, -1.0, 1.5)
+    assert (step.loss, step.grad_norm) == (first.loss, first.grad_norm)
+    assert np.array_equal(solver.state.theta, on.theta) and solver.state.previous is None
+    assert solver.step().loss == -1.0
+    solver.close()
+
+
 def test_it_goes_on_after_a_rejected_step(comm: Comm) -> None:
     """After a rejection the next iteration starts from the same f and ∇f and another subsample."""
     problem = Problem((5,), MLP, solver={"subsample": 0.4, "early_stop": {"mode": "off"}})

@@ -15,7 +15,7 @@ from dnewton.arrays import max_pool, max_unpool, patches, sample_blocks
 from dnewton.comm import Comm
 from dnewton.curvature.jacobian import cheapest
 from dnewton.curvature.losses import LOSSES
-from dnewton.data.prepare import Scaling, Targets, load_columns
+from dnewton.data.prepare import Targets, load_columns
 from dnewton.data.sources import from_arrays, open_file, read_bundled
 from dnewton.errors import UserError
 from dnewton.layout import Grid, Units, grids
@@ -83,7 +83,7 @@ def test_the_cheapest_representation() -> None:
 def test_columns_of_npz(tmp_path: Path, order: str, compressed: bool) -> None:
     x = np.asarray(np.random.default_rng(0).normal(size=(50, 3, 4, 2)), order=order)
     (np.savez_compressed if compressed else np.savez)(tmp_path / "d.npz", x=x, y=np.arange(50))
-    source = open_file("d.npz", "train", str(tmp_path))
+    source = open_file(str(tmp_path / "d.npz"), "train")
     assert (source.samples, source.shape, source.features) == (50, (3, 4, 2), 24)
     assert np.array_equal(source.columns(8, 24, "float64"), x.reshape(50, 24)[:, 8:24])
     assert source.columns(5, 5, "float32").shape == (50, 0)
@@ -209,10 +209,18 @@ def test_files_that_do_not_fit(comm: Comm, tmp_path: Path) -> None:
 
 
 def test_scaling_survives_float32() -> None:
-    x = np.full((4, 2), 1e8, dtype=np.float32) + np.arange(8, dtype=np.float32).reshape(4, 2) * 64
-    fitted = Scaling.fit(x, "standardize")
-    fitted.apply(x)
-    assert np.isfinite(x).all() and abs(float(x.mean())) < 1e-2
+    """Small differences of large float64 numbers are scaled before they are rounded to float32."""
+    stamps = 1.6e9 + np.arange(60.0)[:, None]
+    x, _ = load_columns(from_arrays("a", stamps, np.zeros(60)), (1,), Units(1), (0, 1), "standardize", "float32")
+    assert x.dtype == np.float32 and len(np.unique(x)) == 60 and abs(float(x.std()) - 1) < 1e-5
+
+
+def test_a_constant_that_rounds_is_constant() -> None:
+    """0.1 has a standard deviation of 1e-17 in float64."""
+    train = from_arrays("a", np.full((50, 1), 0.1), np.zeros(50))
+    test = from_arrays("b", np.full((1, 1), 0.2), np.zeros(1))
+    _, fitted = load_columns(train, (1,), Units(1), (0, 1), "standardize", "float64")
+    assert abs(load_columns(test, (1,), Units(1), (0, 1), fitted, "float64")[0][0, 0]) < 1
 
 
 def test_whole_tensors_have_one_owner_each(comm: Comm) -> None:

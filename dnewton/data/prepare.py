@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnewton.arrays import Array
+from dnewton.arrays import Array, sample_blocks
 from dnewton.data.sources import Source, Values
 from dnewton.errors import UserError
 from dnewton.layout import Units
@@ -22,6 +22,9 @@ def check_shapes(source: Source, input_shape: tuple[int, ...], where: str) -> No
     fits = source.shape == wanted or (1 in (len(source.shape), len(wanted)) and source.features == np.prod(wanted))
     if not fits:
         raise UserError(f"{where}: {source.name}: samples have shape {list(source.shape)}, net.input is {list(wanted)}")
+
+
+LARGEST_LABEL = 2**53  # beyond it float64 no longer tells neighbours apart
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Scaling:
         width = x.shape[1]
         shift, spread = np.zeros(width), np.ones(width)
         if how == "standardize":
-            shift, spread = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+            shift = x.mean(axis=0, dtype=np.float64)
+            spread = spread_of(x, shift)
         elif how == "minmax":
             shift = x.min(axis=0).astype(np.float64)
             spread = x.max(axis=0) - shift
@@ -45,10 +49,18 @@ class Scaling:
             spread = np.abs(x).max(axis=0).astype(np.float64)
         return cls(shift, 1.0 / np.where(spread > 0, spread, 1.0))
 
-    def apply(self, x: Values) -> None:
-        """Scale columns in place."""
-        x -= self.shift.astype(x.dtype)
-        x *= self.factor.astype(x.dtype)
+    def apply(self, x: Values, dtype: str) -> Values:
+        """Scaled columns in `dtype`; computed in float64, so that small differences of large numbers survive."""
+        out = x if x.dtype == dtype else np.empty(x.shape, dtype=dtype)
+        for part in sample_blocks(x.shape[0], 8 * x.shape[1]):
+            out[part] = (x[part].astype(np.float64) - self.shift) * self.factor
+        return out
+
+
+def spread_of(x: Values, mean: Values) -> Values:
+    """Standard deviation per column, zero where it is no more than rounding of a constant."""
+    deviation = x.std(axis=0, dtype=np.float64)
+    return np.where(deviation > 16 * np.finfo(np.float64).eps * np.abs(mean), deviation, 0.0)
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ class Targets:
         if _is_regression(y, outputs, loss):
             real = _as_real(y, outputs, source)
             if scale == "standardize":
-                spread = real.std(axis=0)
+                spread = spread_of(real, real.mean(axis=0))
                 return cls(outputs, None, real.mean(axis=0), np.where(spread > 0, spread, 1.0))
             return cls(outputs, None, nothing, one)
         if scale != "none":
@@ -156,7 +168,13 @@ def _as_labels(y: Values, source: str) -> Values:
         if broken.size:
             row = int(broken[0])
             raise UserError(f"{source}: row {row}: label {labels[row]} is not a whole number; classes are needed")
-    return labels if labels.dtype.kind == "U" else labels.astype(np.int64)
+    if labels.dtype.kind == "U":
+        return labels
+    far = np.flatnonzero((labels > LARGEST_LABEL) | (labels < -LARGEST_LABEL))
+    if far.size:
+        row = int(far[0])
+        raise UserError(f"{source}: row {row}: label {labels[row]} is too large; classes are small whole numbers")
+    return labels.astype(np.int64)
 
 
 def _check_distribution(y: Values, outputs: int, source: str) -> None:
@@ -186,11 +204,12 @@ def load_columns(
     """
     size = units.size * int(np.prod(input_shape[1:], dtype=np.int64))
     lo, hi = bounds[0] * size, bounds[1] * size
-    x = source.columns(lo, hi, dtype)
+    exact = np.can_cast(source.dtype, dtype, casting="safe")
+    x = source.columns(lo, hi, dtype if exact or scaling == "none" else "float64")
     _check_finite(x, source.name, "x", lo)
     if isinstance(scaling, str):
         scaling = Scaling.fit(x, scaling)
-    scaling.apply(x)
+    x = scaling.apply(x, dtype)
     if len(input_shape) == 3:
         _, h, w = input_shape
         x = np.ascontiguousarray(x.reshape(source.samples, bounds[1] - bounds[0], h, w).transpose(0, 2, 3, 1))

@@ -30,6 +30,7 @@ class Source:
     name: str
     samples: int
     shape: tuple[int, ...]  # of one sample: (features,) or (C, H, W)
+    dtype: np.dtype[Any]  # as stored
     columns: Callable[[int, int, str], Values]  # (lo, hi, dtype) -> (samples, hi - lo)
     targets: Callable[[], Values]
 
@@ -41,16 +42,24 @@ class Source:
 
 def is_bundled(name: str) -> bool:
     """True for a bundled set that no file of the same name hides."""
-    return name in BUNDLED and not os.path.exists(name)
+    return name in BUNDLED and not os.path.isfile(name)
 
 
-def open_file(name: str, part: str, folder: str) -> Source:
-    """The source for a file; `part` is train or test, for messages.
+def find_file(name: str, folder: str) -> str:
+    """The absolute path of a data file, looked up in the working directory and then in `folder`, the YAML file's.
 
-    A relative file name is looked up in the working directory, then in `folder`. Raises UserError when there is none.
+    The name of a bundled set, and a name that is not found, stay as they are.
     """
+    if is_bundled(name):
+        return name
     path = next((p for p in (name, os.path.join(folder, name)) if os.path.exists(p)), None)
-    if path is None:
+    return os.path.abspath(path) if path else name
+
+
+def open_file(path: str, part: str) -> Source:
+    """The source for a file; `part` is train or test, for messages. Raises UserError when there is none."""
+    name = path
+    if not os.path.exists(path):
         raise UserError(f"data.{part}: {name} is neither a file nor a bundled set ({', '.join(BUNDLED)})")
     if os.path.isdir(path):
         raise UserError(f"data.{part}: {path} is a directory; name a file inside it")
@@ -73,7 +82,7 @@ def read_bundled(name: str, part: str) -> tuple[Values, Values]:
 
 def from_arrays(name: str, x: Values, y: Values) -> Source:
     """A source over arrays in memory."""
-    return Source(name, len(y), (x.shape[1],), lambda lo, hi, dtype: x[:, lo:hi].astype(dtype), lambda: y)
+    return Source(name, len(y), (x.shape[1],), x.dtype, lambda lo, hi, dtype: x[:, lo:hi].astype(dtype), lambda: y)
 
 
 def _npz(path: str) -> Source:
@@ -86,7 +95,7 @@ def _npz(path: str) -> Source:
                     raise UserError(f"{path}: has no array {key!r}; x and y are needed (found {found})")
             shape, fortran, dtype = _header(archive, "x", path)
             y_shape, _, y_dtype = _header(archive, "y", path)
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path}: cannot be read as .npz: {one_line(error)}") from None
     if dtype.kind not in "fiub":
         raise UserError(f"{path}: x must hold numbers, it has dtype {dtype}")
@@ -96,6 +105,8 @@ def _npz(path: str) -> Source:
         raise UserError(
             f"{path}: x must be [samples, features] or [samples, channels, height, width], it is {list(shape)}"
         )
+    if len(y_shape) == 2 and (y_shape[1] == 0 or (y_dtype.kind == "U" and y_shape[1] > 1)):
+        raise UserError(f"{path}: y must be [samples] or numbers [samples, targets], it is {list(y_shape)} {y_dtype}")
     if len(y_shape) not in (1, 2) or y_shape[0] != shape[0]:
         raise UserError(f"{path}: y must have one row per sample ({shape[0]}), it has shape {list(y_shape)}")
     if shape[0] == 0 or math.prod(shape[1:]) == 0:
@@ -107,13 +118,13 @@ def _npz(path: str) -> Source:
     def targets() -> Values:
         return _guarded(path, lambda: np.asarray(np.load(path, allow_pickle=False)["y"]))
 
-    return Source(path, shape[0], shape[1:], columns, targets)
+    return Source(path, shape[0], shape[1:], dtype, columns, targets)
 
 
 def _guarded(path: str, read: Callable[[], Values]) -> Values:
     try:
         return read()
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: is damaged or cut short: {one_line(error)}") from None
 
 
@@ -121,7 +132,7 @@ def _header(archive: zipfile.ZipFile, key: str, path: str) -> tuple[tuple[int, .
     try:
         with archive.open(f"{key}.npy") as stream:
             return _read_header(stream)
-    except (ValueError, KeyError, zlib.error) as error:
+    except (ValueError, KeyError, zlib.error, SyntaxError) as error:
         raise UserError(f"{path}: array {key!r} cannot be read: {one_line(error)}") from None
 
 

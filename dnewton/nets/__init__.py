@@ -19,7 +19,7 @@ def read_net(name: str) -> tuple[str, str]:
 
     Raises UserError when the name is neither a file nor a shipped net.
     """
-    if os.path.exists(name):
+    if os.path.isfile(name) or (os.path.exists(name) and name not in shipped_nets()):
         try:
             return Path(name).read_text(encoding="utf-8"), os.path.dirname(os.path.abspath(name))
         except (OSError, UnicodeDecodeError) as error:

@@ -117,13 +117,11 @@ class Newton:
                 ratio = (at.value - self._at.value) / predicted
             else:
                 at = None
-        state.damping = damping.update(state.damping, ratio, self._options.drop, self._options.boost)
+        if at is not None and not self._take(alpha, direction.p, at):
+            at, ratio = None, -1.0
         if at is None:
             self._keep_point()
-        else:
-            state.previous = alpha * direction.p
-            state.theta = self._moved(alpha, direction.p)
-            self._accept(self._evaluate(state.theta) if self._stochastic else at)
+        state.damping = damping.update(state.damping, ratio, self._options.drop, self._options.boost)
         return Step(
             self._at.value,
             self._norm,
@@ -158,16 +156,28 @@ class Newton:
 
     def _solve(self, model: GaussNewton) -> subproblem.Solution:
         options, lam, comm = self._options, self.state.damping, self._comm
+        self._watch.begin(self.state.iteration, self._active)
         if options.curvature == "full":
             return subproblem.full_cg(
                 lambda v, unit: model.full_product(v, unit, lam, comm),
                 self._grad, self._rank_unit, self._norm, options.cg_tolerance, options.max_cg, comm,
             )  # fmt: skip
-        self._watch.begin(self.state.iteration, self._active)
         return subproblem.local_cg(
             lambda v, unit: model.block_product(v, unit, lam),
             self._grad, self._units, options.cg_tolerance, options.max_cg, self._watch,
         )  # fmt: skip
+
+    def _take(self, alpha: float, p: Array, at: Evaluation) -> bool:
+        """Move to an accepted trial point; False, and back, when f or ∇f is not finite there."""
+        state = self.state
+        before = (state.theta, state.evaluated, self._at, self._grad, self._norm, self._active)
+        state.theta = self._moved(alpha, p)
+        self._accept(self._evaluate(state.theta) if self._stochastic else at)
+        if math.isfinite(self._norm) and math.isfinite(self._at.value):
+            state.previous = alpha * p
+            return True
+        state.theta, state.evaluated, self._at, self._grad, self._norm, self._active = before
+        return False
 
     def _moved(self, alpha: float, p: Array) -> Array:
         return self.state.theta + alpha * p
@@ -200,8 +210,8 @@ class Newton:
         self._at = at
         with comm.phase("gradient"):
             self._grad = self._objective.gradient(theta, at)
-            active = float(self._grad.shape[0] > 0 and bool(namespace(theta).any(self._grad != 0)))
-            squares, count = comm.sum_scalars([dot(self._grad, self._grad), active])
+            mine = dot(self._grad, self._grad)
+            squares, count = comm.sum_scalars([mine, float(mine > 0)])  # active: what local_cg has work for
         self._norm, self._active = math.sqrt(squares) if squares >= 0 else squares, int(count)
         if self._stochastic:
             self._forward_subsample()

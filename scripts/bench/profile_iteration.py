@@ -3,8 +3,8 @@
 
     python scripts/bench/profile_iteration.py [--iterations 10] [--threads 1] [--out profile.json]
 
-One rank, float32, on the shipped CNN and on an MLP 784-1000-500-10 with 1,000 samples. Needs py-spy (pip install py-spy):
-samples whose native stack is inside the BLAS library count as matrix products.
+One rank, float32, on the shipped CNN and on an MLP 784-1000-500-10 with 1,000 samples. Needs py-spy
+(pip install py-spy): samples whose native stack is inside the BLAS library count as matrix products.
 """
 
 from __future__ import annotations

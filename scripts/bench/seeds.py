@@ -18,8 +18,9 @@ from pathlib import Path
 def train(net: str, ranks: int, seed: int, settings: list[str], launcher: list[str]) -> dict[str, float]:
     """One run; wall seconds are those of the whole job, start of the processes included."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [*launcher, "-np", str(ranks), sys.executable, "-m", "dnewton.train", "--net", net, "--out", f"{folder}/run",
-                   "--set", f"solver.seed={seed}", *(f"--set={s}" for s in settings)]  # fmt: skip
+        command = [*launcher, "-np", str(ranks), sys.executable, "-m", "dnewton.train"]
+        command += ["--net", net, "--out", f"{folder}/run", f"--set=solver.seed={seed}"]
+        command += [f"--set={s}" for s in settings]
         begin = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - begin
