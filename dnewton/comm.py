@@ -24,7 +24,7 @@ from dnewton.errors import UserError, one_line  # noqa: E402
 from dnewton.layout import Grid, Group  # noqa: E402
 
 MAX_ELEMENTS = 2**31 - 1
-POLITE_YIELDS, POLITE_SLEEP = 20, 5e-5
+POLITE_YIELDS, POLITE_SLEEP = 5, 2e-4
 
 
 @dataclass
@@ -210,14 +210,15 @@ class Comm:
                 self._collective(self._mpi, "Bcast", buffer, root=0)
         return [float(v) for v in buffer]
 
-    def reduce_to_root(self, values: Sequence[float], largest: bool = False) -> list[float]:
-        """Sums (or maxima) that only rank 0 needs; other ranks get their own back. Collective over the world."""
+    def gather_to_root(self, values: Sequence[float]) -> np.ndarray[Any, Any]:
+        """Every rank's values as (ranks, values) on rank 0; other ranks get their own. Collective over the world."""
         buffer = np.array(values, dtype=np.float64)
-        total = buffer.copy()
-        if self.size > 1:
-            with self._counted(buffer.nbytes):
-                self._collective(self._mpi, "Reduce", buffer, total, op=MPI.MAX if largest else MPI.SUM, root=0)
-        return [float(v) for v in total]
+        if self.size == 1:
+            return buffer[None]
+        every = np.empty((self.size, buffer.size)) if self.rank == 0 else buffer[None]
+        with self._counted(buffer.nbytes):
+            self._collective(self._mpi, "Gather", buffer, every if self.rank == 0 else None, root=0)
+        return every
 
     def extremes(self, value: float) -> tuple[float, float]:
         """Smallest and largest of a number over the ranks, the same on all. Collective over the world."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -102,19 +101,16 @@ class Trainer:
             self._show(record)
 
     def _gathered(self, step: Step, scores: Record) -> Record:
-        """What all ranks contribute to, in one sum and one maximum: CG counts, traffic per phase, peak memory."""
+        """What all ranks contribute to, in one message: CG counts, traffic per phase, peak memory."""
         comm = self._job.comm
         now = {n: comm.ledger[n].values() for n in PHASES}
         change = {n: [a - b for a, b in zip(now[n], self._seen[n], strict=True)] for n in PHASES}
         self._seen = now
-        counts = [float(step.cg), float(step.active), float(step.cut), step.waited]
-        total, active, cut, waited, *traffic = comm.reduce_to_root(
-            counts + [v for n in PHASES for v in change[n][:3]]
-        )
-        smallest, largest, peak = comm.reduce_to_root(
-            [-step.cg if step.active else -math.inf, step.cg, machine.peak_rss_bytes()], largest=True
-        )
-        cg = {"min": int(-smallest), "mean": total / active, "max": int(largest)} if active else NO_CG
+        mine = [step.cg, step.active, step.cut, step.waited, machine.peak_rss_bytes()]
+        every = comm.gather_to_root([float(v) for v in mine] + [v for n in PHASES for v in change[n][:3]])
+        _, _, cut, waited, _, *traffic = (float(v) for v in every.sum(axis=0))
+        counts, peak = every[every[:, 1] > 0, 0], every[:, 4].max()
+        cg = {"min": int(counts.min()), "mean": float(counts.mean()), "max": int(counts.max())} if len(counts) else NO_CG
         summed = {n: traffic[3 * i : 3 * i + 3] for i, n in enumerate(PHASES)}
         for n in PHASES:
             for key, value in zip(("calls", "bytes", "seconds", "elapsed"), (*summed[n], change[n][3]), strict=True):

@@ -90,7 +90,8 @@ def test_passes_that_do_not_fit_are_recomputed(comm: Comm, memory: float) -> Non
 def test_all_ranks_keep_the_same_passes(comm: Comm, memory: float) -> None:
     """What is recomputed is a collective matter: with uneven slices a rank's own count would end in a deadlock."""
     layers = [{"dense": {"units": 31, "activation": "tanh", "split": "full->all"}},
-              {"dense": {"units": 31, "activation": "tanh", "split": "all->full"}}, {"dense": {"units": 2}}]  # fmt: skip
+              {"dense": {"units": 31, "activation": "tanh", "split": "all->full"}},
+              {"dense": {"units": 2}}]  # fmt: skip
     problem = Problem((3,), layers, samples=60)
     check_function_and_gradient(problem, lay_out(problem, comm, batch=5, memory=memory))
 
