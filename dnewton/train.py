@@ -111,8 +111,10 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
     for text in [*notes, progress.HEADER]:
         show(text)
     trainer = Trainer(job, out, started, lambda record: show(progress.line(record), record), bool(args.resume))
-    trainer.run(state)
-    close()
+    try:
+        trainer.run(state)
+    finally:
+        close()
     if job.solver.representations:
         show("jacobian: " + ", ".join(f"{k} {v}" for k, v in job.solver.representations.items()))
     for text in progress.summary(trainer.records, trainer.totals):

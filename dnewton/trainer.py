@@ -110,7 +110,9 @@ class Trainer:
         every = comm.gather_to_root([float(v) for v in mine] + [v for n in PHASES for v in change[n][:3]])
         _, _, cut, waited, _, *traffic = (float(v) for v in every.sum(axis=0))
         counts, peak = every[every[:, 1] > 0, 0], every[:, 4].max()
-        cg = {"min": int(counts.min()), "mean": float(counts.mean()), "max": int(counts.max())} if len(counts) else NO_CG
+        cg = NO_CG
+        if len(counts):
+            cg = {"min": int(counts.min()), "mean": float(counts.mean()), "max": int(counts.max())}
         summed = {n: traffic[3 * i : 3 * i + 3] for i, n in enumerate(PHASES)}
         for n in PHASES:
             for key, value in zip(("calls", "bytes", "seconds", "elapsed"), (*summed[n], change[n][3]), strict=True):

@@ -226,3 +226,25 @@ def test_a_constant_that_rounds_is_constant() -> None:
 def test_whole_tensors_have_one_owner_each(comm: Comm) -> None:
     on = lay_out(Problem((2, 7, 6), CNN), comm)
     assert comm.sum_scalars([float(on.network.size)])[0] == len(flat(on.problem.params))
+
+
+@pytest.mark.parametrize("limit", [1, 7, 10**6])
+def test_long_messages_are_cut(comm: Comm, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """MPI counts are 32-bit numbers: sums and gathers of more elements go in pieces, with the same result."""
+    monkeypatch.setattr("dnewton.comm.MAX_ELEMENTS", limit)
+    total = comm.sum(np.arange(23.0).reshape(1, 23) * (comm.rank + 1))
+    assert np.array_equal(total, np.arange(23.0).reshape(1, 23) * sum(range(1, comm.size + 1)))
+    widths = [r % 3 for r in range(comm.size)]  # some are empty
+    mine = np.full((5, 2, widths[comm.rank]), float(comm.rank))
+    whole = comm.gather_features(mine, "row", widths)
+    expected = np.concatenate([np.full((5, 2, w), float(r)) for r, w in enumerate(widths)], axis=2)
+    assert np.array_equal(whole, expected if comm.size > 1 else mine)
+
+
+def test_arrays_from_root_and_together(comm: Comm) -> None:
+    for array in (np.arange(6).reshape(2, 3), np.zeros((0, 4), dtype=np.float32), np.array(["ant", "bee"])):
+        found = comm.array_from_root(array if comm.rank == 0 else None)
+        assert np.array_equal(found, array) and found.dtype == array.dtype
+    with pytest.raises(UserError, match=f"rank {comm.size - 1} is wrong"), comm.together():
+        if comm.rank == comm.size - 1:
+            raise UserError(f"rank {comm.rank} is wrong")
