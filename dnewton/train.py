@@ -116,7 +116,8 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
     finally:
         close()
     if job.solver.representations:
-        show("jacobian: " + ", ".join(f"{k} {v}" for k, v in job.solver.representations.items()))
+        kinds = ", ".join(f"{k} {v}" for k, v in job.solver.representations.items())
+        show(f"jacobian: {kinds}; {job.solver.jacobian_bytes / 2**20:.1f} MiB on rank 0")
     for text in progress.summary(trainer.records, trainer.totals):
         show(text)
 

@@ -68,6 +68,7 @@ class Newton:
         self._grad: Array
         self._norm, self._active = math.nan, 0
         self.representations: dict[str, str] = {}
+        self.jacobian_bytes = 0
         self.state: State
 
     def start(self, state: State) -> Step:
@@ -148,7 +149,7 @@ class Newton:
         with self._comm.phase("jacobian"):
             tapes = [b.tape for b in self._at.subsample if b.tape is not None]
             jac = jacobian.build(objective.network, theta, tapes, self._options.jacobian)
-            self.representations = jac.representations()
+            self.representations, self.jacobian_bytes = jac.representations(), jac.nbytes
             z = namespace(theta).concat([t.z for t in tapes])
             for batch in self._at.subsample:
                 batch.tape = None
