@@ -1,7 +1,7 @@
 """A slow, plain reference of the network, its derivatives and the Newton method; tests compare `dnewton` with it.
 
 NumPy float64 only. Every layer works on ONE sample with loops over channels and positions; PyTorch's conventions hold
-throughout. `shared/design.md` states the mathematics (sections 1, 4, 5) and the layer syntax (section 9).
+throughout. docs/method.md states the mathematics, the README the layer syntax.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The losses ξ(z; y), their gradients and their K x K Hessians B in the outputs z (design: docs/method.md).
+"""The losses ξ(z; y), their gradients and their K x K Hessians B in the outputs z (docs/method.md).
 
 `y` is one-hot (N, K) or real targets (N, K); for `logistic` it is (N, 1) with 0 or 1. Values are summed in float64.
 """
