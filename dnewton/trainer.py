@@ -38,10 +38,9 @@ class Trainer:
     def run(self, state: State) -> None:
         """Train from `state` (iteration 0, or a checkpoint's) to the end. Collective over the world."""
         job, solver = self._job, self._job.solver
-        resumed = self._resumed
         first = solver.start(state)
         every = job.config.output.checkpoint_every
-        if not resumed:
+        if not self._resumed:
             self._report(first)
             if every:
                 self._checkpoint()  # a run killed before its first regular checkpoint can go on, too
