@@ -6,16 +6,17 @@ import math
 from dataclasses import dataclass
 
 from dnewton import machine, planner
-from dnewton.arrays import Array
 from dnewton.comm import Comm
 from dnewton.config import Config, regulariser
 from dnewton.curvature.losses import LOSSES
-from dnewton.data.prepare import Scaling, Targets, check_shapes, load_columns
-from dnewton.data.sources import Source, from_arrays, is_bundled, open_file, read_bundled
+from dnewton.data.parts import Loaded, load_parts, open_parts
+from dnewton.data.samples import Samples, Streamed, Window
+from dnewton.data.targets import Targets
 from dnewton.errors import UserError
+from dnewton.model_file import check_width, describe
 from dnewton.netplan import NetPlan, infer_shapes
 from dnewton.network import Network
-from dnewton.objective import Objective, Samples, subsample_size
+from dnewton.objective import Objective, subsample_size
 from dnewton.solvers.newton import Newton
 
 
@@ -30,7 +31,8 @@ class Job:
     objective: Objective
     solver: Newton
     targets: Targets
-    test: Samples | None
+    others: dict[str, Samples]  # test and validation
+    description: dict[str, str]  # header entries of model files
     notes: list[str]
 
 
@@ -42,13 +44,15 @@ def assemble(config: Config, comm: Comm, source: str) -> Job:
     shapes = infer_shapes(config.net, source)
     _refuse_what_is_missing(config, source)
     notes = [machine.limit_threads(comm.ranks_on_node, comm.cores)]
-    train = _open(config.data.train, "train", config, comm)
-    test = _open(config.data.test, "test", config, comm) if config.data.test else None
+    check_width(config, math.prod(config.net.input))
+    parts = open_parts(config.data, config.net.input, config.solver.seed, comm)
+    train = parts.train
     memory = _memory_per_rank(config, comm)
     outputs = shapes[-1].out_shape[0]
+    resident = _resident(config, memory)
     work = planner.Workload(
         train.samples, subsample_size(config.solver.subsample, train.samples), outputs,
-        config.solver.batch_size, 8 if config.parallel.dtype == "float64" else 4,
+        config.solver.batch_size, 8 if config.parallel.dtype == "float64" else 4, resident=resident,
     )  # fmt: skip
     grid = None if config.parallel.grid == "auto" else config.parallel.grid
     stated = planner.Machine.shared(comm.least_cores)
@@ -59,28 +63,23 @@ def assemble(config: Config, comm: Comm, source: str) -> Job:
     notes.extend(plan.describe())
     comm = comm.on_grid(plan.grid)
     network = Network(plan, comm)
-    with comm.together():
-        targets, train_samples, test_samples = _read(config, plan, comm.rank, train, test, outputs)
+    bounds = plan.grid.bounds(plan.input_split, plan.input_units, comm.rank)
+    window = Window.of(config.net.input, plan.input_units, bounds)
+    loaded = load_parts(
+        parts, config.data, window, outputs, config.net.loss, config.parallel.dtype, resident, comm
+    )  # fmt: skip
+    targets = loaded.targets
+    notes.extend(_streams(loaded, comm))
     loss = LOSSES[config.net.loss]
     c = regulariser(config, train.samples)
     objective = Objective(
-        network, comm, train_samples, loss, targets.metric_sum(), c, config.solver.batch_size,
-        _for_passes(memory, needed),
+        network, comm, loaded.train, loss, targets.metric_sum(), c, config.solver.batch_size,
+        _for_passes(config, memory, needed, comm),
     )  # fmt: skip
     solver = Newton(objective, config.solver, comm)
-    return Job(config, comm, plan, network, objective, solver, targets, test_samples, notes)
-
-
-def _open(name: str, part: str, config: Config, comm: Comm) -> Source:
-    """The source of a part. Collective over the world: a bundled set (small) is read on rank 0 and broadcast."""
-    if is_bundled(name):
-        x, y = read_bundled(name, part) if comm.rank == 0 else (None, None)
-        source = from_arrays(name, comm.array_from_root(x), comm.array_from_root(y))
-    else:
-        with comm.together():
-            source = open_file(name, part)
-    check_shapes(source, config.net.input, f"data.{part}")
-    return source
+    others = {k: v for k, v in (("test", loaded.test), ("validation", loaded.validation)) if v is not None}
+    description = describe(config, network, window, loaded.scaling, targets, train.zero_based)
+    return Job(config, comm, plan, network, objective, solver, targets, others, description, notes)
 
 
 def _refuse_what_is_missing(config: Config, source: str) -> None:
@@ -110,24 +109,24 @@ def _check_memory(needed: float, memory: float, comm: Comm, source: str, notes: 
         notes.append(f"no layout fits parallel.memory: the largest rank needs {needed / 2**30:.2f} GiB")
 
 
-def _for_passes(memory: float, planned: float) -> float:
-    """What is left for kept forward passes besides the vectors, the data and the Jacobian."""
-    return max(0.0, memory - planned) if math.isfinite(memory) else memory
+def _resident(config: Config, memory: float) -> float:
+    """Bytes of samples that a rank keeps in memory; what is larger is streamed."""
+    if config.data.max_resident != "auto":
+        return max(0.0, float(config.data.max_resident) - machine.resident_bytes()) / 2
+    return memory / 2
 
 
-def _read(
-    config: Config, plan: NetPlan, rank: int, train: Source, test: Source | None, outputs: int
-) -> tuple[Targets, Samples, Samples | None]:
-    dtype, how = config.parallel.dtype, config.data.scale
-    bounds = plan.grid.bounds(plan.input_split, plan.input_units, rank)
-    y = train.targets()
-    targets = Targets.fit(y, outputs, config.net.loss, config.data.scale_targets, train.name)
-    scaling: Scaling | str = how
+def _for_passes(config: Config, memory: float, planned: float, comm: Comm) -> float:
+    """What is left for kept forward passes besides the vectors, the data and the Jacobian; the same on all ranks."""
+    left = memory - planned
+    if config.data.max_resident != "auto":
+        left = min(left, config.data.max_resident - machine.resident_bytes() - planned)
+    return comm.extremes(max(0.0, left))[0] if math.isfinite(left) else left
 
-    def part(source: Source, raw: Array) -> Samples:
-        nonlocal scaling
-        x, scaling = load_columns(source, config.net.input, plan.input_units, bounds, scaling, dtype)
-        return Samples(x, targets.encode(raw, dtype, source.name))
 
-    train_samples = part(train, y)
-    return targets, train_samples, part(test, test.targets()) if test else None
+def _streams(loaded: Loaded, comm: Comm) -> list[str]:
+    """A line for the log when samples are read from disk while training. Collective over the world."""
+    parts = {"train": loaded.train, "test": loaded.test, "validation": loaded.validation}
+    named = {k: isinstance(v.x, Streamed) for k, v in parts.items() if v is not None}
+    streamed = [k for k, v in named.items() if comm.extremes(float(v))[1] > 0]
+    return [f"data: {', '.join(streamed)} streamed from disk on at least one rank"] if streamed else []

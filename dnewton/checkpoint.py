@@ -15,9 +15,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from dnewton.arrays import Array
-from dnewton.comm import Comm, Piece
+from dnewton.comm import Comm
 from dnewton.errors import UserError, one_line
 from dnewton.network import Block, Network
+from dnewton.traffic import Piece
 
 PREVIOUS = "previous."  # prefix of the last accepted step in a checkpoint
 _DTYPES = {"float32": "F32", "float64": "F64"}

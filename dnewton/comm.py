@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import mpi4py
@@ -22,43 +21,10 @@ from mpi4py import MPI  # noqa: E402
 from dnewton.arrays import Array  # noqa: E402
 from dnewton.errors import UserError, one_line  # noqa: E402
 from dnewton.layout import Grid, Group  # noqa: E402
+from dnewton.traffic import Ledger, Piece  # noqa: E402
 
 MAX_ELEMENTS = 2**31 - 1
 POLITE_YIELDS, POLITE_SLEEP = 5, 2e-4
-
-
-@dataclass
-class Traffic:
-    """What one phase has communicated on this rank, and how long the phase took in all."""
-
-    calls: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    elapsed: float = 0.0
-
-    def values(self) -> tuple[float, float, float, float]:
-        """Calls, bytes, seconds in MPI, seconds of the phase."""
-        return float(self.calls), float(self.bytes), self.seconds, self.elapsed
-
-
-@dataclass
-class Ledger:
-    """Traffic per phase, in the order in which phases first occur."""
-
-    phases: dict[str, Traffic] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> Traffic:
-        return self.phases.setdefault(name, Traffic())
-
-
-@dataclass(frozen=True)
-class Piece:
-    """This rank's block of one tensor in a file: where the tensor starts and the block's place in it."""
-
-    offset: int
-    shape: tuple[int, ...]
-    starts: tuple[int, ...]
-    data: np.ndarray[Any, Any] | None  # None: this rank has no part of the tensor
 
 
 class Comm:
@@ -189,6 +155,31 @@ class Comm:
                 self._collective(group_comm, "Allgatherv", part, [whole, [w * part.shape[1] for w in widths]])
                 out[:, i : i + step] = whole
         return np.ascontiguousarray(np.moveaxis(out.reshape(sum(widths), *lead), 0, -1))
+
+    def concatenate(self, array: Array) -> Array:
+        """The rows of every rank in rank order, on every rank. Collective over the world."""
+        array = np.ascontiguousarray(array)
+        if self.size == 1:
+            return array
+        with self._counted(array.nbytes):
+            counts = np.empty(self.size, dtype=np.int64)
+            self._collective(self._mpi, "Allgather", np.array([len(array)], dtype=np.int64), counts)
+            out = np.empty((int(counts.sum()), *array.shape[1:]), dtype=array.dtype)
+            row = MPI.BYTE.Create_contiguous(int(np.prod(out.shape[1:], dtype=np.int64)) * out.itemsize).Commit()
+            self._collective(self._mpi, "Allgatherv", [_bytes(array), len(array), row], [_bytes(out), counts, row])
+            row.Free()
+        return out
+
+    def exchange(self, parts: Sequence[Array]) -> list[Array]:
+        """Give `parts[r]` to rank r; returns, as bytes, what each rank gave to this one. Collective over the world."""
+        given = np.array([p.nbytes for p in parts], dtype=np.int64)
+        taken = np.empty_like(given)
+        with self._counted(int(given.sum())):
+            self._collective(self._mpi, "Alltoall", given, taken)
+            out = np.empty(int(taken.sum()), dtype=np.uint8)
+            flat = np.concatenate([_bytes(np.ascontiguousarray(p)) for p in parts])
+            self._collective(self._mpi, "Alltoallv", [flat, given, MPI.BYTE], [out, taken, MPI.BYTE])
+        return list(np.split(out, np.cumsum(taken)[:-1]))
 
     # --- scalars: every rank gets the same bits ---------------------------------------------------------------------
 
@@ -324,6 +315,10 @@ class Comm:
         return OneSidedCounter(self)
 
 
+def _bytes(array: Array) -> Array:
+    return array.reshape(array.size).view(np.uint8)
+
+
 class OneSidedCounter:
     """Counter slots on rank 0 that any rank adds to and reads without rank 0's help.
 
@@ -360,9 +355,7 @@ class OneSidedCounter:
         """The slot's value if a read has come back, else None; never waits."""
         if self._pending_read is None:
             with self._comm._counted(8, "early_stop"):
-                self._pending_read = self._window.Rget_accumulate(
-                    self._one, self._read, 0, target=slot, op=MPI.NO_OP
-                )
+                self._pending_read = self._window.Rget_accumulate(self._one, self._read, 0, target=slot, op=MPI.NO_OP)
         if not self._pending_read.Test():
             return None
         self._pending_read = None

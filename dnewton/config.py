@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dnewton import yaml_io
-from dnewton.errors import UserError, one_line
 from dnewton.layout import KindName
 
 ActivationName = Literal["relu", "tanh", "sigmoid", "softplus", "linear"]
@@ -66,6 +64,9 @@ Size2 = Annotated[tuple[Pixels, Pixels], BeforeValidator(_pair)]
 Pad2 = Annotated[tuple[Margin, Margin], BeforeValidator(_pair)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+Name = Annotated[str, Field(min_length=1)]
 
 
 class _Section(BaseModel):
@@ -159,13 +160,48 @@ class NetSection(_Section):
     layers: Annotated[list[LayerSpec], Field(min_length=1)]
 
 
-class DataSection(_Section):
-    """Where the samples come from (a bundled name or a file) and how features and targets are scaled."""
+class FilePair(_Section):
+    """Samples and their targets in two files (.npy, idx)."""
 
-    train: Annotated[str, Field(min_length=1)] = "digits"
-    test: Annotated[str, Field(min_length=1)] | None = None
-    scale: Literal["none", "standardize", "minmax", "unit"] = "none"
+    x: Name
+    y: Name
+
+
+def _part(value: Any) -> Any:
+    if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(v, str) and v for v in value)):
+        return value
+    if isinstance(value, (dict, FilePair)):
+        return FilePair.model_validate(value)
+    raise ValueError("a bundled set, a file, a list of files or {x: FILE, y: FILE} is needed")
+
+
+def _columns(value: Any) -> Any:
+    items = value if isinstance(value, list) else [value]
+    if items and all(type(v) in (int, str) for v in items):
+        return items
+    raise ValueError("a column's name or number (from 0; -1 is the last), or a list of them, is needed")
+
+
+DataPart = Annotated[Name | list[str] | FilePair, BeforeValidator(_part)]
+
+
+class DataSection(_Section):
+    """Where the samples come from and how features and targets are scaled; scaling is fitted on the training part."""
+
+    train: DataPart = "digits"
+    test: DataPart | None = None
+    validation: DataPart | None = None
+    split: Annotated[float, Field(gt=0, lt=1)] | None = None  # this share of train becomes test, or validation
+    scale: Literal["none", "standardize", "minmax", "unit", "mean_image"] = "none"
     scale_targets: Literal["none", "standardize"] = "none"  # regression only; errors are reported unscaled
+    target: Annotated[list[str | int], BeforeValidator(_columns)] | None = None  # of tables of text: default the last
+    max_resident: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = "auto"  # per rank; beyond it, stream
+
+    @model_validator(mode="after")
+    def _one_use_of_split(self) -> DataSection:
+        if self.split is not None and self.test is not None and self.validation is not None:
+            raise ValueError("split makes a test or a validation part, and both are given")
+        return self
 
 
 class EarlyStopSection(_Section):
@@ -254,106 +290,6 @@ class Config(_Section):
     def dump(self) -> str:
         """The resolved configuration as YAML."""
         return yaml_io.dump(self.resolved())
-
-
-def load(text: str, source: str, overrides: list[str] | None = None) -> Config:
-    """Parse and check a YAML text; `overrides` are `section.key=value` strings whose values are YAML.
-
-    Raises UserError with one line naming `source` (or --set) and the key.
-    """
-    values = yaml_io.parse(text, source)
-    if not isinstance(values, dict):
-        raise UserError(f"{source}: a mapping with the section 'net' is needed, got {_show(values)}")
-    changed = [_override(values, item) for item in overrides or []]
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise UserError(_explain(error, source, changed)) from None
-
-
-def _override(values: dict[str, Any], item: str) -> str:
-    path, equals, text = item.partition("=")
-    if not equals or not path.strip():
-        raise UserError(f"--set {item}: write section.key=value, for example solver.C=0.1")
-    keys, here = path.strip().split("."), values
-    for i, key in enumerate(keys):
-        last = i == len(keys) - 1
-        if isinstance(here, list):
-            if not key.isdecimal() or int(key) >= len(here):
-                raise UserError(f"--set {path}: {'.'.join(keys[:i])} has entries 0 to {len(here) - 1}, not {key!r}")
-            slot: Any = int(key)
-        elif isinstance(here, dict):
-            slot = key
-        else:
-            raise UserError(f"--set {path}: {'.'.join(keys[:i])} is a single value and has no key {key!r}")
-        if last:
-            here[slot] = yaml_io.parse(text, f"--set {path}")
-        else:
-            if isinstance(here, dict) and here.get(slot) is None:
-                here[slot] = {}
-            here = here[slot]
-    return path.strip()
-
-
-def _show(value: Any) -> str:
-    text = one_line(repr(value))
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _explain(error: ValidationError, source: str, changed: list[str]) -> str:
-    """One line for the first (and most telling) validation error."""
-    details = error.errors(include_url=False)
-    first = next((e for e in details if e["type"] == "extra_forbidden"), details[0])
-    loc = [part for part in first["loc"] if not _is_union_label(part)]
-    path = ""
-    for part in loc:
-        path += f"[{part}]" if isinstance(part, int) else ("." if path else "") + str(part)
-    dotted = ".".join(str(part) for part in loc)
-    origin = "--set" if any(f"{dotted}.".startswith(f"{c}.") or c.startswith(f"{dotted}.") for c in changed) else source
-    where = f"{origin}: {path}" if path else origin
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(loc[:-1])
-        lower = {k.lower(): k for k in known}
-        near = difflib.get_close_matches(str(loc[-1]).lower(), list(lower), n=1, cutoff=0.5)
-        hint = f"did you mean {lower[near[0]]!r}?" if near else f"known keys: {', '.join(known) or 'none'}"
-        return f"{where}: unknown key; {hint}"
-    if first["type"] == "missing":
-        return f"{where}: is required"
-    if first["type"] == "value_error":
-        return f"{where}: {one_line(first['ctx']['error'])} (got {_show(first['input'])})"
-    others = [e["msg"] for e in details if e["loc"][: len(loc)] == tuple(loc) or e is first]
-    message = " or ".join(dict.fromkeys(_plain(m) for m in others[:3]))
-    return f"{where}: {message} (got {_show(first['input'])})"
-
-
-def _plain(message: str) -> str:
-    """A message of the validation library in words that need no knowledge of Python."""
-    message = re.sub(r"^Input ", "", one_line(message))
-    message = re.sub(r"a valid dictionary or instance of \w+", "a mapping of options", message)
-    return message.replace("a valid tuple", "a list").replace("a valid list", "a list")
-
-
-def _is_union_label(part: Any) -> bool:
-    """Pydantic adds the branch of a union to a location; a user never wrote that word."""
-    return isinstance(part, str) and (part in ("int", "float", "str") or "[" in part)
-
-
-def _known_keys(loc: list[Any]) -> list[str]:
-    model: Any = Config
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
-        if field is None:
-            return []
-        model = _model_in(field.annotation)
-    return [f.alias or n for n, f in model.model_fields.items()]
-
-
-def _model_in(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((m for a in get_args(annotation) if (m := _model_in(a)) is not None), None)
 
 
 def regulariser(config: Config, samples: int) -> float:

@@ -45,6 +45,12 @@ def _lines(path: str) -> list[str]:
         return []
 
 
+def resident_bytes() -> int:
+    """Resident size of this process now."""
+    fields = " ".join(_lines("/proc/self/statm")).split()
+    return int(fields[1]) * resource.getpagesize() if len(fields) > 1 else peak_rss_bytes()
+
+
 def peak_rss_bytes() -> int:
     """Largest resident size of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -215,6 +215,11 @@ class Network:
 
         self.backward(theta, tape, cot[:, None, :], add)
 
+    def whole_input(self, array: Array) -> Array:
+        """This rank's slice of what there is per input feature (last axis), made whole. Collective over the world."""
+        plan = self.plan
+        return self._move(array, moves(plan.grid, plan.input_split, "full"), plan.input_units)
+
     def _move(self, array: Array, steps: tuple[Move, ...], units: Units) -> Array:
         grid, rank = self.plan.grid, self.comm.rank
         for step in steps:

@@ -15,22 +15,10 @@ import numpy as np
 from dnewton.arrays import Array, dot, namespace
 from dnewton.comm import Comm
 from dnewton.curvature.losses import Loss
+from dnewton.data.samples import Samples
 from dnewton.network import Network, Tape
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """One data set on this rank: its columns of every sample, and the targets (N, K) of all."""
-
-    x: Array
-    y: Array
-
-    @property
-    def count(self) -> int:
-        """Number of samples."""
-        return int(self.y.shape[0])
 
 
 class Cycle:
@@ -61,6 +49,11 @@ def subsample_size(wanted: float, total: int) -> int:
     """A fraction of the samples, or a number of them when above 1; at least one, at most all."""
     size = round(wanted * total) if wanted <= 1 else int(wanted)
     return max(1, min(total, size))
+
+
+def in_batches(indices: Indices, size: int) -> list[Indices]:
+    """Sample numbers cut into batches of `size`."""
+    return [indices[i : i + size] for i in range(0, len(indices), size)]
 
 
 @dataclass
@@ -101,16 +94,15 @@ class Objective:
         self.regulariser = regulariser
         self._metric, self._batch_size, self._memory = metric, batch_size, memory
 
-    def cut(self, indices: Indices) -> list[Batch]:
-        """Sample numbers cut into batches."""
-        size = self._batch_size
-        return [Batch(indices[i : i + size]) for i in range(0, len(indices), size)]
-
     def others(self, indices: Indices) -> Indices:
         """The samples that are not in `indices`."""
         mask = np.ones(self.data.count, dtype=bool)
         mask[indices] = False
         return np.flatnonzero(mask)
+
+    def batches(self, indices: Indices) -> list[Batch]:
+        """Sample numbers cut into batches."""
+        return [Batch(part) for part in in_batches(indices, self._batch_size)]
 
     def evaluate(self, theta: Array, rest: Indices, subsample: Indices) -> Evaluation:
         """f over the samples of `rest` and `subsample`, keeping the forward passes that fit.
@@ -118,13 +110,15 @@ class Objective:
         All in one batch where they fit in one. Every rank gets rank 0's value, bit for bit. Collective over the world.
         """
         joined = len(rest) + len(subsample) <= self._batch_size
-        first = self.cut(np.concatenate([rest, subsample])) if joined else self.cut(rest)
-        last = [] if joined else self.cut(subsample)
+        first = self.batches(np.concatenate([rest, subsample]) if joined else rest)
+        last = [] if joined else self.batches(subsample)
         total = metric = 0.0
         budget = self._memory
         per_sample = self.network.plan.kept_numbers() * theta.dtype.itemsize
+        columns = self.data.batches([b.indices for b in first + last])
         for batch, always in [(b, joined) for b in first] + [(b, True) for b in last]:
-            tape = self.forward(theta, batch.indices, keep=always or budget > 0)  # alike on all ranks
+            keep = always or budget > 0  # alike on all ranks
+            tape = self.network.forward(theta, next(columns), keep)
             y = self.data.y[batch.indices]
             total += self.loss.value(tape.z, y)
             metric += self._metric(tape.z, y)
@@ -144,14 +138,15 @@ class Objective:
 
     def forward(self, theta: Array, indices: Indices, keep: bool) -> Tape:
         """The forward pass of some samples. Collective over the world."""
-        return self.network.forward(theta, _take(self.data.x, indices), keep)
+        return self.network.forward(theta, next(self.data.batches([indices])), keep)
 
     def gradient(self, theta: Array, at: Evaluation) -> Array:
         """∇f on this rank's blocks, at the point and over the samples of an evaluation; releases the kept passes
         except those of the subsample. Collective over the world."""
         grad = namespace(theta).zeros_like(theta)
+        columns = self.data.batches([b.indices for b in at.batches if b.tape is None])
         for batch in at.batches:
-            tape = batch.tape or self.forward(theta, batch.indices, keep=True)
+            tape = batch.tape or self.network.forward(theta, next(columns))
             cot = self.loss.gradient(tape.z, self.data.y[batch.indices]) / at.samples
             self.network.gradient(theta, tape, cot, grad)
             if not any(batch is s for s in at.subsample):
@@ -162,14 +157,7 @@ class Objective:
     def metric_over(self, theta: Array, data: Samples) -> float:
         """The metric's sum over another data set (to be taken from rank 0). Collective over the world."""
         total = 0.0
-        for i in range(0, data.count, self._batch_size):
-            part = slice(i, i + self._batch_size)
-            total += self._metric(self.network.forward(theta, data.x[part], keep=False).z, data.y[part])
+        batches = in_batches(np.arange(data.count), self._batch_size)
+        for indices, x in zip(batches, data.batches(batches), strict=True):
+            total += self._metric(self.network.forward(theta, x, keep=False).z, data.y[indices])
         return total
-
-
-def _take(x: Array, indices: Indices) -> Array:
-    """Rows of x; a view where the indices are one ascending run."""
-    if len(indices) and np.array_equal(indices, np.arange(indices[0], indices[0] + len(indices))):
-        return x[int(indices[0]) : int(indices[-1]) + 1]
-    return namespace(x).take(x, namespace(x).asarray(indices), axis=0)

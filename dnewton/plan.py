@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from dnewton import config, forecast, planner
-from dnewton.data.sources import find_file, is_bundled, open_file, read_bundled
+from dnewton import config, config_text, forecast, planner
+from dnewton.comm import Comm
+from dnewton.data.parts import open_parts
+from dnewton.data.readers import find_part
 from dnewton.errors import UserError
 from dnewton.netplan import LayerShape, infer_shapes
 from dnewton.nets import read_net
@@ -14,7 +16,7 @@ from dnewton.objective import subsample_size
 
 
 def main() -> int:
-    """Plan a net for a number of ranks in one process; needs no MPI job."""
+    """Plan a net for a number of ranks in one process; needs no mpirun."""
     parser = argparse.ArgumentParser(prog="python -m dnewton.plan", description="Show how a net is laid out on ranks.")
     parser.add_argument("--net", required=True, metavar="FILE", help="YAML file, or the name of a shipped net")
     parser.add_argument("--ranks", required=True, type=int, help="number of MPI ranks")
@@ -24,21 +26,17 @@ def main() -> int:
         if args.ranks < 1:
             raise UserError(f"--ranks {args.ranks}: at least one is needed")
         text, folder = read_net(args.net)
-        settings = config.load(text, args.net, args.set)
+        settings = config_text.load(text, args.net, args.set)
         shapes = infer_shapes(settings.net, args.net)
-        train, test = settings.data.train, settings.data.test
-        test_samples = _samples(test, "test", folder) if test else 0
-        show(settings, shapes, args.ranks, _samples(train, "train", folder), test_samples, args.net)
+        named = {k: v for k in ("train", "test", "validation") if (v := getattr(settings.data, k)) is not None}
+        data = settings.data.model_copy(update={k: find_part(v, folder) for k, v in named.items()})
+        parts = open_parts(data, settings.net.input, settings.solver.seed, Comm.world())
+        tested = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
+        show(settings, shapes, args.ranks, parts.train.samples, tested, args.net)
     except UserError as error:
         print(f"dnewton: error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _samples(name: str, part: str, folder: str) -> int:
-    if is_bundled(name):
-        return len(read_bundled(name, part)[1])
-    return open_file(find_file(name, folder), part).samples
 
 
 def show(

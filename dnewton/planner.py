@@ -42,6 +42,7 @@ class Workload:
     itemsize: int = 4
     evaluations: float = 1.3
     cg: int = 30
+    resident: float = math.inf  # bytes of samples that a rank keeps; what is larger is streamed
 
 
 State = tuple[Split, Units]
@@ -187,8 +188,11 @@ def memory_bytes(plan: NetPlan, work: Workload) -> float:
         q = spatial(layer.shape.out_shape)
         numbers += 9.0 * inputs * outputs + work.subsample * q * (inputs + work.outputs * outputs)
     first = plan.layers[0]
-    numbers += work.samples * _share(grid, first.source, first.in_units) * spatial(first.shape.in_shape)
-    return numbers * work.itemsize
+    sample: float = _share(grid, first.source, first.in_units) * spatial(first.shape.in_shape) * work.itemsize
+    data = work.samples * sample
+    if data > work.resident:
+        data = 3.0 * min(work.batch, work.samples) * sample  # the batch at work, the next one and its raw columns
+    return numbers * work.itemsize + data
 
 
 def fixed(layers: tuple[LayerShape, ...], grid: Grid, kinds: list[Kind], work: Workload) -> NetPlan:

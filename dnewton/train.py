@@ -8,37 +8,24 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
-from dnewton import __version__, config, progress
+from dnewton import __version__, config_text, progress
 from dnewton.assemble import Job, assemble
+from dnewton.cli import Parser
 from dnewton.comm import Comm
 from dnewton.config import Config
-from dnewton.data.sources import find_file
+from dnewton.data.readers import find_part
 from dnewton.errors import UserError
 from dnewton.launch import run
 from dnewton.nets import read_net
 from dnewton.rundir import RunDirectory
-from dnewton.trainer import Record, Trainer, initial_state, resumed_state
-
-
-class _Parser(argparse.ArgumentParser):
-    """Argument errors as UserError, help on rank 0 only."""
-
-    rank = 0
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see python -m dnewton.train --help")
-
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:  # type: ignore[override]
-        if self.rank == 0:
-            super()._print_message(message, file)
+from dnewton.trainer import PARTS, Record, Trainer, initial_state, resumed_state
 
 
 def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     """Parse the command line. Raises UserError."""
-    parser = _Parser(prog="python -m dnewton.train", description="Train a neural network on MPI ranks.")
-    parser.rank = rank
+    parser = Parser("python -m dnewton.train", "Train a neural network on MPI ranks.", rank)
     parser.add_argument("--net", metavar="FILE", help="YAML file, or the name of a shipped net such as cnn.yaml")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a YAML entry")
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/<net>-<time>)")
@@ -68,10 +55,11 @@ def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str]:
             text, folder = read_net(source)
             if not args.net:
                 folder = os.getcwd()
-    loaded = config.load(comm.text_from_root(text), source, args.set)
-    names = {part: getattr(loaded.data, part) for part in ("train", "test") if getattr(loaded.data, part)}
-    paths = {part: comm.text_from_root(find_file(name, folder)) for part, name in names.items()}
-    loaded = loaded.model_copy(update={"data": loaded.data.model_copy(update=paths)})
+    loaded = config_text.load(comm.text_from_root(text), source, args.set)
+    folder = comm.text_from_root(folder)
+    named = {k: v for k in PARTS if (v := getattr(loaded.data, k)) is not None}
+    found = {k: find_part(v, folder) for k, v in named.items()}
+    loaded = loaded.model_copy(update={"data": loaded.data.model_copy(update=found)})
     if args.init_only:
         loaded = loaded.model_copy(update={"solver": loaded.solver.model_copy(update={"max_iterations": 0})})
     return loaded, source

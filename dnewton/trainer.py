@@ -16,6 +16,7 @@ from dnewton.solvers.newton import State, Step
 
 PHASES = ("setup", "function", "gradient", "jacobian", "cg", "early_stop", "combine", "evaluate", "report", "output")
 FORMAT = "1"
+PARTS = ("train", "test", "validation")
 NO_CG = {"min": 0, "mean": 0.0, "max": 0}
 
 Record = dict[str, Any]
@@ -50,7 +51,9 @@ class Trainer:
                 self._checkpoint()
         if every:
             self._checkpoint()
-        checkpoint.save(self._out.model, job.network, {"": state.theta}, {"format": FORMAT}, job.comm)
+        checkpoint.save(
+            self._out.model, job.network, {"": state.theta}, {"format": FORMAT, **job.description}, job.comm
+        )
 
     def _checkpoint(self) -> None:
         state = self._job.solver.state
@@ -66,6 +69,7 @@ class Trainer:
             "first_norm": repr(state.first_norm),
             "evaluated": str(state.evaluated),
             "identity": json.dumps(identity(self._job)),
+            **self._job.description,
         }
         path = self._out.checkpoint(state.iteration)
         checkpoint.save(path, self._job.network, vectors, values, self._job.comm)
@@ -89,9 +93,9 @@ class Trainer:
         }
         with comm.phase("evaluate"):
             scores = {f"train_{name}": job.targets.metric_value(step.metric, step.samples)}
-            if job.test is not None:
-                total = job.objective.metric_over(job.solver.state.theta, job.test)
-                scores[f"test_{name}"] = job.targets.metric_value(total, job.test.count)
+            for part, samples in job.others.items():
+                total = job.objective.metric_over(job.solver.state.theta, samples)
+                scores[f"{part}_{name}"] = job.targets.metric_value(total, samples.count)
         with comm.phase("report"):
             record.update(self._gathered(step, scores))
         if comm.rank == 0:
@@ -138,10 +142,19 @@ def identity(job: Job) -> dict[str, Any]:
     ]
     return {
         "net": {**config["net"], "layers": layers},
-        "data": {k: os.path.basename(v) if k in ("train", "test") and v else v for k, v in config["data"].items()},
+        "data": {k: _names_only(v) if k in PARTS else v for k, v in config["data"].items() if k != "max_resident"},
         "seed": config["solver"]["seed"],
         "samples": job.objective.data.count,
     }
+
+
+def _names_only(part: Any) -> Any:
+    """A data part without its folders, which may differ from machine to machine."""
+    if isinstance(part, dict):
+        return {k: _names_only(v) for k, v in part.items()}
+    if isinstance(part, list):
+        return [_names_only(v) for v in part]
+    return os.path.basename(part) if part else part
 
 
 def initial_state(job: Job, init: str | None) -> State:

@@ -14,10 +14,11 @@ from dnewton.config import Config
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.losses import LOSSES
+from dnewton.data.samples import Samples
 from dnewton.layout import KINDS, Grid, Kind
 from dnewton.netplan import NetPlan, infer_shapes
 from dnewton.network import Network
-from dnewton.objective import Objective, Samples
+from dnewton.objective import Objective
 
 Layers = list[Any]
 

@@ -15,11 +15,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Arrows point one way: a module imports only modules that come later in this list.
 ORDER = [
-    "train", "plan", "launch", "trainer", "assemble", "rundir", "progress", "solvers.newton", "solvers.combine",
-    "solvers.subproblem", "solvers.early_stop", "solvers.damping", "solvers", "objective", "checkpoint",
-    "curvature.gauss_newton", "curvature.jacobian", "curvature.losses", "curvature", "network", "layers.linear",
-    "layers.pool", "layers.activation", "layers", "forecast", "planner", "netplan", "data.prepare", "data.sources",
-    "data", "comm", "machine", "config", "layout", "arrays", "yaml_io", "nets", "errors", "",
+    "train", "predict", "plan", "data.__main__", "launch", "cli", "trainer", "assemble", "rundir", "progress",
+    "solvers.newton", "solvers.combine", "solvers.subproblem", "solvers.early_stop", "solvers.damping", "solvers",
+    "model_file", "scores", "objective", "checkpoint", "curvature.gauss_newton", "curvature.jacobian",
+    "curvature.losses", "curvature", "network", "layers.linear", "layers.pool", "layers.activation", "layers",
+    "forecast", "planner", "netplan", "data.convert", "data.parts", "data.samples", "data.targets", "data.scaling",
+    "data.readers", "data.images", "data.cifar_batches", "data.hdf5", "data.array_files", "data.tables", "data.libsvm",
+    "data.text", "data.sources", "data.files", "data", "comm", "traffic", "machine", "config_text", "config", "layout",
+    "arrays", "yaml_io", "nets", "errors", "",
 ]  # fmt: skip
 
 
@@ -59,8 +62,8 @@ def test_single_importer(library: str, owner: str) -> None:
 def test_no_pickle_no_shell_no_stray_print() -> None:
     for path in MODULES:
         text = path.read_text()
-        assert not re.search(r"\b(pickle|allow_pickle=True|os\.system|shell=True|eval\(|exec\()", text), path
-        if name(path) not in ("train", "plan", "launch"):
+        assert not re.search(r"\b(pickle(?!tools)|allow_pickle=True|os\.system|shell=True|eval\(|exec\()", text), path
+        if name(path) not in ("train", "predict", "plan", "data.__main__", "launch"):
             assert not re.search(r"^\s*print\(", text, re.M), f"{path} prints"
         assert "except: pass" not in text and not re.search(r"except[^\n]*:\s*\n\s*pass\b", text), path
 

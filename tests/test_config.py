@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnewton import config, yaml_io
+from dnewton import config, config_text, yaml_io
 from dnewton.errors import UserError
 from dnewton.netplan import infer_shapes
 
@@ -25,7 +25,7 @@ net:
 
 
 def load(text: str, *overrides: str) -> config.Config:
-    loaded = config.load(text, "net.yaml", list(overrides))
+    loaded = config_text.load(text, "net.yaml", list(overrides))
     infer_shapes(loaded.net, "net.yaml")
     return loaded
 
@@ -43,7 +43,7 @@ output: {checkpoint_every: 10, keep: 3}
     loaded = load(text)
     assert loaded.solver == config.SolverSection()
     assert load(loaded.dump()) == loaded
-    assert load(NET).dump() == config.load(load(NET).dump(), "again").dump()
+    assert load(NET).dump() == config_text.load(load(NET).dump(), "again").dump()
 
 
 def test_values() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import CNN, MLP, Problem, lay_out
 
-from dnewton import forecast, planner
+from dnewton import config_text, forecast, planner
 from dnewton.comm import Comm
 from dnewton.errors import UserError
 from dnewton.layout import KINDS, SPLITS, Grid, Units, cut, grids, moves
@@ -159,8 +159,6 @@ def test_forecast_equals_the_counted_bytes(comm: Comm, net: str, curvature: str)
 
 
 def test_shipped_nets_fit() -> None:
-    from dnewton import config
-
     assert {"cnn.yaml", "mlp.yaml", "mlp_regression.yaml"} <= set(shipped_nets())
     for name in shipped_nets():
-        infer_shapes(config.load(read_net(name)[0], name).net)
+        infer_shapes(config_text.load(read_net(name)[0], name).net)

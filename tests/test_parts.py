@@ -12,11 +12,15 @@ from safetensors.numpy import load_file, save_file
 
 from dnewton import checkpoint
 from dnewton.arrays import max_pool, max_unpool, patches, sample_blocks
-from dnewton.comm import Comm
+from dnewton.comm import MPI, Comm
 from dnewton.curvature.jacobian import cheapest
 from dnewton.curvature.losses import LOSSES
-from dnewton.data.prepare import Targets, load_columns
-from dnewton.data.sources import from_arrays, open_file, read_bundled
+from dnewton.data.array_files import open_npz
+from dnewton.data.readers import read_bundled
+from dnewton.data.samples import Window, load
+from dnewton.data.scaling import Scaling
+from dnewton.data.sources import Source, from_arrays
+from dnewton.data.targets import Targets
 from dnewton.errors import UserError
 from dnewton.layout import Grid, Units, grids
 
@@ -78,15 +82,23 @@ def test_the_cheapest_representation() -> None:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
+def load_columns(
+    source: Source, shape: tuple[int, ...], units: Units, bounds: tuple[int, int], how: str | Scaling, dtype: str
+) -> tuple[np.ndarray, Scaling]:
+    """Columns on one rank alone."""
+    x, scaling = load(source, Window.of(shape, units, bounds), how, dtype, Comm(MPI.COMM_SELF.Dup()))
+    return np.asarray(x), scaling
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_columns_of_npz(tmp_path: Path, order: str, compressed: bool) -> None:
     x = np.asarray(np.random.default_rng(0).normal(size=(50, 3, 4, 2)), order=order)
     (np.savez_compressed if compressed else np.savez)(tmp_path / "d.npz", x=x, y=np.arange(50))
-    source = open_file(str(tmp_path / "d.npz"), "train")
+    source = open_npz(str(tmp_path / "d.npz"))
     assert (source.samples, source.shape, source.features) == (50, (3, 4, 2), 24)
-    assert np.array_equal(source.columns(8, 24, "float64"), x.reshape(50, 24)[:, 8:24])
-    assert source.columns(5, 5, "float32").shape == (50, 0)
+    assert np.array_equal(np.concatenate(list(source.blocks(8, 24))), x.reshape(50, 24)[:, 8:24])
+    assert np.concatenate(list(source.blocks(5, 5))).shape == (50, 0)
 
 
 @pytest.mark.parametrize("how", ["none", "standardize", "minmax", "unit"])

@@ -243,9 +243,7 @@ def build(network: Network, theta: Array, tapes: Sequence[Tape], representation:
     for tape in tapes:
         found: list[BlockJacobian] = []
 
-        def keep(
-            block: Block, op: Linear, cot: Cotangent, z: Array, found: list[BlockJacobian] = found
-        ) -> None:
+        def keep(block: Block, op: Linear, cot: Cotangent, z: Array, found: list[BlockJacobian] = found) -> None:
             found.append(_represent(network, block, op, cot, z, outputs, representation))
 
         xp = namespace(theta)

@@ -1,169 +1,133 @@
-"""Sources of samples: bundled sets and `.npz` files, read by columns so that a rank holds only its features.
-
-A source is (samples, features) with images flattened channel-major; `columns(lo, hi)` reads a contiguous range.
-"""
+"""What a data set looks like to the rest: (samples, features) with images flattened channel-major, read by columns."""
 
 from __future__ import annotations
 
 import math
-import os
-import zipfile
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from dnewton.errors import UserError, one_line
+from dnewton.errors import UserError
 
 Values = np.ndarray[Any, Any]
-
-BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
-_READ_BYTES = 8 << 20
+Blocks = Callable[[int, int], Iterator[Values]]
+Rows = Callable[[Values, int, int], Values]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that can be read by columns."""
+    """A data set that can be read by columns.
+
+    `blocks(lo, hi)` gives all samples' columns in consecutive blocks of rows, as stored. `rows(indices, lo, hi)` reads
+    single samples (ascending), where the format can do that. Both raise UserError on the rank that meets the damage.
+    `fetch(lo, hi)`, where there is one, comes first and is collective over the world: rows parsed by many ranks go to
+    the ranks that own their columns.
+    """
 
     name: str
     samples: int
     shape: tuple[int, ...]  # of one sample: (features,) or (C, H, W)
-    dtype: np.dtype[Any]  # as stored
-    columns: Callable[[int, int, str], Values]  # (lo, hi, dtype) -> (samples, hi - lo)
-    targets: Callable[[], Values]
+    dtype: np.dtype[Any]  # of the values that blocks and rows give
+    blocks: Blocks
+    targets: Callable[[], Values] | None  # None: the file has none
+    rows: Rows | None = None
+    repeatable: bool = True  # blocks() a second time costs no decompression
+    fetch: Callable[[int, int], None] | None = None
+    zero_based: bool | None = None  # of LIBSVM text: its features are counted from 0
 
     @property
     def features(self) -> int:
         """Numbers per sample."""
         return math.prod(self.shape)
 
-
-def is_bundled(name: str) -> bool:
-    """True for a bundled set that no file of the same name hides."""
-    return name in BUNDLED and not os.path.isfile(name)
-
-
-def find_file(name: str, folder: str) -> str:
-    """The absolute path of a data file, looked up in the working directory and then in `folder`, the YAML file's.
-
-    The name of a bundled set, and a name that is not found, stay as they are.
-    """
-    if is_bundled(name):
-        return name
-    path = next((p for p in (name, os.path.join(folder, name)) if os.path.exists(p)), None)
-    return os.path.abspath(path) if path else name
+    def all_targets(self) -> Values:
+        """The targets. Raises UserError when the file has none."""
+        if self.targets is None:
+            raise UserError(f"{self.name}: has no labels or targets; training needs them")
+        return self.targets()
 
 
-def open_file(path: str, part: str) -> Source:
-    """The source for a file; `part` is train or test, for messages. Raises UserError when there is none."""
-    name = path
-    if not os.path.exists(path):
-        raise UserError(f"data.{part}: {name} is neither a file nor a bundled set ({', '.join(BUNDLED)})")
-    if os.path.isdir(path):
-        raise UserError(f"data.{part}: {path} is a directory; name a file inside it")
-    if not path.endswith(".npz"):
-        raise UserError(f"data.{part}: {path}: unknown kind of file; an .npz with arrays x and y is needed")
-    return _npz(path)
+def block_rows(samples: int, row_bytes: int, block_bytes: int) -> Iterator[slice]:
+    """Consecutive runs of rows of at most `block_bytes` (at least one row)."""
+    step = max(1, block_bytes // max(1, row_bytes))
+    for start in range(0, samples, step):
+        yield slice(start, min(samples, start + step))
 
 
-def read_bundled(name: str, part: str) -> tuple[Values, Values]:
-    """x and y of a bundled set's fixed train or test part (four fifths and one fifth, stratified by class)."""
-    from sklearn import datasets  # slow to import: only rank 0 does
-    from sklearn.model_selection import train_test_split
-
-    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
-    stratify = None if name == "diabetes" else y
-    kept = train_test_split(np.arange(len(y)), test_size=0.2, random_state=0, stratify=stratify)
-    rows = np.sort(kept[0] if part == "train" else kept[1])  # the split is fixed: it is part of the data set
-    return x[rows], y[rows]
-
-
-def from_arrays(name: str, x: Values, y: Values) -> Source:
+def from_arrays(name: str, x: Values, y: Values | None) -> Source:
     """A source over arrays in memory."""
-    return Source(name, len(y), (x.shape[1],), x.dtype, lambda lo, hi, dtype: x[:, lo:hi].astype(dtype), lambda: y)
+    flat = x.reshape(len(x), math.prod(x.shape[1:]))
+
+    def blocks(lo: int, hi: int) -> Iterator[Values]:
+        for part in block_rows(len(x), flat.shape[1] * flat.itemsize, 1 << 22):
+            yield flat[part, lo:hi]
+
+    def rows(indices: Values, lo: int, hi: int) -> Values:
+        return np.take(flat[:, lo:hi], indices, axis=0)
+
+    return Source(name, len(x), x.shape[1:], x.dtype, blocks, None if y is None else lambda: y, rows)
 
 
-def _npz(path: str) -> Source:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = {n.removesuffix(".npy") for n in archive.namelist()}
-            for key in ("x", "y"):
-                if key not in names:
-                    found = ", ".join(sorted(names)) or "nothing"
-                    raise UserError(f"{path}: has no array {key!r}; x and y are needed (found {found})")
-            shape, fortran, dtype = _header(archive, "x", path)
-            y_shape, _, y_dtype = _header(archive, "y", path)
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path}: cannot be read as .npz: {one_line(error)}") from None
-    if dtype.kind not in "fiub":
-        raise UserError(f"{path}: x must hold numbers, it has dtype {dtype}")
-    if y_dtype.kind not in "fiubU":
-        raise UserError(f"{path}: y must hold numbers or strings, it has dtype {y_dtype}")
-    if len(shape) not in (2, 4):
-        raise UserError(
-            f"{path}: x must be [samples, features] or [samples, channels, height, width], it is {list(shape)}"
-        )
-    if len(y_shape) == 2 and (y_shape[1] == 0 or (y_dtype.kind == "U" and y_shape[1] > 1)):
-        raise UserError(f"{path}: y must be [samples] or numbers [samples, targets], it is {list(y_shape)} {y_dtype}")
-    if len(y_shape) not in (1, 2) or y_shape[0] != shape[0]:
-        raise UserError(f"{path}: y must have one row per sample ({shape[0]}), it has shape {list(y_shape)}")
-    if shape[0] == 0 or math.prod(shape[1:]) == 0:
-        raise UserError(f"{path}: x is empty, shape {list(shape)}")
+def joined(sources: Sequence[Source], name: str) -> Source:
+    """Several sources one after the other. Raises UserError unless their samples look alike."""
+    first = sources[0]
+    for other in sources[1:]:
+        if other.shape != first.shape:
+            raise UserError(
+                f"{other.name}: samples have shape {list(other.shape)}, those of {first.name} {list(first.shape)}"
+            )
+        if (other.targets is None) != (first.targets is None):
+            raise UserError(f"{(other if other.targets is None else first).name}: has no labels, the other files have")
+    starts = np.cumsum([0, *(s.samples for s in sources)])
 
-    def columns(lo: int, hi: int, wanted: str) -> Values:
-        return _npz_columns(path, shape, fortran, dtype, lo, hi, wanted)
+    def blocks(lo: int, hi: int) -> Iterator[Values]:
+        for source in sources:
+            yield from source.blocks(lo, hi)
+
+    def rows(indices: Values, lo: int, hi: int) -> Values:
+        cuts = np.searchsorted(indices, starts)
+        parts = [
+            source.rows(indices[a:b] - start, lo, hi)  # type: ignore[misc]
+            for source, start, a, b in zip(sources, starts, cuts, cuts[1:], strict=False)
+        ]
+        return np.concatenate(parts)
+
+    def fetch(lo: int, hi: int) -> None:
+        for source in sources:
+            if source.fetch is not None:
+                source.fetch(lo, hi)
 
     def targets() -> Values:
-        return _guarded(path, lambda: np.asarray(np.load(path, allow_pickle=False)["y"]))
+        parts = [s.all_targets() for s in sources]
+        if len({(p.dtype.kind == "U", p.shape[1:]) for p in parts}) > 1:
+            raise UserError(f"{name}: the files' targets differ in kind or number")
+        return np.concatenate(parts)
 
-    return Source(path, shape[0], shape[1:], dtype, columns, targets)
-
-
-def _guarded(path: str, read: Callable[[], Values]) -> Values:
-    try:
-        return read()
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: is damaged or cut short: {one_line(error)}") from None
-
-
-def _header(archive: zipfile.ZipFile, key: str, path: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    try:
-        with archive.open(f"{key}.npy") as stream:
-            return _read_header(stream)
-    except (ValueError, KeyError, zlib.error, SyntaxError) as error:
-        raise UserError(f"{path}: array {key!r} cannot be read: {one_line(error)}") from None
+    return replace(
+        first, name=name, samples=int(starts[-1]), dtype=np.result_type(*(s.dtype for s in sources)), blocks=blocks,
+        rows=rows if all(s.rows for s in sources) else None, targets=targets if first.targets else None,
+        repeatable=all(s.repeatable for s in sources), fetch=fetch,
+    )  # fmt: skip
 
 
-def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(stream)
-    return np.lib.format.read_array_header_2_0(stream)
+def subset(source: Source, indices: Values) -> Source:
+    """Some samples of a source, by ascending row numbers."""
+    mask = np.zeros(source.samples, dtype=bool)
+    mask[indices] = True
 
+    def blocks(lo: int, hi: int) -> Iterator[Values]:
+        start = 0
+        for block in source.blocks(lo, hi):
+            yield block[mask[start : start + len(block)]]
+            start += len(block)
 
-def _npz_columns(
-    path: str, shape: tuple[int, ...], fortran: bool, dtype: np.dtype[Any], lo: int, hi: int, wanted: str
-) -> Values:
-    n, features = shape[0], math.prod(shape[1:])
+    def rows(wanted: Values, lo: int, hi: int) -> Values:
+        assert source.rows is not None
+        return source.rows(np.take(indices, wanted), lo, hi)
 
-    def whole() -> Values:  # column-major arrays: rare, and a row cannot be read by itself
-        x = np.load(path, allow_pickle=False)["x"]
-        return np.ascontiguousarray(x.reshape(n, features)[:, lo:hi]).astype(wanted)
-
-    def streamed() -> Values:
-        out = np.empty((n, hi - lo), dtype=wanted)
-        row = features * dtype.itemsize
-        step = max(1, _READ_BYTES // row)
-        with zipfile.ZipFile(path) as archive, archive.open("x.npy") as stream:
-            _read_header(stream)
-            for i in range(0, n, step):
-                m = min(step, n - i)
-                data = stream.read(m * row)
-                if len(data) != m * row:
-                    raise EOFError(f"x ends in row {i + len(data) // row} of {n}")
-                out[i : i + m] = np.frombuffer(data, dtype=dtype).reshape(m, features)[:, lo:hi]
-        return out
-
-    return _guarded(path, whole if fortran else streamed)
+    return replace(
+        source, samples=len(indices), blocks=blocks, rows=rows if source.rows else None,
+        targets=(lambda: source.all_targets()[indices]) if source.targets else None,
+    )  # fmt: skip

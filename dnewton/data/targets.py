@@ -1,66 +1,19 @@
-"""From sources to what the solver trains on: this rank's scaled columns, and encoded targets.
-
-Scaling is fitted on the training part, feature by feature, so that no rank needs another's columns.
-"""
+"""Targets: labels of any kind become one-hot rows (or 0/1), real ones are shifted and scaled; fitted on training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from dnewton.arrays import Array, sample_blocks
-from dnewton.data.sources import Source, Values
+from dnewton.arrays import Array
+from dnewton.data.scaling import check_finite, spread_of
+from dnewton.data.sources import Values
 from dnewton.errors import UserError
-from dnewton.layout import Units
-
-
-def check_shapes(source: Source, input_shape: tuple[int, ...], where: str) -> None:
-    """Raise UserError unless the source's samples fit `net.input` (an image may come flattened, channel-major)."""
-    wanted = tuple(input_shape)
-    fits = source.shape == wanted or (1 in (len(source.shape), len(wanted)) and source.features == np.prod(wanted))
-    if not fits:
-        raise UserError(f"{where}: {source.name}: samples have shape {list(source.shape)}, net.input is {list(wanted)}")
-
 
 LARGEST_LABEL = 2**53  # beyond it float64 no longer tells neighbours apart
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """x ↦ (x - shift) * factor per feature; `unit` divides by the largest absolute value."""
-
-    shift: Values
-    factor: Values
-
-    @classmethod
-    def fit(cls, x: Values, how: str) -> Scaling:
-        """Statistics of the training columns, float64; constant features are only shifted."""
-        width = x.shape[1]
-        shift, spread = np.zeros(width), np.ones(width)
-        if how == "standardize":
-            shift = x.mean(axis=0, dtype=np.float64)
-            spread = spread_of(x, shift)
-        elif how == "minmax":
-            shift = x.min(axis=0).astype(np.float64)
-            spread = x.max(axis=0) - shift
-        elif how == "unit":
-            spread = np.abs(x).max(axis=0).astype(np.float64)
-        return cls(shift, 1.0 / np.where(spread > 0, spread, 1.0))
-
-    def apply(self, x: Values, dtype: str) -> Values:
-        """Scaled columns in `dtype`; computed in float64, so that small differences of large numbers survive."""
-        out = x if x.dtype == dtype else np.empty(x.shape, dtype=dtype)
-        for part in sample_blocks(x.shape[0], 8 * x.shape[1]):
-            out[part] = (x[part].astype(np.float64) - self.shift) * self.factor
-        return out
-
-
-def spread_of(x: Values, mean: Values) -> Values:
-    """Standard deviation per column, zero where it is no more than rounding of a constant."""
-    deviation = x.std(axis=0, dtype=np.float64)
-    return np.where(deviation > 16 * np.finfo(np.float64).eps * np.abs(mean), deviation, 0.0)
 
 
 @dataclass(frozen=True)
@@ -73,8 +26,8 @@ class Targets:
     spread: Values
 
     @classmethod
-    def fit(cls, y: Values, outputs: int, loss: str, scale: str, source: str) -> Targets:
-        """The mapping for the training targets.
+    def fit(cls, y: Values, outputs: int, loss: str, scale: str, source: str, held: Values | None = None) -> Targets:
+        """The mapping for the training targets; labels of the part `held` out of the training file count, too.
 
         Raises UserError when they do not suit the loss or the number of outputs.
         """
@@ -91,8 +44,9 @@ class Targets:
         if y.ndim == 2 and y.shape[1] > 1:
             _check_distribution(y, outputs, source)
             return cls(outputs, np.arange(outputs), nothing, one)
-        labels = _as_labels(y, source)
-        found = np.unique(labels)
+        found = np.unique(_as_labels(y, source))
+        if held is not None and held.ndim == y.ndim:
+            found = np.union1d(found, _as_labels(held, source))
         if found.dtype.kind != "U" and found[0] >= 0 and found[-1] < allowed:
             found = np.arange(allowed)
         if len(found) > allowed:
@@ -119,6 +73,34 @@ class Targets:
         out = np.zeros((len(labels), self.outputs), dtype=dtype)
         out[np.arange(len(labels)), place] = 1
         return out
+
+    def decode(self, z: Array) -> Values:
+        """Outputs (N, K) as labels (N,), or as values (N, K) in the targets' units."""
+        if self.classes is None:
+            return np.asarray(z * self.spread + self.shift)
+        place = (z[:, 0] > 0).astype(int) if self.outputs == 1 else np.argmax(z, axis=1)
+        return np.asarray(self.classes[place])
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        classes = None if self.classes is None else self.classes.tolist()
+        return {
+            "outputs": self.outputs, "classes": classes, "shift": self.shift.tolist(), "spread": self.spread.tolist()
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Targets:
+        """The inverse of :meth:`as_json`. Raises ValueError, KeyError or TypeError for anything else."""
+        outputs, classes = int(values["outputs"]), values["classes"]
+        if classes is not None:
+            words = all(isinstance(c, str) for c in classes)
+            if not classes or not (words or all(type(c) is int for c in classes)):
+                raise ValueError("classes")
+            classes = np.array(classes, dtype=str if words else np.int64)
+        shift, spread = (np.array(values[k], dtype=np.float64) for k in ("shift", "spread"))
+        if shift.shape != (outputs,) or spread.shape != (outputs,):
+            raise ValueError("targets")
+        return cls(outputs, classes, shift, spread)
 
     @property
     def metric_name(self) -> str:
@@ -156,14 +138,14 @@ def _as_real(y: Values, outputs: int, source: str) -> Values:
     real = y.astype(np.float64).reshape(len(y), 1 if y.ndim == 1 else y.shape[1])
     if real.shape[1] != outputs:
         raise UserError(f"{source}: y has {real.shape[1]} target(s) per sample but the net has {outputs} output(s)")
-    _check_finite(real, source, "y")
+    check_finite(real, source, "y")
     return real
 
 
 def _as_labels(y: Values, source: str) -> Values:
     labels = y.reshape(len(y))
     if labels.dtype.kind == "f":
-        _check_finite(labels[:, None], source, "y")
+        check_finite(labels[:, None], source, "y")
         broken = np.flatnonzero(labels != np.round(labels))
         if broken.size:
             row = int(broken[0])
@@ -183,35 +165,3 @@ def _check_distribution(y: Values, outputs: int, source: str) -> None:
     bad = np.flatnonzero((y < 0).any(axis=1) | ~(np.abs(y.sum(axis=1) - 1) < 1e-4))
     if bad.size:
         raise UserError(f"{source}: row {int(bad[0])}: y must be labels or rows that sum to 1")
-
-
-def _check_finite(values: Values, source: str, name: str, first_column: int = 0) -> None:
-    if not np.isfinite(values.sum(dtype=np.float64)):  # cheap, and exact unless the sum itself overflows
-        bad = np.argwhere(~np.isfinite(values))
-        if len(bad):
-            row, column = (int(v) for v in bad[0])
-            value = values[row, column]
-            raise UserError(f"{source}: {name}: row {row}, column {first_column + column} is {value}; clean the data")
-
-
-def load_columns(
-    source: Source, input_shape: tuple[int, ...], units: Units, bounds: tuple[int, int], scaling: Scaling | str,
-    dtype: str,
-) -> tuple[Array, Scaling]:  # fmt: skip
-    """This rank's columns of every sample, scaled: (N, features) or (N, H, W, channels).
-
-    `scaling` is a fitted one, or how to fit one on these samples. Raises UserError for NaN and infinities.
-    """
-    size = units.size * int(np.prod(input_shape[1:], dtype=np.int64))
-    lo, hi = bounds[0] * size, bounds[1] * size
-    exact = np.can_cast(source.dtype, dtype, casting="safe")
-    x = source.columns(lo, hi, dtype if exact or scaling == "none" else "float64")
-    _check_finite(x, source.name, "x", lo)
-    if isinstance(scaling, str):
-        scaling = Scaling.fit(x, scaling)
-    x = scaling.apply(x, dtype)
-    if len(input_shape) == 3:
-        _, h, w = input_shape
-        x = np.ascontiguousarray(x.reshape(source.samples, bounds[1] - bounds[0], h, w).transpose(0, 2, 3, 1))
-    return x, scaling
-

@@ -1,0 +1,150 @@
+"""CIFAR's python batches, which are serialised Python objects, read without running anything they name.
+
+The opcodes are interpreted by a small machine that knows dictionaries, lists, tuples, strings, numbers and the one
+pattern by which NumPy writes an array of bytes; anything else is refused.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dnewton.errors import UserError, one_line
+
+_ARRAY = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
+_TYPE = ("numpy", "dtype")
+_KNOWN = _ARRAY | {_TYPE, ("numpy", "ndarray"), ("_codecs", "encode")}
+_VALUES = {
+    "BINSTRING", "SHORT_BINSTRING", "STRING", "BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "BINBYTES", "BINBYTES8",
+    "SHORT_BINBYTES", "BININT", "BININT1", "BININT2", "INT", "LONG1", "LONG", "BINFLOAT", "BINUNICODE8",
+}  # fmt: skip
+_MARK = object()
+
+
+@dataclass
+class _Array:
+    """An array that its state has not been given to yet."""
+
+    values: Any = None
+
+
+@dataclass(frozen=True)
+class _Type:
+    code: str
+
+
+def read_batch(data: bytes, path: str) -> tuple[Any, Any]:
+    """The images (N, 3072) and labels of a batch. Raises UserError when it is anything else."""
+    try:
+        batch = _run(data)
+        if not isinstance(batch, dict):
+            raise ValueError("it is no dictionary")
+        batch = {_text(k): v for k, v in batch.items()}
+        x = batch["data"]
+        y = np.asarray(batch["labels" if "labels" in batch else "fine_labels"], dtype=np.int64)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a CIFAR python batch: {one_line(error)}") from None
+    if not isinstance(x, _Array) or x.values is None or x.values.ndim != 2 or x.values.shape[1] != 3072:
+        raise UserError(f"{path}: not a CIFAR python batch: its data are not [samples, 3072] bytes")
+    if y.shape != (len(x.values),) or not len(y):
+        raise UserError(f"{path}: has {len(x.values)} images and {y.size} labels")
+    return x.values, y
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def _run(data: bytes) -> Any:
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+
+    def to_mark() -> list[Any]:
+        at = max(i for i, v in enumerate(stack) if v is _MARK)
+        items = stack[at + 1 :]
+        del stack[at:]
+        return items
+
+    for opcode, argument, position in pickletools.genops(data):
+        name = opcode.name
+        if name in _VALUES:
+            stack.append(argument)
+        elif name in ("PROTO", "FRAME"):
+            continue
+        elif name == "MARK":
+            stack.append(_MARK)
+        elif name == "GLOBAL":
+            stack.append(_known(tuple(str(argument).split(" ", 1))))
+        elif name == "STACK_GLOBAL":
+            attribute, module = stack.pop(), stack.pop()
+            stack.append(_known((module, attribute)))
+        elif name in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE"):
+            stack.append({"EMPTY_DICT": {}, "EMPTY_LIST": [], "EMPTY_TUPLE": ()}[name])
+        elif name in ("NONE", "NEWTRUE", "NEWFALSE"):
+            stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
+        elif name == "TUPLE":
+            stack.append(tuple(to_mark()))
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            n = int(name[-1])
+            stack[-n:] = [tuple(stack[-n:])]
+        elif name == "APPEND":
+            item = stack.pop()
+            stack[-1].append(item)
+        elif name == "APPENDS":
+            items = to_mark()
+            stack[-1].extend(items)
+        elif name == "SETITEM":
+            value, key = stack.pop(), stack.pop()
+            stack[-1][key] = value
+        elif name == "SETITEMS":
+            items = to_mark()
+            stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            memo[int(str(argument))] = stack[-1]
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            stack.append(memo[int(str(argument))])
+        elif name == "REDUCE":
+            arguments, function = stack.pop(), stack.pop()
+            stack.append(_reduce(function, arguments))
+        elif name == "BUILD":
+            state = stack.pop()
+            _build(stack[-1], state)
+        elif name == "STOP":
+            return stack.pop()
+        else:
+            raise ValueError(f"byte {position}: {name} is not expected in it")
+    raise ValueError("it is cut short")
+
+
+def _known(name: Any) -> Any:
+    if name not in _KNOWN:
+        raise ValueError(f"it names {'.'.join(map(str, name))}, which no such batch needs")
+    return name
+
+
+def _reduce(function: Any, arguments: Any) -> Any:
+    if function in _ARRAY:
+        return _Array()
+    if function == _TYPE:
+        return _Type(_text(arguments[0]))
+    if function == ("_codecs", "encode"):  # Python 3 writes Python 2's strings this way
+        return str(arguments[0]).encode("latin-1")
+    raise ValueError("it calls something that no such batch needs")
+
+
+def _build(target: Any, state: Any) -> None:
+    if isinstance(target, _Type):
+        return  # byte order and alignment: of no concern for single bytes
+    if not isinstance(target, _Array):
+        raise ValueError("it gives a state to something that is no array")
+    _, shape, kind, fortran, content = state
+    if not isinstance(kind, _Type) or kind.code not in ("u1", "|u1"):
+        raise ValueError("its data are not bytes")
+    raw = content.encode("latin-1") if isinstance(content, str) else content
+    values = np.frombuffer(raw, dtype=np.uint8)
+    target.values = values.reshape(shape, order="F" if fortran else "C")

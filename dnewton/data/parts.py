@@ -1,0 +1,104 @@
+"""The training, test and validation parts of a job: opened, split, with their targets encoded alike."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from dnewton.comm import Comm
+from dnewton.config import DataPart, DataSection
+from dnewton.data.readers import Opening, open_part
+from dnewton.data.samples import Samples, Window, check_shapes, load
+from dnewton.data.scaling import Scaling
+from dnewton.data.sources import Source, Values, subset
+from dnewton.data.targets import Targets
+from dnewton.errors import UserError
+
+SPLIT = 3  # the purpose of this random draw
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The sources of a job; `held` is what `data.split` took from the training file."""
+
+    train: Source
+    test: Source | None
+    validation: Source | None
+    held: Source | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The parts on this rank, and how they were prepared."""
+
+    train: Samples
+    test: Samples | None
+    validation: Samples | None
+    scaling: Scaling
+    targets: Targets
+
+
+def open_parts(section: DataSection, input_shape: tuple[int, ...], seed: int, comm: Comm) -> Parts:
+    """Open every part that the section names. Raises UserError alike on all ranks. Collective over the world."""
+    opening = Opening("data.train", math.prod(input_shape), comm, section.target)
+    train = _open(section.train, opening, input_shape)
+
+    def other(key: str, part: DataPart | None) -> Source | None:
+        if part is None:
+            return None
+        return _open(part, Opening(key, opening.features, comm, section.target, train.zero_based), input_shape)
+
+    test, validation = other("data.test", section.test), other("data.validation", section.validation)
+    if section.split is None:
+        return Parts(train, test, validation)
+    train, held = divide(train, section.split, seed)
+    return Parts(train, held, validation, held) if test is None else Parts(train, test, held, held)
+
+
+def _open(part: DataPart, opening: Opening, input_shape: tuple[int, ...]) -> Source:
+    source = open_part(part, opening)
+    check_shapes(source, input_shape, opening.key)
+    return source
+
+
+def divide(source: Source, share: float, seed: int) -> tuple[Source, Source]:
+    """All but a share of the samples, and that share, drawn by the seed (at least one sample each)."""
+    if source.samples < 2:
+        raise UserError(f"data.split: {source.name} has {source.samples} sample(s); at least two are needed")
+    order = np.random.Generator(np.random.Philox(key=[seed, SPLIT])).permutation(source.samples)
+    held = min(max(1, round(share * source.samples)), source.samples - 1)
+    return subset(source, np.sort(order[held:])), subset(source, np.sort(order[:held]))
+
+
+def load_parts(
+    parts: Parts, section: DataSection, window: Window, outputs: int, loss: str, dtype: str, resident: float, comm: Comm
+) -> Loaded:
+    """Every part's columns and targets on this rank; at most `resident` bytes of columns are kept in memory.
+
+    Raises UserError alike on all ranks. Collective over the world.
+    """
+    with comm.together():
+        y = parts.train.all_targets()
+        held = parts.held.all_targets() if parts.held is not None else None
+        targets = Targets.fit(y, outputs, loss, section.scale_targets, parts.train.name, held)
+    scaling: Scaling | str = section.scale
+    left = resident
+
+    def part(source: Source | None, raw: Values | None = None) -> Samples | None:
+        nonlocal scaling, left
+        if source is None:
+            return None
+        with comm.together():
+            encoded = targets.encode(source.all_targets() if raw is None else raw, dtype, source.name)
+        x, scaling = load(source, window, scaling, dtype, comm, left)
+        if isinstance(x, np.ndarray):
+            left -= x.nbytes
+        return Samples(x, encoded)
+
+    train = part(parts.train, y)
+    test, validation = part(parts.test), part(parts.validation)
+    assert train is not None
+    assert isinstance(scaling, Scaling)
+    return Loaded(train, test, validation, scaling, targets)

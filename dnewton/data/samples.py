@@ -1,0 +1,200 @@
+"""This rank's columns of a data set, scaled: held in memory, or streamed from disk with read-ahead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from dnewton.arrays import Array, namespace
+from dnewton.comm import Comm
+from dnewton.data.scaling import Scaling, Statistics, check_finite
+from dnewton.data.sources import Source, Values
+from dnewton.errors import UserError
+from dnewton.layout import Units
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which columns of the flattened samples this rank holds, and the shape in which the network takes them."""
+
+    lo: int
+    hi: int
+    channels: int
+    image: tuple[int, ...]  # (H, W), or () for plain features
+
+    @classmethod
+    def of(cls, input_shape: tuple[int, ...], units: Units, bounds: tuple[int, int]) -> Window:
+        """The columns of the units from bounds[0] to bounds[1]."""
+        size = units.size * math.prod(input_shape[1:])
+        return cls(bounds[0] * size, bounds[1] * size, bounds[1] - bounds[0], tuple(input_shape[1:]))
+
+    @property
+    def width(self) -> int:
+        """Numbers per sample."""
+        return self.hi - self.lo
+
+    def shape(self, samples: int) -> tuple[int, ...]:
+        """(N, features), or (N, H, W, channels)."""
+        return (samples, *self.image, self.channels) if self.image else (samples, self.width)
+
+    def arranged(self, rows: Values) -> Values:
+        """Channel-major columns (n, width) in that shape."""
+        if not self.image:
+            return rows
+        return rows.reshape(len(rows), self.channels, *self.image).transpose(0, 2, 3, 1)
+
+    def flat(self, part: Values) -> Values:
+        """The inverse of :meth:`arranged`."""
+        return part.transpose(0, 3, 1, 2).reshape(len(part), self.width) if self.image else part
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Columns that stay on disk."""
+
+    source: Source
+    window: Window
+    scaling: Scaling
+    dtype: str
+
+    def take(self, indices: Values) -> Array:
+        """Some samples, scaled.
+
+        A failure is not the same on all ranks, so it ends the job instead of being a UserError.
+        """
+        assert self.source.rows is not None
+        order = np.argsort(indices, kind="stable")  # files are read from front to back
+        try:
+            rows = self.source.rows(np.asarray(indices)[order], self.window.lo, self.window.hi)
+        except UserError as error:
+            raise RuntimeError(f"reading samples while training: {error}") from error
+        batch = np.ascontiguousarray(self.window.arranged(self.scaling.apply(rows, self.dtype)))
+        if not np.array_equal(order, np.arange(len(order))):
+            batch[order] = batch.copy()
+        return batch
+
+    def batches(self, wanted: Sequence[Values]) -> Iterator[Array]:
+        """Batch after batch; the next one is read while the caller works on this one."""
+        with ThreadPoolExecutor(1) as ahead:
+            coming = [ahead.submit(self.take, wanted[0])] if len(wanted) else []
+            for i in range(len(wanted)):
+                batch = coming.pop().result()
+                if i + 1 < len(wanted):
+                    coming.append(ahead.submit(self.take, wanted[i + 1]))
+                yield batch
+                del batch
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One data set on this rank: its columns of every sample, and the targets (N, K) of all."""
+
+    x: Array | Streamed
+    y: Array
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return int(self.y.shape[0])
+
+    def batches(self, wanted: Sequence[Values]) -> Iterator[Array]:
+        """The columns of batches of samples."""
+        if isinstance(self.x, Streamed):
+            yield from self.x.batches(wanted)
+        else:
+            for indices in wanted:
+                yield _take(self.x, indices)
+
+
+def _take(x: Array, indices: Values) -> Array:
+    """Rows of x; a view where the indices are one ascending run."""
+    if len(indices) and np.array_equal(indices, np.arange(indices[0], indices[0] + len(indices))):
+        return x[int(indices[0]) : int(indices[-1]) + 1]
+    return namespace(x).take(x, namespace(x).asarray(indices), axis=0)
+
+
+def check_shapes(source: Source, input_shape: tuple[int, ...], where: str) -> None:
+    """Raise UserError unless the source's samples fit `net.input` (an image may come flattened, channel-major)."""
+    wanted = tuple(input_shape)
+    fits = source.shape == wanted or (1 in (len(source.shape), len(wanted)) and source.features == math.prod(wanted))
+    if not fits:
+        raise UserError(f"{where}: {source.name}: samples have shape {list(source.shape)}, net.input is {list(wanted)}")
+
+
+def load(
+    source: Source, window: Window, scaling: Scaling | str, dtype: str, comm: Comm, resident: float = math.inf
+) -> tuple[Array | Streamed, Scaling]:
+    """This rank's columns of every sample, scaled, and the scaling.
+
+    `scaling` is a fitted one for these columns, or how to fit one on these samples. Columns of more than `resident`
+    bytes are left on disk. Raises UserError alike on all ranks, for NaN and infinities too. Collective over the world.
+    """
+    if source.fetch is not None:
+        source.fetch(window.lo, window.hi)
+    stream = source.samples * window.width * np.dtype(dtype).itemsize > resident
+    # A file that has to be decompressed is read once, if its numbers survive in dtype until they are scaled.
+    once = not stream and not source.repeatable and np.can_cast(source.dtype, dtype, casting="safe")
+    statistics = Statistics(window.width)
+    span = (math.inf, -math.inf)
+    x = np.empty((0,), dtype=dtype)
+    fit = isinstance(scaling, str) and scaling != "none"
+    with comm.together():
+        if stream and source.rows is None:
+            raise UserError(
+                f"{source.name}: needs {source.samples * window.width * np.dtype(dtype).itemsize / 2**30:.2f} GiB per "
+                "rank and cannot be read in part; raise data.max_resident, use more ranks, or write it anew: "
+                "python -m dnewton.data convert IN OUT.npy"
+            )
+        if stream or (fit and not once):
+            for block in _checked(source, window):
+                if fit:
+                    statistics.add(block)
+        elif once:
+            x = _filled(source, window, Scaling(np.zeros(window.width), np.ones(window.width)), dtype, raw=True)
+            for part in _row_blocks(x, window) if fit else ():
+                statistics.add(window.flat(x[part]))
+        if window.width and statistics.count:
+            span = float(statistics.low.min()), float(statistics.high.max())
+    if fit:
+        low, high = comm.extremes(span[0])[0], comm.extremes(span[1])[1]
+        scaling = statistics.scaling(str(scaling), high - low)
+    elif isinstance(scaling, str):
+        scaling = Scaling(np.zeros(window.width), np.ones(window.width))
+    assert isinstance(scaling, Scaling)
+    if stream:
+        return Streamed(source, window, scaling, dtype), scaling
+    with comm.together():
+        if not once:
+            x = _filled(source, window, scaling, dtype)
+        else:
+            for part in _row_blocks(x, window):
+                x[part] = window.arranged(scaling.apply(window.flat(x[part]), dtype))
+    return x, scaling
+
+
+def _checked(source: Source, window: Window) -> Iterator[Values]:
+    row = 0
+    for block in source.blocks(window.lo, window.hi):
+        check_finite(block, source.name, "x", row, window.lo)
+        yield block
+        row += len(block)
+
+
+def _filled(source: Source, window: Window, scaling: Scaling, dtype: str, raw: bool = False) -> Array:
+    x = np.empty(window.shape(source.samples), dtype=dtype)
+    row = 0
+    for block in _checked(source, window):
+        rows = slice(row, row + len(block))
+        x[rows] = window.arranged(block if raw else scaling.apply(block, dtype))
+        row += len(block)
+    return x
+
+
+def _row_blocks(x: Array, window: Window) -> Iterator[slice]:
+    step = max(1, (4 << 20) // (8 * max(1, window.width)))
+    for start in range(0, len(x), step):
+        yield slice(start, min(len(x), start + step))

@@ -1,0 +1,88 @@
+"""Scaling of the features, fitted on the training part one feature at a time, so that no rank needs another's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dnewton.data.sources import Values
+from dnewton.errors import UserError
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """x ↦ (x - shift) * factor per feature, in float64, so that small differences of large numbers survive."""
+
+    shift: Values
+    factor: Values
+
+    def apply(self, x: Values, dtype: str) -> Values:
+        """Scaled columns in `dtype`."""
+        return ((x.astype(np.float64) - self.shift) * self.factor).astype(dtype)
+
+    def columns(self, lo: int, hi: int) -> Scaling:
+        """The scaling of some columns."""
+        return Scaling(self.shift[lo:hi], self.factor[lo:hi])
+
+
+class Statistics:
+    """Mean, deviation and extremes per feature over blocks of rows (Chan, Golub, LeVeque 1979)."""
+
+    def __init__(self, width: int) -> None:
+        self.count = 0
+        self.mean, self.squares = np.zeros(width), np.zeros(width)
+        self.low, self.high = np.full(width, np.inf), np.full(width, -np.inf)
+
+    def add(self, block: Values) -> None:
+        """Take in the rows of a block."""
+        n = len(block)
+        if not n or not block.shape[1]:
+            return
+        total = self.count + n
+        mean = block.mean(axis=0, dtype=np.float64)
+        away = mean - self.mean
+        self.squares += np.square(block - mean).sum(axis=0) + away**2 * (self.count * n / total)
+        self.mean = self.mean + away * (n / total) if self.count else mean
+        self.count = total
+        self.low, self.high = np.minimum(self.low, block.min(axis=0)), np.maximum(self.high, block.max(axis=0))
+
+    def scaling(self, how: str, span: float) -> Scaling:
+        """The scaling of data.scale `how`; constant features are only shifted.
+
+        `span` is the difference of the extremes over all features, for mean_image.
+        """
+        shift, spread = np.zeros_like(self.mean), np.ones_like(self.mean)
+        if how == "standardize":
+            shift, spread = self.mean, deviation(self.squares, self.count, self.mean)
+        elif how == "minmax":
+            shift, spread = self.low, self.high - self.low
+        elif how == "unit":
+            spread = np.maximum(np.abs(self.low), np.abs(self.high))
+        elif how == "mean_image":
+            shift, spread = self.mean, np.full_like(self.mean, span)
+        return Scaling(shift, 1.0 / np.where(spread > 0, spread, 1.0))
+
+
+def deviation(squares: Values, count: int, mean: Values) -> Values:
+    """Standard deviation per column, zero where it is no more than rounding of a constant."""
+    found = np.sqrt(squares / max(1, count))
+    return np.where(found > 16 * np.finfo(np.float64).eps * np.abs(mean), found, 0.0)
+
+
+def spread_of(x: Values, mean: Values) -> Values:
+    """Standard deviation of every column of an array."""
+    return deviation(np.square(x - mean).sum(axis=0), len(x), mean)
+
+
+def check_finite(values: Values, source: str, name: str, first_row: int = 0, first_column: int = 0) -> None:
+    """Raise UserError that names the first NaN or infinity; `first_row` and `first_column` are where `values` begin."""
+    if values.dtype.kind != "f" or np.isfinite(values.sum(dtype=np.float64)):  # exact unless the sum itself overflows
+        return
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, column = (int(v) for v in bad[0])
+        raise UserError(
+            f"{source}: {name}: row {first_row + row}, column {first_column + column} is {values[row, column]}; "
+            "clean the data"
+        )

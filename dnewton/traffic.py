@@ -1,0 +1,42 @@
+"""What is counted of messages, and what a rank contributes to a file: plain data of the wrapper over MPI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class Traffic:
+    """What one phase has communicated on this rank, and how long the phase took in all."""
+
+    calls: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    elapsed: float = 0.0
+
+    def values(self) -> tuple[float, float, float, float]:
+        """Calls, bytes, seconds in MPI, seconds of the phase."""
+        return float(self.calls), float(self.bytes), self.seconds, self.elapsed
+
+
+@dataclass
+class Ledger:
+    """Traffic per phase, in the order in which phases first occur."""
+
+    phases: dict[str, Traffic] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Traffic:
+        return self.phases.setdefault(name, Traffic())
+
+
+@dataclass(frozen=True)
+class Piece:
+    """This rank's block of one tensor in a file: where the tensor starts and the block's place in it."""
+
+    offset: int
+    shape: tuple[int, ...]
+    starts: tuple[int, ...]
+    data: np.ndarray[Any, Any] | None  # None: this rank has no part of the tensor
