@@ -19,6 +19,8 @@ from dnewton.network import Network
 from dnewton.objective import Objective, subsample_size
 from dnewton.solvers.newton import Newton
 
+READERS = 64 << 20  # what readers hold besides the columns they were asked for
+
 
 @dataclass
 class Job:
@@ -120,7 +122,7 @@ def _for_passes(config: Config, memory: float, planned: float, comm: Comm) -> fl
     """What is left for kept forward passes besides the vectors, the data and the Jacobian; the same on all ranks."""
     left = memory - planned
     if config.data.max_resident != "auto":
-        left = min(left, config.data.max_resident - machine.resident_bytes() - planned)
+        left = min(left, config.data.max_resident - machine.resident_bytes() - planned - READERS)
     return comm.extremes(max(0.0, left))[0] if math.isfinite(left) else left
 
 

@@ -22,6 +22,7 @@ class Machine:
     copy_rate: float = 4e9
     bandwidth: float = 2e9
     latency: float = 2e-5
+    read_rate: float = 1e9  # bytes/s of samples from disk, where they are streamed
 
     @classmethod
     def shared(cls, share: float) -> Machine:
@@ -95,6 +96,8 @@ def _best_on(layers: tuple[LayerShape, ...], grid: Grid, work: Workload, machine
                 if not done and moves(grid, option.source, option.in_split):
                     continue  # the data are read where they are needed
                 total = cost + _layer_cost(option, grid, work, machine)
+                if not done:
+                    total += _read_cost(option, grid, work, machine)
                 state = (grid.canonical(option.out_split), option.out_units)
                 if state not in reached or total < reached[state][0]:
                     reached[state] = (total, (*done, option))
@@ -147,6 +150,17 @@ def _move_cost(
     )
 
 
+def _sample_bytes(plan: LayerPlan, grid: Grid, work: Workload) -> float:
+    """Bytes of one sample on the rank with the largest slice of the first layer's input."""
+    return float(_share(grid, plan.source, plan.in_units) * spatial(plan.shape.in_shape) * work.itemsize)
+
+
+def _read_cost(first: LayerPlan, grid: Grid, work: Workload, machine: Machine) -> float:
+    """Seconds to read the samples again in every pass, where they do not stay in memory."""
+    data = work.samples * _sample_bytes(first, grid, work)
+    return (work.evaluations + 1) * data / machine.read_rate if data > work.resident else 0.0
+
+
 def _layer_cost(plan: LayerPlan, grid: Grid, work: Workload, machine: Machine) -> float:
     shape, kind = plan.shape, plan.split_kind
     q_in, q_out = spatial(shape.in_shape), spatial(shape.out_shape)
@@ -187,8 +201,7 @@ def memory_bytes(plan: NetPlan, work: Workload) -> float:
         outputs = _share(grid, layer.out_split, layer.out_units)
         q = spatial(layer.shape.out_shape)
         numbers += 9.0 * inputs * outputs + work.subsample * q * (inputs + work.outputs * outputs)
-    first = plan.layers[0]
-    sample: float = _share(grid, first.source, first.in_units) * spatial(first.shape.in_shape) * work.itemsize
+    sample = _sample_bytes(plan.layers[0], grid, work)
     data = work.samples * sample
     if data > work.resident:
         data = 3.0 * min(work.batch, work.samples) * sample  # the batch at work, the next one and its raw columns

@@ -37,7 +37,8 @@ def start(ranks: int, *args: str, cwd: Path, module: str = "dnewton.train", time
     launcher = str(MPIRUN) if MPIRUN.exists() else shutil.which("mpirun") or "mpirun"
     version = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False).stdout
     extra = ["--oversubscribe"] if "Open MPI" in version or "Open RTE" in version else []
-    command = [launcher, *extra, "-np", str(ranks), sys.executable, "-m", module, *args]
+    run = [module] if module.endswith(".py") else ["-m", module]
+    command = [launcher, *extra, "-np", str(ranks), sys.executable, *run, *args]
     return subprocess.run(command, cwd=cwd, env=kept, capture_output=True, text=True, timeout=timeout, check=False)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from dnewton.arrays import Array, namespace
 from dnewton.comm import Comm
+from dnewton.data.files import BLOCK_BYTES
 from dnewton.data.scaling import Scaling, Statistics, check_finite
 from dnewton.data.sources import Source, Values
 from dnewton.errors import UserError
@@ -60,33 +61,45 @@ class Streamed:
     window: Window
     scaling: Scaling
     dtype: str
+    # One thread, and no array that is kept is made in it: the memory allocator has a heap per thread, whose freed parts
+    # serve nobody else.
+    ahead: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
-    def take(self, indices: Values) -> Array:
-        """Some samples, scaled.
+    def batches(self, wanted: Sequence[Values]) -> Iterator[Array]:
+        """Batch after batch; the next one is read while the caller works on this one.
 
         A failure is not the same on all ranks, so it ends the job instead of being a UserError.
         """
-        assert self.source.rows is not None
-        order = np.argsort(indices, kind="stable")  # files are read from front to back
+        coming = self._begin(wanted[0]) if len(wanted) else None
         try:
-            rows = self.source.rows(np.asarray(indices)[order], self.window.lo, self.window.hi)
-        except UserError as error:
-            raise RuntimeError(f"reading samples while training: {error}") from error
-        batch = np.ascontiguousarray(self.window.arranged(self.scaling.apply(rows, self.dtype)))
-        if not np.array_equal(order, np.arange(len(order))):
-            batch[order] = batch.copy()
-        return batch
-
-    def batches(self, wanted: Sequence[Values]) -> Iterator[Array]:
-        """Batch after batch; the next one is read while the caller works on this one."""
-        with ThreadPoolExecutor(1) as ahead:
-            coming = [ahead.submit(self.take, wanted[0])] if len(wanted) else []
-            for i in range(len(wanted)):
-                batch = coming.pop().result()
-                if i + 1 < len(wanted):
-                    coming.append(ahead.submit(self.take, wanted[i + 1]))
+            for following in [*wanted[1:], None]:
+                if coming is None:
+                    return
+                future, batch = coming
+                future.result()
+                coming = self._begin(following) if following is not None else None
                 yield batch
                 del batch
+        finally:
+            if coming is not None:
+                coming[0].cancel()
+
+    def _begin(self, indices: Values) -> tuple[Future[None], Array]:
+        out = np.empty(self.window.shape(len(indices)), dtype=self.dtype)
+        return self.ahead.submit(self._read, indices, out), out
+
+    def _read(self, indices: Values, out: Array) -> None:
+        """Samples in the order of `indices`, scaled."""
+        assert self.source.rows is not None
+        order = np.argsort(indices, kind="stable")  # files are read from front to back
+        step = max(1, BLOCK_BYTES // (8 * max(1, self.window.width)))
+        for start in range(0, len(order), step):
+            part = order[start : start + step]
+            try:
+                rows = self.source.rows(np.asarray(indices)[part], self.window.lo, self.window.hi)
+            except UserError as error:
+                raise RuntimeError(f"reading samples while training: {error}") from error
+            out[part] = self.window.arranged(self.scaling.apply(rows, self.dtype))
 
 
 @dataclass(frozen=True)
@@ -154,7 +167,7 @@ def load(
                 if fit:
                     statistics.add(block)
         elif once:
-            x = _filled(source, window, Scaling(np.zeros(window.width), np.ones(window.width)), dtype, raw=True)
+            x = _filled(source, window, Scaling.none(window.width), dtype)
             for part in _row_blocks(x, window) if fit else ():
                 statistics.add(window.flat(x[part]))
         if window.width and statistics.count:
@@ -163,7 +176,7 @@ def load(
         low, high = comm.extremes(span[0])[0], comm.extremes(span[1])[1]
         scaling = statistics.scaling(str(scaling), high - low)
     elif isinstance(scaling, str):
-        scaling = Scaling(np.zeros(window.width), np.ones(window.width))
+        scaling = Scaling.none(window.width)
     assert isinstance(scaling, Scaling)
     if stream:
         return Streamed(source, window, scaling, dtype), scaling
@@ -184,12 +197,12 @@ def _checked(source: Source, window: Window) -> Iterator[Values]:
         row += len(block)
 
 
-def _filled(source: Source, window: Window, scaling: Scaling, dtype: str, raw: bool = False) -> Array:
+def _filled(source: Source, window: Window, scaling: Scaling, dtype: str) -> Array:
     x = np.empty(window.shape(source.samples), dtype=dtype)
     row = 0
     for block in _checked(source, window):
         rows = slice(row, row + len(block))
-        x[rows] = window.arranged(block if raw else scaling.apply(block, dtype))
+        x[rows] = window.arranged(scaling.apply(block, dtype))
         row += len(block)
     return x
 

@@ -17,8 +17,15 @@ class Scaling:
     shift: Values
     factor: Values
 
+    @classmethod
+    def none(cls, width: int) -> Scaling:
+        """The scaling that changes nothing."""
+        return cls(np.zeros(width), np.ones(width))
+
     def apply(self, x: Values, dtype: str) -> Values:
         """Scaled columns in `dtype`."""
+        if not self.shift.any() and (self.factor == 1).all():
+            return x.astype(dtype)
         return ((x.astype(np.float64) - self.shift) * self.factor).astype(dtype)
 
     def columns(self, lo: int, hi: int) -> Scaling:

@@ -6,6 +6,7 @@ every rank decompresses it and parses every P-th block.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from dnewton.data.files import compression, guard, open_bytes
 from dnewton.data.sources import Source, Values
 from dnewton.errors import UserError
 
-TEXT_BLOCK = 8 << 20  # bytes of text that are parsed at a time
+TEXT_BLOCK = 2 << 20  # bytes of text that are parsed at a time
 _PACKED_BLOCK = 2 << 20
 
 
@@ -180,18 +181,16 @@ def source(
 
 def gathered_targets(path: str, parsed: Parsed, comm: Comm) -> Any:
     """The targets of all rows, in the file's order: whole numbers as integers. Collective over the world."""
-    mine = [parsed.mine[b].y for b in sorted(parsed.mine)]
-    words = any(y.dtype.kind == "U" for y in mine)
-    width = max([1, *(y.shape[1] if y.ndim == 2 else 1 for y in mine if len(y))])
-    narrowest = min([width, *(y.shape[1] if y.ndim == 2 else 1 for y in mine if len(y))])
-    letters = max([0, *(y.dtype.itemsize // 4 for y in mine if y.dtype.kind == "U")])
-    some, letters = comm.extremes(float(words))[1] > 0, int(comm.extremes(float(letters))[1])
-    least, most = -comm.extremes(-float(narrowest if mine else width))[1], comm.extremes(float(width))[1]
+    mine = [y for b in sorted(parsed.mine) if len(y := parsed.mine[b].y)]
+    letters = int(comm.extremes(max([0.0, *(y.dtype.itemsize / 4 for y in mine if y.dtype.kind == "U")]))[1])
+    widths = [float(y.shape[1]) for y in mine if y.ndim == 2]
+    least, most = comm.extremes(min([math.inf, *widths]))[0], comm.extremes(max([0.0, *widths]))[1]
+    some = letters > 0
     if least != most and not some:
         raise UserError(f"{path}: some lines have {int(least)} target(s), others {int(most)}")
     shape = (0,) if some else (0, int(most))
     empty = np.zeros(shape, dtype=f"U{max(1, letters)}" if some else np.float64)
-    local = np.concatenate([empty, *(y.astype(empty.dtype).reshape(len(y), *shape[1:]) for y in mine if len(y))])
+    local = np.concatenate([empty, *(y.astype(empty.dtype).reshape(len(y), *shape[1:]) for y in mine)])
     every = comm.concatenate(local)
     order = np.argsort([parsed.owner(b) for b in range(len(parsed.starts) - 1)], kind="stable")
     out, at = np.empty_like(every), 0
@@ -238,7 +237,7 @@ def _redistribute(parsed: Parsed, lo: int, hi: int, base: int, comm: Comm) -> li
             values = message[4 * width : 4 * width + 8 * nonzeros].copy().view(np.float64)
             places = message[4 * width + 8 * nonzeros :].copy().view(np.int32)
             indptr = np.concatenate([[0], np.cumsum(per_column)])
-            out[b] = sparse.csc_matrix((values, places, indptr), shape=(n, width)).tocsr()
+            out[b] = sparse.csc_matrix((values, places, indptr), shape=(n, width))
     return [out[b] for b in range(blocks) if len(out[b].shape) and out[b].shape[0]]
 
 

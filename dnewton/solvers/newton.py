@@ -192,6 +192,7 @@ class Newton:
             at = self._evaluate(self._moved(alpha, direction.p), trial=True)
             if at.value <= before + self._options.eta * alpha * direction.slope:
                 return alpha, at, trial
+            del at  # its passes; the next trial keeps as many
             alpha *= 0.5
         return 0.0, None, MAX_TRIALS
 
