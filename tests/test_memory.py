@@ -21,8 +21,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("large")
     file = np.lib.format.open_memmap(folder / "x.npy", "w+", "float32", (SAMPLES, FEATURES))
     block = np.random.default_rng(0).normal(size=(4096, FEATURES)).astype("float32")
-    for start in range(0, SAMPLES, len(block)):
-        file[start : start + len(block)] = block + np.float32(start / SAMPLES)
+    for row in range(0, SAMPLES, len(block)):
+        file[row : row + len(block)] = block + np.float32(row / SAMPLES)
     del file
     np.save(folder / "y.npy", np.arange(SAMPLES) % 3)
     yield folder

@@ -1,0 +1,235 @@
+"""predict and convert as a user runs them, and what training does with the users' data files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from sklearn.metrics import confusion_matrix, roc_auc_score
+from test_cli import fails, metrics, start, train
+
+from dnewton.data.targets import Targets
+from dnewton.scores import area_under_curve, score
+
+pytestmark = pytest.mark.serial
+
+RNG = np.random.default_rng(4)
+X = RNG.normal(size=(60, 5)) * [1, 10, 100, 0.1, 1] + 3
+CLASSES = np.array(["setosa", "versicolor", "virginica"])
+Y = np.argmax(X @ RNG.normal(size=(5, 3)) / 10 + RNG.normal(size=(60, 3)), axis=1)
+NET: dict[str, Any] = {
+    "net": {"input": [5], "loss": "cross_entropy", "layers": [{"dense": {"units": 4, "activation": "tanh"}},
+                                                            {"dense": {"units": 3}}]},
+    "data": {"train": "train.csv", "test": "test.csv", "scale": "standardize"},
+    "solver": {"max_iterations": 4, "subsample": 1.0},
+    "parallel": {"dtype": "float64"},
+}  # fmt: skip
+
+
+def table(path: Path, x: np.ndarray, y: np.ndarray) -> None:
+    rows = [",".join([*(repr(float(v)) for v in row), str(label)]) for row, label in zip(x, y, strict=True)]
+    path.write_text("a,b,c,d,e,kind\n" + "\n".join(rows) + "\n")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model trained on 2 ranks from a table whose labels are words."""
+    path = tmp_path_factory.mktemp("predict")
+    table(path / "train.csv", X[:40], CLASSES[Y[:40]])
+    table(path / "test.csv", X[40:], CLASSES[Y[40:]])
+    assert train(2, path, NET, "run").returncode == 0
+    return path
+
+
+def predict(ranks: int, folder: Path, *args: str) -> Any:
+    return start(ranks, *args, cwd=folder, module="dnewton.predict")
+
+
+@pytest.mark.parametrize("model", ["run", "run/model.safetensors", "run/checkpoints/iteration-00000004.safetensors"])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_labels_and_figures(folder: Path, ranks: int, model: str) -> None:
+    result = predict(ranks, folder, "--model", model, "--data", "test.csv", "--out", "p.txt", "--scores", "s.json")
+    assert result.returncode == 0, result.stderr
+    params = load_file(folder / "run" / "model.safetensors")
+    mean, spread = X[:40].mean(0), X[:40].std(0)
+    z = oracle.forward(params, oracle.parse(NET["net"]["layers"]), (X[40:] - mean) / spread)[-1]
+    found = np.array((folder / "p.txt").read_text().split())
+    assert np.array_equal(found, CLASSES[np.argmax(z, axis=1)])
+    figures = json.loads((folder / "s.json").read_text())
+    truth = Y[40:]
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    assert figures["accuracy"] == np.mean(np.argmax(z, axis=1) == truth)
+    assert figures["accuracy"] == metrics(folder, "run")[-1]["test_accuracy"]
+    assert figures["confusion_matrix"] == confusion_matrix(truth, np.argmax(z, axis=1)).tolist()
+    assert figures["classes"] == CLASSES.tolist()
+    assert np.isclose(figures["auc"], roc_auc_score(truth, p, multi_class="ovr"))
+    assert "versicolor" in result.stdout and f"{figures['accuracy']:.4f}" in result.stdout
+
+
+def test_the_same_on_any_number_of_ranks(folder: Path) -> None:
+    texts = []
+    for ranks in (1, 2, 4):
+        files = [f"{ranks}.txt", f"{ranks}.json"]
+        written = ["--out", files[0], "--scores", files[1]]
+        result = predict(ranks, folder, "--model", "run", "--data", "train.csv", *written)
+        assert result.returncode == 0, result.stderr
+        texts.append([(folder / f).read_bytes() for f in files])
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_a_model_needs_no_run_directory_and_no_labels(folder: Path, tmp_path: Path) -> None:
+    os.link(folder / "run" / "model.safetensors", tmp_path / "m.safetensors")
+    np.save(tmp_path / "new.npy", X[40:])  # no labels beside it
+    np.savetxt(tmp_path / "new.csv", X[40:], delimiter=";")
+    result = predict(2, tmp_path, "--model", "m.safetensors", "--data", "new.npy", "--out", "a.npz")
+    assert result.returncode == 0 and "accuracy" not in result.stdout, result.stderr
+    assert predict(1, tmp_path, "--model", "m.safetensors", "--data", "new.csv").returncode == 0
+    with np.load(tmp_path / "a.npz") as found:
+        assert found["output"].shape == (20, 3)
+        words = (tmp_path / "predictions.txt").read_text().split()
+        assert found["prediction"].tolist() == words == CLASSES[np.argmax(found["output"], axis=1)].tolist()
+    np.savez(tmp_path / "other.npz", x=X[40:], y=np.full(20, "setose"))
+    fails(predict(2, tmp_path, "--model", "m.safetensors", "--data", "other.npz"), "row 0", "setose", "--unlabelled")
+    assert predict(1, tmp_path, "--model", "m.safetensors", "--data", "other.npz", "--unlabelled").returncode == 0
+
+
+def test_regression_in_the_targets_own_units(tmp_path: Path) -> None:
+    y = np.stack([X @ [1, 2, 0, 0, 1], 1e4 + X[:, 1]], axis=1)
+    np.savez(tmp_path / "d.npz", x=X, y=y)
+    net = {
+        **NET, "net": {**NET["net"], "loss": "squared", "layers": [{"dense": {"units": 2}}]},
+        "data": {"train": "d.npz", "split": 0.25, "scale": "minmax", "scale_targets": "standardize"},
+        "solver": {"max_iterations": 20, "subsample": 1.0, "C": float("inf"), "lambda": 1e-6, "cg_tolerance": 1e-6},
+    }  # fmt: skip
+    result = train(2, tmp_path, net, "run")
+    assert result.returncode == 0, result.stderr
+    assert metrics(tmp_path, "run")[-1]["test_rmse"] < 1e-3
+    result = predict(3, tmp_path, "--model", "run", "--data", "d.npz", "--scores", "s.json")
+    assert result.returncode == 0, result.stderr
+    found = np.loadtxt(tmp_path / "predictions.txt", delimiter=",")
+    assert np.allclose(found, y, atol=0.01)
+    figures = json.loads((tmp_path / "s.json").read_text())
+    result = predict(1, tmp_path, "--model", "run", "--data", "d.npz", "--out", "p.npz")
+    with np.load(tmp_path / "p.npz") as full:  # text has nine digits
+        assert np.allclose(full["prediction"], found, rtol=1e-8)
+        assert np.isclose(figures["rmse"], np.sqrt(np.mean((full["prediction"] - y) ** 2)), rtol=1e-3, atol=1e-11)
+    assert len(figures["rmse_per_target"]) == 2
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_binary_labels(outputs: int) -> None:
+    y = np.where(RNG.random(50) < 0.4, -1, 1)
+    targets = Targets.fit(y, outputs, "logistic" if outputs == 1 else "cross_entropy", "none", "a")
+    z = np.round(RNG.normal(size=(50, outputs)) + (y[:, None] if outputs == 1 else np.outer(y, [-1, 1])), 1)  # ties
+    found = score(z, targets.encode(y, "float64", "a"), targets)
+    margin = z[:, 0] if outputs == 1 else z[:, 1] - z[:, 0]
+    assert np.isclose(found.auc, roc_auc_score(y, np.round(margin, 9)))
+    guess = np.where(margin > 0, 1, -1)
+    assert found.matrix.tolist() == confusion_matrix(y, guess).tolist() and found.classes == [-1, 1]
+    assert targets.decode(z).tolist() == guess.tolist()
+    assert Targets.from_json(json.loads(json.dumps(targets.as_json()))).decode(z).tolist() == guess.tolist()
+
+
+def test_area_under_curve_needs_both_classes() -> None:
+    assert area_under_curve(np.array([1.0, 2.0]), np.array([1, 1])) is None
+    assert area_under_curve(np.array([1.0, 1.0, 0.0]), np.array([1, 0, 0])) == 0.75
+
+
+def test_mistakes_in_predict(folder: Path) -> None:
+    fails(predict(2, folder, "--model", "none", "--data", "test.csv"), "--model none", "no such")
+    fails(predict(1, folder, "--model", ".", "--data", "test.csv"), "model.safetensors")
+    fails(predict(2, folder, "--model", "run", "--data", "none.csv"), "none.csv")
+    fails(predict(1, folder, "--model", "run", "--data", "test.csv", "--out", "no/where.txt"), "no/where.txt")
+    fails(predict(1, folder, "--model", "run", "--data", "digits"), "[64]", "[5]")
+    fails(predict(2, folder, "--model", "run"), "--data")
+    np.save(folder / "wide.npy", X[:, :4])
+    fails(predict(2, folder, "--model", "run", "--data", "wide.npy"), "[4]", "[5]")
+    np.save(folder / "new.npy", X)
+    fails(predict(1, folder, "--model", "run", "--data", "new.npy", "--scores", "s.json"), "--scores", "no labels")
+    with safe_open(folder / "run" / "model.safetensors", framework="numpy") as file:
+        assert "dnewton" in file.metadata()
+    from safetensors.numpy import save_file
+
+    save_file(load_file(folder / "run" / "model.safetensors"), folder / "bare.safetensors")
+    fails(predict(1, folder, "--model", "bare.safetensors", "--data", "test.csv"), "bare.safetensors")
+    save_file(load_file(folder / "run" / "model.safetensors"), folder / "odd.safetensors", {"dnewton": '{"net": 1}'})
+    fails(predict(1, folder, "--model", "odd.safetensors", "--data", "test.csv"), "odd.safetensors", "damaged")
+
+
+def test_convert(folder: Path) -> None:
+    result = start(3, "convert", "train.csv", "t.npy", cwd=folder, module="dnewton.data")
+    assert result.returncode == 0, result.stderr
+    assert "40 x 5 to t.npy and t.y.npy" in result.stdout
+    converted = np.load(folder / "t.npy")
+    assert np.isfortran(converted) and np.array_equal(converted, X[:40])
+    assert np.array_equal(np.load(folder / "t.y.npy"), CLASSES[Y[:40]])
+    fails(start(2, "convert", "train.csv", "t.npy", cwd=folder, module="dnewton.data"), "t.npy", "--overwrite")
+    fails(start(1, "convert", "train.csv", "t.xyz", cwd=folder, module="dnewton.data"), "t.xyz", ".npy")
+    fails(start(2, "convert", "none.csv", "u.npy", cwd=folder, module="dnewton.data"), "none.csv")
+    fails(start(1, "konvert", "none.csv", "u.npy", cwd=folder, module="dnewton.data"), "konvert")
+    assert not (folder / "u.npy").exists()
+    run = train(2, folder, {**NET, "data": {**NET["data"], "train": "t.npy", "test": "test.csv"}}, "converted")
+    assert run.returncode == 0, run.stderr
+    straight = metrics(folder, "run")[-1]["loss"]
+    assert np.isclose(metrics(folder, "converted")[-1]["loss"], straight, rtol=1e-6)
+
+
+def test_streaming_changes_nothing(folder: Path) -> None:
+    """The same bits whether the samples stay in memory or on disk, in both ways of taking batches."""
+    np.save(folder / "x.npy", np.repeat(X, 5000, axis=0))
+    np.save(folder / "y.npy", np.repeat(Y, 5000))
+    net = {**NET, "data": {"train": "x.npy", "test": "x.npy", "validation": "x.npy"},
+           "solver": {"max_iterations": 2, "subsample": 500, "early_stop": {"mode": "off"}}}  # fmt: skip
+    for batch in ("all", "5000"):
+        for name, limit in (("held", "auto"), ("streamed", "1MiB")):
+            settings = [f"solver.gradient_batch={batch}", f"data.max_resident={limit}"]
+            result = train(2, folder, net, name, "--overwrite", settings=settings)
+            assert result.returncode == 0, result.stderr
+            assert ("train, test, validation streamed" in result.stdout) == (name == "streamed")
+        held, streamed = (metrics(folder, name)[-1] for name in ("held", "streamed"))
+        for key in ("loss", "grad_norm", "test_accuracy", "validation_accuracy"):
+            assert held[key] == streamed[key], key
+    os.truncate(folder / "x.npy", os.path.getsize(folder / "x.npy") - 8)
+    fails(train(2, folder, net, "cut", settings=["data.max_resident=1MiB"]), "x.npy", "cut short")
+
+
+SVM = "1 1:1 3:2\n2 2:1\n3 5:4\n1 1:2\n"
+BAD_DATA: dict[str, tuple[bytes, list[str]]] = {
+    "cut.svm.gz": (gzip.compress(SVM.encode() * 500)[:-20], ["cut.svm.gz", "cut short"]),
+    "magic.npy": (b"PK\x03\x04 this is another kind of file", ["magic.npy", "NumPy array"]),
+    "ragged.csv": (b"1,2,3,4,5,1\n1,2,3,4,5,2\n1,2,3,4,1\n", ["ragged.csv", "line 3", "5 columns"]),
+    "nan.svm": (b"1 1:1\n2 2:nan\n", ["nan.svm", "line 2", "nan"]),
+    "inf.csv": (b"1,2,3,4,5,1\n1,2,inf,4,5,2\n", ["inf.csv", "line 2", "column 3", "inf"]),
+    "wide.svm": (b"1 1:1\n2 2:1\n3 6:1\n", ["wide.svm", "line 3", "index 6", "5 features"]),
+    "empty.svm": (b"", ["empty.svm", "empty"]),
+    "float.svm": (b"1 1:1\n2 2:1\n1.5 3:1\n", ["float.svm", "row 2", "1.5", "whole number"]),
+    "many.csv": (b"1,2,3,4,5,a\n1,2,3,4,5,b\n1,2,3,4,5,c\n1,2,3,4,5,d\n", ["many.csv", "4 classes", "3 output"]),
+}
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_bad_data(tmp_path: Path, ranks: int) -> None:
+    (tmp_path / "good.svm").write_text(SVM)
+    (tmp_path / "unseen.svm").write_text("1 1:1\n9 2:1\n")
+    (tmp_path / "folder.svm").mkdir()
+    net = {**NET, "data": {"train": "good.svm"}}
+    assert train(ranks, tmp_path, net, "good").returncode == 0
+    for name, (content, words) in BAD_DATA.items():
+        (tmp_path / name).write_bytes(content)
+        fails(train(ranks, tmp_path, {**net, "data": {"train": name}}, "bad"), *words)
+        assert not (tmp_path / "bad").exists()
+    fails(train(ranks, tmp_path, {**net, "data": {"train": "folder.svm"}}, "bad"), "folder.svm", "directory")
+    unseen = {"train": "good.svm", "test": "unseen.svm"}
+    fails(train(ranks, tmp_path, {**net, "data": unseen}, "bad"), "unseen.svm", "row 1", "label 9")
+    validation = {"train": "good.svm", "validation": "wide.svm"}
+    fails(train(ranks, tmp_path, {**net, "data": validation}, "bad"), "wide.svm", "line 3")
+    both = {"train": "good.svm", "test": "good.svm", "validation": "good.svm", "split": 0.2}
+    fails(train(ranks, tmp_path, {**net, "data": both}, "bad"), "data", "split")
