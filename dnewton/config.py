@@ -222,7 +222,7 @@ class SolverSection(_Section):
     curvature: Literal["diagonal", "full"] = "diagonal"
     diagonal_unit: Literal["rank", "layer"] = "rank"
     jacobian: Literal["auto", "factored", "dense"] = "auto"
-    subproblem: Literal["auto", "cg"] = "auto"
+    subproblem: Literal["auto", "cg", "exact"] = "auto"
     cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
     max_cg: Count = 250
     early_stop: EarlyStopSection = EarlyStopSection()

@@ -16,7 +16,7 @@ from dnewton.arrays import Array, namespace
 from dnewton.comm import Comm
 from dnewton.layers.activation import ACTIVATIONS
 from dnewton.layers.linear import Conv, Dense, Linear
-from dnewton.layers.pool import Flatten, Pool
+from dnewton.layers.pool import Flatten, Pool, Winners
 from dnewton.layout import Move, Units, moves
 from dnewton.netplan import LayerPlan, NetPlan, conv_image
 
@@ -97,19 +97,29 @@ class Tape:
 
 
 class Cotangent:
-    """A layer's cotangent in s: (N or 1, K, Q, O) times the slope (N, Q, O), multiplied only when asked for."""
+    """A parametric layer's cotangent in s, (N or 1, K, Q, O), multiplied out only for the samples that are asked for.
 
-    def __init__(self, outer: Array, slope: Array | None) -> None:
-        self.outer, self.slope = outer, slope
-        self._product: Array | None = None
+    It is `outer` times the slope (N, Q, O). With `winners`, the layer is followed by max-pooling: `outer` and the
+    slope are those at the maxima, and everything else is zero.
+    """
 
-    def product(self) -> Array:
-        """∂z_k/∂s, (N or 1, K, Q, O)."""
-        if self.slope is None:
-            return self.outer
-        if self._product is None:
-            self._product = self.outer * self.slope[:, None]
-        return self._product
+    def __init__(self, outer: Array, slope: Array | None, winners: Winners | None = None) -> None:
+        self.outer, self.slope, self.winners = outer, slope, winners
+
+    @property
+    def shared(self) -> bool:
+        """The same for all samples."""
+        return bool(self.outer.shape[0] == 1) and self.slope is None and self.winners is None
+
+    def pooled(self, part: slice) -> Array:
+        """∂z_k/∂s of some samples, at the maxima if there are winners; (n or 1, K, Q, O)."""
+        outer = self.outer if self.outer.shape[0] == 1 else self.outer[part]
+        return outer if self.slope is None else outer * self.slope[part][:, None]
+
+    def product(self, part: slice = slice(None)) -> Array:
+        """∂z_k/∂s of some samples at all positions, (n or 1, K, Q, O)."""
+        found = self.pooled(part)
+        return found if self.winners is None else self.winners.unpool(found, part)
 
 
 Visit = Callable[[Block, Linear, Cotangent, Array], None]
@@ -183,32 +193,49 @@ class Network:
         Collective over the backward-sum groups of every layer but the first.
         """
         cot = self._move(cot, self._out_back, self.plan.layers[-1].out_units)
+        winners: Winners | None = None
         for i in range(len(self.plan.layers) - 1, -1, -1):
             layer, op = self.plan.layers[i], self.ops[i]
             if isinstance(op, (Pool, Flatten)):
+                winners = self._winners(i, op, tape)
+                if winners is not None:
+                    continue  # the cotangent stays pooled for the layer below
                 cot = op.backward(cot, tape.codes[i])
             else:
                 block = self._block_at[i]
-                here = self._cotangent(op, layer, cot, tape.outputs[i])
+                here = self._cotangent(op, layer, cot, tape.outputs[i], winners)
+                winners = None
                 visit(block, op, here, tape.inputs[i])
                 if layer.first:
                     return
-                cot = op.input_cotangent(block.weight(theta), here.product())
+                cot = op.input_cotangent(block.weight(theta), here, tape.z.shape[0])
                 assert layer.split_kind is not None
                 cot = self.comm.sum(cot, layer.split_kind.backward)
             cot = self._move(cot, self._back[i], layer.in_units)
 
-    def _cotangent(self, op: Linear, layer: LayerPlan, cot: Array, z: Array | None) -> Cotangent:
+    def _winners(self, i: int, op: Pool | Flatten, tape: Tape) -> Winners | None:
+        """The maxima of a pooling that follows a convolution directly, where its cotangent can stay pooled."""
+        if not isinstance(op, Pool) or not op.maximum or op.padding != (0, 0) or i == 0 or self._back[i]:
+            return None
+        code = tape.codes[i]
+        return Winners(op, code) if isinstance(self.ops[i - 1], Conv) and code is not None else None
+
+    def _cotangent(
+        self, op: Linear, layer: LayerPlan, cot: Array, z: Array | None, winners: Winners | None
+    ) -> Cotangent:
+        outer = op.positions(cot)
         if z is None:
-            return Cotangent(op.positions(cot), None)
-        slope = ACTIVATIONS[layer.shape.activation].slope(z)
-        return Cotangent(op.positions(cot), op.positions(slope[:, None])[:, 0])
+            return Cotangent(outer, None, winners)
+        slope = ACTIVATIONS[layer.shape.activation].slope
+        if winners is None:
+            return Cotangent(outer, op.positions(slope(z)[:, None])[:, 0])
+        return Cotangent(outer, slope(winners.gather(op.positions(z[:, None])[:, 0])), winners)
 
     def gradient(self, theta: Array, tape: Tape, cot: Array, out: Array) -> None:
         """Add Σ over the batch of ∂ξ/∂θ to `out`, for cot = ∂ξ/∂z (N, K). Collective like :meth:`backward`."""
 
         def add(block: Block, op: Linear, here: Cotangent, z: Array) -> None:
-            d = here.product()[:, 0]  # (N, Q, O)
+            d = here.product()[:, 0]  # (N, Q, O); K = 1
             block.weight(out)[...] += op.weight_gradient(d, z)
             if block.has_bias:
                 block.bias(out)[...] += namespace(d).sum(d, axis=(0, 1))

@@ -105,7 +105,8 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
         close()
     if job.solver.representations:
         kinds = ", ".join(f"{k} {v}" for k, v in job.solver.representations.items())
-        show(f"jacobian: {kinds}; {job.solver.jacobian_bytes / 2**20:.1f} MiB on rank 0")
+        solved = f"; local systems: {', '.join(job.solver.ways)}" if job.solver.ways else ""
+        show(f"jacobian: {kinds}{solved}; {job.solver.jacobian_bytes / 2**20:.1f} MiB on rank 0")
     for text in progress.summary(trainer.records, trainer.totals):
         show(text)
 

@@ -81,7 +81,8 @@ def test_full_curvature_trajectory_on_every_number_of_ranks(comm: Comm, net: str
 @pytest.mark.parametrize(("unit", "batch"), [("rank", 4), ("rank", 100), ("layer", 100)])
 def test_diagonal_trajectory(comm: Comm, how: str, unit: str, batch: int) -> None:
     """Block-diagonal systems, one per rank or per layer block, with subsamples drawn by cycling a permutation."""
-    solver = {"combine": how, "diagonal_unit": unit, "subsample": 0.5, "early_stop": {"mode": "off"}, "max_cg": 20}
+    solver = {"combine": how, "diagonal_unit": unit, "subsample": 0.5, "early_stop": {"mode": "off"}, "max_cg": 20,
+              "subproblem": "cg"}  # fmt: skip
     problem = Problem((5,), MLP, samples=12, solver=solver)
     on = lay_out(problem, comm, batch=batch)
     blocks = own_blocks(on)

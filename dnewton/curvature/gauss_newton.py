@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from dnewton.arrays import Array, dot, namespace
 from dnewton.comm import Comm
 from dnewton.curvature.jacobian import Jacobian, Unit
@@ -18,19 +20,33 @@ class GaussNewton:
 
     def block_product(self, v: Array, unit: Unit, damping: float) -> Array:
         """(G_uu + λI) v on a diagonal unit alone; returns the unit's span. Communicates nothing."""
-        return self._back(self.jacobian.times(v, unit), v, unit, damping)
+        out = namespace(v).zeros_like(v)
+        self.jacobian.add_curved(v, unit, self.bend, out)
+        return self._damped(out, v, unit, damping)
 
     def full_product(self, v: Array, unit: Unit, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v; `unit` holds all its blocks.
 
         Collective over the world: one sum of K|S| numbers.
         """
-        return self._back(comm.sum(self.jacobian.times(v, unit)), v, unit, damping)
-
-    def _back(self, u: Array, v: Array, unit: Unit, damping: float) -> Array:
-        w = self._loss.hessian_product(self._state, u) / self.jacobian.samples
+        u = comm.sum(self.jacobian.times(v, unit))
         out = namespace(v).zeros_like(v)
-        self.jacobian.add_transposed(w, unit, out)
+        self.jacobian.add_transposed(self.bend(u, slice(0, u.shape[0])), unit, out)
+        return self._damped(out, v, unit, damping)
+
+    def bend(self, u: Array, here: slice) -> Array:
+        """B u / |S| for the samples of a slice."""
+        return self._loss.hessian_product(self._state[here], u) / self.jacobian.samples
+
+    def half(self, u: Array) -> Array:
+        """R u / √|S| per sample, with R Rᵀ = B; for u (..., S, K)."""
+        return self._loss.half(self._state, u) / math.sqrt(self.jacobian.samples)
+
+    def half_transposed(self, u: Array) -> Array:
+        """Rᵀ u / √|S| per sample."""
+        return self._loss.half_transposed(self._state, u) / math.sqrt(self.jacobian.samples)
+
+    def _damped(self, out: Array, v: Array, unit: Unit, damping: float) -> Array:
         part = out[unit.span]
         part += (self.regulariser + damping) * v[unit.span]
         return part

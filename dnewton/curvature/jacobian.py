@@ -6,11 +6,14 @@ With D^m[i,k,q,o] = ∂z^L_{i,k}/∂s^m_{i,q,o} and the patches φ[i,q,I], row (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from dnewton.arrays import Array, namespace, sample_blocks
+from dnewton.curvature.blocks import BlockJacobian, Factored, Rows, merged
+from dnewton.curvature.sensitivity import PerSample, Pooled, Selection, Sensitivity, Shared
 from dnewton.layers.linear import Linear
 from dnewton.network import Block, Cotangent, Network, Tape
 
@@ -19,160 +22,7 @@ Representation = Literal["auto", "factored", "dense"]
 # The stated machine for `auto`: matrix products at FLOPS, everything else bound by BANDWIDTH; a direction takes
 # about PRODUCTS products with J, over which building the rows is spread.
 FLOPS, BANDWIDTH, PRODUCTS = 5e10, 1e10, 30
-
-
-class Sensitivity(Protocol):
-    """D of one block in some form."""
-
-    def contract(self, t: Array) -> Array:
-        """Σ_{q,o} D[i,k,q,o] t[i,q,o]: (S, Q, O) to (S, K)."""
-        ...
-
-    def expand(self, w: Array) -> Array:
-        """Σ_k w[i,k] D[i,k,q,o]: (S, K) to (S, Q, O)."""
-        ...
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        ...
-
-
-def _nbytes(*arrays: Array | None) -> int:
-    return sum(int(a.nbytes) for a in arrays if a is not None)
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The last layer: D is the identity's columns [lo, hi), times the slope of an output activation if there is one."""
-
-    lo: int
-    hi: int
-    outputs: int
-    slope: Array | None  # (S, 1, O)
-
-    def contract(self, t: Array) -> Array:
-        u = namespace(t).zeros((t.shape[0], self.outputs), dtype=t.dtype)
-        u[:, self.lo : self.hi] = t[:, 0] if self.slope is None else (t * self.slope)[:, 0]
-        return u
-
-    def expand(self, w: Array) -> Array:
-        e = w[:, None, self.lo : self.hi]
-        return e if self.slope is None else e * self.slope
-
-    @property
-    def nbytes(self) -> int:
-        return _nbytes(self.slope)
-
-
-@dataclass(frozen=True)
-class Shared:
-    """D[i,k,q,o] = A[k,q,o] σ′[i,q,o], A the same for all samples (the layer before the last): D is never formed."""
-
-    outer: Array  # (K, Q·O)
-    slope: Array | None  # (S, Q, O)
-
-    def contract(self, t: Array) -> Array:
-        t = t if self.slope is None else t * self.slope
-        return namespace(t).reshape(t, (t.shape[0], t.shape[1] * t.shape[2])) @ self.outer.T
-
-    def expand(self, w: Array) -> Array:
-        e = w @ self.outer
-        if self.slope is None:
-            return e[:, None, :]
-        return namespace(e).reshape(e, self.slope.shape) * self.slope
-
-    @property
-    def nbytes(self) -> int:
-        return _nbytes(self.outer, self.slope)
-
-
-@dataclass(frozen=True)
-class PerSample:
-    """D stored sample-major, (S, K, Q, O)."""
-
-    d: Array
-
-    def contract(self, t: Array) -> Array:
-        xp, (s, k, q, o) = namespace(t), self.d.shape
-        return xp.matmul(xp.reshape(self.d, (s, k, q * o)), xp.reshape(t, (s, q * o, 1)))[:, :, 0]
-
-    def expand(self, w: Array) -> Array:
-        xp, (s, k, q, o) = namespace(w), self.d.shape
-        return xp.reshape(xp.matmul(w[:, None, :], xp.reshape(self.d, (s, k, q * o))), (s, q, o))
-
-    @property
-    def nbytes(self) -> int:
-        return _nbytes(self.d)
-
-
-class BlockJacobian(Protocol):
-    """J of one weight block on one batch of S."""
-
-    @property
-    def block(self) -> Block:
-        """The weight block."""
-        ...
-
-    def times(self, v: Array) -> Array:
-        """J v for a vector laid out like θ, (S, K)."""
-        ...
-
-    def add_transposed(self, w: Array, out: Array) -> None:
-        """out += Jᵀ w, on this block's span of a vector laid out like θ."""
-        ...
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        ...
-
-
-@dataclass(frozen=True)
-class Factored:
-    """J as D and φ: one matrix product with φ over all samples, one contraction with D."""
-
-    block: Block
-    phi: Array  # (S, Q, I)
-    d: Sensitivity
-
-    def times(self, v: Array) -> Array:
-        xp, (s, q, i) = namespace(v), self.phi.shape
-        t = xp.reshape(self.phi, (s * q, i)) @ self.block.weight(v).T
-        if self.block.has_bias:
-            t += self.block.bias(v)
-        return self.d.contract(xp.reshape(t, (s, q, self.block.shape[0])))
-
-    def add_transposed(self, w: Array, out: Array) -> None:
-        xp, (s, q, i) = namespace(w), self.phi.shape
-        e = xp.reshape(self.d.expand(w), (s * q, self.block.shape[0]))
-        self.block.weight(out)[...] += e.T @ xp.reshape(self.phi, (s * q, i))
-        if self.block.has_bias:
-            self.block.bias(out)[...] += xp.sum(e, axis=0)
-
-    @property
-    def nbytes(self) -> int:
-        return _nbytes(self.phi) + self.d.nbytes
-
-
-@dataclass(frozen=True)
-class Rows:
-    """J as its rows, contracted over positions: far smaller than D and φ for convolutions on large images."""
-
-    block: Block
-    rows: Array  # (S·K, |O|·|I| [+ |O|]), laid out like the block's span of θ
-    outputs: int
-
-    def times(self, v: Array) -> Array:
-        u = self.rows @ v[self.block.span]
-        return namespace(u).reshape(u, (u.shape[0] // self.outputs, self.outputs))
-
-    def add_transposed(self, w: Array, out: Array) -> None:
-        out[self.block.span] += namespace(w).reshape(w, (w.shape[0] * self.outputs,)) @ self.rows
-
-    @property
-    def nbytes(self) -> int:
-        return _nbytes(self.rows)
+ROWS_BYTES = 512 << 10  # of rows that are worked on at a time: they must stay in cache between two products
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,41 +45,119 @@ def units(blocks: Sequence[Block], per_layer: bool) -> list[Unit]:
     return [Unit(tuple(range(len(blocks))), slice(0, blocks[-1].span.stop))]
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A block's J on some of the samples (all of them for dense layers)."""
+
+    here: slice
+    j: BlockJacobian
+
+
 class Jacobian:
-    """J_p of this rank on S, held block by block and batch by batch."""
+    """J_p of this rank on S, held block by block."""
 
     def __init__(self, batches: list[list[BlockJacobian]], sizes: list[int], outputs: int) -> None:
-        self._batches, self._sizes, self.outputs = batches, sizes, outputs
-        self.samples = sum(sizes)
+        """`batches[b][i]` is block i on the samples of batch b."""
+        self.samples, self.outputs = sum(sizes), outputs
+        ends = [sum(sizes[: b + 1]) for b in range(len(sizes))]
+        here = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        self.pieces: list[list[Piece]] = []
+        for i in range(len(batches[0])):
+            whole = merged([batch[i] for batch in batches])
+            if whole is not None:
+                self.pieces.append([Piece(slice(0, self.samples), whole)])
+            else:
+                self.pieces.append([Piece(part, batch[i]) for part, batch in zip(here, batches, strict=True)])
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(b.nbytes for batch in self._batches for b in batch)
+        return sum(piece.j.nbytes for pieces in self.pieces for piece in pieces)
 
     def representations(self) -> dict[str, str]:
         """Representation per layer name, for the log."""
         names = {Factored: "factored", Rows: "dense"}
-        return {b.block.layer.shape.name: names[type(b)] for b in self._batches[0]}
+        return {p[0].j.block.layer.shape.name: names[type(p[0].j)] for p in self.pieces}
 
     def times(self, v: Array, unit: Unit) -> Array:
         """Σ over the unit's blocks of J v, (S, K). Communicates nothing."""
-        xp = namespace(v)
-        u = xp.zeros((self.samples, self.outputs), dtype=v.dtype)
-        for batch, here in zip(self._batches, self._slices(), strict=True):
-            for i in unit.blocks:
-                u[here] += batch[i].times(v)
+        u = self._zeros(v)
+        for piece in self._of(unit):
+            u[piece.here] += piece.j.times(v)
         return u
 
     def add_transposed(self, w: Array, unit: Unit, out: Array) -> None:
         """out += Jᵀ w on the unit's blocks. Communicates nothing."""
-        for batch, here in zip(self._batches, self._slices(), strict=True):
-            for i in unit.blocks:
-                batch[i].add_transposed(w[here], out)
+        for piece in self._of(unit):
+            piece.j.add_transposed(w[piece.here], out)
 
-    def _slices(self) -> list[slice]:
-        ends = [sum(self._sizes[: i + 1]) for i in range(len(self._sizes))]
-        return [slice(end - size, end) for end, size in zip(ends, self._sizes, strict=True)]
+    def add_curved(self, v: Array, unit: Unit, bend: Callable[[Array, slice], Array], out: Array) -> None:
+        """out += Jᵀ bend(J v) on the unit's blocks; `bend` acts on the samples of a slice by themselves.
+
+        Rows are by far the largest thing in memory, so both products with them are done while they are in cache.
+        """
+        u = self._zeros(v)
+        others = [p for p in self._of(unit) if not isinstance(p.j, Rows)]
+        for piece in others:
+            u[piece.here] += piece.j.times(v)
+        rows: dict[tuple[int, int], list[Rows]] = {}
+        for piece in self._of(unit):
+            if isinstance(piece.j, Rows):
+                rows.setdefault((piece.here.start, piece.here.stop), []).append(piece.j)
+        w = None if rows else bend(u, slice(0, self.samples))
+        if w is None:
+            w = namespace(u).empty(u.shape, dtype=u.dtype)
+            for (start, stop), found in rows.items():
+                width = sum(j.rows.shape[1] for j in found) * self.outputs * v.dtype.itemsize
+                for part in sample_blocks(stop - start, width, ROWS_BYTES):
+                    here = slice(start + part.start, start + part.stop)
+                    flat = (part.stop - part.start) * self.outputs
+                    for j in found:
+                        u[here] += namespace(u).reshape(j.some(part) @ v[j.block.span], u[here].shape)
+                    w[here] = bend(u[here], here)
+                    for j in found:
+                        out[j.block.span] += namespace(u).reshape(w[here], (flat,)) @ j.some(part)
+        for piece in others:
+            piece.j.add_transposed(w[piece.here], out)
+
+    def gram_times(self, y: Array, unit: Unit) -> Array:
+        """J Jᵀ y of the unit, (S, K). Communicates nothing."""
+        u = self._zeros(y)
+        for i in unit.blocks:
+            pieces = self.pieces[i]
+            if len(pieces) == 1:
+                u += pieces[0].j.gram_times(y)
+                continue
+            block = pieces[0].j.block
+            through = namespace(y).zeros((block.span.stop,), dtype=y.dtype)
+            for piece in pieces:
+                piece.j.add_transposed(y[piece.here], through)
+            for piece in pieces:
+                u[piece.here] += piece.j.times(through)
+        return u
+
+    def gram(self, unit: Unit) -> Array | None:
+        """J Jᵀ of the unit as a matrix (S·K, S·K); None where S is held in several pieces."""
+        total = None
+        for i in unit.blocks:
+            if len(self.pieces[i]) > 1:
+                return None
+            found = self.pieces[i][0].j.gram()
+            total = found if total is None else total + found
+        return total
+
+    def rows(self, unit: Unit) -> Array | None:
+        """J of the unit as a matrix (S·K, variables); None where S is held in several pieces."""
+        if any(len(self.pieces[i]) > 1 for i in unit.blocks):
+            return None
+        found = [self.pieces[i][0].j.as_rows() for i in unit.blocks]
+        return found[0] if len(found) == 1 else namespace(found[0]).concat(found, axis=1)
+
+    def _of(self, unit: Unit) -> list[Piece]:
+        return [piece for i in unit.blocks for piece in self.pieces[i]]
+
+    def _zeros(self, like: Array) -> Array:
+        return namespace(like).zeros((self.samples, self.outputs), dtype=like.dtype)
 
 
 def build(network: Network, theta: Array, tapes: Sequence[Tape], representation: Representation) -> Jacobian:
@@ -256,9 +184,9 @@ def _represent(
     network: Network, block: Block, op: Linear, cot: Cotangent, z: Array, outputs: int, wanted: Representation
 ) -> BlockJacobian:
     sensitivity = _sensitivity(network, block, cot, z.shape[0], outputs)
-    q = cot.outer.shape[2]
     if wanted == "auto":
-        wanted = cheapest(z.shape[0], outputs, q, *block.shape, z.dtype.itemsize)
+        q = cot.outer.shape[2] if cot.winners is None else math.prod(cot.winners.pool.image)
+        wanted = cheapest(z.shape[0], outputs, q, *block.shape, z.dtype.itemsize, cot.outer.shape[2])
     if wanted == "factored":
         return Factored(block, op.rows(z), sensitivity)
     return Rows(block, _rows(block, op, cot, z, outputs), outputs)
@@ -266,42 +194,51 @@ def _represent(
 
 def _sensitivity(network: Network, block: Block, cot: Cotangent, samples: int, outputs: int) -> Sensitivity:
     xp = namespace(cot.outer)
+    if cot.winners is not None:
+        d = cot.pooled(slice(None))
+        return Pooled(PerSample(_repeated(d, samples)), cot.winners)
     if cot.outer.shape[0] == 1 and (samples > 1 or cot.slope is not None):
         _, k, q, o = cot.outer.shape
         if block.position == len(network.plan.layers) - 1:
-            return Selection(*block.out, outputs, cot.slope)
+            return Selection(*block.out, outputs, cot.slope, cot.outer)
         slope = cot.slope
         if slope is None and q > 1:  # without a slope the positions would be lost in `expand`
             slope = xp.ones((samples, q, o), dtype=cot.outer.dtype)
         return Shared(xp.reshape(cot.outer, (k, q * o)), slope)
-    d = cot.product()
-    return PerSample(d if d.shape[0] == samples else xp.broadcast_to(d, (samples, *d.shape[1:])))
+    return PerSample(_repeated(cot.product(), samples))
+
+
+def _repeated(d: Array, samples: int) -> Array:
+    return d if d.shape[0] == samples else namespace(d).broadcast_to(d, (samples, *d.shape[1:]))
 
 
 def _rows(block: Block, op: Linear, cot: Cotangent, z: Array, outputs: int) -> Array:
     """Σ_q D ⊗ φ for every sample and output, in sample blocks that stay in cache."""
     xp = namespace(z)
-    (o, i), d, s = block.shape, cot.product(), z.shape[0]
+    (o, i), s = block.shape, z.shape[0]
+    q = cot.outer.shape[2] if cot.winners is None else math.prod(cot.winners.pool.image)
     rows = xp.empty((s, outputs, block.size), dtype=z.dtype)
-    q = d.shape[2]
-    for part in sample_blocks(s, (q * i + outputs * o * (q + i)) * z.dtype.itemsize):
+    for part in sample_blocks(s, (q * i + outputs * o * (2 * q + i)) * z.dtype.itemsize):
         n = part.stop - part.start
-        here = d[part] if d.shape[0] == s else xp.broadcast_to(d, (n, *d.shape[1:]))
-        left = xp.reshape(xp.permute_dims(here, (0, 1, 3, 2)), (n, outputs * o, q))
-        rows[part, :, : o * i] = xp.reshape(xp.matmul(left, op.rows(z[part])), (n, outputs, o * i))
+        here = _repeated(cot.product(part), n)
+        left = xp.permute_dims(here, (0, 1, 3, 2))  # transposed by the matrix product, not copied
+        found = xp.matmul(left, op.rows(z[part])[:, None])
+        rows[part, :, : o * i] = xp.reshape(found, (n, outputs, o * i))
         if block.has_bias:
             rows[part, :, o * i :] = xp.sum(here, axis=2)
     return xp.reshape(rows, (s * outputs, block.size))
 
 
-def cheapest(samples: int, outputs: int, positions: int, o: int, i: int, itemsize: int) -> Representation:
+def cheapest(
+    samples: int, outputs: int, positions: int, o: int, i: int, itemsize: int, held: int | None = None
+) -> Representation:
     """The representation with the least seconds per Gauss-Newton product on the stated machine.
 
-    factored: 4 S Q O I flops and D read twice; dense: the rows read twice, and building them (2 S K Q O I flops)
-    spread over the products of a direction.
+    factored: 4 S Q O I flops and D (with `held` positions, fewer than Q after pooling) read twice; dense: the rows read
+    twice, and building them (2 S K Q O I flops) spread over the products of a direction.
     """
     factored = 4.0 * samples * positions * o * i / FLOPS
-    factored += 2.0 * samples * positions * (outputs * o + o) * itemsize / BANDWIDTH
+    factored += 2.0 * samples * (positions if held is None else held) * (outputs * o + o) * itemsize / BANDWIDTH
     dense = 2.0 * samples * outputs * o * i * itemsize / BANDWIDTH
     dense += 2.0 * samples * outputs * positions * o * i / FLOPS / PRODUCTS
     return "dense" if dense < factored else "factored"

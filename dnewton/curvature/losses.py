@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from dnewton.arrays import Array, namespace
@@ -29,6 +30,14 @@ class Loss(Protocol):
         """B u per sample for u (..., N, K)."""
         ...
 
+    def half(self, state: Array, u: Array) -> Array:
+        """R u per sample with R Rᵀ = B, for u (..., N, K)."""
+        ...
+
+    def half_transposed(self, state: Array, u: Array) -> Array:
+        """Rᵀ u per sample."""
+        ...
+
 
 class Squared:
     """ξ = ‖z - y‖², B = 2I."""
@@ -45,6 +54,11 @@ class Squared:
 
     def hessian_product(self, state: Array, u: Array) -> Array:
         return 2 * u
+
+    def half(self, state: Array, u: Array) -> Array:
+        return math.sqrt(2) * u
+
+    half_transposed = half
 
 
 class CrossEntropy:
@@ -70,6 +84,15 @@ class CrossEntropy:
         pu = state * u
         return pu - state * xp.sum(pu, axis=-1, keepdims=True)
 
+    def half(self, state: Array, u: Array) -> Array:  # R = diag(√p) - p √pᵀ: B is singular, R not symmetric
+        xp = namespace(u)
+        ru = xp.sqrt(state) * u
+        return ru - state * xp.sum(ru, axis=-1, keepdims=True)
+
+    def half_transposed(self, state: Array, u: Array) -> Array:
+        xp = namespace(u)
+        return xp.sqrt(state) * (u - xp.sum(state * u, axis=-1, keepdims=True))
+
 
 class Logistic:
     """Binary cross-entropy on one output: ξ = log(1 + eᶻ) - y z, B = p(1 - p)."""
@@ -88,6 +111,11 @@ class Logistic:
 
     def hessian_product(self, state: Array, u: Array) -> Array:
         return state * u
+
+    def half(self, state: Array, u: Array) -> Array:
+        return namespace(u).sqrt(state) * u
+
+    half_transposed = half
 
     @staticmethod
     def _sigmoid(z: Array) -> Array:

@@ -13,6 +13,19 @@ from typing import Protocol
 from dnewton.arrays import Array, Pair, namespace, output_size, patches, sample_blocks, windows
 
 
+class Parts(Protocol):
+    """A cotangent that is multiplied out for some samples at a time."""
+
+    @property
+    def shared(self) -> bool:
+        """The same for all samples."""
+        ...
+
+    def product(self, part: slice = slice(None)) -> Array:
+        """(n or 1, K, Q, O)."""
+        ...
+
+
 class Linear(Protocol):
     """What the network and the Jacobian need of a parametric layer."""
 
@@ -28,8 +41,11 @@ class Linear(Protocol):
         """Σ over samples and positions of cot ⊗ φ, (O, I), for cot (N, Q, O)."""
         ...
 
-    def input_cotangent(self, weight: Array, cot: Array) -> Array:
-        """The partial cotangent of the input slice, (N, K, features) or (N, K, H, W, C)."""
+    def input_cotangent(self, weight: Array, cot: Parts, samples: int) -> Array:
+        """The partial cotangent of the input slice, (N or 1, K, features) or (N or 1, K, H, W, C).
+
+        `cot.product(part)` gives the layer's cotangent (n, K, Q, O) for some of the samples.
+        """
         ...
 
     def positions(self, cot: Array) -> Array:
@@ -50,10 +66,10 @@ class Dense:
     def weight_gradient(self, cot: Array, z: Array) -> Array:
         return cot[:, 0, :].T @ z
 
-    def input_cotangent(self, weight: Array, cot: Array) -> Array:
-        n, k, _, o = cot.shape
-        xp = namespace(cot)
-        return xp.reshape(xp.reshape(cot, (n * k, o)) @ weight, (n, k, weight.shape[1]))
+    def input_cotangent(self, weight: Array, cot: Parts, samples: int) -> Array:
+        found = cot.product()
+        xp, (n, k, _, o) = namespace(found), found.shape
+        return xp.reshape(xp.reshape(found, (n * k, o)) @ weight, (n, k, weight.shape[1]))
 
     def positions(self, cot: Array) -> Array:
         n, k, o = cot.shape
@@ -102,25 +118,26 @@ class Conv:
             out += xp.reshape(cot[part], (m, o)).T @ xp.reshape(p, (m, inputs))
         return out
 
-    def input_cotangent(self, weight: Array, cot: Array) -> Array:
+    def input_cotangent(self, weight: Array, cot: Parts, samples: int) -> Array:
         """Adjoint of the patches, one matrix product per kernel offset: the patches of the result, kh·kw times its
         size, are never formed, and whole image rows are added at a time."""
-        xp = namespace(cot)
-        n, k, q, o = cot.shape
+        n = 1 if cot.shared else samples
+        xp, one = namespace(weight), cot.product(slice(0, min(n, 1)))
+        _, k, q, o = one.shape
         (h, w), (kh, kw), (ph, pw) = self.image, self.kernel, self.padding
         c = weight.shape[1] // (kh * kw)
         by_offset = xp.reshape(weight, (o, kh * kw, c))
         offsets = [xp.asarray(by_offset[:, j], copy=True) for j in range(kh * kw)]
-        cot = xp.reshape(cot, (n * k, q, o))
-        out = xp.empty((n * k, h, w, c), dtype=cot.dtype)
-        for part in sample_blocks(n * k, (3 * q * c + q * o) * cot.dtype.itemsize):
-            m = part.stop - part.start
-            here = xp.reshape(cot[part], (m * q, o))
-            padded = xp.zeros((m, h + 2 * ph, w + 2 * pw, c), dtype=cot.dtype)
+        out = xp.empty((n, k, h, w, c), dtype=one.dtype)
+        for part in sample_blocks(n, k * (3 * q * c + 2 * q * o) * one.dtype.itemsize):
+            m = (part.stop - part.start) * k
+            here = xp.reshape(cot.product(part), (m * q, o))
+            padded = xp.zeros((m, h + 2 * ph, w + 2 * pw, c), dtype=one.dtype)
             for j, view in windows(padded, self.out_image, self.kernel, self.stride):
                 view += xp.reshape(here @ offsets[j], (m, *self.out_image, c))
-            out[part] = padded[:, ph : ph + h, pw : pw + w, :]
-        return xp.reshape(out, (n, k, h, w, c))
+            inner = padded[:, ph : ph + h, pw : pw + w, :]
+            out[part] = xp.reshape(inner, (part.stop - part.start, k, h, w, c))
+        return out
 
     def positions(self, cot: Array) -> Array:
         n, k, h, w, c = cot.shape

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
-from dnewton.arrays import Array, Pair, avg_pool, avg_unpool, max_pool, max_unpool, namespace
+from dnewton.arrays import Array, Pair, avg_pool, avg_unpool, max_pool, max_unpool, namespace, windows
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,57 @@ class Pool:
         if code is not None:
             return max_unpool(cot, code, self.image, self.size, self.stride, self.padding)
         return avg_unpool(cot, self.image, self.size, self.stride, self.padding)
+
+
+@dataclass(frozen=True)
+class Winners:
+    """The places of the maxima of a batch: what is pooled goes to them and comes from them, without the zeros between.
+
+    Only for pooling without padding.
+    """
+
+    pool: Pool
+    code: Array  # (N, Ho, Wo, C)
+
+    @cached_property
+    def _masks(self) -> list[Array]:
+        xp, (kh, kw) = namespace(self.code), self.pool.size
+        return [xp.astype(self.code == k, xp.float32) for k in range(kh * kw)]
+
+    def _image(self, x: Array) -> Array:
+        return namespace(x).reshape(x, (x.shape[0], *self.pool.image, x.shape[2]))
+
+    def _views(self, image: Array) -> list[tuple[int, Array]]:
+        return windows(image, (self.code.shape[1], self.code.shape[2]), self.pool.size, self.pool.stride)
+
+    def gather(self, x: Array) -> Array:
+        """The values at the maxima: (N, Q, C) to (N, Qp, C)."""
+        xp = namespace(x)
+        n, ho, wo, c = self.code.shape
+        out = xp.zeros((n, ho, wo, c), dtype=x.dtype)
+        for k, view in self._views(self._image(x)):
+            out += view * self._masks[k]
+        return xp.reshape(out, (n, ho * wo, c))
+
+    def scatter(self, e: Array) -> Array:
+        """The adjoint of :meth:`gather`: (N, Qp, C) to (N, Q, C)."""
+        xp = namespace(e)
+        n, ho, wo, c = self.code.shape
+        out = xp.zeros((n, *self.pool.image, c), dtype=e.dtype)
+        e = xp.reshape(e, (n, ho, wo, c))
+        for k, view in self._views(out):
+            view += e * self._masks[k]
+        h, w = self.pool.image
+        return xp.reshape(out, (n, h * w, c))
+
+    def unpool(self, cot: Array, part: slice) -> Array:
+        """K cotangents of some samples, (n, K, Qp, C) to (n, K, Q, C)."""
+        xp, pool = namespace(cot), self.pool
+        _, ho, wo, c = self.code.shape
+        k = cot.shape[1]
+        image = xp.reshape(cot, (cot.shape[0], k, ho, wo, c))
+        out = max_unpool(image, self.code[part], pool.image, pool.size, pool.stride, pool.padding)
+        return xp.reshape(out, (out.shape[0], k, pool.image[0] * pool.image[1], c))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.errors import UserError
 from dnewton.objective import Cycle, Evaluation, Objective, subsample_size
-from dnewton.solvers import combine, damping, early_stop, subproblem
+from dnewton.solvers import combine, damping, early_stop, exact, subproblem, ways
 
 MAX_TRIALS = 12
 SUBSAMPLE, GRADIENT = 1, 2  # purposes of random draws
@@ -68,6 +68,7 @@ class Newton:
         self._grad: Array
         self._norm, self._active = math.nan, 0
         self.representations: dict[str, str] = {}
+        self.ways: list[str] = []
         self.jacobian_bytes = 0
         self.state: State
 
@@ -159,14 +160,16 @@ class Newton:
         options, lam, comm = self._options, self.state.damping, self._comm
         self._watch.begin(self.state.iteration, self._active)
         if options.curvature == "full":
+            start = None
+            if options.subproblem == "exact":
+                start = exact.dual(model, self._grad, self._rank_unit, lam, comm)
             return subproblem.full_cg(
                 lambda v, unit: model.full_product(v, unit, lam, comm),
-                self._grad, self._rank_unit, self._norm, options.cg_tolerance, options.max_cg, comm,
+                self._grad, self._rank_unit, self._norm, options.cg_tolerance, options.max_cg, comm, start,
             )  # fmt: skip
-        return subproblem.local_cg(
-            lambda v, unit: model.block_product(v, unit, lam),
-            self._grad, self._units, options.cg_tolerance, options.max_cg, self._watch,
-        )  # fmt: skip
+        systems = [ways.choose(model, self._grad, unit, lam, options) for unit in self._units]
+        self.ways = [name for name, _ in systems]
+        return subproblem.solve([s for _, s in systems], self._grad, options.max_cg, self._watch)
 
     def _take(self, alpha: float, p: Array, at: Evaluation) -> bool:
         """Move to an accepted trial point; False, and back, when f or ∇f is not finite there."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from dnewton.arrays import Array, dot, namespace
 from dnewton.comm import Comm
@@ -26,51 +27,109 @@ class Solution:
     cut: bool
 
 
+class System(Protocol):
+    """One diagonal system (G_uu + λI) d = -g on its way to a solution."""
+
+    working: bool  # not yet at its stopping rule
+
+    def advance(self) -> None:
+        """One iteration."""
+        ...
+
+    def finish(self, d: Array) -> None:
+        """Put what has been found into the unit's span of d."""
+        ...
+
+
+class PlainCG:
+    """Conjugate gradients on vectors of the unit's variables, from 0 or from a given d, preconditioned or not.
+
+    With a preconditioner the stopping rule is still on the residual itself.
+    """
+
+    def __init__(
+        self, product: Product, g: Array, unit: Unit, tolerance: float, start: Array | None = None,
+        preconditioner: Callable[[Array], Array] | None = None,
+    ) -> None:  # fmt: skip
+        """`product(v, unit)` gives (G_uu + λI) v on the unit's span; `start` is laid out like g.
+
+        `preconditioner` maps a residual on the unit's span to M⁻¹ r.
+        """
+        xp = namespace(g)
+        self._product, self._unit, self._g, self._tolerance = product, unit, g, tolerance
+        self._precondition = preconditioner or (lambda r: r)
+        s = unit.span
+        self._d, self._r = xp.zeros_like(g[s]), -g[s]
+        squares = dot(g[s], g[s])
+        self._bound = tolerance**2 * squares
+        if start is not None and squares > 0:
+            self._d = self._d + start[s]
+            self._r = self._r - product(start, unit)
+            squares = dot(self._r, self._r)
+        self._v = xp.zeros_like(g)  # the products want vectors laid out like θ
+        self._z = self._precondition(self._r)
+        self._v[s] = self._z
+        self._rz = dot(self._r, self._z)
+        self.working = squares > self._bound and unit.size > 0
+
+    def advance(self) -> None:
+        s = self._unit.span
+        gv = self._product(self._v, self._unit)
+        curvature = dot(self._v[s], gv)
+        if not (curvature > 0 and math.isfinite(curvature)):
+            self.working = False  # rounding (or overflow) has eaten the curvature: what has been found stands
+            return
+        step = self._rz / curvature
+        self._d += step * self._v[s]
+        self._r -= step * gv
+        squares = dot(self._r, self._r)
+        self.working = squares > self._bound
+        if self.working:
+            self._z = self._precondition(self._r)
+            rz = squares if self._z is self._r else dot(self._r, self._z)
+            self._v[s] = self._z + (rz / self._rz) * self._v[s]
+            self._rz = rz
+
+    def finish(self, d: Array) -> None:
+        d[self._unit.span] = self._d
+
+
 def local_cg(
     product: Product, g: Array, units: Sequence[Unit], tolerance: float, max_cg: int, watch: Watch
 ) -> Solution:
-    """Solve each diagonal unit alone; the units of a rank advance together, one iteration of each at a time.
+    """Solve each diagonal unit alone by conjugate gradients from 0 (see :func:`solve`)."""
+    return solve([PlainCG(product, g, unit, tolerance) for unit in units], g, max_cg, watch)
 
-    `product(v, unit)` gives (G_uu + λI) v on the unit's span. An empty block or g_p = 0 gives d_p = 0. Communicates
-    nothing but what `watch` does.
+
+def solve(systems: Sequence[System], g: Array, max_cg: int, watch: Watch) -> Solution:
+    """Let the systems of a rank advance together, one iteration of each at a time, until all have met their rules.
+
+    An empty block or g_p = 0 gives d_p = 0. Communicates nothing but what `watch` does.
     """
-    xp = namespace(g)
-    d, r = xp.zeros_like(g), -g
-    v = xp.asarray(r, copy=True)
-    squared = {unit: dot(r[unit.span], r[unit.span]) for unit in units if unit.size}
-    bound = {unit: tolerance**2 * rr for unit, rr in squared.items()}
-    working = [unit for unit, rr in squared.items() if rr > bound[unit]]
+    working = [system for system in systems if system.working]
     had_work, iterations, cut = bool(working), 0, False
     while working and iterations < max_cg:
         iterations += 1
-        still = []
-        for unit in working:
-            s = unit.span
-            gv = product(v, unit)
-            curvature = dot(v[s], gv)
-            if not (curvature > 0 and math.isfinite(curvature)):
-                continue  # rounding (or overflow) has eaten the curvature: what has been found stands
-            step = squared[unit] / curvature
-            d[s] += step * v[s]
-            r[s] -= step * gv
-            rr = dot(r[s], r[s])
-            if rr > bound[unit]:
-                v[s] = r[s] + (rr / squared[unit]) * v[s]
-                still.append(unit)
-            squared[unit] = rr
-        working = still
+        for system in working:
+            system.advance()
+        working = [system for system in working if system.working]
         if working and iterations < max_cg and watch.cut():
             cut = True
             break
     if not cut:
         watch.finished(counts=had_work)
+    d = namespace(g).zeros_like(g)
+    for system in systems:
+        system.finish(d)
     return Solution(d, iterations, cut)
 
 
 def full_cg(
-    product: Product, g: Array, unit: Unit, grad_norm: float, tolerance: float, max_cg: int, comm: Comm
-) -> Solution:
-    """Solve the whole system, every rank holding its blocks of the vectors; `product` communicates.
+    product: Product, g: Array, unit: Unit, grad_norm: float, tolerance: float, max_cg: int, comm: Comm,
+    start: Array | None = None,
+) -> Solution:  # fmt: skip
+    """Solve the whole system, every rank holding its blocks of the vectors; `product` communicates. From 0, or from
+    `start`, whose residual counts as an iteration.
 
     vᵀ(G + λI)v and rᵀr are summed and agreed, so that all ranks take the same steps and stop together.
     Collective over the world: per iteration what `product` sends and two scalars.
@@ -80,6 +139,12 @@ def full_cg(
     v = xp.asarray(r, copy=True)
     squared = grad_norm**2
     bound, iterations = tolerance**2 * squared, 0
+    if start is not None:
+        d = d + start
+        r -= product(start, unit)
+        v = xp.asarray(r, copy=True)
+        (squared,) = comm.sum_scalars([dot(r, r)])
+        iterations = 1
     while squared > bound and iterations < max_cg:
         iterations += 1
         gv = product(v, unit)

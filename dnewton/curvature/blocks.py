@@ -1,0 +1,170 @@
+"""J of one weight block on samples of S: as D and φ, or as rows contracted over positions.
+
+Row (i, k) is Σ_q D[i,k,q,O] ⊗ φ[i,q,I] (Wang et al. 2018, equations 16-20).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dnewton.arrays import Array, namespace
+from dnewton.curvature.sensitivity import Pooled, Sensitivity, concatenated
+from dnewton.network import Block
+
+
+def _nbytes(*arrays: Array | None) -> int:
+    return sum(int(a.nbytes) for a in arrays if a is not None)
+
+
+class BlockJacobian(Protocol):
+    """J of one weight block on one batch of S."""
+
+    @property
+    def block(self) -> Block:
+        """The weight block."""
+        ...
+
+    def times(self, v: Array) -> Array:
+        """J v for a vector laid out like θ, (S, K)."""
+        ...
+
+    def add_transposed(self, w: Array, out: Array) -> None:
+        """out += Jᵀ w, on this block's span of a vector laid out like θ."""
+        ...
+
+    def gram_times(self, y: Array) -> Array:
+        """J Jᵀ y, (S, K) to (S, K)."""
+        ...
+
+    def gram(self) -> Array:
+        """J Jᵀ as a matrix, (S·K, S·K)."""
+        ...
+
+    def as_rows(self) -> Array:
+        """J as a matrix, (S·K, variables)."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        ...
+
+
+@dataclass
+class Factored:
+    """J as D and φ: one matrix product with φ over all samples, one contraction with D."""
+
+    block: Block
+    phi: Array  # (S, Q, I)
+    d: Sensitivity
+    inputs_gram: Array | None = None  # φφᵀ (S, S), with one added for a bias; dense layers only
+
+    def times(self, v: Array) -> Array:
+        xp, (s, q, i) = namespace(v), self.phi.shape
+        t = xp.reshape(self.phi, (s * q, i)) @ self.block.weight(v).T
+        if self.block.has_bias:
+            t += self.block.bias(v)
+        return self.d.contract(xp.reshape(t, (s, q, self.block.shape[0])))
+
+    def add_transposed(self, w: Array, out: Array) -> None:
+        xp, (s, q, i) = namespace(w), self.phi.shape
+        e = xp.reshape(self.d.expand(w), (s * q, self.block.shape[0]))
+        self.block.weight(out)[...] += e.T @ xp.reshape(self.phi, (s * q, i))
+        if self.block.has_bias:
+            self.block.bias(out)[...] += xp.sum(e, axis=0)
+
+    def make_inputs_gram(self) -> None:
+        """Form φφᵀ, so that J Jᵀ y of a dense layer costs 2 S² O operations instead of 4 S O I."""
+        if self.inputs_gram is None:
+            flat = self.phi[:, 0]
+            self.inputs_gram = flat @ flat.T + (1 if self.block.has_bias else 0)
+
+    def gram_times(self, y: Array) -> Array:
+        xp, (s, q, i), o = namespace(y), self.phi.shape, self.block.shape[0]
+        e = xp.reshape(self.d.expand(y), (s * q, o))
+        if self.inputs_gram is not None:
+            t = self.inputs_gram @ e
+        else:
+            flat = xp.reshape(self.phi, (s * q, i))
+            t = flat @ (flat.T @ e)
+            if self.block.has_bias:
+                t += xp.sum(e, axis=0)
+        return self.d.contract(xp.reshape(t, (s, q, o)))
+
+    def gram(self) -> Array:
+        """For a dense layer the elementwise product of the Gram matrices of φ and D; else by the rows."""
+        xp, (s, q, _) = namespace(self.phi), self.phi.shape
+        if q > 1:
+            rows = self.as_rows()
+            return rows @ rows.T
+        d = self.d.dense(s)
+        k, o = d.shape[1], d.shape[3]
+        self.make_inputs_gram()
+        flat = xp.reshape(d, (s * k, o))
+        gram = xp.reshape(flat @ flat.T, (s, k, s, k)) * self.inputs_gram[:, None, :, None]  # type: ignore[index]
+        return xp.reshape(gram, (s * k, s * k))
+
+    def as_rows(self) -> Array:
+        xp, s, o = namespace(self.phi), self.phi.shape[0], self.block.shape[0]
+        d = self.d.dense(s)  # (S, K, Q, O)
+        k = d.shape[1]
+        found = xp.matmul(xp.permute_dims(d, (0, 1, 3, 2)), self.phi[:, None])  # (S, K, O, I)
+        rows = xp.reshape(found, (s * k, o * self.phi.shape[2]))
+        if self.block.has_bias:
+            rows = xp.concat([rows, xp.reshape(xp.sum(d, axis=2), (s * k, o))], axis=1)
+        return rows
+
+    @property
+    def nbytes(self) -> int:
+        return _nbytes(self.phi, self.inputs_gram) + self.d.nbytes
+
+
+def merged(parts: list[BlockJacobian]) -> BlockJacobian | None:
+    """The block over several batches as one, where its layer is dense; None where it is not."""
+    if len(parts) == 1:
+        return parts[0]
+    factored = [p for p in parts if isinstance(p, Factored)]
+    kinds = {type(p.d) for p in factored}
+    if any(p.phi.shape[0] == 1 for p in parts if isinstance(p, Factored)):
+        return None  # of one sample alone nothing tells what all samples share
+    if len(factored) < len(parts) or factored[0].phi.shape[1] != 1 or len(kinds) > 1 or kinds == {Pooled}:
+        return None
+    xp = namespace(factored[0].phi)
+    phi = xp.concat([p.phi for p in factored])
+    return Factored(factored[0].block, phi, concatenated([p.d for p in factored]))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """J as its rows, contracted over positions: far smaller than D and φ for convolutions on large images."""
+
+    block: Block
+    rows: Array  # (S·K, |O|·|I| [+ |O|]), laid out like the block's span of θ
+    outputs: int
+
+    def times(self, v: Array) -> Array:
+        u = self.rows @ v[self.block.span]
+        return namespace(u).reshape(u, (u.shape[0] // self.outputs, self.outputs))
+
+    def add_transposed(self, w: Array, out: Array) -> None:
+        out[self.block.span] += namespace(w).reshape(w, (w.shape[0] * self.outputs,)) @ self.rows
+
+    def gram_times(self, y: Array) -> Array:
+        xp = namespace(y)
+        u = self.rows @ (xp.reshape(y, (y.shape[0] * self.outputs,)) @ self.rows)
+        return xp.reshape(u, y.shape)
+
+    def gram(self) -> Array:
+        return self.rows @ self.rows.T
+
+    def as_rows(self) -> Array:
+        return self.rows
+
+    def some(self, part: slice) -> Array:
+        """The rows of some samples."""
+        return self.rows[part.start * self.outputs : part.stop * self.outputs]
+
+    @property
+    def nbytes(self) -> int:
+        return _nbytes(self.rows)

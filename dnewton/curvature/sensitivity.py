@@ -1,0 +1,157 @@
+"""D^m[i,k,q,o] = ∂z^L_{i,k}/∂s^m_{i,q,o} of one block on a batch of S, in the form that needs least memory.
+
+The D of the last layer selects outputs, that of the layer before it is W^L times a slope: neither is formed. After
+max-pooling, D has at most one non-zero per pooled cell and is kept pooled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from dnewton.arrays import Array, namespace
+from dnewton.layers.pool import Winners
+
+
+def _nbytes(*arrays: Array | None) -> int:
+    return sum(int(a.nbytes) for a in arrays if a is not None)
+
+
+class Sensitivity(Protocol):
+    """D of one block in some form."""
+
+    def contract(self, t: Array) -> Array:
+        """Σ_{q,o} D[i,k,q,o] t[i,q,o]: (S, Q, O) to (S, K)."""
+        ...
+
+    def expand(self, w: Array) -> Array:
+        """Σ_k w[i,k] D[i,k,q,o]: (S, K) to (S, Q, O)."""
+        ...
+
+    def dense(self, samples: int) -> Array:
+        """D itself, (S, K, Q, O)."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The last layer: D is the identity's columns [lo, hi), times the slope of an output activation if there is one."""
+
+    lo: int
+    hi: int
+    outputs: int
+    slope: Array | None  # (S, 1, O)
+    like: Array  # any array of the same kind
+
+    def contract(self, t: Array) -> Array:
+        u = namespace(t).zeros((t.shape[0], self.outputs), dtype=t.dtype)
+        u[:, self.lo : self.hi] = t[:, 0] if self.slope is None else (t * self.slope)[:, 0]
+        return u
+
+    def expand(self, w: Array) -> Array:
+        e = w[:, None, self.lo : self.hi]
+        return e if self.slope is None else e * self.slope
+
+    def dense(self, samples: int) -> Array:
+        xp = namespace(self.like)
+        d = xp.zeros((samples, self.outputs, 1, self.hi - self.lo), dtype=self.like.dtype)
+        for j in range(self.hi - self.lo):
+            d[:, self.lo + j, 0, j] = 1 if self.slope is None else self.slope[:, 0, j]
+        return d
+
+    @property
+    def nbytes(self) -> int:
+        return _nbytes(self.slope)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """D[i,k,q,o] = A[k,q,o] σ′[i,q,o], A the same for all samples (the layer before the last): D is never formed."""
+
+    outer: Array  # (K, Q·O)
+    slope: Array | None  # (S, Q, O)
+
+    def contract(self, t: Array) -> Array:
+        t = t if self.slope is None else t * self.slope
+        return namespace(t).reshape(t, (t.shape[0], t.shape[1] * t.shape[2])) @ self.outer.T
+
+    def expand(self, w: Array) -> Array:
+        e = w @ self.outer
+        if self.slope is None:
+            return e[:, None, :]
+        return namespace(e).reshape(e, self.slope.shape) * self.slope
+
+    def dense(self, samples: int) -> Array:
+        xp, k = namespace(self.outer), self.outer.shape[0]
+        if self.slope is None:
+            return xp.broadcast_to(
+                xp.reshape(self.outer, (1, k, 1, self.outer.shape[1])), (samples, k, 1, self.outer.shape[1])
+            )
+        _, q, o = self.slope.shape
+        return xp.reshape(self.outer, (1, k, q, o)) * self.slope[:, None]
+
+    @property
+    def nbytes(self) -> int:
+        return _nbytes(self.outer, self.slope)
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """D stored sample-major, (S, K, Q, O)."""
+
+    d: Array
+
+    def contract(self, t: Array) -> Array:
+        xp, (s, k, q, o) = namespace(t), self.d.shape
+        return xp.matmul(xp.reshape(self.d, (s, k, q * o)), xp.reshape(t, (s, q * o, 1)))[:, :, 0]
+
+    def expand(self, w: Array) -> Array:
+        xp, (s, k, q, o) = namespace(w), self.d.shape
+        return xp.reshape(xp.matmul(w[:, None, :], xp.reshape(self.d, (s, k, q * o))), (s, q, o))
+
+    def dense(self, samples: int) -> Array:
+        return self.d
+
+    @property
+    def nbytes(self) -> int:
+        return _nbytes(self.d)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """D after max-pooling: its values at the maxima (S, K, Qp, O); t is gathered there and e scattered back."""
+
+    d: PerSample
+    winners: Winners
+
+    def contract(self, t: Array) -> Array:
+        return self.d.contract(self.winners.gather(t))
+
+    def expand(self, w: Array) -> Array:
+        return self.winners.scatter(self.d.expand(w))
+
+    def dense(self, samples: int) -> Array:
+        return self.winners.unpool(self.d.d, slice(None))
+
+    @property
+    def nbytes(self) -> int:
+        return self.d.nbytes + _nbytes(self.winners.code)
+
+
+def concatenated(parts: Sequence[Sensitivity]) -> Sensitivity:
+    """The D of several batches as one; all parts are of one kind, and of a dense layer."""
+    first = parts[0]
+    slopes = [p.slope for p in parts if isinstance(p, (Selection, Shared)) and p.slope is not None]
+    if isinstance(first, PerSample):
+        found = [p.d for p in parts if isinstance(p, PerSample)]
+        return PerSample(namespace(found[0]).concat(found))
+    xp = namespace(slopes[0]) if slopes else None
+    slope = xp.concat(slopes) if xp is not None else None
+    assert isinstance(first, (Selection, Shared))
+    return replace(first, slope=slope)

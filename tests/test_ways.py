@@ -1,0 +1,167 @@
+"""Every way to solve a diagonal system against dense linear algebra, and the two-level and exact whole solves."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle
+import pytest
+from problems import CNN, MLP, OnRanks, Problem, lay_out, with_outputs
+from test_newton import flat, own_blocks, relative, run
+
+from dnewton.comm import Comm
+from dnewton.config import SolverSection
+from dnewton.curvature import costs
+from dnewton.curvature.jacobian import units
+from dnewton.curvature.losses import LOSSES
+from dnewton.solvers import early_stop, exact, subproblem, ways
+from dnewton.solvers.exact import Exact
+from dnewton.solvers.gram_cg import GramCG
+from dnewton.solvers.subproblem import PlainCG, System
+
+NETS = {"mlp": ((5,), MLP), "cnn": ((2, 7, 6), CNN)}
+LAMBDA = 0.2
+
+
+def setting(comm: Comm, net: str, loss: str, **options: object) -> tuple[Problem, OnRanks, np.ndarray]:
+    """A problem on the ranks and its gradient."""
+    shape, layers = NETS[net]
+    problem = Problem(shape, with_outputs(layers, 1 if loss == "logistic" else 3), loss, **options)  # type: ignore[arg-type]
+    on = lay_out(problem, comm)
+    at = on.objective.evaluate(on.theta, np.arange(0), np.arange(problem.samples))
+    return problem, on, on.objective.gradient(on.theta, at)
+
+
+def dense_pieces(problem: Problem, on: OnRanks, per_layer: bool) -> np.ndarray:
+    """The exact solution of every diagonal system, put together."""
+    g = oracle.gauss_newton_matrix(
+        problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples
+    )
+    gradient = flat(oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C))
+    blocks = own_blocks(on)
+    if per_layer:
+        lengths = np.cumsum([v.size for v in problem.params.values()])
+        layer = np.searchsorted(lengths, np.arange(lengths[-1]), side="right") // 2
+        blocks = [b[layer[b] == m] for b in blocks for m in range(layer.max() + 1)]
+    expected = np.zeros(len(gradient))
+    for block in blocks:
+        system = g[np.ix_(block, block)] + LAMBDA * np.eye(len(block))
+        expected[block] = np.linalg.solve(system, -gradient[block])
+    return expected
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize("representation", ["factored", "dense"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared", "logistic"])
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+@pytest.mark.parametrize("way", ["plain", "gram", "primal", "dual"])
+def test_every_way_equals_a_dense_solve(
+    comm: Comm, way: str, net: str, loss: str, representation: str, per_layer: bool
+) -> None:
+    problem, on, grad = setting(comm, net, loss)
+    model = on.model(representation=representation)
+
+    def system(unit: object) -> System:
+        if way == "plain":
+            return PlainCG(lambda v, u: model.block_product(v, u, LAMBDA), grad, unit, 1e-12)  # type: ignore[arg-type]
+        if way == "gram":
+            costs.make_input_grams(model.jacobian, unit)  # type: ignore[arg-type]
+            return GramCG(model, grad, unit, LAMBDA, 1e-6)  # type: ignore[arg-type]
+        return Exact(model, grad, unit, LAMBDA, 1e-9, way)  # type: ignore[arg-type]
+
+    before = comm.ledger["cg"].bytes
+    with on.comm.phase("cg"):
+        mine = units(on.network.blocks, per_layer)
+        found = subproblem.solve([system(u) for u in mine], grad, 1000, early_stop.NeverStop())
+    assert on.comm.ledger["cg"].bytes == before  # no message
+    limit = 1e-4 if way == "gram" else 1e-8
+    assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, per_layer)) < limit
+    if way in ("primal", "dual"):
+        assert found.iterations <= 1
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_gram_coordinates_take_the_same_steps(comm: Comm, net: str, parts: int) -> None:
+    """Also where S is held in pieces."""
+    _, on, grad = setting(comm, net, "cross_entropy")
+    model = on.model(parts=parts)
+    (unit,) = units(on.network.blocks, per_layer=False)
+    costs.make_input_grams(model.jacobian, unit)
+    for steps in (1, 2, 5):
+        plain = PlainCG(lambda v, u: model.block_product(v, u, LAMBDA), grad, unit, 1e-14)
+        gram = GramCG(model, grad, unit, LAMBDA, 1e-14)
+        a = subproblem.solve([plain], grad, steps, early_stop.NeverStop())
+        b = subproblem.solve([gram], grad, steps, early_stop.NeverStop())
+        if a.d.size:
+            assert relative(b.d, a.d) < 1e-9
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared", "logistic"])
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_the_whole_system_exactly(comm: Comm, net: str, loss: str) -> None:
+    """`curvature: full` with `subproblem: exact`: the undiagonalised direction from one sum of a Gram matrix."""
+    problem, on, grad = setting(comm, net, loss)
+    (unit,) = units(on.network.blocks, per_layer=False)
+    d = exact.dual(on.model(), grad, unit, LAMBDA, on.comm)
+    assert d is not None
+    g = oracle.gauss_newton_matrix(
+        problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples
+    )
+    gradient = flat(oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C))
+    expected = np.linalg.solve(g + LAMBDA * np.eye(len(g)), -gradient)
+    assert relative(flat(on.whole(d)), expected) < 1e-8
+    assert exact.dual(on.model(parts=3), grad, unit, LAMBDA, on.comm) is None or net == "mlp"
+
+
+@pytest.mark.parametrize("way", ["auto", "cg", "exact"])
+@pytest.mark.parametrize("curvature", ["diagonal", "full"])
+def test_training_by_every_subproblem(comm: Comm, way: str, curvature: str) -> None:
+    """They take different steps and reach the same neighbourhood."""
+    solver = {"subproblem": way, "curvature": curvature, "cg_tolerance": 1e-6, "early_stop": {"mode": "off"}}
+    found = run(lay_out(Problem((5,), MLP, "squared", solver=solver), comm, batch=100), 15)
+    assert found[-1][0].loss < 0.6 * found[0][0].loss
+
+
+def test_a_start_is_improved(comm: Comm) -> None:
+    """Conjugate gradients from a given point: its residual counts, and a solution needs no iteration."""
+    _, on, grad = setting(comm, "mlp", "squared")
+    model = on.model()
+    (unit,) = units(on.network.blocks, per_layer=False)
+    product = lambda v, u: model.block_product(v, u, LAMBDA)  # noqa: E731
+    solution = subproblem.local_cg(product, grad, [unit], 1e-12, 500, early_stop.NeverStop()).d
+    assert not PlainCG(product, grad, unit, 1e-6, solution).working
+    rough = PlainCG(product, grad, unit, 1e-6, solution * 0.9)
+    assert rough.working == bool(unit.size)
+    found = subproblem.solve([rough], grad, 500, early_stop.NeverStop())
+    if unit.size:
+        assert relative(found.d, solution) < 1e-4
+
+
+@pytest.mark.parametrize("loss", list(LOSSES))
+def test_halves_of_the_hessian(loss: str) -> None:
+    rng = np.random.default_rng(0)
+    k = 1 if loss == "logistic" else 4
+    z, u, w = rng.normal(size=(6, k)), rng.normal(size=(2, 6, k)), rng.normal(size=(2, 6, k))
+    found = LOSSES[loss]
+    state = found.state(z)
+    back = found.half(state, found.half_transposed(state, u))
+    assert relative(back, found.hessian_product(state, u)) < 1e-13
+    assert np.isclose(np.sum(found.half(state, u) * w), np.sum(u * found.half_transposed(state, w)))
+
+
+def test_the_cheapest_way() -> None:
+    """Few rows of the Gram matrix: dual; few variables: primal; a wide dense layer: Gram coordinates."""
+    comm = Comm.world().split(Comm.world().rank)
+
+    def way(inputs: int, hidden: int, outputs: int, samples: int, **options: object) -> str:
+        layers = [{"dense": {"units": hidden, "activation": "tanh"}}, {"dense": {"units": outputs}}]
+        on = lay_out(Problem((inputs,), layers, "squared", samples=samples), comm)
+        (unit,) = units(on.network.blocks, per_layer=False)
+        grad = np.ones(on.network.size)
+        return ways.choose(on.model(), grad, unit, 1.0, SolverSection.model_validate(options))[0]
+
+    assert way(300, 200, 1, 20) == "dual"
+    assert way(2, 5, 1, 900) == "primal"
+    assert way(800, 100, 5, 100, subproblem="cg") == "gram"
+    assert way(10, 100, 5, 900, subproblem="cg") == "plain"
+    assert way(10, 30, 5, 900, subproblem="exact") in ("primal", "dual")
