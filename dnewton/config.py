@@ -223,6 +223,7 @@ class SolverSection(_Section):
     diagonal_unit: Literal["rank", "layer"] = "rank"
     jacobian: Literal["auto", "factored", "dense"] = "auto"
     subproblem: Literal["auto", "cg", "exact"] = "auto"
+    preconditioner: Literal["auto", "none", "diagonal", "kronecker"] = "auto"  # of cg; auto leaves `cg` without one
     cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
     max_cg: Count = 250
     early_stop: EarlyStopSection = EarlyStopSection()

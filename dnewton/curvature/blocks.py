@@ -33,6 +33,22 @@ class BlockJacobian(Protocol):
         """out += Jᵀ w, on this block's span of a vector laid out like θ."""
         ...
 
+    def begin(self, v: Array) -> Array:
+        """What a product J v needs of v before it is taken for some samples at a time by :meth:`part_times`."""
+        ...
+
+    def part_times(self, begun: Array, part: slice) -> Array:
+        """J v for the samples of a slice, (n, K)."""
+        ...
+
+    def part_transposed(self, w: Array, part: slice, begun: Array, out: Array) -> None:
+        """Take in Jᵀ w of the samples of a slice, after their :meth:`part_times`; :meth:`end` adds it to `out`."""
+        ...
+
+    def end(self, begun: Array, out: Array) -> None:
+        """out += Jᵀ w for all that was taken in."""
+        ...
+
     def gram_times(self, y: Array) -> Array:
         """J Jᵀ y, (S, K) to (S, K)."""
         ...
@@ -61,15 +77,28 @@ class Factored:
     inputs_gram: Array | None = None  # φφᵀ (S, S), with one added for a bias; dense layers only
 
     def times(self, v: Array) -> Array:
+        return self.d.contract(self.begin(v))
+
+    def add_transposed(self, w: Array, out: Array) -> None:
+        self.end(self.d.expand(w), out)
+
+    def begin(self, v: Array) -> Array:
+        """φ Vᵀ, (S, Q, O)."""
         xp, (s, q, i) = namespace(v), self.phi.shape
         t = xp.reshape(self.phi, (s * q, i)) @ self.block.weight(v).T
         if self.block.has_bias:
             t += self.block.bias(v)
-        return self.d.contract(xp.reshape(t, (s, q, self.block.shape[0])))
+        return xp.reshape(t, (s, q, self.block.shape[0]))
 
-    def add_transposed(self, w: Array, out: Array) -> None:
-        xp, (s, q, i) = namespace(w), self.phi.shape
-        e = xp.reshape(self.d.expand(w), (s * q, self.block.shape[0]))
+    def part_times(self, begun: Array, part: slice) -> Array:
+        return self.d.contract(begun[part], part)
+
+    def part_transposed(self, w: Array, part: slice, begun: Array, out: Array) -> None:
+        begun[part] = self.d.expand(w, part)  # nobody needs φ Vᵀ of these samples any more
+
+    def end(self, begun: Array, out: Array) -> None:
+        xp, (s, q, i) = namespace(begun), self.phi.shape
+        e = xp.reshape(begun, (s * q, self.block.shape[0]))
         self.block.weight(out)[...] += e.T @ xp.reshape(self.phi, (s * q, i))
         if self.block.has_bias:
             self.block.bias(out)[...] += xp.sum(e, axis=0)
@@ -161,8 +190,20 @@ class Rows:
     def as_rows(self) -> Array:
         return self.rows
 
-    def some(self, part: slice) -> Array:
-        """The rows of some samples."""
+    def begin(self, v: Array) -> Array:
+        return v[self.block.span]
+
+    def part_times(self, begun: Array, part: slice) -> Array:
+        u = self._some(part) @ begun
+        return namespace(u).reshape(u, (part.stop - part.start, self.outputs))
+
+    def part_transposed(self, w: Array, part: slice, begun: Array, out: Array) -> None:
+        out[self.block.span] += namespace(w).reshape(w, ((part.stop - part.start) * self.outputs,)) @ self._some(part)
+
+    def end(self, begun: Array, out: Array) -> None:
+        return
+
+    def _some(self, part: slice) -> Array:
         return self.rows[part.start * self.outputs : part.stop * self.outputs]
 
     @property

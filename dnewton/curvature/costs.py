@@ -6,13 +6,14 @@ docs/method.md.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dnewton.curvature.blocks import Factored
 from dnewton.curvature.jacobian import Jacobian, Unit
 
 OVERHEAD = 5e-5  # seconds that the calls of one product with a block take, however small the block
-EXPECTED_CG = 10.0  # iterations of a solve to ‖r‖ ≤ 0.1 ‖g‖, as seen on the benchmark nets
+EXPECTED_CG, EXPECTED_KRONECKER = 12.0, 5.0  # iterations of a solve to ‖r‖ ≤ 0.1 ‖g‖, as seen on the benchmark nets
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Costs:
 
     plain: float
     gram: float
+    kronecker: float
     primal: float
     dual: float
 
@@ -36,11 +38,15 @@ class Costs:
 def of(jacobian: Jacobian, unit: Unit, itemsize: int, rates: Rates) -> Costs:
     """The stated costs for a unit of a Jacobian."""
     s, sk, n = jacobian.samples, jacobian.samples * jacobian.outputs, unit.size
-    flops = {"plain": 0.0, "gram": 0.0, "setup": 0.0, "dual": 0.0, "rows": 0.0}
+    flops = {"plain": 0.0, "gram": 0.0, "setup": 0.0, "dual": 0.0, "rows": 0.0, "factors": 0.0, "apply": 0.0}
+    dense = True
     moved = {"plain": 10.0 * n * itemsize, "gram": 30.0 * sk * 8}
     for i in unit.blocks:
         for piece in jacobian.pieces[i]:
             o, inputs = piece.j.block.shape
+            dense &= isinstance(piece.j, Factored) and piece.j.phi.shape[1] == 1
+            flops["factors"] += 2.0 * s * inputs**2 + 4.0 * o**3 + 2.0 * inputs**3
+            flops["apply"] += 2.0 * o * inputs * (o + inputs)
             if not isinstance(piece.j, Factored):
                 moved["plain"] += piece.j.nbytes
                 moved["gram"] += 2.0 * piece.j.nbytes
@@ -68,6 +74,10 @@ def of(jacobian: Jacobian, unit: Unit, itemsize: int, rates: Rates) -> Costs:
     return Costs(
         plain=EXPECTED_CG * (calls + seconds(flops["plain"], moved["plain"])),
         gram=EXPECTED_CG * (calls + seconds(flops["gram"], moved["gram"])) + setup,
+        kronecker=seconds(flops["factors"], 0.0)
+        + EXPECTED_KRONECKER * (2 * calls + seconds(flops["plain"] + flops["apply"], moved["plain"]))
+        if dense
+        else math.inf,
         primal=seconds(flops["rows"] + 2.0 * sk * n * n + n**3 / 3, 6.0 * sk * n * itemsize),
         dual=seconds(flops["dual"] + sk**3 / 3, 12.0 * sk * sk * itemsize),
     )

@@ -46,6 +46,10 @@ class GaussNewton:
         """Rᵀ u / √|S| per sample."""
         return self._loss.half_transposed(self._state, u) / math.sqrt(self.jacobian.samples)
 
+    def half_of(self, u: Array, here: slice) -> Array:
+        """Rᵀ u for u (..., n, K) of the samples of a slice."""
+        return self._loss.half_transposed(self._state[here], u)
+
     def _damped(self, out: Array, v: Array, unit: Unit, damping: float) -> Array:
         part = out[unit.span]
         part += (self.regulariser + damping) * v[unit.span]

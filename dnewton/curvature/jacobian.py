@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from dnewton.arrays import Array, namespace, sample_blocks
@@ -22,7 +23,7 @@ Representation = Literal["auto", "factored", "dense"]
 # The stated machine for `auto`: matrix products at FLOPS, everything else bound by BANDWIDTH; a direction takes
 # about PRODUCTS products with J, over which building the rows is spread.
 FLOPS, BANDWIDTH, PRODUCTS = 5e10, 1e10, 30
-ROWS_BYTES = 512 << 10  # of rows that are worked on at a time: they must stay in cache between two products
+CACHED = 8 << 20  # bytes of rows and D that are worked on at a time: they must stay in cache between two products
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,10 @@ class Piece:
 
     here: slice
     j: BlockJacobian
+
+    def within(self, here: slice) -> slice:
+        """Samples of S, counted from the piece's first."""
+        return slice(here.start - self.here.start, here.stop - self.here.start)
 
 
 class Jacobian:
@@ -94,31 +99,26 @@ class Jacobian:
     def add_curved(self, v: Array, unit: Unit, bend: Callable[[Array, slice], Array], out: Array) -> None:
         """out += Jᵀ bend(J v) on the unit's blocks; `bend` acts on the samples of a slice by themselves.
 
-        Rows are by far the largest thing in memory, so both products with them are done while they are in cache.
+        Rows and D are by far the largest things in memory: both products with them are done while they are in cache.
         """
-        u = self._zeros(v)
-        others = [p for p in self._of(unit) if not isinstance(p.j, Rows)]
-        for piece in others:
-            u[piece.here] += piece.j.times(v)
-        rows: dict[tuple[int, int], list[Rows]] = {}
-        for piece in self._of(unit):
-            if isinstance(piece.j, Rows):
-                rows.setdefault((piece.here.start, piece.here.stop), []).append(piece.j)
-        w = None if rows else bend(u, slice(0, self.samples))
-        if w is None:
-            w = namespace(u).empty(u.shape, dtype=u.dtype)
-            for (start, stop), found in rows.items():
-                width = sum(j.rows.shape[1] for j in found) * self.outputs * v.dtype.itemsize
-                for part in sample_blocks(stop - start, width, ROWS_BYTES):
-                    here = slice(start + part.start, start + part.stop)
-                    flat = (part.stop - part.start) * self.outputs
-                    for j in found:
-                        u[here] += namespace(u).reshape(j.some(part) @ v[j.block.span], u[here].shape)
-                    w[here] = bend(u[here], here)
-                    for j in found:
-                        out[j.block.span] += namespace(u).reshape(w[here], (flat,)) @ j.some(part)
-        for piece in others:
-            piece.j.add_transposed(w[piece.here], out)
+        pieces = self._of(unit)
+        begun = [piece.j.begin(v) for piece in pieces]
+        edges = sorted({0, self.samples, *(p.here.start for p in pieces), *(p.here.stop for p in pieces)})
+        for start, stop in pairwise(edges):
+            active = [
+                (p, b) for p, b in zip(pieces, begun, strict=True) if p.here.start <= start and stop <= p.here.stop
+            ]
+            width = sum(p.j.nbytes // max(1, p.here.stop - p.here.start) for p, _ in active)
+            for part in sample_blocks(stop - start, width, CACHED):
+                here = slice(start + part.start, start + part.stop)
+                u = namespace(v).zeros((here.stop - here.start, self.outputs), dtype=v.dtype)
+                for p, b in active:
+                    u += p.j.part_times(b, p.within(here))
+                w = bend(u, here)
+                for p, b in active:
+                    p.j.part_transposed(w, p.within(here), b, out)
+        for piece, b in zip(pieces, begun, strict=True):
+            piece.j.end(b, out)
 
     def gram_times(self, y: Array, unit: Unit) -> Array:
         """J Jᵀ y of the unit, (S, K). Communicates nothing."""

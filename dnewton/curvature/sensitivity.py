@@ -13,6 +13,8 @@ from typing import Protocol
 from dnewton.arrays import Array, namespace
 from dnewton.layers.pool import Winners
 
+ALL = slice(None)
+
 
 def _nbytes(*arrays: Array | None) -> int:
     return sum(int(a.nbytes) for a in arrays if a is not None)
@@ -21,12 +23,12 @@ def _nbytes(*arrays: Array | None) -> int:
 class Sensitivity(Protocol):
     """D of one block in some form."""
 
-    def contract(self, t: Array) -> Array:
-        """Σ_{q,o} D[i,k,q,o] t[i,q,o]: (S, Q, O) to (S, K)."""
+    def contract(self, t: Array, part: slice = ALL) -> Array:
+        """Σ_{q,o} D[i,k,q,o] t[i,q,o] for the samples of a slice: (n, Q, O) to (n, K)."""
         ...
 
-    def expand(self, w: Array) -> Array:
-        """Σ_k w[i,k] D[i,k,q,o]: (S, K) to (S, Q, O)."""
+    def expand(self, w: Array, part: slice = ALL) -> Array:
+        """Σ_k w[i,k] D[i,k,q,o] for the samples of a slice: (n, K) to (n, Q, O)."""
         ...
 
     def dense(self, samples: int) -> Array:
@@ -49,14 +51,14 @@ class Selection:
     slope: Array | None  # (S, 1, O)
     like: Array  # any array of the same kind
 
-    def contract(self, t: Array) -> Array:
+    def contract(self, t: Array, part: slice = ALL) -> Array:
         u = namespace(t).zeros((t.shape[0], self.outputs), dtype=t.dtype)
-        u[:, self.lo : self.hi] = t[:, 0] if self.slope is None else (t * self.slope)[:, 0]
+        u[:, self.lo : self.hi] = t[:, 0] if self.slope is None else (t * self.slope[part])[:, 0]
         return u
 
-    def expand(self, w: Array) -> Array:
+    def expand(self, w: Array, part: slice = ALL) -> Array:
         e = w[:, None, self.lo : self.hi]
-        return e if self.slope is None else e * self.slope
+        return e if self.slope is None else e * self.slope[part]
 
     def dense(self, samples: int) -> Array:
         xp = namespace(self.like)
@@ -77,15 +79,16 @@ class Shared:
     outer: Array  # (K, Q·O)
     slope: Array | None  # (S, Q, O)
 
-    def contract(self, t: Array) -> Array:
-        t = t if self.slope is None else t * self.slope
+    def contract(self, t: Array, part: slice = ALL) -> Array:
+        t = t if self.slope is None else t * self.slope[part]
         return namespace(t).reshape(t, (t.shape[0], t.shape[1] * t.shape[2])) @ self.outer.T
 
-    def expand(self, w: Array) -> Array:
+    def expand(self, w: Array, part: slice = ALL) -> Array:
         e = w @ self.outer
         if self.slope is None:
             return e[:, None, :]
-        return namespace(e).reshape(e, self.slope.shape) * self.slope
+        slope = self.slope[part]
+        return namespace(e).reshape(e, slope.shape) * slope
 
     def dense(self, samples: int) -> Array:
         xp, k = namespace(self.outer), self.outer.shape[0]
@@ -107,13 +110,15 @@ class PerSample:
 
     d: Array
 
-    def contract(self, t: Array) -> Array:
-        xp, (s, k, q, o) = namespace(t), self.d.shape
-        return xp.matmul(xp.reshape(self.d, (s, k, q * o)), xp.reshape(t, (s, q * o, 1)))[:, :, 0]
+    def contract(self, t: Array, part: slice = ALL) -> Array:
+        d = self.d[part]
+        xp, (s, k, q, o) = namespace(t), d.shape
+        return xp.matmul(xp.reshape(d, (s, k, q * o)), xp.reshape(t, (s, q * o, 1)))[:, :, 0]
 
-    def expand(self, w: Array) -> Array:
-        xp, (s, k, q, o) = namespace(w), self.d.shape
-        return xp.reshape(xp.matmul(w[:, None, :], xp.reshape(self.d, (s, k, q * o))), (s, q, o))
+    def expand(self, w: Array, part: slice = ALL) -> Array:
+        d = self.d[part]
+        xp, (s, k, q, o) = namespace(w), d.shape
+        return xp.reshape(xp.matmul(w[:, None, :], xp.reshape(d, (s, k, q * o))), (s, q, o))
 
     def dense(self, samples: int) -> Array:
         return self.d
@@ -130,11 +135,11 @@ class Pooled:
     d: PerSample
     winners: Winners
 
-    def contract(self, t: Array) -> Array:
-        return self.d.contract(self.winners.gather(t))
+    def contract(self, t: Array, part: slice = ALL) -> Array:
+        return self.d.contract(self.winners.gather(t, part), part)
 
-    def expand(self, w: Array) -> Array:
-        return self.winners.scatter(self.d.expand(w))
+    def expand(self, w: Array, part: slice = ALL) -> Array:
+        return self.winners.scatter(self.d.expand(w, part), part)
 
     def dense(self, samples: int) -> Array:
         return self.winners.unpool(self.d.d, slice(None))

@@ -52,23 +52,23 @@ class Winners:
     def _views(self, image: Array) -> list[tuple[int, Array]]:
         return windows(image, (self.code.shape[1], self.code.shape[2]), self.pool.size, self.pool.stride)
 
-    def gather(self, x: Array) -> Array:
-        """The values at the maxima: (N, Q, C) to (N, Qp, C)."""
+    def gather(self, x: Array, part: slice = slice(None)) -> Array:
+        """The values at the maxima of some samples: (n, Q, C) to (n, Qp, C)."""
         xp = namespace(x)
-        n, ho, wo, c = self.code.shape
+        n, ho, wo, c = self.code[part].shape
         out = xp.zeros((n, ho, wo, c), dtype=x.dtype)
         for k, view in self._views(self._image(x)):
-            out += view * self._masks[k]
+            out += view * self._masks[k][part]
         return xp.reshape(out, (n, ho * wo, c))
 
-    def scatter(self, e: Array) -> Array:
-        """The adjoint of :meth:`gather`: (N, Qp, C) to (N, Q, C)."""
+    def scatter(self, e: Array, part: slice = slice(None)) -> Array:
+        """The adjoint of :meth:`gather`: (n, Qp, C) to (n, Q, C)."""
         xp = namespace(e)
-        n, ho, wo, c = self.code.shape
+        n, ho, wo, c = self.code[part].shape
         out = xp.zeros((n, *self.pool.image, c), dtype=e.dtype)
         e = xp.reshape(e, (n, ho, wo, c))
         for k, view in self._views(out):
-            view += e * self._masks[k]
+            view += e * self._masks[k][part]
         h, w = self.pool.image
         return xp.reshape(out, (n, h * w, c))
 

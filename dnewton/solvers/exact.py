@@ -6,7 +6,7 @@ is small, so that the result is only a start: conjugate gradients go on from it 
 
 from __future__ import annotations
 
-from dnewton.arrays import Array, cholesky_solve, dot, namespace
+from dnewton.arrays import Array, dot, namespace, symmetric_solve
 from dnewton.comm import Comm
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.jacobian import Unit
@@ -46,7 +46,7 @@ class Exact:
 
 
 def primal(model: GaussNewton, g: Array, unit: Unit, damping: float) -> Array | None:
-    """d by Cholesky of G_uu + λI, on the unit's span; None where S is held in pieces or the matrix is not positive."""
+    """d by a factorisation of G_uu + λI, on the unit's span; None where S is held in pieces or it is singular."""
     rows = model.jacobian.rows(unit)
     if rows is None:
         return None
@@ -55,11 +55,11 @@ def primal(model: GaussNewton, g: Array, unit: Unit, damping: float) -> Array | 
     a = xp.reshape(model.half_transposed(xp.reshape(rows.T, shape)), (n, shape[1] * shape[2]))  # Aᵀ
     matrix = a @ a.T
     matrix[xp.arange(n), xp.arange(n)] += model.regulariser + damping
-    return cholesky_solve(matrix, -g[unit.span])
+    return symmetric_solve(matrix, -g[unit.span])
 
 
 def dual(model: GaussNewton, g: Array, unit: Unit, damping: float, comm: Comm | None = None) -> Array | None:
-    """d by Cholesky of μI + AAᵀ, on the unit's span; None as for :func:`primal`.
+    """d by a factorisation of μI + AAᵀ, on the unit's span; None as for :func:`primal`.
 
     With `comm` the whole system over all ranks instead of the rank's own: collective over the world, one sum of (K|S|)²
     and one of K|S| numbers.
@@ -79,7 +79,7 @@ def dual(model: GaussNewton, g: Array, unit: Unit, damping: float, comm: Comm | 
     matrix = xp.reshape(model.half_transposed(xp.reshape(half.T, (size, *shape))), (size, size))
     matrix = 0.5 * (matrix + matrix.T)
     matrix[xp.arange(size), xp.arange(size)] += mu
-    y = cholesky_solve(matrix, xp.reshape(model.half_transposed(image), (size,)))
+    y = symmetric_solve(matrix, xp.reshape(model.half_transposed(image), (size,)))
     if comm is not None:  # sums over ranks need not be the same bits everywhere
         y = comm.array_from_root(y if y is not None else xp.zeros((0,), dtype=g.dtype))
     if y is None or y.shape[0] < size:

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""One Gauss-Newton product, and a whole direction, against PyTorch on the same net, weights and subsample.
+
+    pip install torch; python scripts/bench/gn_product.py [--threads 1 2] [--rounds 7] [--nets large] [--json FILE]
+
+Products: ours on vectors of θ, and per iteration of CG in Gram coordinates; PyTorch's jvp + vjp anew for every product
+(as curvlinops), and with one linearisation kept. "GEMM bound": the two matrix products with φ of every layer alone.
+Directions: Jacobian and solve to ‖r‖ ≤ 0.1 ‖g‖ on our side (the way that `subproblem: auto` picks), CG from zero
+to the same residual on PyTorch's, the linearisation included. float32, cross-entropy, one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sides import NETS, Ours, Theirs, interleaved, named, threads, write
+
+from dnewton.comm import Comm
+from dnewton.config import SolverSection
+from dnewton.curvature import costs
+from dnewton.solvers import early_stop, subproblem, ways
+from dnewton.solvers.gram_cg import GramCG
+
+DAMPING, TOLERANCE = 1e-2, 0.1
+
+
+def torch_cg(product: Any, g: dict[str, torch.Tensor]) -> int:
+    """CG from zero to the tolerance; returns the iterations."""
+
+    def inner(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+        return float(sum((a[k] * b[k]).sum() for k in a))
+
+    d = {k: torch.zeros_like(v) for k, v in g.items()}
+    r = {k: -v for k, v in g.items()}
+    v, rr = dict(r), inner(r, r)
+    bound, n = TOLERANCE**2 * rr, 0
+    while rr > bound and n < 250:
+        gv = product(v, DAMPING)
+        step = rr / inner(v, gv)
+        d = {k: d[k] + step * v[k] for k in d}
+        r = {k: r[k] - step * gv[k] for k in r}
+        new = inner(r, r)
+        v = {k: r[k] + (new / rr) * v[k] for k in r}
+        rr, n = new, n + 1
+    return n
+
+
+def compare(name: str, comm: Comm, n: int, rounds: int) -> dict[str, Any]:
+    shape, layers, samples = NETS[name]
+    ours = Ours(comm, shape, layers, samples, "cross_entropy")
+    theirs = Theirs(ours)
+    tape = ours.forward()
+    model, g = ours.model(tape), ours.gradient(tape)
+    v = np.random.default_rng(1).normal(size=ours.network.size).astype(np.float32)
+    tv, tg = named(ours, v), named(ours, g)
+    keep = theirs.linearised()
+    expected = theirs.fresh_product(tv, DAMPING)
+    found = named(ours, model.block_product(v, ours.unit, DAMPING))
+    worst = max(float((found[k] - expected[k]).norm() / expected[k].norm()) for k in expected)
+    assert worst < 1e-3, worst
+    costs.make_input_grams(model.jacobian, ours.unit)
+    gram = GramCG(model, g, ours.unit, DAMPING, 1e-9)
+    patches = [(p.j.phi.reshape(-1, p.j.phi.shape[2]), p.j.block.shape[0]) for pieces in ours.model(tape, "factored")
+               .jacobian.pieces for p in pieces]  # fmt: skip
+    weights = [np.ones((i.shape[1], o), np.float32) for i, o in patches]
+
+    def bound() -> None:
+        for (phi, _), w in zip(patches, weights, strict=True):
+            phi.T @ (phi @ w)
+
+    options = SolverSection()
+    used: dict[str, Any] = {}
+
+    def direction() -> None:
+        fresh = ours.model(tape)
+        way, system = ways.choose(fresh, g, ours.unit, DAMPING, options)
+        found = subproblem.solve([system], g, 250, early_stop.NeverStop())
+        used.update(way=way, iterations=found.iterations, representations=fresh.jacobian.representations())
+
+    def fresh_direction() -> None:
+        used["torch"] = torch_cg(theirs.fresh_product, tg)
+
+    with threads(n):
+        ms = interleaved(
+            {
+                "ours": lambda: model.block_product(v, ours.unit, DAMPING),
+                "ours, Gram": gram.advance,
+                "torch jvp+vjp": lambda: theirs.fresh_product(tv, DAMPING),
+                "torch linearize": lambda: keep(tv, DAMPING),
+                "GEMM bound": bound,
+                "our Jacobian": lambda: ours.model(tape),
+            },
+            rounds,
+        )
+        whole = interleaved(
+            {
+                "ours": direction,
+                "torch jvp+vjp": fresh_direction,
+                "torch linearize": lambda: torch_cg(theirs.linearised(), tg),
+            },
+            max(5, rounds // 2),
+        )
+    best = min(ms["ours"], ms["ours, Gram"])
+    print(f"\n{name}, |S| = {samples}, {n} thread(s)")
+    for side, value in ms.items():
+        print(f"  {side:16} {value:9.2f} ms")
+    print(f"  product: {ms['torch jvp+vjp'] / best:.2f} x jvp+vjp, {ms['torch linearize'] / best:.2f} x linearize")
+    print(f"  direction: ours {whole['ours']:.1f} ms ({used['way']}, {used['iterations']} iteration(s), "
+          f"{used['representations']}), jvp+vjp {whole['torch jvp+vjp']:.1f} ms, "
+          f"linearize {whole['torch linearize']:.1f} ms ({used['torch']} iterations): "
+          f"{whole['torch jvp+vjp'] / whole['ours']:.2f} x, {whole['torch linearize'] / whole['ours']:.2f} x",
+          flush=True)  # fmt: skip
+    return {"net": name, "threads": n, "samples": samples, "product_ms": ms, "direction_ms": whole, "used": used}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--nets", nargs="+", default=[""], help="parts of names")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    comm = Comm.world()
+    rows = [
+        compare(name, comm, n, args.rounds)
+        for n in args.threads for name in NETS if any(part in name for part in args.nets)
+    ]  # fmt: skip
+    write(args.json, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The two sides of the comparisons: one net with the same weights and samples in dnewton (one rank) and in PyTorch."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from dnewton import planner
+from dnewton.comm import Comm
+from dnewton.config import Config
+from dnewton.curvature import jacobian
+from dnewton.curvature.gauss_newton import GaussNewton
+from dnewton.curvature.losses import LOSSES
+from dnewton.netplan import infer_shapes
+from dnewton.network import Network
+
+RELU = {"activation": "relu"}
+
+
+def dense(*widths: int, activation: str = "relu") -> list[Any]:
+    hidden = [{"dense": {"units": w, "activation": activation}} for w in widths[:-1]]
+    return [*hidden, {"dense": {"units": widths[-1]}}]
+
+
+NETS: dict[str, tuple[list[int], list[Any], int]] = {  # input, layers, |S|
+    "large MLP 784-1000-500-10": ([784], dense(1000, 500, 10), 1000),
+    "small MLP 16-300-300-300-26": ([16], dense(300, 300, 300, 26), 1000),
+    "CNN 5x5-32, 3x3-64, 3x3-64": (
+        [1, 28, 28],
+        [
+            {"conv": {"channels": 32, "kernel": 5, "padding": 2, **RELU}}, {"maxpool": {"size": 2}},
+            {"conv": {"channels": 64, "kernel": 3, "padding": 1, **RELU}}, {"maxpool": {"size": 2}},
+            {"conv": {"channels": 64, "kernel": 3, "padding": 1, **RELU}}, {"maxpool": {"size": 2}},
+            "flatten", {"dense": {"units": 10}},
+        ],
+        100,
+    ),
+}  # fmt: skip
+
+
+class Ours:
+    """dnewton on one rank."""
+
+    def __init__(self, comm: Comm, shape: list[int], layers: list[Any], samples: int, loss: str, seed: int = 0) -> None:
+        self.config = Config.model_validate({"net": {"input": shape, "loss": loss, "layers": layers}})
+        shapes = infer_shapes(self.config.net)
+        self.outputs = shapes[-1].out_shape[0]
+        plan = planner.choose(shapes, 1, planner.Workload(samples, samples, self.outputs))
+        self.comm = comm.on_grid(plan.grid)
+        self.network, self.loss = Network(plan, self.comm), LOSSES[loss]
+        self.theta = self.network.initial(seed, "float32")
+        rng = np.random.default_rng(seed)
+        self.images = rng.normal(size=(samples, *shape)).astype(np.float32)
+        x = self.images if len(shape) == 1 else self.images.transpose(0, 2, 3, 1)
+        self.x = np.ascontiguousarray(x)
+        self.y = np.eye(self.outputs, dtype=np.float32)[rng.integers(0, self.outputs, samples)]
+        self.unit = jacobian.units(self.network.blocks, per_layer=False)[0]
+        self.regulariser = 1.0 / samples
+
+    def forward(self) -> Any:
+        return self.network.forward(self.theta, self.x)
+
+    def model(self, tape: Any, representation: str = "auto") -> GaussNewton:
+        jac = jacobian.build(self.network, self.theta, [tape], representation)  # type: ignore[arg-type]
+        return GaussNewton(jac, self.loss, tape.z, self.regulariser)
+
+    def gradient(self, tape: Any) -> Any:
+        out = np.zeros_like(self.theta)
+        self.network.gradient(self.theta, tape, self.loss.gradient(tape.z, self.y) / len(self.y), out)
+        return out + self.regulariser * self.theta
+
+    def to_torch(self, vector: Any) -> dict[str, torch.Tensor]:
+        """A vector laid out like θ, by PyTorch's names."""
+        out = {}
+        for b in self.network.blocks:
+            name = b.layer.shape.name
+            out[name + ".weight"] = torch.from_numpy(np.ascontiguousarray(b.to_file_order(b.weight(vector))))
+            out[name + ".bias"] = torch.from_numpy(np.asarray(b.bias(vector)))
+        return out
+
+
+class Theirs:
+    """The same in PyTorch: J v by forward mode, Jᵀ w by reverse mode."""
+
+    def __init__(self, ours: Ours) -> None:
+        modules: dict[str, torch.nn.Module] = {}
+        act = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
+        for shape in infer_shapes(ours.config.net):
+            o = shape.spec.options
+            if shape.kind == "dense":
+                modules[str(shape.index)] = torch.nn.Linear(shape.in_shape[0], o.units)
+            elif shape.kind == "conv":
+                options = (o.channels, o.kernel, o.stride, o.padding)
+                modules[str(shape.index)] = torch.nn.Conv2d(shape.in_shape[0], *options)
+            elif shape.kind == "maxpool":
+                modules[str(shape.index)] = torch.nn.MaxPool2d(o.size)
+            else:
+                modules[str(shape.index)] = torch.nn.Flatten()
+            if shape.activation != "linear":
+                modules[f"{shape.index}act"] = act[shape.activation]()
+        self.net = torch.nn.Sequential()
+        for name, module in modules.items():
+            self.net.add_module(name, module)
+        self.params = {k.removeprefix("layers."): v for k, v in ours.to_torch(ours.theta).items()}
+        self.x, self.p = torch.from_numpy(ours.images), None
+        self.samples, self.regulariser, self.squared = len(ours.y), ours.regulariser, ours.config.net.loss == "squared"
+
+    def f(self, params: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.func.functional_call(self.net, params, (self.x,))
+
+    def bend(self, z: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        if self.squared:
+            return 2 * u / self.samples
+        p = torch.softmax(z, dim=1)
+        pu = p * u
+        return (pu - p * pu.sum(1, keepdim=True)) / self.samples
+
+    def fresh_product(self, v: dict[str, torch.Tensor], damping: float) -> dict[str, torch.Tensor]:
+        """jvp and vjp anew for every product, as curvlinops does."""
+        z, u = torch.func.jvp(self.f, (self.params,), (v,))
+        _, back = torch.func.vjp(self.f, self.params)
+        (out,) = back(self.bend(z, u))
+        return {k: out[k] + (self.regulariser + damping) * v[k] for k in out}
+
+    def linearised(self) -> Callable[[dict[str, torch.Tensor], float], dict[str, torch.Tensor]]:
+        """A product that reuses the graphs of one linearisation."""
+        z, push = torch.func.linearize(self.f, self.params)
+        _, back = torch.func.vjp(self.f, self.params)
+
+        def product(v: dict[str, torch.Tensor], damping: float) -> dict[str, torch.Tensor]:
+            (out,) = back(self.bend(z, push(v)))
+            return {k: out[k] + (self.regulariser + damping) * v[k] for k in out}
+
+        return product
+
+
+def named(ours: Ours, vector: Any) -> dict[str, torch.Tensor]:
+    return {k.removeprefix("layers."): v for k, v in ours.to_torch(vector).items()}
+
+
+@contextmanager
+def threads(n: int) -> Any:
+    torch.set_num_threads(n)
+    with threadpool_limits(limits=n):
+        yield
+
+
+def interleaved(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each side, one after the other in every round, after one round to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds + 1):
+        for name, run in sides.items():
+            begin = time.perf_counter()
+            run()
+            if turn:
+                times[name].append(1e3 * (time.perf_counter() - begin))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def write(path: Path | None, rows: list[dict[str, Any]]) -> None:
+    if path:
+        path.write_text(json.dumps(rows, indent=1) + "\n")
