@@ -80,7 +80,7 @@ def assemble(config: Config, comm: Comm, source: str) -> Job:
     )  # fmt: skip
     solver = Newton(objective, config.solver, comm)
     others = {k: v for k, v in (("test", loaded.test), ("validation", loaded.validation)) if v is not None}
-    description = describe(config, network, window, loaded.scaling, targets, train.zero_based)
+    description = describe(config, network, window, loaded.scaling, targets, train)
     return Job(config, comm, plan, network, objective, solver, targets, others, description, notes)
 
 

@@ -92,7 +92,7 @@ def _plain(message: str) -> str:
 
 def _is_union_label(part: Any) -> bool:
     """Pydantic adds the branch of a union to a location; a user never wrote that word."""
-    return isinstance(part, str) and (part in ("int", "float", "str") or "[" in part)
+    return isinstance(part, str) and (part in ("int", "float", "str", "constrained-str", "FilePair") or "[" in part)
 
 
 def _known_keys(loc: list[Any]) -> list[str]:

@@ -19,11 +19,13 @@ from dnewton import __version__
 from dnewton.config import Config, NetSection
 from dnewton.data.samples import Window
 from dnewton.data.scaling import Scaling
+from dnewton.data.sources import Source
 from dnewton.data.targets import Targets
 from dnewton.errors import UserError
 from dnewton.network import Network
 
 _KEY = "dnewton"
+MAX_NAMES = 100_000  # of features
 MAX_FEATURES = 4_000_000  # a header may have 100 MB
 
 
@@ -35,10 +37,12 @@ class Described:
     scaling: Scaling
     targets: Targets
     zero_based: bool | None
+    target: list[str | int] | None
+    columns: tuple[str, ...] | None
 
 
 def describe(
-    config: Config, network: Network, window: Window, scaling: Scaling, targets: Targets, zero_based: bool | None
+    config: Config, network: Network, window: Window, scaling: Scaling, targets: Targets, train: Source
 ) -> dict[str, str]:
     """The header entries for a model. Collective over the world: every rank has its own columns' scaling."""
     numbers = {}
@@ -54,7 +58,9 @@ def describe(
         "net": config.resolved()["net"],
         "scale": config.data.scale,
         "targets": targets.as_json(),
-        "zero_based": zero_based,
+        "zero_based": train.zero_based,
+        "target": config.data.target,
+        "columns": train.columns if len(train.columns or ()) <= MAX_NAMES else None,
     }
     return {_KEY: json.dumps(about), **numbers}
 
@@ -82,7 +88,10 @@ def described(path: str, metadata: Mapping[str, str]) -> Described:
             shift, factor = _unpacked(metadata["scaling.shift"]), _unpacked(metadata["scaling.factor"])
         if shift.shape != (features,) or factor.shape != (features,):
             raise ValueError("scaling")
-        return Described(net, Scaling(shift, factor), targets, about["zero_based"])
+        columns = tuple(about["columns"]) if about["columns"] else None
+        if columns is not None and len(columns) != features:
+            raise ValueError("columns")
+        return Described(net, Scaling(shift, factor), targets, about["zero_based"], about["target"], columns)
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError, zlib.error):
         raise UserError(f"{path}: the description of the model in its header is damaged") from None
 

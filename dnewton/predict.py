@@ -17,6 +17,8 @@ from dnewton import checkpoint, machine, planner, yaml_io
 from dnewton.cli import Parser
 from dnewton.comm import Comm
 from dnewton.config import DataPart, DataSection
+from dnewton.data.files import kind_of
+from dnewton.data.parts import check_columns
 from dnewton.data.readers import Opening, find_part, open_part
 from dnewton.data.samples import Samples, Window, check_shapes, load
 from dnewton.data.sources import Source, Values
@@ -65,12 +67,17 @@ def _main(comm: Comm) -> None:
                 _check_writable(args.scores)
     machine.limit_threads(comm.ranks_on_node, comm.cores)
     features = math.prod(model.net.input)
-    opening = Opening("--data", features, comm, section.target, model.zero_based)
-    source = open_part(part, opening)
+    target = section.target
+    if target is None and model.target is not None:
+        with comm.together():
+            target = model.target if _is_table(part) else None
+    source = open_part(part, Opening("--data", features, comm, target, model.zero_based))
     check_shapes(source, model.net.input, "--data")
+    check_columns(source, model.columns, "the training file")
     labelled = source.targets is not None and not args.unlabelled
     if args.scores and not labelled:
-        raise UserError(f"--scores: {source.name} has no labels to compare with")
+        why = "--unlabelled leaves nothing" if args.unlabelled else f"{source.name} has no labels"
+        raise UserError(f"--scores: {why} to compare with")
     network, theta, samples = _prepare(model, path, source, args, section, comm)
     z = outputs(network, theta, samples, args.batch_size)
     with comm.together():
@@ -92,6 +99,11 @@ def _data_part(args: argparse.Namespace) -> tuple[DataPart, DataSection]:
         first = error.errors()[0] if hasattr(error, "errors") else {"loc": ("train",), "msg": str(error)}
         raise UserError(f"{names.get(str(first['loc'][0]), '--data')}: {one_line(first['msg'])}") from None
     return find_part(section.train, os.getcwd()), section
+
+
+def _is_table(part: DataPart) -> bool:
+    names = [part] if isinstance(part, str) else part if isinstance(part, list) else []
+    return all(os.path.isfile(name) and kind_of(name) == "csv" for name in names) and bool(names)
 
 
 def _model_path(name: str) -> str:
@@ -131,7 +143,7 @@ def _prepare(
         y = np.zeros((source.samples, 0))
         if source.targets is not None and not args.unlabelled:
             try:
-                y = model.targets.encode(source.targets(), args.dtype, source.name)
+                y = model.targets.encode(source.targets(), args.dtype, source.origin)
             except UserError as error:
                 raise UserError(f"{error} (--unlabelled ignores the labels)") from None
     x, _ = load(source, window, model.scaling.columns(window.lo, window.hi), args.dtype, comm, resident)

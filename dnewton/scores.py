@@ -67,7 +67,8 @@ def score(z: Values, y: Values, targets: Targets) -> Scores:
         found, true = (z[:, 0] > 0).astype(int), (y[:, 0] > 0.5).astype(int)
         auc = area_under_curve(z[:, 0], true)
     else:
-        found, true = np.argmax(z, axis=1), np.argmax(y, axis=1)
+        z = z[:, :count]
+        found, true = targets.places(z), np.argmax(y, axis=1)
         areas = [area_under_curve(_log_odds(z, k), true == k) for k in range(count)]
         defined = [a for a in areas if a is not None]
         auc = float(np.mean(defined)) if len(defined) == count else None

@@ -201,6 +201,44 @@ def test_streaming_changes_nothing(folder: Path) -> None:
     fails(train(2, folder, net, "cut", settings=["data.max_resident=1MiB"]), "x.npy", "cut short")
 
 
+def test_what_a_reviewer_found(folder: Path, tmp_path: Path) -> None:
+    """Silently wrong columns, stale labels, numbers that did not survive, and a class that nobody has."""
+    rows = [f"{CLASSES[Y[i]]},{','.join(repr(float(v)) for v in X[i])}" for i in range(60)]
+    (tmp_path / "first.csv").write_text("kind,a,b,c,d,e\n" + "\n".join(rows) + "\n")
+    (tmp_path / "swapped.csv").write_text("kind,b,a,c,d,e\n" + "\n".join(rows) + "\n")
+    net = {**NET, "data": {"train": "first.csv", "target": "kind", "scale": "standardize"}}
+    assert train(1, tmp_path, net, "run").returncode == 0
+    result = predict(2, tmp_path, "--model", "run", "--data", "first.csv", "--scores", "s.json")
+    assert result.returncode == 0, result.stderr  # the column is the training file's
+    assert json.loads((tmp_path / "s.json").read_text())["accuracy"] == metrics(tmp_path, "run")[-1]["train_accuracy"]
+    fails(predict(1, tmp_path, "--model", "run", "--data", "swapped.csv"), "swapped.csv", "'b'", "'a'")
+    swapped = {**net, "data": {**net["data"], "test": "swapped.csv"}}
+    fails(train(2, tmp_path, swapped, "bad"), "swapped.csv", "feature 0", "'b'", "'a'")
+    fails(train(1, tmp_path, {**NET, "data": {"train": "digits", "target": 0}}, "bad"), "[64]", "[5]")
+    np.savez(tmp_path / "d.npz", x=X, y=np.array(["yes", "no"])[Y % 2])  # two classes, three outputs
+    assert train(1, tmp_path, {**NET, "data": {"train": "d.npz"}}, "two").returncode == 0
+    result = predict(2, tmp_path, "--model", "two", "--data", "d.npz")
+    assert result.returncode == 0 and set((tmp_path / "predictions.txt").read_text().split()) <= {"yes", "no"}
+    fails(train(1, tmp_path, {**NET, "data": {"train": "d.npz", "target": 0}}, "bad"), "d.npz", "target")
+    np.savez(tmp_path / "one.npz", x=X, y=np.full(60, "yes"))
+    fails(train(2, tmp_path, {**NET, "data": {"train": "one.npz"}}, "bad"), "one.npz", "one class")
+    np.savez(tmp_path / "x.npz", x=X)
+    assert predict(1, tmp_path, "--model", "two", "--data", "x.npz").returncode == 0
+    np.savez(tmp_path / "some.npz", x=X, y=Y % 2)
+    np.savez(tmp_path / "more.npz", x=X, y=Y)
+    more = {**NET, "data": {"train": "some.npz", "test": "more.npz"}}
+    fails(train(2, tmp_path, more, "bad"), "more.npz", f"row {int(np.flatnonzero(Y == 2)[0])}", "label 2")
+
+    def convert(*args: str) -> Any:
+        return start(2, "convert", *args, cwd=tmp_path, module="dnewton.data")
+
+    fails(convert("d.npz", "u.npy", "--dtype", "uint8"), "d.npz", "row 0", "uint8")
+    assert convert("d.npz", "o.npy").returncode == 0 and (tmp_path / "o.y.npy").exists()
+    assert convert("x.npz", "o.npy", "--overwrite").returncode == 0 and not (tmp_path / "o.y.npy").exists()
+    assert not list(tmp_path.glob("*.tmp"))
+    fails(convert("digits", "o2.npy"), "digits", "bundled")
+
+
 SVM = "1 1:1 3:2\n2 2:1\n3 5:4\n1 1:2\n"
 BAD_DATA: dict[str, tuple[bytes, list[str]]] = {
     "cut.svm.gz": (gzip.compress(SVM.encode() * 500)[:-20], ["cut.svm.gz", "cut short"]),

@@ -162,7 +162,7 @@ def test_widths_and_first_features(comm: Comm, folder: Path) -> None:
     assert opened(path, comm, 8, zero_based=True).zero_based is True
     assert np.array_equal(whole(opened(path, comm, 8, zero_based=True), comm)[0], [0, 2, 0, 0, 0, 0, 0, 3])
     refused(path, comm, "line 1", "index 7", "5 features", features=5)
-    refused(path, comm, "index 7", "counted from 0", features=7, zero_based=True)
+    refused(path, comm, "row 0", "index 7", "count from 0", features=7, zero_based=True)
     zero = put(comm, folder / "z.svm", lambda p: p.write_text("1 1:1\n1 0:2\n"))
     refused(zero, comm, "line 2", "index 0", "counts from 1", features=4, zero_based=False)
 
@@ -451,6 +451,64 @@ def test_broken_files(comm: Comm, folder: Path) -> None:
     put(comm, folder / "x.npy", lambda p: np.save(p, x))
     with pytest.raises(UserError, match="one row per sample"):
         opened(FilePair(x=str(folder / "x.npy"), y=str(folder / "other.npy")), comm)
+
+
+def test_what_a_reviewer_found(comm: Comm, folder: Path) -> None:
+    """Files that used to be misread, or to end in a traceback."""
+
+    def file(name: str, content: bytes | str) -> Path:
+        data = content if isinstance(content, bytes) else content.encode()
+        return put(comm, folder / name, lambda p: p.write_bytes(data))
+
+    plain = "".join(f"{i},{i + 1},{i % 2}\n" for i in range(30))
+    assert np.array_equal(whole(opened(file("bom.csv", "\ufeff" + plain), comm, 2), comm)[:, 0], np.arange(30))
+    svm = opened(file("bom.svm", "\ufeff1 1:5\n2 2:6\n"), comm, 2)
+    assert whole(svm, comm).tolist() == [[5, 0], [0, 6]] and svm.all_targets().tolist() == [1, 2]
+    words = opened(file("u.csv", "1,2,кошка\n3,4,собака\n"), comm, 2)
+    assert words.all_targets().tolist() == ["кошка", "собака"]
+    tabs = opened(file("a.tsv", "1\t2\ta, setosa\n3\t4\tb, virginica\n"), comm, 2)
+    assert tabs.all_targets().tolist() == ["a, setosa", "b, virginica"]
+    assert opened(file("c.csv", "# remark\n" * 70 + plain), comm, 2).samples == 30
+    assert whole(opened(file("q.txt", '"0.5" "1" 0\n"1.5" "2" 1\n'), comm, 2), comm).tolist() == [[0.5, 1], [1.5, 2]]
+    refused(file("long.csv", '"' + "1" * 200_000 + '",2,0\n3,4,1\n'), comm, features=2)
+    refused(file("head.csv", "a,b,c\n"), comm, "no samples", features=2)
+    assert opened(file("dark.bin", bytes([0, 0, 8, 2]) + bytes(3069)), comm).shape == (3, 32, 32)
+    refused(file("a.npy.gz", gzip.compress(b"\x93NUMPY" + bytes(99))), comm, "decompress it")
+    refused(file("i-images-idx3-ubyte", idx(np.zeros((2, 3, 3), np.uint8)) + b"x"), comm, "goes on")
+    for labels in ([1.5] * 4, [-1] * 4, [2**70] * 4, [1] * 3):
+        content = pickle.dumps({b"labels": labels, b"data": cifar(4)[0]}, protocol=2)
+        refused(file(f"batch{labels[0]}{len(labels)}", content), comm, "labels")
+    refused(file("deep", b"\x80\x02" + b"(" * 100_000 + b"t" * 99_999 + b"."), comm, "not a CIFAR python batch")
+    put(comm, folder / "void.h5", lambda p: h5py.File(p, "w").create_dataset("x", data=h5py.Empty("f8")).file.close())
+    refused(folder / "void.h5", comm, "empty")
+    put(comm, folder / "bytes.npz", lambda p: np.savez(p, x=np.eye(3), y=np.array([b"a", b"b", b"a"])))
+    assert opened(folder / "bytes.npz", comm).all_targets().tolist() == ["a", "b", "a"]
+    put(comm, folder / "object.y.npy", lambda p: np.save(p, np.array([{}, {}]), allow_pickle=True))
+    put(comm, folder / "object.npy", lambda p: np.save(p, np.eye(2)))
+    with pytest.raises(UserError, match="numbers or strings"):
+        opened(folder / "object.npy", comm)
+
+
+def test_rows_are_named_as_the_file_has_them(comm: Comm, folder: Path) -> None:
+    """Also after a split, and in the second file of a list."""
+    bad = np.ones((30, 4))
+    bad[25, 2] = np.nan
+    put(comm, folder / "ok.npz", lambda p: np.savez(p, x=np.ones((40, 4)), y=np.arange(40) % 2))
+    put(comm, folder / "bad.npz", lambda p: np.savez(p, x=bad, y=np.arange(30) % 2))
+    both = opened([str(folder / "ok.npz"), str(folder / "bad.npz")], comm)
+    train, held = divide(both, 0.5, seed=1)
+    window = Window.of((4,), Units(4), (0, 4))
+    messages = []
+    for source in (both, train, held):
+        try:
+            load(source, window, "none", "float64", comm)
+        except UserError as error:
+            messages.append(str(error))
+    assert len(messages) == 2
+    assert all("bad.npz: row 25: x: column 2 is nan" in message for message in messages), messages
+    put(comm, folder / "huge.npz", lambda p: np.savez(p, x=np.full((3, 4), 1e300), y=np.arange(3) % 2))
+    with pytest.raises(UserError, match=r"huge\.npz: row 0.*too large for float32"):
+        load(opened(folder / "huge.npz", comm), window, "none", "float32", comm)
 
 
 # --- splits, streams, conversion --------------------------------------------------------------------------------------

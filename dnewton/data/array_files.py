@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 import os
 import re
+import tokenize
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
@@ -40,14 +42,16 @@ class RawArray:
         """Numbers per sample."""
         return math.prod(self.shape[1:])
 
-    def check_size(self) -> None:
-        """Raise UserError when the file ends before the array does."""
+    def check_size(self, exact: bool = False) -> None:
+        """Raise UserError when the file ends before the array does, or (`exact`) goes on after it."""
         needed = self.offset + math.prod(self.shape) * self.dtype.itemsize
         size = os.path.getsize(self.path)
         if size < needed:
             row = max(0, size - self.offset) // max(1, self.features * self.dtype.itemsize)
             where = "" if self.fortran else f" (in row {row} of {self.shape[0]})"
             raise UserError(f"{self.path}: is cut short: has {size} bytes{where}, {needed} are needed")
+        if exact and size > needed:
+            raise UserError(f"{self.path}: goes on after its last row: has {size} bytes, its header says {needed}")
 
     def blocks(self, lo: int, hi: int) -> Iterator[Values]:
         """Columns lo to hi in blocks of consecutive rows."""
@@ -141,14 +145,15 @@ def raw_npy(path: str) -> RawArray:
     """The array of a `.npy` file."""
     with guard(path), open(path, "rb") as file:
         raw = RawArray(path, *_header(file, path, path))
-    raw.check_size()
+    if raw.dtype.kind in "fiub":  # others are refused by their kind
+        raw.check_size()
     return raw
 
 
 def _whole(raw: RawArray) -> Any:
     def read() -> Values:
         with guard(raw.path):
-            return np.asarray(np.load(raw.path, allow_pickle=False))
+            return _as_text(np.asarray(np.load(raw.path, allow_pickle=False)))
 
     return read
 
@@ -165,12 +170,17 @@ def beside(path: str) -> str | None:
     return next((p for p in found if os.path.isfile(p)), None)
 
 
+def _as_text(values: Values) -> Values:
+    """Labels that are bytes as text."""
+    return np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
+
+
 def _header(file: IO[bytes], path: str, what: str) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:
         raise UserError(f"{what}: cannot be read as an array: {one_line(error)}") from None
     return file.tell(), shape, fortran and len(shape) > 1, dtype
 
@@ -189,7 +199,7 @@ def check_samples(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> No
 
 def check_targets(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], samples: int) -> None:
     """Raise UserError unless an array can hold the targets of so many samples."""
-    if dtype.kind not in "fiubU":
+    if dtype.kind not in "fiubUS":
         raise UserError(f"{name}: y must hold numbers or strings, it has dtype {dtype}")
     if len(shape) == 2 and (shape[1] == 0 or (dtype.kind == "U" and shape[1] > 1)):
         raise UserError(f"{name}: y must be [samples] or numbers [samples, targets], it is {list(shape)} {dtype}")
@@ -219,19 +229,16 @@ def open_npz(path: str) -> Source:
         with guard(path), zipfile.ZipFile(path) as archive:
             names = [n.removesuffix(".npy") for n in archive.namelist()]
             x, y = pick(path, names)
-            if y is None:
-                raise UserError(f"{path}: has no array 'y'; x and y are needed (found {', '.join(sorted(names))})")
             raw = _member(archive, x, path)
-            other = _member(archive, y, path)
+            other = _member(archive, y, path) if y is not None else None
             stored = archive.getinfo(f"{x}.npy").compress_type == zipfile.ZIP_STORED
     except (NotImplementedError, RuntimeError) as error:  # an unknown or encrypted archive
         raise UserError(f"{path}: cannot be read as .npz: {one_line(error)}") from None
     check_samples(path, raw.shape, raw.dtype)
-    check_targets(path, other.shape, other.dtype, raw.shape[0])
-
-    def targets() -> Values:
-        return _load(path, y)
-
+    targets = None
+    if y is not None and other is not None:
+        check_targets(path, other.shape, other.dtype, raw.shape[0])
+        targets = partial(_load, path, y)
     if stored:
         raw.check_size()
         return Source(path, raw.shape[0], raw.shape[1:], raw.dtype, raw.blocks, targets, raw.rows)
@@ -261,7 +268,7 @@ def stream_blocks(file: IO[bytes], raw: RawArray, lo: int, hi: int) -> Iterator[
 def _load(path: str, key: str) -> Values:
     with guard(path):
         try:
-            return np.asarray(np.load(path, allow_pickle=False)[key])
+            return _as_text(np.asarray(np.load(path, allow_pickle=False)[key]))
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{path}: is damaged or cut short: {one_line(error)}") from None
 

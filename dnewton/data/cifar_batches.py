@@ -15,13 +15,13 @@ import numpy as np
 from dnewton.errors import UserError, one_line
 
 _ARRAY = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
+_BUFFER = {("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer")}  # since protocol 5
 _TYPE = ("numpy", "dtype")
-_KNOWN = _ARRAY | {_TYPE, ("numpy", "ndarray"), ("_codecs", "encode")}
+_KNOWN = _ARRAY | _BUFFER | {_TYPE, ("numpy", "ndarray"), ("_codecs", "encode")}
 _VALUES = {
     "BINSTRING", "SHORT_BINSTRING", "STRING", "BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "BINBYTES", "BINBYTES8",
-    "SHORT_BINBYTES", "BININT", "BININT1", "BININT2", "INT", "LONG1", "LONG", "BINFLOAT", "BINUNICODE8",
+    "SHORT_BINBYTES", "BYTEARRAY8", "BININT", "BININT1", "BININT2", "INT", "LONG1", "LONG", "BINFLOAT", "BINUNICODE8",
 }  # fmt: skip
-_MARK = object()
 
 
 @dataclass
@@ -44,8 +44,12 @@ def read_batch(data: bytes, path: str) -> tuple[Any, Any]:
             raise ValueError("it is no dictionary")
         batch = {_text(k): v for k, v in batch.items()}
         x = batch["data"]
-        y = np.asarray(batch["labels" if "labels" in batch else "fine_labels"], dtype=np.int64)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        key, classes = ("labels", 10) if "labels" in batch else ("fine_labels", 100)
+        labels = batch[key]
+        if not isinstance(labels, list) or not all(type(v) is int and 0 <= v < classes for v in labels):
+            raise ValueError(f"its {key} are not a list of numbers from 0 to {classes - 1}")
+        y = np.array(labels, dtype=np.int64)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: not a CIFAR python batch: {one_line(error)}") from None
     if not isinstance(x, _Array) or x.values is None or x.values.ndim != 2 or x.values.shape[1] != 3072:
         raise UserError(f"{path}: not a CIFAR python batch: its data are not [samples, 3072] bytes")
@@ -60,11 +64,12 @@ def _text(value: Any) -> str:
 
 def _run(data: bytes) -> Any:
     stack: list[Any] = []
+    marks: list[int] = []
     memo: dict[int, Any] = {}
 
     def to_mark() -> list[Any]:
-        at = max(i for i, v in enumerate(stack) if v is _MARK)
-        items = stack[at + 1 :]
+        at = marks.pop()
+        items = stack[at:]
         del stack[at:]
         return items
 
@@ -75,7 +80,7 @@ def _run(data: bytes) -> Any:
         elif name in ("PROTO", "FRAME"):
             continue
         elif name == "MARK":
-            stack.append(_MARK)
+            marks.append(len(stack))
         elif name == "GLOBAL":
             stack.append(_known(tuple(str(argument).split(" ", 1))))
         elif name == "STACK_GLOBAL":
@@ -130,6 +135,11 @@ def _known(name: Any) -> Any:
 def _reduce(function: Any, arguments: Any) -> Any:
     if function in _ARRAY:
         return _Array()
+    if function in _BUFFER:
+        content, kind, shape, order = arguments
+        found = _Array()
+        _build(found, (1, shape, kind, order == "F", bytes(content)))
+        return found
     if function == _TYPE:
         return _Type(_text(arguments[0]))
     if function == ("_codecs", "encode"):  # Python 3 writes Python 2's strings this way

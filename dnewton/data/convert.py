@@ -47,7 +47,9 @@ def check(output: Output, overwrite: bool) -> None:
     folder = os.path.dirname(os.path.abspath(output.path))
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise UserError(f"{output.path}: cannot be written; name a file in a folder that exists")
-    for path in (output.path, output.labels):
+    for path in (output.path, output.labels) if output.path.endswith(".npy") else (output.path,):
+        if os.path.isdir(path):
+            raise UserError(f"{path}: is a directory; name a file")
         if os.path.exists(path) and not overwrite:
             raise UserError(f"{path}: is there already; give --overwrite or another name")
 
@@ -64,19 +66,41 @@ def convert(source: Source, output: Output, comm: Comm) -> list[str]:
     dtype = np.dtype(output.dtype or source.dtype.newbyteorder("="))
     y = source.all_targets() if source.targets is not None else None
     temporary = output.path + ".tmp"
+    try:
+        _write(source, output, temporary, dtype, (lo, hi), y, comm)
+    except UserError:
+        if comm.rank == 0:
+            for path in (temporary, output.labels + ".tmp"):
+                Path(path).unlink(missing_ok=True)
+        raise
+    with comm.together():
+        if comm.rank == 0:
+            if y is None and output.path.endswith(".npy"):
+                Path(output.labels).unlink(missing_ok=True)  # of what was here before
+            elif output.path.endswith(".npy"):
+                os.replace(output.labels + ".tmp", output.labels)
+            os.replace(temporary, output.path)
+    return output.written(source)
+
+
+def _write(
+    source: Source,
+    output: Output,
+    temporary: str,
+    dtype: np.dtype,
+    bounds: tuple[int, int],
+    y: Values | None,
+    comm: Comm,
+) -> None:
+    lo, hi = bounds
     if output.path.endswith(".npy"):
         _write_npy(source, output, temporary, dtype, (lo, hi), comm)
         with comm.together():
             if comm.rank == 0 and y is not None:
                 with open(output.labels + ".tmp", "wb") as file:
                     np.save(file, y)
-                os.replace(output.labels + ".tmp", output.labels)
     else:
         _write_hdf5(source, temporary, dtype, (lo, hi), y, comm)
-    with comm.together():
-        if comm.rank == 0:
-            os.replace(temporary, output.path)
-    return output.written(source)
 
 
 def _write_npy(source: Source, output: Output, path: str, dtype: np.dtype, bounds: tuple[int, int], comm: Comm) -> None:
@@ -119,13 +143,25 @@ def _gathered(source: Source, lo: int, hi: int, dtype: np.dtype) -> Iterator[Val
     for block in source.blocks(lo, hi):
         check_finite(block, source.name, "x", row, lo)
         row += len(block)
-        parts.append(block.astype(dtype))
+        parts.append(_cast(block, dtype, source, row - len(block), lo))
         held += parts[-1].nbytes
         if held >= _GATHERED:
             yield np.concatenate(parts)
             parts, held = [], 0
     if parts:
         yield np.concatenate(parts)
+
+
+def _cast(block: Values, dtype: np.dtype, source: Source, row: int, column: int) -> Values:
+    """The block in another dtype. Raises UserError naming the first number that does not survive."""
+    found = block.astype(dtype)
+    lost = ~np.isfinite(found) if dtype.kind == "f" else found != block
+    if lost.any():
+        i, j = (int(v) for v in np.argwhere(lost)[0])
+        raise UserError(
+            f"{source.origin.row(row + i)}: column {column + j}: {block[i, j]} does not fit --dtype {dtype}"
+        )
+    return found
 
 
 def _put(fd: int, values: Values, offset: int) -> None:

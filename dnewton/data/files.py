@@ -85,6 +85,8 @@ def kind_of(path: str) -> str:
     if not head:
         raise UserError(f"{path}: is empty")
     found = _by_content(path, head)
+    if found in ("npy", "npz", "hdf5", "mat") and compression(path) is not None:
+        raise UserError(f"{path}: {_WORDS[found]} inside a compressed file; decompress it first")
     stem = re.sub(r"\.(gz|bz2|xz)$", "", path.lower())
     promised = _SUFFIXES.get(os.path.splitext(stem)[1])
     if promised and found != promised and {promised, found} != {"csv", "libsvm"}:
@@ -108,12 +110,12 @@ def _by_content(path: str, head: bytes) -> str | None:
         return "hdf5"
     if head.startswith(b"MATLAB 5.0"):
         return "mat"
+    if re.search(r"\.bin(\.(gz|bz2|xz))?$", path.lower()):
+        return "records"
     if len(head) > 4 and head[:2] == b"\0\0" and head[2] in (8, 9, 11, 12, 13, 14) and 1 <= head[3] <= 4:
         return "idx"
     if len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5:
         return "batch"
-    if re.search(r"\.bin(\.(gz|bz2|xz))?$", path.lower()):
-        return "records"
-    if b"\0" in head or sum(c > 127 or (c < 32 and c not in b"\t\n\r\f") for c in head[:4096]) > len(head[:4096]) // 20:
+    if b"\0" in head or sum(c < 32 and c not in b"\t\n\r\f" for c in head[:4096]) > len(head[:4096]) // 20:
         return None
     return "libsvm" if re.search(rb"(?:^|[\s])\d+:[^\s:]", head) else "csv"

@@ -13,30 +13,33 @@ from dnewton.data.files import BLOCK_BYTES, guard
 from dnewton.data.sources import Source, Values
 from dnewton.errors import UserError, one_line
 
+# What h5py raises for damaged files, besides OSError.
+_DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError)
+
 
 def open_hdf5(path: str, reverse: bool = False) -> Source:
     """The data sets x and y at the root of an HDF5 file; `reverse` for MATLAB's column-major axes."""
     import h5py  # half a second that other formats need not spend
 
-    with guard(path):
-        try:
-            file = h5py.File(path, "r")
-        except OSError as error:
-            raise UserError(f"{path}: not a readable HDF5 file: {one_line(error)}") from None
-    with file:
-        names = [n for n in file if isinstance(file.get(n), h5py.Dataset)]
-        x_name, y_name = pick(path, names)
-        x = file[x_name]
-        shape, dtype = x.shape[::-1] if reverse else x.shape, x.dtype
-        check_samples(path, shape, dtype)
-        rows_per_chunk = (x.chunks[-1] if reverse else x.chunks[0]) if x.chunks else 1
-        y = None
-        if y_name is not None:
-            y = _labels(file[y_name], path)
-            if reverse:
-                y = y.T
-            y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-            check_targets(path, y.shape, y.dtype, shape[0])
+    try:
+        with h5py.File(path, "r") as file:
+            names = [n for n in file if isinstance(file.get(n), h5py.Dataset)]
+            x_name, y_name = pick(path, names)
+            x = file[x_name]
+            if x.shape is None:
+                raise UserError(f"{path}: x is empty")
+            shape, dtype = x.shape[::-1] if reverse else x.shape, x.dtype
+            check_samples(path, shape, dtype)
+            rows_per_chunk = (x.chunks[-1] if reverse else x.chunks[0]) if x.chunks else 1
+            y = None if y_name is None else _labels(file[y_name], path)
+    except _DAMAGE as error:
+        raise UserError(f"{path}: not a readable HDF5 file: {one_line(error)}") from None
+    if y is not None:
+        if reverse:
+            y = y.T
+        if y.ndim == 2 and 1 in y.shape and y.size == shape[0]:
+            y = y.reshape(y.size)
+        check_targets(path, y.shape, y.dtype, shape[0])
     features = math.prod(shape[1:])
 
     def read(x: Any, first: int, last: int, lo: int, hi: int) -> Values:
@@ -51,9 +54,12 @@ def open_hdf5(path: str, reverse: bool = False) -> Source:
         return part[:, lo - c_lo * size : hi - c_lo * size]
 
     def slabs(ranges: Iterator[tuple[int, int]], lo: int, hi: int) -> Iterator[Values]:
-        with guard(path), h5py.File(path, "r") as file:
-            for first, last in ranges:
-                yield read(file[x_name], first, last, lo, hi)
+        try:
+            with h5py.File(path, "r") as file:
+                for first, last in ranges:
+                    yield read(file[x_name], first, last, lo, hi)
+        except _DAMAGE as error:
+            raise UserError(f"{path}: is damaged or cut short: {one_line(error)}") from None
 
     row_bytes = dtype.itemsize * (features if reverse else 1)
 
@@ -80,7 +86,7 @@ def _labels(y: Any, path: str) -> Values:
 
         if h5py.check_string_dtype(y.dtype) is None:
             raise UserError(f"{path}: y must hold numbers or strings, it has dtype {y.dtype}")
-        return np.asarray(y.asstr()[()], dtype=str)
+        return np.asarray(y.asstr(errors="replace")[()], dtype=str)
     return np.asarray(y[()])
 
 
@@ -97,7 +103,7 @@ def read_mat(path: str) -> tuple[Values, Values | None, str]:
     with guard(path):
         try:
             found: dict[str, Any] = io.loadmat(path, squeeze_me=False)
-        except (ValueError, TypeError, NotImplementedError, io.matlab.MatReadError) as error:
+        except Exception as error:  # damaged files end in any exception inside the library
             raise UserError(f"{path}: not a readable .mat file: {one_line(error)}") from None
     arrays = {k: v for k, v in found.items() if not k.startswith("__")}
     x_name, y_name = pick(path, list(arrays))

@@ -34,13 +34,15 @@ def open_idx(path: str, labels: str | None) -> Source:
         y = _read_all(other)
     targets = None if y is None else lambda: y
     if compression(path) is None:
-        raw.check_size()
+        raw.check_size(exact=True)
         return Source(path, raw.shape[0], raw.shape[1:], raw.dtype, raw.blocks, targets, raw.rows)
 
     def blocks(lo: int, hi: int) -> Iterator[Values]:
         with guard(path), open_bytes(path) as file:
             _skip(file, raw.offset)
             yield from stream_blocks(file, raw, lo, hi)
+            if file.read(1):
+                raise UserError(f"{path}: goes on after its last row; its header does not fit its content")
 
     return Source(path, raw.shape[0], raw.shape[1:], raw.dtype, blocks, targets, repeatable=False)
 

@@ -48,13 +48,23 @@ def open_parts(section: DataSection, input_shape: tuple[int, ...], seed: int, co
     def other(key: str, part: DataPart | None) -> Source | None:
         if part is None:
             return None
-        return _open(part, Opening(key, opening.features, comm, section.target, train.zero_based), input_shape)
+        found = _open(part, Opening(key, opening.features, comm, section.target, train.zero_based), input_shape)
+        check_columns(found, train.columns, "the training file")
+        return found
 
     test, validation = other("data.test", section.test), other("data.validation", section.validation)
     if section.split is None:
         return Parts(train, test, validation)
     train, held = divide(train, section.split, seed)
     return Parts(train, held, validation, held) if test is None else Parts(train, test, held, held)
+
+
+def check_columns(source: Source, wanted: tuple[str, ...] | None, owner: str) -> None:
+    """Raise UserError when a table's header names other features than `owner`'s, or in another order."""
+    if source.columns is None or wanted is None or source.columns == wanted:
+        return
+    k, (mine, other) = next((k, p) for k, p in enumerate(zip(source.columns, wanted, strict=True)) if p[0] != p[1])
+    raise UserError(f"{source.name}: feature {k} is {mine!r}, in {owner} it is {other!r}; the columns must agree")
 
 
 def _open(part: DataPart, opening: Opening, input_shape: tuple[int, ...]) -> Source:
@@ -82,7 +92,7 @@ def load_parts(
     with comm.together():
         y = parts.train.all_targets()
         held = parts.held.all_targets() if parts.held is not None else None
-        targets = Targets.fit(y, outputs, loss, section.scale_targets, parts.train.name, held)
+        targets = Targets.fit(y, outputs, loss, section.scale_targets, parts.train.origin, held)
     scaling: Scaling | str = section.scale
     left = resident
 
@@ -91,7 +101,7 @@ def load_parts(
         if source is None:
             return None
         with comm.together():
-            encoded = targets.encode(source.all_targets() if raw is None else raw, dtype, source.name)
+            encoded = targets.encode(source.all_targets() if raw is None else raw, dtype, source.origin)
         x, scaling = load(source, window, scaling, dtype, comm, left)
         if isinstance(x, np.ndarray):
             left -= x.nbytes

@@ -13,7 +13,7 @@ from dnewton.comm import Comm
 from dnewton.config import DataPart, FilePair
 from dnewton.data import hdf5, images, libsvm, tables, text
 from dnewton.data.array_files import open_npy, open_npz
-from dnewton.data.files import check_regular, kind_of
+from dnewton.data.files import check_regular, guard, kind_of, open_bytes
 from dnewton.data.sources import Source, Values, from_arrays, joined
 from dnewton.errors import UserError
 
@@ -82,6 +82,8 @@ def read_bundled(name: str, part: str) -> tuple[Values, Values]:
 
 
 def _open_bundled(name: str, opening: Opening) -> Source:
+    if opening.key not in ("data.train", "data.test", "--data"):
+        raise UserError(f"{opening.key}: {name} is a bundled set with a train and a test part; name a file")
     part = "train" if opening.key.endswith("train") else "test"
     x, y = read_bundled(name, part) if opening.comm.rank == 0 else (None, None)
     return from_arrays(name, opening.comm.array_from_root(x), opening.comm.array_from_root(y))
@@ -91,7 +93,7 @@ def _open_file(path: str, labels: str | None, opening: Opening) -> Source:
     comm, found = opening.comm, ""
     with comm.together():
         for name in (path, *([labels] if labels is not None else [])):
-            if not os.path.exists(name):
+            if not os.path.lexists(name):
                 raise UserError(f"{opening.key}: {name} is neither a file nor a bundled set ({', '.join(BUNDLED)})")
             check_regular(name, opening.key)
         if comm.rank == 0:
@@ -100,6 +102,10 @@ def _open_file(path: str, labels: str | None, opening: Opening) -> Source:
     if labels is not None and kind not in ("npy", "idx"):
         raise UserError(
             f"{opening.key}: {path} holds its own labels; the form {{x: FILE, y: FILE}} is for .npy and idx"
+        )
+    if opening.target is not None and kind != "csv":
+        raise UserError(
+            f"{opening.key}: {path} is not a table of text, its labels have a fixed place; leave target out"
         )
     if kind == "libsvm":
         return _open_libsvm(path, opening)
@@ -125,7 +131,9 @@ def _open_file(path: str, labels: str | None, opening: Opening) -> Source:
 
 def _open_libsvm(path: str, opening: Opening) -> Source:
     comm, width = opening.comm, opening.features
-    parsed = text.parse_file(path, lambda block: libsvm.parse(block, width, opening.zero_based), comm)
+    with comm.together(), guard(path), open_bytes(path) as file:
+        skip = 3 if file.read(3) == b"\xef\xbb\xbf" else 0  # a mark that some programs begin UTF-8 files with
+    parsed = text.parse_file(path, lambda block: libsvm.parse(block, width, opening.zero_based), comm, skip)
     if not parsed.starts[-1]:
         raise UserError(f"{path}: holds no samples")
     columns = [rows.columns for rows in parsed.mine.values() if len(rows.columns)]
@@ -135,7 +143,15 @@ def _open_libsvm(path: str, opening: Opening) -> Source:
     base = 0 if zero_based else 1
     features = width if width is not None else most + 1 - base
     if most - base >= features:  # counted from 0, so that the width itself is one too many
-        raise UserError(f"{path}: index {most} is beyond net.input, which declares {width} features counted from 0")
+        with comm.together():
+            for b, rows in sorted(parsed.mine.items()):
+                places = np.flatnonzero(rows.columns - base >= features)
+                if len(places):
+                    row = int(parsed.starts[b]) + int(np.searchsorted(rows.indptr, places[0], side="right")) - 1
+                    raise UserError(
+                        f"{path}: row {row}: index {int(rows.columns[places[0]])} is beyond net.input, which declares "
+                        f"{width} features; they count from 0 here, because an index 0 occurs"
+                    )
     y = text.gathered_targets(path, parsed, comm)
     return replace(text.source(path, parsed, features, comm, base, zero_based), targets=lambda: y)
 
@@ -148,6 +164,7 @@ def _open_table(path: str, opening: Opening) -> Source:
     if not parsed.starts[-1]:
         raise UserError(f"{path}: holds no samples")
     found = text.source(path, parsed, table.columns - len(table.targets), comm)
+    found = replace(found, columns=table.names)
     if not table.targets:
         return found
     y = text.gathered_targets(path, parsed, comm)

@@ -192,7 +192,7 @@ def load(
 def _checked(source: Source, window: Window) -> Iterator[Values]:
     row = 0
     for block in source.blocks(window.lo, window.hi):
-        check_finite(block, source.name, "x", row, window.lo)
+        check_finite(block, source.origin, "x", row, window.lo)
         yield block
         row += len(block)
 
@@ -202,7 +202,9 @@ def _filled(source: Source, window: Window, scaling: Scaling, dtype: str) -> Arr
     row = 0
     for block in _checked(source, window):
         rows = slice(row, row + len(block))
-        x[rows] = window.arranged(scaling.apply(block, dtype))
+        scaled = scaling.apply(block, dtype)
+        check_finite(scaled, source.origin, "x after scaling", row, window.lo, f"too large for {dtype}")
+        x[rows] = window.arranged(scaled)
         row += len(block)
     return x
 

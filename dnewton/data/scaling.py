@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnewton.data.sources import Values
+from dnewton.data.sources import Origin, Values
 from dnewton.errors import UserError
 
 
@@ -24,9 +24,10 @@ class Scaling:
 
     def apply(self, x: Values, dtype: str) -> Values:
         """Scaled columns in `dtype`."""
-        if not self.shift.any() and (self.factor == 1).all():
-            return x.astype(dtype)
-        return ((x.astype(np.float64) - self.shift) * self.factor).astype(dtype)
+        with np.errstate(over="ignore"):  # looked for by the caller
+            if not self.shift.any() and (self.factor == 1).all():
+                return x.astype(dtype)
+            return ((x.astype(np.float64) - self.shift) * self.factor).astype(dtype)
 
     def columns(self, lo: int, hi: int) -> Scaling:
         """The scaling of some columns."""
@@ -82,14 +83,24 @@ def spread_of(x: Values, mean: Values) -> Values:
     return deviation(np.square(x - mean).sum(axis=0), len(x), mean)
 
 
-def check_finite(values: Values, source: str, name: str, first_row: int = 0, first_column: int = 0) -> None:
+def check_finite(
+    values: Values,
+    source: str | Origin,
+    name: str,
+    first_row: int = 0,
+    first_column: int = 0,
+    cure: str = "clean the data",
+) -> None:
     """Raise UserError that names the first NaN or infinity; `first_row` and `first_column` are where `values` begin."""
     if values.dtype.kind != "f" or np.isfinite(values.sum(dtype=np.float64)):  # exact unless the sum itself overflows
         return
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = (int(v) for v in bad[0])
-        raise UserError(
-            f"{source}: {name}: row {first_row + row}, column {first_column + column} is {values[row, column]}; "
-            "clean the data"
-        )
+        where = at(source, first_row + row)
+        raise UserError(f"{where}: {name}: column {first_column + column} is {values[row, column]}; {cure}")
+
+
+def at(source: str | Origin, row: int) -> str:
+    """The file and the row, for messages."""
+    return (source if isinstance(source, Origin) else Origin(source)).row(row)

@@ -17,6 +17,21 @@ Rows = Callable[[Values, int, int], Values]
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where samples come from, for messages: a name, and what a row is called in the file that it stands in."""
+
+    name: str
+    locate: Callable[[int], str] | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def row(self, row: int) -> str:
+        """The file and the row in it, counted from 0."""
+        return self.locate(row) if self.locate is not None else f"{self.name}: row {row}"
+
+
+@dataclass(frozen=True)
 class Source:
     """A data set that can be read by columns.
 
@@ -35,6 +50,8 @@ class Source:
     rows: Rows | None = None
     repeatable: bool = True  # blocks() a second time costs no decompression
     fetch: Callable[[int, int], None] | None = None
+    locate: Callable[[int], str] | None = None  # what a row is called, where it is not simply the file's
+    columns: tuple[str, ...] | None = None  # names of the features, of tables with a header
     zero_based: bool | None = None  # of LIBSVM text: its features are counted from 0
 
     @property
@@ -42,10 +59,17 @@ class Source:
         """Numbers per sample."""
         return math.prod(self.shape)
 
+    @property
+    def origin(self) -> Origin:
+        """For messages about rows."""
+        return Origin(self.name, self.locate)
+
     def all_targets(self) -> Values:
         """The targets. Raises UserError when the file has none."""
         if self.targets is None:
-            raise UserError(f"{self.name}: has no labels or targets; training needs them")
+            raise UserError(
+                f"{self.name}: has no labels or targets (an array 'y', a column, a file beside it); training needs them"
+            )
         return self.targets()
 
 
@@ -74,7 +98,7 @@ def joined(sources: Sequence[Source], name: str) -> Source:
     """Several sources one after the other. Raises UserError unless their samples look alike."""
     first = sources[0]
     for other in sources[1:]:
-        if other.shape != first.shape:
+        if other.features != first.features:
             raise UserError(
                 f"{other.name}: samples have shape {list(other.shape)}, those of {first.name} {list(first.shape)}"
             )
@@ -105,10 +129,14 @@ def joined(sources: Sequence[Source], name: str) -> Source:
             raise UserError(f"{name}: the files' targets differ in kind or number")
         return np.concatenate(parts)
 
+    def locate(row: int) -> str:
+        k = int(np.searchsorted(starts, row, side="right")) - 1
+        return sources[k].origin.row(row - int(starts[k]))
+
     return replace(
         first, name=name, samples=int(starts[-1]), dtype=np.result_type(*(s.dtype for s in sources)), blocks=blocks,
         rows=rows if all(s.rows for s in sources) else None, targets=targets if first.targets else None,
-        repeatable=all(s.repeatable for s in sources), fetch=fetch,
+        repeatable=all(s.repeatable for s in sources), fetch=fetch, locate=locate,
     )  # fmt: skip
 
 
@@ -130,4 +158,5 @@ def subset(source: Source, indices: Values) -> Source:
     return replace(
         source, samples=len(indices), blocks=blocks, rows=rows if source.rows else None,
         targets=(lambda: source.all_targets()[indices]) if source.targets else None,
+        locate=lambda row: source.origin.row(int(indices[row])),
     )  # fmt: skip

@@ -28,6 +28,7 @@ class Table:
     skip: int  # bytes before the first line after the header
     targets: tuple[int, ...]  # column numbers
     words: bool  # the one target column holds words
+    names: tuple[str, ...] | None = None  # of the features, where there is a header
 
 
 def plan(path: str, features: int | None, wanted: list[Target] | None) -> Table:
@@ -36,20 +37,32 @@ def plan(path: str, features: int | None, wanted: list[Target] | None) -> Table:
     Targets are the columns named (or numbered from 0) in `wanted`, else those after the first `features` columns, else
     the last one. Raises UserError when the columns do not fit.
     """
+    found: list[bytes] = []
+    lines: list[bytes] = []
     with guard(path), open_bytes(path) as file:
-        found = [file.readline(1 << 24) for _ in range(50)]
-    lines = [line for line in found if _holds_data(line.removeprefix(_MARK))]
+        while len(lines) < 20 and (line := file.readline(1 << 24)):
+            found.append(line)
+            if _holds_data(line.removeprefix(_MARK)):
+                lines.append(line)
     if not lines:
         raise UserError(f"{path}: holds no samples")
     first = lines[0].removeprefix(_MARK)
-    delimiter = next((d for d in _DELIMITERS if d in first), b" ")
-    fields = _fields(first, delimiter)
-    header = not any(is_number(f) for f in fields) and len(lines) > 1
+    delimiter = _delimiter([first, *lines[1:]])
+    try:
+        fields = _fields(first, delimiter)
+        sample = _fields(lines[1] if len(lines) > 1 else first, delimiter)
+    except csv.Error as error:
+        raise UserError(f"{path}: cannot be read as a table: {error}") from None
+    header = not any(is_number(f) for f in fields)
+    if header and len(lines) == 1:
+        raise UserError(f"{path}: holds a header and no samples")
     skip = len(_MARK) if found[0].startswith(_MARK) else 0
     if header:
         skip = sum(len(line) for line in found[: found.index(lines[0]) + 1])
     columns = len(fields)
-    if wanted is not None:
+    if columns == features:
+        targets: tuple[int, ...] = ()  # samples without labels
+    elif wanted is not None:
         targets = tuple(_column(path, t, [f.decode("utf-8", "replace") for f in fields], header) for t in wanted)
         if len(set(targets)) < len(targets):
             raise UserError(f"{path}: data.target names a column twice")
@@ -61,9 +74,25 @@ def plan(path: str, features: int | None, wanted: list[Target] | None) -> Table:
         )
     if columns == len(targets):
         raise UserError(f"{path}: has {columns} column(s) and no features")
-    sample = _fields(lines[1] if header else first, delimiter)
+    sample = sample if header else fields
     words = len(targets) == 1 and len(sample) > targets[0] and not is_number(sample[targets[0]])
-    return Table(delimiter, columns, skip, targets, words)
+    names = tuple(f.decode("utf-8", "replace") for j, f in enumerate(fields) if j not in targets) if header else None
+    return Table(delimiter, columns, skip, targets, words, names)
+
+
+def _delimiter(lines: list[bytes]) -> bytes:
+    """The one that cuts all lines into equally many columns; of several, the one that makes most columns."""
+    best = b" ", 1
+    for delimiter in _DELIMITERS:
+        try:
+            counts = {len(_fields(line, delimiter)) for line in lines}
+        except csv.Error:
+            continue
+        if len(counts) == 1 and max(counts) > best[1]:
+            best = delimiter, max(counts)
+    if best[1] > 1:
+        return best[0]
+    return next((d for d in _DELIMITERS if d in lines[0]), b" ")
 
 
 def _column(path: str, target: Target, names: list[str], header: bool) -> int:
@@ -80,7 +109,7 @@ def _column(path: str, target: Target, names: list[str], header: bool) -> int:
 
 def _fields(line: bytes, delimiter: bytes) -> list[bytes]:
     if delimiter == b" ":
-        return line.split()
+        return [word.strip(b'"') for word in line.split()]
     if b'"' in line:
         found = next(csv.reader([line.decode("utf-8", "replace").strip("\r\n")], delimiter=delimiter.decode()))
         return [f.strip().encode() for f in found]
@@ -199,7 +228,10 @@ def _quoted(lines: list[bytes], places: Any, table: Table) -> Rows:
     for i, line in enumerate(lines):
         if line.count(b'"') % 2:
             raise BadLine(int(places[i]), "a quotation mark is not closed on its line")
-        fields = _fields(line, table.delimiter)
+        try:
+            fields = _fields(line, table.delimiter)
+        except csv.Error as error:
+            raise BadLine(int(places[i]), f"cannot be read: {error}") from None
         fault = _first_fault(b"\x1f".join(fields) + b"\n", _with_delimiter(table, b"\x1f"))
         if len(fields) != table.columns or "cannot be read" not in str(fault):
             raise BadLine(int(places[i]), str(fault))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dnewton.arrays import Array
-from dnewton.data.scaling import check_finite, spread_of
-from dnewton.data.sources import Values
+from dnewton.data.scaling import at, check_finite, spread_of
+from dnewton.data.sources import Origin, Values
 from dnewton.errors import UserError
 
 LARGEST_LABEL = 2**53  # beyond it float64 no longer tells neighbours apart
@@ -24,9 +24,12 @@ class Targets:
     classes: Values | None
     shift: Values
     spread: Values
+    seen: Values | None = None  # the labels that training really has
 
     @classmethod
-    def fit(cls, y: Values, outputs: int, loss: str, scale: str, source: str, held: Values | None = None) -> Targets:
+    def fit(
+        cls, y: Values, outputs: int, loss: str, scale: str, source: str | Origin, held: Values | None = None
+    ) -> Targets:
         """The mapping for the training targets; labels of the part `held` out of the training file count, too.
 
         Raises UserError when they do not suit the loss or the number of outputs.
@@ -47,16 +50,25 @@ class Targets:
         found = np.unique(_as_labels(y, source))
         if held is not None and held.ndim == y.ndim:
             found = np.union1d(found, _as_labels(held, source))
+        seen = found
         if found.dtype.kind != "U" and found[0] >= 0 and found[-1] < allowed:
             found = np.arange(allowed)
         if len(found) > allowed:
-            raise UserError(f"{source}: y has {len(found)} classes but the net has {outputs} output(s)")
-        return cls(outputs, found, nothing, one)
+            shown = ", ".join(map(str, found[: allowed + 1]))
+            raise UserError(
+                f"{source}: y has {len(found)} classes ({shown}, ...) but the net has {outputs} output(s); the last "
+                "layer needs as many units as there are classes"
+            )
+        if len(found) < 2:
+            raise UserError(f"{source}: y has one class only ({found[0]}); there is nothing to learn")
+        return cls(outputs, found, nothing, one, seen)
 
-    def encode(self, y: Values, dtype: str, source: str) -> Values:
+    def encode(self, y: Values, dtype: str, source: str | Origin) -> Values:
         """Raw targets as (N, K). Raises UserError naming the first row with a label that training does not know."""
         if self.classes is None:
-            return ((_as_real(y, self.outputs, source) - self.shift) / self.spread).astype(dtype)
+            scaled = ((_as_real(y, self.outputs, source) - self.shift) / self.spread).astype(dtype)
+            check_finite(scaled, source, "y", cure=f"too large for {dtype}; scale_targets: standardize may help")
+            return scaled
         if y.ndim == 2 and y.shape[1] > 1:
             _check_distribution(y, self.outputs, source)
             return y.astype(dtype)
@@ -64,10 +76,13 @@ class Targets:
         if (labels.dtype.kind == "U") != (self.classes.dtype.kind == "U"):
             raise UserError(f"{source}: y holds {labels.dtype} labels, the training set {self.classes.dtype}")
         place = np.clip(np.searchsorted(self.classes, labels), 0, len(self.classes) - 1)
-        unknown = np.flatnonzero(self.classes[place] != labels)
+        known = self.classes[place] == labels
+        if self.seen is not None:
+            known &= np.isin(labels, self.seen)
+        unknown = np.flatnonzero(~known)
         if unknown.size:
             row = int(unknown[0])
-            raise UserError(f"{source}: row {row}: label {labels[row]} does not occur in the training set")
+            raise UserError(f"{at(source, row)}: label {labels[row]} does not occur in the training set")
         if self.outputs == 1:
             return place[:, None].astype(dtype)
         out = np.zeros((len(labels), self.outputs), dtype=dtype)
@@ -78,8 +93,14 @@ class Targets:
         """Outputs (N, K) as labels (N,), or as values (N, K) in the targets' units."""
         if self.classes is None:
             return np.asarray(z * self.spread + self.shift)
-        place = (z[:, 0] > 0).astype(int) if self.outputs == 1 else np.argmax(z, axis=1)
-        return np.asarray(self.classes[place])
+        return np.asarray(self.classes[self.places(z)])
+
+    def places(self, z: Array) -> Values:
+        """The number of the class that outputs (N, K) stand for; outputs beyond the known classes do not count."""
+        assert self.classes is not None
+        if self.outputs == 1:
+            return np.asarray(z[:, 0] > 0).astype(int)
+        return np.asarray(np.argmax(z[:, : len(self.classes)], axis=1))
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -95,6 +116,8 @@ class Targets:
         if classes is not None:
             words = all(isinstance(c, str) for c in classes)
             if not classes or not (words or all(type(c) is int for c in classes)):
+                raise ValueError("classes")
+            if len(classes) < 2:
                 raise ValueError("classes")
             classes = np.array(classes, dtype=str if words else np.int64)
         shift, spread = (np.array(values[k], dtype=np.float64) for k in ("shift", "spread"))
@@ -132,7 +155,7 @@ def _is_regression(y: Values, outputs: int, loss: str) -> bool:
     return not (labels and outputs > 1)
 
 
-def _as_real(y: Values, outputs: int, source: str) -> Values:
+def _as_real(y: Values, outputs: int, source: str | Origin) -> Values:
     if y.dtype.kind == "U":
         raise UserError(f"{source}: y holds strings, the net is trained on real targets")
     real = y.astype(np.float64).reshape(len(y), 1 if y.ndim == 1 else y.shape[1])
@@ -142,26 +165,26 @@ def _as_real(y: Values, outputs: int, source: str) -> Values:
     return real
 
 
-def _as_labels(y: Values, source: str) -> Values:
+def _as_labels(y: Values, source: str | Origin) -> Values:
     labels = y.reshape(len(y))
     if labels.dtype.kind == "f":
         check_finite(labels[:, None], source, "y")
         broken = np.flatnonzero(labels != np.round(labels))
         if broken.size:
             row = int(broken[0])
-            raise UserError(f"{source}: row {row}: label {labels[row]} is not a whole number; classes are needed")
+            raise UserError(f"{at(source, row)}: label {labels[row]} is not a whole number; classes are needed")
     if labels.dtype.kind == "U":
         return labels
     far = np.flatnonzero((labels > LARGEST_LABEL) | (labels < -LARGEST_LABEL))
     if far.size:
         row = int(far[0])
-        raise UserError(f"{source}: row {row}: label {labels[row]} is too large; classes are small whole numbers")
+        raise UserError(f"{at(source, row)}: label {labels[row]} is too large; classes are small whole numbers")
     return labels.astype(np.int64)
 
 
-def _check_distribution(y: Values, outputs: int, source: str) -> None:
+def _check_distribution(y: Values, outputs: int, source: str | Origin) -> None:
     if y.shape[1] != outputs:
         raise UserError(f"{source}: y has {y.shape[1]} columns but the net has {outputs} output(s)")
     bad = np.flatnonzero((y < 0).any(axis=1) | ~(np.abs(y.sum(axis=1) - 1) < 1e-4))
     if bad.size:
-        raise UserError(f"{source}: row {int(bad[0])}: y must be labels or rows that sum to 1")
+        raise UserError(f"{at(source, int(bad[0]))}: y must be labels or rows that sum to 1")

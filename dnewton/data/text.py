@@ -100,7 +100,7 @@ def parse_file(path: str, parse: Parse, comm: Comm, skip: int = 0) -> Parsed:
             with guard(path), open(path, "rb") as file:
                 for b in range(blocks):
                     if parsed.owner(b) == comm.rank:
-                        text = lines_starting_in(file, cuts[b], cuts[b + 1])
+                        text = lines_starting_in(file, cuts[b], cuts[b + 1], first=b == 0)
                         parsed.mine[b] = _parsed(path, parse, b, text, cuts[b], skip)
     counts = [0.0] * blocks
     for b, rows in parsed.mine.items():
@@ -117,11 +117,12 @@ def _parsed(path: str, parse: Parse, block: int, text: bytes, start: int | None,
         raise UserError(f"{path}: line {before + error.line + 1}: {error}") from None
 
 
-def lines_starting_in(file: Any, start: int, end: int) -> bytes:
-    """The whole lines whose first byte lies in [start, end)."""
-    file.seek(max(0, start - 1))
-    text = file.read(end - max(0, start - 1))
-    if start > 0:
+def lines_starting_in(file: Any, start: int, end: int, first: bool) -> bytes:
+    """The whole lines whose first byte lies in [start, end); `first`: a line starts at `start` itself."""
+    back = 0 if first else 1
+    file.seek(start - back)
+    text = file.read(end - start + back)
+    if not first:
         cut = text.find(b"\n") + 1
         if not cut:  # no line starts here
             return b""
@@ -151,7 +152,7 @@ def _lines_before(path: str, block: int, start: int | None, skip: int) -> int:
         while left > 0 and (part := file.read(min(left, 1 << 24))):
             lines += part.count(b"\n")
             left -= len(part)
-        if start > 0 and not part.endswith(b"\n"):
+        if block > 0 and not part.endswith(b"\n"):
             lines += 1  # the line that begins before the block and ends in it
     return lines
 
