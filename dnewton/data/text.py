@@ -100,7 +100,7 @@ def parse_file(path: str, parse: Parse, comm: Comm, skip: int = 0) -> Parsed:
             with guard(path), open(path, "rb") as file:
                 for b in range(blocks):
                     if parsed.owner(b) == comm.rank:
-                        text = lines_starting_in(file, cuts[b], cuts[b + 1], first=b == 0)
+                        text = lines_starting_in(file, cuts[b], cuts[b + 1], first=cuts[b] == skip)
                         parsed.mine[b] = _parsed(path, parse, b, text, cuts[b], skip)
     counts = [0.0] * blocks
     for b, rows in parsed.mine.items():
