@@ -227,7 +227,7 @@ class SolverSection(_Section):
     cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
     max_cg: Count = 250
     early_stop: EarlyStopSection = EarlyStopSection()
-    combine: Literal["none", "previous"] = "previous"
+    combine: Literal["none", "previous", "two_level"] = "previous"
     lambda_: Annotated[float, Field(alias="lambda", ge=1e-10, le=1e10)] = 1.0
     drop: Annotated[float, Field(gt=0, le=1)] = 0.6667
     boost: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.5

@@ -27,6 +27,7 @@ class Iteration:
     trials: int = 1
     columns: int = 2
     combined: bool = True
+    two_level: bool = False
     full_cg: int = 0
     test_samples: int = 0
     itemsize: int = 4
@@ -39,12 +40,16 @@ def iteration_bytes(plan: NetPlan, did: Iteration) -> dict[str, int]:
         return dict.fromkeys(("function", "gradient", "jacobian", "cg", "combine", "evaluate"), 0)
     outputs, s, n = plan.outputs, sum(did.jacobian_batches), did.columns
     combine = ranks * (n * outputs * s * item + (n + n * (n + 1) // 2) * SCALAR)
+    combine += ((n + 1) if did.combined else 1) * SCALAR
+    if did.two_level:  # `columns` vectors exchanged, and scalars for the pieces of all ranks and the previous step
+        z = ranks + n - 1
+        combine = ranks * (n * outputs * s * item + (z + 2 * z * z) * SCALAR) + (z + 1) * SCALAR
     return {
         "function": did.trials * (did.samples * forward_numbers(plan) * item + ranks * 3 * SCALAR),
         "gradient": did.samples * backward_numbers(plan, 1, samples=1) * item + ranks * 2 * SCALAR,
         "jacobian": sum(backward_numbers(plan, outputs, b, jacobian=True) for b in did.jacobian_batches) * item,
         "cg": did.full_cg * ranks * (outputs * s * item + 2 * SCALAR),
-        "combine": combine + ((n + 1) if did.combined else 1) * SCALAR,
+        "combine": combine,
         "evaluate": did.test_samples * forward_numbers(plan) * item,
     }
 

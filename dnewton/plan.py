@@ -57,7 +57,8 @@ def show(
     cut = tuple(min(s.batch_size, subsample - i) for i in range(0, subsample, s.batch_size))
     batches = (subsample,) if joined else cut
     did = forecast.Iteration(
-        samples, batches, columns=2 if s.combine == "previous" else 1, combined=s.combine == "previous",
+        samples, batches, columns=1 if s.combine == "none" else 2, combined=s.combine != "none",
+        two_level=s.combine == "two_level",
         full_cg=planner.Workload.cg if s.curvature == "full" else 0, test_samples=test, itemsize=item,
     )  # fmt: skip
     print(f"one iteration with one trial step{f' and {did.full_cg} CG iterations' if did.full_cg else ''}:")

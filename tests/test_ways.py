@@ -8,12 +8,13 @@ import pytest
 from problems import CNN, MLP, OnRanks, Problem, lay_out, with_outputs
 from test_newton import flat, own_blocks, relative, run
 
+from dnewton import forecast
 from dnewton.comm import Comm
 from dnewton.config import SolverSection
 from dnewton.curvature import costs
 from dnewton.curvature.jacobian import units
 from dnewton.curvature.losses import LOSSES
-from dnewton.solvers import early_stop, exact, subproblem, ways
+from dnewton.solvers import combine, early_stop, exact, precondition, subproblem, ways
 from dnewton.solvers.exact import Exact
 from dnewton.solvers.gram_cg import GramCG
 from dnewton.solvers.subproblem import PlainCG, System
@@ -135,6 +136,74 @@ def test_a_start_is_improved(comm: Comm) -> None:
     found = subproblem.solve([rough], grad, 500, early_stop.NeverStop())
     if unit.size:
         assert relative(found.d, solution) < 1e-4
+
+
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+@pytest.mark.parametrize("has_previous", [True, False])
+def test_two_levels_are_the_best_in_their_span(comm: Comm, net: str, has_previous: bool) -> None:
+    """Against least squares with the dense matrix; bytes as forecast; never worse than one coefficient for all."""
+    shape, layers = NETS[net]
+    problem = Problem(shape, layers)
+    on = lay_out(problem, comm)
+    model, (unit,) = on.model(), units(on.network.blocks, per_layer=False)
+    rng = np.random.default_rng(7)
+    whole = [{k: rng.normal(size=v.shape) for k, v in problem.params.items()} for _ in range(3)]
+    g, d, previous = (on.from_params(w) for w in whole)
+    gw, dw, pw = (flat(w) for w in whole)
+    dense = oracle.gauss_newton_matrix(
+        problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples
+    )
+    columns = []
+    for block in own_blocks(on):
+        piece = np.zeros_like(dw)
+        piece[block] = dw[block]
+        columns.append(piece)
+    basis = np.stack([*columns, pw] if has_previous else columns, axis=1)
+    c = np.linalg.lstsq(basis.T @ (dense + 0.5 * np.eye(len(gw))) @ basis, -basis.T @ gw, rcond=1e-10)[0]
+    ledger = on.comm.ledger["combine"]
+    before = ledger.bytes
+    with on.comm.phase("combine"):
+        found = combine.two_level(model, unit, g, d, previous if has_previous else None, 0.5, on.comm)
+    sent = sum(on.comm.sum_scalars([float(ledger.bytes - before)]))
+    expected = basis @ c
+    assert relative(flat(on.whole(found.p)), expected) < 1e-9
+    assert found.slope == pytest.approx(gw @ expected) and found.curvature == pytest.approx(expected @ dense @ expected)
+    did = forecast.Iteration(
+        problem.samples, (problem.samples,), columns=1 + has_previous, two_level=True, itemsize=8
+    )  # fmt: skip
+    assert sent == forecast.iteration_bytes(on.plan, did)["combine"]
+    one = combine.combine(model, unit, g, d, previous if has_previous else None, 0.5, on.comm)
+
+    def value(p: np.ndarray) -> float:
+        return float(gw @ p + 0.5 * p @ (dense + 0.5 * np.eye(len(p))) @ p)
+
+    assert value(flat(on.whole(found.p))) <= value(flat(on.whole(one.p))) + 1e-9
+
+
+def test_training_with_two_levels(comm: Comm) -> None:
+    solver = {"combine": "two_level", "early_stop": {"mode": "off"}}
+    found = run(lay_out(Problem((5,), MLP, "squared", solver=solver), comm, batch=100), 12)
+    assert found[-1][0].loss < 0.6 * found[0][0].loss
+
+
+@pytest.mark.parametrize("name", ["diagonal", "kronecker"])
+@pytest.mark.parametrize("representation", ["factored", "dense"])
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_preconditioners_do_not_change_the_solution(comm: Comm, net: str, representation: str, name: str) -> None:
+    problem, on, grad = setting(comm, net, "cross_entropy")
+    model = on.model(representation=representation)
+    (unit,) = units(on.network.blocks, per_layer=False)
+    product = lambda v, u: model.block_product(v, u, LAMBDA)  # noqa: E731
+    preconditioner = precondition.make(name, model, unit, LAMBDA)  # type: ignore[arg-type]
+    system = PlainCG(product, grad, unit, 1e-12, preconditioner=preconditioner)
+    found = subproblem.solve([system], grad, 2000, early_stop.NeverStop())
+    assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, False)) < 1e-8
+    if name == "diagonal" and representation == "dense" and unit.size:
+        rows = model.jacobian.rows(unit)
+        assert rows is not None
+        b = model.half_transposed(rows.T.reshape(unit.size, problem.samples, problem.outputs))
+        exact_diagonal = (b**2).sum(axis=(1, 2)) + model.regulariser + LAMBDA
+        assert preconditioner is not None and relative(preconditioner(exact_diagonal), np.ones(unit.size)) < 1e-10
 
 
 @pytest.mark.parametrize("loss", list(LOSSES))

@@ -13,6 +13,7 @@ from dnewton.arrays import Array, dot, namespace
 from dnewton.comm import Comm
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.jacobian import Unit
+from dnewton.layout import cut
 
 CUT_OFF = 1e-10
 
@@ -53,6 +54,48 @@ def plain(model: GaussNewton, unit: Unit, g: Array, d: Array, comm: Comm) -> Dir
     slopes, inner, ju = _products(model, unit, g, [d], comm)
     (curvature,) = comm.from_root([_curvature(model, ju, inner)[0, 0] if comm.rank == 0 else 0.0])
     return Direction(d, float(slopes[0]), curvature)
+
+
+def two_level(
+    model: GaussNewton, unit: Unit, g: Array, d: Array, previous: Array | None, damping: float, comm: Comm
+) -> Direction:
+    """Every rank's piece with a coefficient of its own, and `previous` (P + 1 columns).
+
+    Every rank works out ZᵀGZ on its share of S, for which it gets all ranks' J d there. Collective over the world: an
+    exchange of K|S| numbers per rank and vector, and one of scalars.
+    """
+    xp, ranks, has = namespace(g), comm.size, int(previous is not None)
+    mine = [d] if previous is None else [d, previous]
+    images = xp.stack([model.jacobian.times(z, unit) for z in mine])  # (1 or 2, S, K)
+    samples, outputs = images.shape[1:]
+    parts = [images[:, slice(*cut(samples, ranks, r))] for r in range(ranks)]
+    here = slice(*cut(samples, ranks, comm.rank))
+    shape = (len(mine), here.stop - here.start, outputs)
+    taken = [xp.reshape(m.copy().view(images.dtype), shape) for m in comm.exchange(parts)]
+    z = xp.stack([m[0] for m in taken] + ([sum((m[1] for m in taken[1:]), taken[0][1])] if has else []))
+    n = ranks + has
+    flat = xp.astype(xp.reshape(z, (n, shape[1] * outputs)), xp.float64)
+    bent = xp.astype(xp.reshape(model.bend(z, here), (n, shape[1] * outputs)), xp.float64)
+    slopes, inner = np.zeros(n), np.zeros((n, n))
+    slopes[comm.rank], inner[comm.rank, comm.rank] = dot(g, d), dot(d, d)
+    if previous is not None:
+        slopes[-1], inner[-1, -1] = dot(g, previous), dot(previous, previous)
+        inner[comm.rank, -1] = inner[-1, comm.rank] = dot(d, previous)
+    summed = np.array(comm.sum_scalars([*slopes, *inner.ravel(), *np.asarray(flat @ bent.T).ravel()]))
+    slopes, inner = summed[:n], summed[n : n + n * n].reshape(n, n)
+    curved = summed[n + n * n :].reshape(n, n)
+    curved = 0.5 * (curved + curved.T) + model.regulariser * inner
+    c = np.ones(n)
+    c[ranks:] = 0.0
+    if comm.rank == 0:
+        fitted = _least_squares(curved + damping * inner, -slopes)
+        if fitted is not None and slopes @ fitted < 0:
+            c = fitted
+    *values, curvature = comm.from_root([*c, float(c @ curved @ c)])
+    p = values[comm.rank] * d
+    if previous is not None:
+        p = p + values[-1] * previous
+    return Direction(p, float(slopes @ np.array(values)), curvature)
 
 
 def _products(

@@ -102,10 +102,9 @@ class Newton:
         with comm.phase("cg"):
             found = self._solve(model)
         with comm.phase("combine"):
-            if self._options.combine == "previous":
-                direction = combine.combine(
-                    model, self._rank_unit, self._grad, found.d, state.previous, state.damping, comm
-                )
+            if self._options.combine != "none":
+                best = combine.two_level if self._options.combine == "two_level" else combine.combine
+                direction = best(model, self._rank_unit, self._grad, found.d, state.previous, state.damping, comm)
             else:
                 direction = combine.plain(model, self._rank_unit, self._grad, found.d, comm)
             waited = self._watch.complete()
