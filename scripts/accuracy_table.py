@@ -74,11 +74,15 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help=f"file to put the table in, between '{BEGIN}' and '{END}'")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for net in args.nets:
         for solver in args.solvers:
             rows.append(train(net, solver, args))
             print(markdown(rows[-1:]).splitlines()[-1], flush=True)
+            write(rows, args)  # also what an interrupted run has found
+
+
+def write(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
     about = {"cores": os.cpu_count(), "machine": platform.machine(), "overrides": args.set, "rows": rows}
     if args.json:
         args.json.write_text(json.dumps(about, indent=1) + "\n")
