@@ -51,7 +51,7 @@ def assemble(config: Config, comm: Comm, source: str) -> Job:
     train = parts.train
     memory = _memory_per_rank(config, comm)
     outputs = shapes[-1].out_shape[0]
-    resident = _resident(config, memory)
+    resident = comm.extremes(_resident(config, memory))[0]  # alike on all ranks: the plan depends on it
     work = planner.Workload(
         train.samples, subsample_size(config.solver.subsample, train.samples), outputs,
         config.solver.batch_size, 8 if config.parallel.dtype == "float64" else 4, resident=resident,

@@ -146,7 +146,15 @@ def _prepare(
                 y = model.targets.encode(source.targets(), args.dtype, source.origin)
             except UserError as error:
                 raise UserError(f"{error} (--unlabelled ignores the labels)") from None
-    x, _ = load(source, window, model.scaling.columns(window.lo, window.hi), args.dtype, comm, resident)
+    x, _ = load(
+        source,
+        window,
+        model.scaling.columns(window.lo, window.hi),
+        args.dtype,
+        comm,
+        resident,
+        section.max_resident != "auto",
+    )
     return network, theta, Samples(x, y)
 
 

@@ -1,7 +1,6 @@
 """What the ways to solve a diagonal system cost on a stated machine: floating-point operations and bytes moved.
 
-Seconds = operations / flops + bytes / bandwidth. The rates are the machine's own (machine.rates), the formulas those of
-docs/method.md.
+Seconds = operations / flops + bytes / bandwidth. The rates are stated, not measured; docs/method.md has the formulas.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dnewton.curvature.blocks import Factored
 from dnewton.curvature.jacobian import Jacobian, Unit
 
 OVERHEAD = 5e-5  # seconds that the calls of one product with a block take, however small the block
-EXPECTED_CG, EXPECTED_KRONECKER = 12.0, 5.0  # iterations of a solve to ‖r‖ ≤ 0.1 ‖g‖, as seen on the benchmark nets
+EXPECTED_CG, EXPECTED_KRONECKER = 12.0, 5.0  # assumed iterations of a solve to ‖r‖ ≤ 0.1 ‖g‖
 
 
 @dataclass(frozen=True)

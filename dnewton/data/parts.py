@@ -102,7 +102,7 @@ def load_parts(
             return None
         with comm.together():
             encoded = targets.encode(source.all_targets() if raw is None else raw, dtype, source.origin)
-        x, scaling = load(source, window, scaling, dtype, comm, left)
+        x, scaling = load(source, window, scaling, dtype, comm, left, section.max_resident != "auto")
         if isinstance(x, np.ndarray):
             left -= x.nbytes
         return Samples(x, encoded)

@@ -13,7 +13,7 @@ from dnewton.arrays import Array, namespace
 from dnewton.comm import Comm
 from dnewton.data.files import BLOCK_BYTES
 from dnewton.data.scaling import Scaling, Statistics, check_finite
-from dnewton.data.sources import Source, Values
+from dnewton.data.sources import Source, Values, block_rows
 from dnewton.errors import UserError
 from dnewton.layout import Units
 
@@ -139,16 +139,24 @@ def check_shapes(source: Source, input_shape: tuple[int, ...], where: str) -> No
 
 
 def load(
-    source: Source, window: Window, scaling: Scaling | str, dtype: str, comm: Comm, resident: float = math.inf
+    source: Source,
+    window: Window,
+    scaling: Scaling | str,
+    dtype: str,
+    comm: Comm,
+    resident: float = math.inf,
+    strict: bool = True,
 ) -> tuple[Array | Streamed, Scaling]:
     """This rank's columns of every sample, scaled, and the scaling.
 
     `scaling` is a fitted one for these columns, or how to fit one on these samples. Columns of more than `resident`
-    bytes are left on disk. Raises UserError alike on all ranks, for NaN and infinities too. Collective over the world.
+    bytes are left on disk; where the file cannot be read in part that is an error if `strict`, and else they are held.
+    Raises UserError alike on all ranks, for NaN and infinities too. Collective over the world.
     """
     if source.fetch is not None:
         source.fetch(window.lo, window.hi)
     stream = source.samples * window.width * np.dtype(dtype).itemsize > resident
+    stream &= strict or source.rows is not None
     # A file that has to be decompressed is read once, if its numbers survive in dtype until they are scaled.
     once = not stream and not source.repeatable and np.can_cast(source.dtype, dtype, casting="safe")
     statistics = Statistics(window.width)
@@ -158,7 +166,7 @@ def load(
     with comm.together():
         if stream and source.rows is None:
             raise UserError(
-                f"{source.name}: needs {source.samples * window.width * np.dtype(dtype).itemsize / 2**30:.2f} GiB per "
+                f"{source.name}: needs {source.samples * window.width * np.dtype(dtype).itemsize / 2**20:.1f} MiB per "
                 "rank and cannot be read in part; raise data.max_resident, use more ranks, or write it anew: "
                 "python -m dnewton.data convert IN OUT.npy"
             )
@@ -168,7 +176,7 @@ def load(
                     statistics.add(block)
         elif once:
             x = _filled(source, window, Scaling.none(window.width), dtype)
-            for part in _row_blocks(x, window) if fit else ():
+            for part in block_rows(len(x), 8 * window.width, 4 << 20) if fit else ():
                 statistics.add(window.flat(x[part]))
         if window.width and statistics.count:
             span = float(statistics.low.min()), float(statistics.high.max())
@@ -184,7 +192,7 @@ def load(
         if not once:
             x = _filled(source, window, scaling, dtype)
         else:
-            for part in _row_blocks(x, window):
+            for part in block_rows(len(x), 8 * window.width, 4 << 20):
                 x[part] = window.arranged(scaling.apply(window.flat(x[part]), dtype))
     return x, scaling
 
@@ -207,9 +215,3 @@ def _filled(source: Source, window: Window, scaling: Scaling, dtype: str) -> Arr
         x[rows] = window.arranged(scaled)
         row += len(block)
     return x
-
-
-def _row_blocks(x: Array, window: Window) -> Iterator[slice]:
-    step = max(1, (4 << 20) // (8 * max(1, window.width)))
-    for start in range(0, len(x), step):
-        yield slice(start, min(len(x), start + step))
