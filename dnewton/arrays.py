@@ -131,6 +131,15 @@ def max_pool(x: Array, size: Pair, stride: Pair, padding: Pair) -> tuple[Array, 
     return best, code
 
 
+def max_gather(x: Array, code: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
+    """What (N, H, W, C) has at the places that :func:`max_pool` coded, (N, Ho, Wo, C): the adjoint of `max_unpool`."""
+    xp = namespace(x)
+    out = xp.zeros(code.shape, dtype=x.dtype)
+    for k, view in windows(pad(x, padding), (code.shape[1], code.shape[2]), size, stride):
+        out += view * xp.astype(code == k, x.dtype)
+    return out
+
+
 def max_unpool(cot: Array, code: Array, image: Pair, size: Pair, stride: Pair, padding: Pair) -> Array:
     """Adjoint of :func:`max_pool`: (N, K, Ho, Wo, C) to (N, K, H, W, C) by the codes (N, Ho, Wo, C)."""
     return _unpool(cot, code, image, size, stride, padding)

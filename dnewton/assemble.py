@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dnewton import machine, planner
+from dnewton import calibration, machine, planner, strategy
 from dnewton.comm import Comm
 from dnewton.config import Config, regulariser
 from dnewton.curvature.losses import LOSSES
@@ -20,6 +20,8 @@ from dnewton.objective import Objective, subsample_size
 from dnewton.solvers.newton import Newton
 
 READERS = 64 << 20  # what readers hold besides the columns they were asked for
+HALF = 0.5  # of the node's free memory that a job takes unless it is told how much
+SLACK = 24 << 20  # what libraries take when they are first used
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Job:
     targets: Targets
     others: dict[str, Samples]  # test and validation
     description: dict[str, str]  # header entries of model files
+    strategy: strategy.Strategy
     notes: list[str]
 
 
@@ -55,14 +58,21 @@ def assemble(config: Config, comm: Comm, source: str) -> Job:
     work = planner.Workload(
         train.samples, subsample_size(config.solver.subsample, train.samples), outputs,
         config.solver.batch_size, 8 if config.parallel.dtype == "float64" else 4, resident=resident,
+        others=sum(part.samples for part in (parts.test, parts.validation) if part is not None),
     )  # fmt: skip
     grid = None if config.parallel.grid == "auto" else config.parallel.grid
     stated = planner.Machine.shared(comm.least_cores)
     plan = planner.choose(shapes, comm.size, work, grid=grid, memory=memory, machine=stated, source=source)
-    needed = planner.memory_bytes(plan, work)
-    _check_memory(needed, memory, comm, source, notes)
+    rates, origin = calibration.rates(config, comm)
+    config = config.with_rates(rates.flops, rates.bandwidth)
+    process = comm.extremes(float(machine.resident_bytes() + SLACK))[1]
+    how = strategy.decide(
+        plan, work, config.solver, memory=memory, process=process, rates=rates,
+        kept=_for_passes(config, strategy.data_bytes(plan, work), comm), source=source,
+    )  # fmt: skip
     notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
     notes.extend(plan.describe())
+    notes.extend([*how.describe(), f"rates: {origin}"])
     comm = comm.on_grid(plan.grid)
     network = Network(plan, comm)
     bounds = plan.grid.bounds(plan.input_split, plan.input_units, comm.rank)
@@ -74,14 +84,11 @@ def assemble(config: Config, comm: Comm, source: str) -> Job:
     notes.extend(_streams(loaded, comm))
     loss = LOSSES[config.net.loss]
     c = regulariser(config, train.samples)
-    objective = Objective(
-        network, comm, loaded.train, loss, targets.metric_sum(), c, config.solver.batch_size,
-        _for_passes(config, memory, needed, comm),
-    )  # fmt: skip
-    solver = Newton(objective, config.solver, comm)
+    objective = Objective(network, comm, loaded.train, loss, targets.metric_sum(), c, how.batch, how.passes)
+    solver = Newton(objective, config.solver, comm, how)
     others = {k: v for k, v in (("test", loaded.test), ("validation", loaded.validation)) if v is not None}
     description = describe(config, network, window, loaded.scaling, targets, train)
-    return Job(config, comm, plan, network, objective, solver, targets, others, description, notes)
+    return Job(config, comm, plan, network, objective, solver, targets, others, description, how, notes)
 
 
 def _refuse_what_is_missing(config: Config, source: str) -> None:
@@ -93,22 +100,14 @@ def _refuse_what_is_missing(config: Config, source: str) -> None:
 
 
 def _memory_per_rank(config: Config, comm: Comm) -> float:
-    """`parallel.memory`, or half of what the node has left, shared by its ranks; the smallest of all ranks."""
+    """`parallel.memory`, or half of what the node has left, shared by its ranks; the smallest of all ranks.
+
+    Collective over the world.
+    """
     if config.parallel.memory != "auto":
         return float(config.parallel.memory)
-    return comm.extremes(0.5 * machine.available_memory() / comm.ranks_on_node)[0]
-
-
-def _check_memory(needed: float, memory: float, comm: Comm, source: str, notes: list[str]) -> None:
-    """Refuse what cannot fit into the machine at all; note what does not fit into `parallel.memory`."""
-    available = comm.extremes(float(machine.available_memory()))[0]
-    if needed > available:
-        raise UserError(
-            f"{source}: net: the largest of {comm.size} rank(s) needs {needed / 2**30:.1f} GiB for weights, data and "
-            f"Jacobian, the node has {available / 2**30:.1f}; use more ranks, or a smaller net, subsample or data set"
-        )
-    if needed > memory:
-        notes.append(f"no layout fits parallel.memory: the largest rank needs {needed / 2**30:.2f} GiB")
+    share = (machine.available_memory() + comm.ranks_on_node * machine.resident_bytes()) / comm.ranks_on_node
+    return comm.extremes(HALF * share)[0]
 
 
 def _resident(config: Config, memory: float) -> float:
@@ -118,12 +117,12 @@ def _resident(config: Config, memory: float) -> float:
     return memory / 2
 
 
-def _for_passes(config: Config, memory: float, planned: float, comm: Comm) -> float:
-    """What is left for kept forward passes besides the vectors, the data and the Jacobian; the same on all ranks."""
-    left = memory - planned
-    if config.data.max_resident != "auto":
-        left = min(left, config.data.max_resident - machine.resident_bytes() - planned - READERS)
-    return comm.extremes(max(0.0, left))[0] if math.isfinite(left) else left
+def _for_passes(config: Config, data: float, comm: Comm) -> float:
+    """What `data.max_resident` leaves for kept forward passes; the same on all ranks."""
+    if config.data.max_resident == "auto":
+        return math.inf
+    left = config.data.max_resident - machine.resident_bytes() - data - READERS
+    return comm.extremes(max(0.0, left))[0]
 
 
 def _streams(loaded: Loaded, comm: Comm) -> list[str]:

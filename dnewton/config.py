@@ -221,11 +221,12 @@ class SolverSection(_Section):
     subsample: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_subsample)] = 0.1
     curvature: Literal["diagonal", "full"] = "diagonal"
     diagonal_unit: Literal["rank", "layer"] = "rank"
-    jacobian: Literal["auto", "factored", "dense"] = "auto"
+    jacobian: Literal["auto", "factored", "dense", "normal", "implicit"] = "auto"
     subproblem: Literal["auto", "cg", "exact"] = "auto"
     preconditioner: Literal["auto", "none", "diagonal", "kronecker"] = "auto"  # of cg; auto leaves `cg` without one
     cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
     max_cg: Count = 250
+    warm_start: bool = False  # begin each local solve at the last accepted step; cg without Gram coordinates
     early_stop: EarlyStopSection = EarlyStopSection()
     combine: Literal["none", "previous", "two_level"] = "previous"
     lambda_: Annotated[float, Field(alias="lambda", ge=1e-10, le=1e10)] = 1.0
@@ -250,6 +251,36 @@ class SolverSection(_Section):
             raise ValueError("early_stop: {mode: async} needs curvature: diagonal; with full use mode: off")
         return {**value, "early_stop": {"mode": "off", **stop}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _passes_in_step(cls, value: Any) -> Any:
+        """With `jacobian: implicit` the solves have messages anyway, and the count travels with them."""
+        if not isinstance(value, dict) or value.get("jacobian") != "implicit" or value.get("curvature") == "full":
+            return value
+        stop = value.get("early_stop", {})
+        if not isinstance(stop, dict):
+            return value
+        if stop.get("mode") == "async":
+            raise ValueError("early_stop: {mode: async} needs an explicit jacobian; with implicit use lockstep or off")
+        return {**value, "early_stop": {"mode": "lockstep", **stop}}
+
+    @model_validator(mode="after")
+    def _jacobian_serves(self) -> SolverSection:
+        if self.jacobian == "normal" and self.curvature == "full":
+            raise ValueError("jacobian: normal needs curvature: diagonal")
+        if self.jacobian in ("normal", "implicit") and self.preconditioner in ("diagonal", "kronecker"):
+            raise ValueError(f"preconditioner: {self.preconditioner} needs jacobian: factored, dense or auto")
+        if self.jacobian == "implicit" and self.subproblem == "exact":
+            raise ValueError("subproblem: exact needs a jacobian that is held: factored, dense, normal or auto")
+        return self
+
+
+class RatesSection(_Section):
+    """What one rank does per second: operations of matrix products and bytes of memory traffic."""
+
+    flops: Positive
+    bandwidth: Positive
+
 
 class ParallelSection(_Section):
     """The ranks: grid of model ranks, replicas, device and precision."""
@@ -258,7 +289,8 @@ class ParallelSection(_Section):
     replicas: Count = 1
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
-    memory: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = "auto"  # per rank
+    memory: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = "auto"  # resident bytes per rank, all in all
+    rates: RatesSection | Literal["auto"] = "auto"  # auto: measured once per machine and kept
 
 
 class OutputSection(_Section):
@@ -287,6 +319,11 @@ class Config(_Section):
                 for key in [k for k, v in options.items() if v is None]:
                     del options[key]
         return values
+
+    def with_rates(self, flops: float, bandwidth: float) -> Config:
+        """The same run by the rates that were found."""
+        rates = RatesSection(flops=flops, bandwidth=bandwidth)
+        return self.model_copy(update={"parallel": self.parallel.model_copy(update={"rates": rates})})
 
     def dump(self) -> str:
         """The resolved configuration as YAML."""

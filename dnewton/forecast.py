@@ -19,7 +19,8 @@ SCALAR = 8
 class Iteration:
     """What one Newton iteration did: `trials` function evaluations, `cg` iterations of a full solve, columns combined.
 
-    `jacobian_batches` are the sizes of the batches that S was cut into.
+    `jacobian_batches` are the sizes of the chunks that S was cut into, `how` is how the curvature was held; `joint_cg`
+    counts the iterations of diagonal solves by passes, in `units` systems per rank.
     """
 
     samples: int
@@ -29,6 +30,9 @@ class Iteration:
     combined: bool = True
     two_level: bool = False
     full_cg: int = 0
+    how: str = "explicit"
+    joint_cg: int = 0
+    units: int = 1
     test_samples: int = 0
     itemsize: int = 4
 
@@ -39,18 +43,27 @@ def iteration_bytes(plan: NetPlan, did: Iteration) -> dict[str, int]:
     if ranks == 1:
         return dict.fromkeys(("function", "gradient", "jacobian", "cg", "combine", "evaluate"), 0)
     outputs, s, n = plan.outputs, sum(did.jacobian_batches), did.columns
-    combine = ranks * (n * outputs * s * item + (n + n * (n + 1) // 2) * SCALAR)
+    held, forward, backward = did.how == "explicit", forward_numbers(plan), backward_numbers(plan, 1, samples=1)
+    images = ranks * n * outputs * s if held else n * s * forward  # of the columns
+    combine = images * item + ranks * (n + n * (n + 1) // 2) * SCALAR
     combine += ((n + 1) if did.combined else 1) * SCALAR
     if did.two_level:  # `columns` vectors exchanged, and scalars for the pieces of all ranks and the previous step
         z = ranks + n - 1
         combine = ranks * (n * outputs * s * item + (z + 2 * z * z) * SCALAR) + (z + 1) * SCALAR
+        combine += 0 if held else ranks * n * s * forward * item
+    product = ranks * outputs * s if did.how != "implicit" else s * (forward + backward)
+    cg = did.full_cg * (product * item + ranks * 2 * SCALAR)
+    if did.how == "implicit" and not did.full_cg:
+        cg += did.joint_cg * did.units * ranks * s * (forward + backward) * item
+        cg += ranks * (did.joint_cg + 1) * SCALAR
+    jacobian = sum(backward_numbers(plan, outputs, b, jacobian=True) for b in did.jacobian_batches)
     return {
-        "function": did.trials * (did.samples * forward_numbers(plan) * item + ranks * 3 * SCALAR),
-        "gradient": did.samples * backward_numbers(plan, 1, samples=1) * item + ranks * 2 * SCALAR,
-        "jacobian": sum(backward_numbers(plan, outputs, b, jacobian=True) for b in did.jacobian_batches) * item,
-        "cg": did.full_cg * ranks * (outputs * s * item + 2 * SCALAR),
+        "function": did.trials * (did.samples * forward * item + ranks * 3 * SCALAR),
+        "gradient": did.samples * backward * item + ranks * 2 * SCALAR,
+        "jacobian": 0 if did.how == "implicit" else jacobian * item,
+        "cg": cg,
         "combine": combine,
-        "evaluate": did.test_samples * forward_numbers(plan) * item,
+        "evaluate": did.test_samples * forward * item,
     }
 
 

@@ -156,6 +156,11 @@ class NetPlan:
         """The layers with weights."""
         return tuple(layer for layer in self.layers if layer.shape.parametric)
 
+    def depends_on_sample(self, position: int) -> bool:
+        """False where ∂z^L over the output of the layer at `position` is the same for all samples: linear above."""
+        above = self.layers[position + 1 :]
+        return any(layer.shape.kind == "maxpool" or layer.shape.activation != "linear" for layer in above)
+
     def kept_numbers(self) -> int:
         """Numbers per sample that a kept forward pass holds on the rank with the largest slices.
 

@@ -87,13 +87,13 @@ class Tape:
     outputs: list[Array | None] = field(default_factory=list)
     codes: list[Array | None] = field(default_factory=list)
 
-    def tail(self, start: int) -> Tape:
-        """The pass of the samples from `start` on, as views."""
+    def part(self, some: slice) -> Tape:
+        """The pass of some of the samples, as views."""
 
         def cut(arrays: list[Array | None]) -> list[Array | None]:
-            return [None if a is None else a[start:] for a in arrays]
+            return [None if a is None else a[some] for a in arrays]
 
-        return Tape(self.z[start:], cut(self.inputs), cut(self.outputs), cut(self.codes))
+        return Tape(self.z[some], cut(self.inputs), cut(self.outputs), cut(self.codes))
 
 
 class Cotangent:
@@ -105,19 +105,49 @@ class Cotangent:
 
     def __init__(self, outer: Array, slope: Array | None, winners: Winners | None = None) -> None:
         self.outer, self.slope, self.winners = outer, slope, winners
+        self._pooled: Array | None = None
+        self._whole: Array | None = None
 
     @property
     def shared(self) -> bool:
         """The same for all samples."""
         return bool(self.outer.shape[0] == 1) and self.slope is None and self.winners is None
 
+    def one(self, k: int) -> Cotangent:
+        """The cotangent of one right-hand side."""
+        alone = self.outer.shape[1] == 1
+        return self if alone else Cotangent(self.outer[:, k : k + 1], self.slope, self.winners)
+
+    def keep(self, out: Array | None = None) -> Array:
+        """Multiply out for all samples once, into `out` if given: :meth:`pooled` then takes it from there."""
+        if self.slope is None and out is None:
+            self._pooled = self.outer
+        elif self.slope is None:
+            out[...] = self.outer  # type: ignore[index]
+            self._pooled = out
+        elif out is None:
+            self._pooled = self.outer * self.slope[:, None]
+        else:
+            self._pooled = namespace(out).multiply(self.outer, self.slope[:, None], out=out)
+        return self._pooled
+
+    def keep_whole(self) -> Array:
+        """As :meth:`product` for all samples, kept for what follows."""
+        if self._whole is None:
+            self._whole = self.product()
+        return self._whole
+
     def pooled(self, part: slice) -> Array:
         """∂z_k/∂s of some samples, at the maxima if there are winners; (n or 1, K, Q, O)."""
+        if self._pooled is not None:
+            return self._pooled if self._pooled.shape[0] == 1 else self._pooled[part]
         outer = self.outer if self.outer.shape[0] == 1 else self.outer[part]
         return outer if self.slope is None else outer * self.slope[part][:, None]
 
     def product(self, part: slice = slice(None)) -> Array:
         """∂z_k/∂s of some samples at all positions, (n or 1, K, Q, O)."""
+        if self._whole is not None:
+            return self._whole if self._whole.shape[0] == 1 else self._whole[part]
         found = self.pooled(part)
         return found if self.winners is None else self.winners.unpool(found, part)
 
@@ -234,13 +264,50 @@ class Network:
     def gradient(self, theta: Array, tape: Tape, cot: Array, out: Array) -> None:
         """Add Σ over the batch of ∂ξ/∂θ to `out`, for cot = ∂ξ/∂z (N, K). Collective like :meth:`backward`."""
 
+        self.pull(theta, tape, cot[:, None, :], 0, out)
+
+    def pull(self, theta: Array, tape: Tape, cot: Array, mine: int, out: Array) -> None:
+        """out += Jᵀ cot[:, mine] on this rank's blocks, for cotangents (N, K, outputs) that ranks may have chosen
+        differently. Collective like :meth:`backward`."""
+
         def add(block: Block, op: Linear, here: Cotangent, z: Array) -> None:
-            d = here.product()[:, 0]  # (N, Q, O); K = 1
+            d = here.one(mine).keep_whole()[:, 0]  # (N, Q, O)
             block.weight(out)[...] += op.weight_gradient(d, z)
             if block.has_bias:
                 block.bias(out)[...] += namespace(d).sum(d, axis=(0, 1))
 
-        self.backward(theta, tape, cot[:, None, :], add)
+        self.backward(theta, tape, cot, add)
+
+    def tangents(self, theta: Array, tape: Tape, v: Array, tangents: int = 1, mine: int = 0) -> Array:
+        """∂z^L along directions v in θ, (tangents, N, outputs), the same on every rank.
+
+        This rank's v belongs to tangent `mine`: all ranks in one tangent give J v, each in its own the pieces J_p v_p.
+        Collective over the forward-sum groups of every layer, with `tangents` times a forward pass's numbers.
+        """
+        xp, n = namespace(v), int(tape.z.shape[0])
+        t: Array | None = None  # (tangents, N, ...); None below the first layer with weights
+        for i, layer in enumerate(self.plan.layers):
+            op, code = self.ops[i], tape.codes[i]
+            if t is not None:
+                t = self._move(t, self._into[i], layer.in_units)
+            if isinstance(op, (Pool, Flatten)):
+                if t is not None:
+                    t = xp.stack([op.push(one, code) for one in t])
+                continue
+            block, z = self._block_at[i], tape.inputs[i]
+            own = op.forward(block.weight(v), z)
+            if block.has_bias:
+                own += block.bias(v)
+            s = xp.zeros((tangents, *own.shape), dtype=own.dtype)
+            if t is not None:
+                flat = op.forward(block.weight(theta), xp.reshape(t, (tangents * n, *t.shape[2:])))
+                s = xp.reshape(flat, s.shape)
+            s[mine] += own
+            assert layer.split_kind is not None
+            t = self.comm.sum(s, layer.split_kind.forward)
+            if tape.outputs[i] is not None:
+                t *= ACTIVATIONS[layer.shape.activation].slope(tape.outputs[i])
+        return self._move(t, self._out, self.plan.layers[-1].out_units)
 
     def whole_input(self, array: Array) -> Array:
         """This rank's slice of what there is per input feature (last axis), made whole. Collective over the world."""

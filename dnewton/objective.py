@@ -133,7 +133,8 @@ class Objective:
         value = 0.5 * self.regulariser * squares + total / samples
         if joined and len(subsample):
             assert first[0].tape is not None
-            return Evaluation(value, metric, first, [Batch(subsample, first[0].tape.tail(len(rest)))], samples)
+            tail = Batch(subsample, first[0].tape.part(slice(len(rest), None)))
+            return Evaluation(value, metric, first, [tail], samples)
         return Evaluation(value, metric, first + last, last, samples)
 
     def forward(self, theta: Array, indices: Indices, keep: bool) -> Tape:

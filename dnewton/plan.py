@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 
-from dnewton import config, config_text, forecast, planner
+from dnewton import config, config_text, forecast, planner, strategy
 from dnewton.comm import Comm
+from dnewton.curvature.rates import Rates
 from dnewton.data.parts import open_parts
 from dnewton.data.readers import find_part
 from dnewton.errors import UserError
 from dnewton.netplan import LayerShape, infer_shapes
 from dnewton.nets import read_net
 from dnewton.objective import subsample_size
+
+PROCESS = 100 << 20  # bytes that the interpreter and its libraries take
 
 
 def main() -> int:
@@ -46,22 +50,26 @@ def show(
     s = settings.solver
     item = 8 if settings.parallel.dtype == "float64" else 4
     subsample = subsample_size(s.subsample, samples)
-    work = planner.Workload(samples, subsample, shapes[-1].out_shape[0], s.batch_size, item)
+    work = planner.Workload(samples, subsample, shapes[-1].out_shape[0], s.batch_size, item, others=test)
     grid = None if settings.parallel.grid == "auto" else settings.parallel.grid
     plan = planner.choose(shapes, ranks, work, grid=grid, source=source)
     print(f"{source} on {ranks} rank(s): grid {plan.grid.rows} x {plan.grid.cols}, l = {samples}, |S| = {subsample}")
     for line in plan.describe():
         print(line)
-    print(f"memory of the largest rank without kept passes: {planner.memory_bytes(plan, work) / 2**20:.1f} MiB")
-    joined = samples <= s.batch_size
-    cut = tuple(min(s.batch_size, subsample - i) for i in range(0, subsample, s.batch_size))
-    batches = (subsample,) if joined else cut
+    limit = math.inf if settings.parallel.memory == "auto" else settings.parallel.memory
+    given = settings.parallel.rates
+    rates = Rates() if given == "auto" else Rates(given.flops, given.bandwidth)
+    how = strategy.decide(plan, work, s, memory=limit, process=PROCESS, rates=rates, source=source)
+    for line in how.describe():
+        print(line)
+    full, joint = s.curvature == "full", s.curvature == "diagonal" and how.how == "implicit"
     did = forecast.Iteration(
-        samples, batches, columns=1 if s.combine == "none" else 2, combined=s.combine != "none",
-        two_level=s.combine == "two_level",
-        full_cg=planner.Workload.cg if s.curvature == "full" else 0, test_samples=test, itemsize=item,
+        samples, how.chunks(samples, subsample), columns=1 if s.combine == "none" else 2, combined=s.combine != "none",
+        two_level=s.combine == "two_level", full_cg=planner.Workload.cg if full else 0, how=how.how,
+        joint_cg=planner.Workload.cg if joint else 0, units=max(1, len(how.ways)), test_samples=test, itemsize=item,
     )  # fmt: skip
-    print(f"one iteration with one trial step{f' and {did.full_cg} CG iterations' if did.full_cg else ''}:")
+    assumed = f" and {planner.Workload.cg} CG iterations" if full or joint else ""
+    print(f"one iteration with one trial step{assumed}:")
     for line in forecast.table(plan, did):
         print(line)
 

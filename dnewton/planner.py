@@ -44,6 +44,7 @@ class Workload:
     evaluations: float = 1.3
     cg: int = 30
     resident: float = math.inf  # bytes of samples that a rank keeps; what is larger is streamed
+    others: int = 0  # samples of test and validation parts
 
 
 State = tuple[Split, Units]
@@ -150,14 +151,14 @@ def _move_cost(
     )
 
 
-def _sample_bytes(plan: LayerPlan, grid: Grid, work: Workload) -> float:
+def sample_bytes(plan: LayerPlan, grid: Grid, work: Workload) -> float:
     """Bytes of one sample on the rank with the largest slice of the first layer's input."""
     return float(_share(grid, plan.source, plan.in_units) * spatial(plan.shape.in_shape) * work.itemsize)
 
 
 def _read_cost(first: LayerPlan, grid: Grid, work: Workload, machine: Machine) -> float:
     """Seconds to read the samples again in every pass, where they do not stay in memory."""
-    data = work.samples * _sample_bytes(first, grid, work)
+    data = work.samples * sample_bytes(first, grid, work)
     return (work.evaluations + 1) * data / machine.read_rate if data > work.resident else 0.0
 
 
@@ -201,7 +202,7 @@ def memory_bytes(plan: NetPlan, work: Workload) -> float:
         outputs = _share(grid, layer.out_split, layer.out_units)
         q = spatial(layer.shape.out_shape)
         numbers += 9.0 * inputs * outputs + work.subsample * q * (inputs + work.outputs * outputs)
-    sample = _sample_bytes(plan.layers[0], grid, work)
+    sample = sample_bytes(plan.layers[0], grid, work)
     data = work.samples * sample
     if data > work.resident:
         data = 3.0 * min(work.batch, work.samples) * sample  # the batch at work, the next one and its raw columns

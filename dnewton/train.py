@@ -103,12 +103,11 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
         trainer.run(state)
     finally:
         close()
-    if job.solver.representations:
-        kinds = ", ".join(f"{k} {v}" for k, v in job.solver.representations.items())
-        solved = f"; local systems: {', '.join(job.solver.ways)}" if job.solver.ways else ""
-        show(f"jacobian: {kinds}{solved}; {job.solver.jacobian_bytes / 2**20:.1f} MiB on rank 0")
     for text in progress.summary(trainer.records, trainer.totals):
         show(text)
+    if trainer.records:
+        peak = trainer.records[-1]["peak_rss_bytes"] / 2**20
+        show(f"peak memory of the largest rank: {peak:.1f} MiB, planned {job.strategy.peak / 2**20:.1f} MiB")
 
 
 def _display(rank: int, out: RunDirectory) -> tuple[Callable[..., None], Callable[[], None]]:

@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 import oracle
 
-from dnewton import planner
+from dnewton import planner, strategy
 from dnewton.comm import Comm
-from dnewton.config import Config
+from dnewton.config import Config, SolverSection
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
+from dnewton.curvature.implicit import ByPasses, Normal, Passes
 from dnewton.curvature.losses import LOSSES
 from dnewton.data.samples import Samples
 from dnewton.layout import KINDS, Grid, Kind
 from dnewton.netplan import NetPlan, infer_shapes
-from dnewton.network import Network
-from dnewton.objective import Objective
+from dnewton.network import Network, Tape
+from dnewton.objective import Objective, subsample_size
+from dnewton.solvers.newton import Newton
 
 Layers = list[Any]
 
@@ -95,13 +97,41 @@ class OnRanks:
     def whole(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         return whole(self, vector)
 
-    def model(self, indices: np.ndarray | None = None, representation: str = "factored", parts: int = 1) -> GaussNewton:
-        """The curvature on some samples, in `parts` batches."""
+    def model(
+        self, indices: np.ndarray | None = None, representation: str = "factored", parts: int = 1,
+        chunk: int = 100,
+    ) -> GaussNewton:  # fmt: skip
+        """The curvature on some samples, in `parts` batches and `chunk` samples at a time."""
         indices = np.arange(self.problem.samples) if indices is None else indices
-        tapes = [self.objective.forward(self.theta, part, keep=True) for part in np.array_split(indices, parts)]
-        jac = jacobian.build(self.network, self.theta, tapes, representation)  # type: ignore[arg-type]
+        tapes = self.tapes(indices, parts)
+        jac = jacobian.build(self.network, self.theta, tapes, representation, chunk)  # type: ignore[arg-type]
         z = np.concatenate([t.z for t in tapes])
         return GaussNewton(jac, LOSSES[self.problem.loss], z, self.objective.regulariser)
+
+    def tapes(self, indices: np.ndarray, parts: int = 1) -> list[Tape]:
+        return [self.objective.forward(self.theta, part, keep=True) for part in np.array_split(indices, parts)]
+
+    def by_passes(self, chunk: int = 100, parts: int = 1) -> ByPasses:
+        """The curvature on all samples, nothing stored."""
+        tapes = self.tapes(np.arange(self.problem.samples), parts)
+        passes = Passes(self.network, self.theta, tapes, chunk)
+        z = np.concatenate([t.z for t in tapes])
+        return ByPasses(passes, LOSSES[self.problem.loss], z, self.objective.regulariser)
+
+    def normal(self, units: list[jacobian.Unit], chunk: int = 100) -> Normal:
+        """The curvature on all samples, a matrix per unit."""
+        tapes = self.tapes(np.arange(self.problem.samples))
+        passes = Passes(self.network, self.theta, tapes, chunk)
+        loss = LOSSES[self.problem.loss]
+        return Normal(self.network, self.theta, passes, units, loss, tapes[0].z, self.objective.regulariser)
+
+    def newton(self, objective: Objective | None = None, options: SolverSection | None = None) -> Newton:
+        """The solver with the strategy for these ranks."""
+        options = options or self.problem.config.solver
+        size = subsample_size(options.subsample, self.problem.samples)
+        work = planner.Workload(self.problem.samples, size, self.problem.outputs, options.batch_size, 8)
+        how = strategy.decide(self.plan, work, options)
+        return Newton(objective or self.objective, options, self.comm, how)
 
 
 def lay_out(

@@ -16,7 +16,7 @@ from dnewton.errors import UserError
 from dnewton.layout import KINDS, SPLITS, Grid, Units, cut, grids, moves
 from dnewton.netplan import infer_shapes
 from dnewton.nets import read_net, shipped_nets
-from dnewton.solvers.newton import Newton, State
+from dnewton.solvers.newton import State
 
 sizes = st.integers(1, 12)
 
@@ -93,6 +93,7 @@ def test_the_planner_finds_the_cheapest_plan() -> None:
     shapes = infer_shapes(Problem((40,), layers).config.net)
     work = planner.Workload(500, 50, 4)
     for ranks in (2, 4, 6):
+
         def cost(plan: planner.NetPlan) -> float:
             grid, machine = plan.grid, planner.Machine()
             each = sum(planner._layer_cost(layer, grid, work, machine) for layer in plan.layers)
@@ -141,7 +142,7 @@ def test_forecast_equals_the_counted_bytes(comm: Comm, net: str, curvature: str)
     problem = Problem((5,) if net == "mlp" else (2, 7, 6), MLP if net == "mlp" else CNN, samples=12, solver=solver)
     for grid, batch in product(grids(comm.size), (4, 100)):
         on = lay_out(problem, comm, grid, batch=batch)
-        solver_ = Newton(on.objective, problem.config.solver, on.comm)
+        solver_ = on.newton(options=problem.config.solver)
         solver_.start(State(on.theta, 1.0))
         for iteration in range(2):
             before = {n: t.bytes for n, t in on.comm.ledger.phases.items()}

@@ -17,7 +17,7 @@ from dnewton.curvature.jacobian import units
 from dnewton.layout import Grid, grids
 from dnewton.objective import Cycle, subsample_size
 from dnewton.solvers import combine, damping, early_stop, subproblem
-from dnewton.solvers.newton import SUBSAMPLE, Newton, State, Step
+from dnewton.solvers.newton import SUBSAMPLE, State, Step
 
 pytestmark = pytest.mark.mpi
 
@@ -26,7 +26,7 @@ FULL = {"curvature": "full", "combine": "none", "subsample": 1.0, "max_cg": 20, 
 
 def run(on: OnRanks, iterations: int, theta: np.ndarray | None = None) -> list[tuple[Step, np.ndarray]]:
     """The trajectory of the problem's solver section: the steps and whole weights."""
-    solver = Newton(on.objective, on.problem.config.solver, on.comm)
+    solver = on.newton()
     start = State(on.theta if theta is None else theta, on.problem.config.solver.lambda_)
     steps = [solver.start(start)]
     points = [flat(on.whole(start.theta))]
@@ -114,9 +114,7 @@ def test_pieces_equal_a_dense_solve_without_messages(comm: Comm, net: str) -> No
         )
     after = {name: t.values()[:2] for name, t in on.comm.ledger.phases.items()}
     assert after == {"cg": (0, 0), **before}  # calls and bytes of every phase, this one included
-    g = oracle.gauss_newton_matrix(
-        problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples
-    )
+    g = oracle.gauss_newton_matrix(problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples)
     gradient = flat(oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C))
     expected = np.zeros(len(gradient))
     for block in own_blocks(on):
@@ -214,7 +212,7 @@ class Scripted:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e9])
 def test_a_failing_line_search_is_bounded_and_raises_lambda(comm: Comm, bad: float) -> None:
     on = lay_out(Problem((5,), MLP), comm)
-    solver = Newton(Scripted(on.objective, [bad]), on.problem.config.solver, on.comm)  # type: ignore[arg-type]
+    solver = on.newton(Scripted(on.objective, [bad]))  # type: ignore[arg-type]
     first = solver.start(State(on.theta.copy(), 1.0))
     step = solver.step()
     assert (step.step, step.ratio, step.damping, step.trials) == (0.0, -1.0, 1.5, 12)
@@ -224,7 +222,7 @@ def test_a_failing_line_search_is_bounded_and_raises_lambda(comm: Comm, bad: flo
 
 def test_backtracking_halves_until_f_decreases(comm: Comm) -> None:
     on = lay_out(Problem((5,), MLP), comm)
-    solver = Newton(Scripted(on.objective, [float("nan"), 1e9, -1e9]), on.problem.config.solver, on.comm)  # type: ignore[arg-type]
+    solver = on.newton(Scripted(on.objective, [float("nan"), 1e9, -1e9]))  # type: ignore[arg-type]
     solver.start(State(on.theta.copy(), 1.0))
     step = solver.step()
     assert (step.step, step.trials, step.loss) == (0.25, 3, -1e9)
@@ -244,7 +242,7 @@ def test_a_gradient_that_is_not_finite_is_a_rejected_step(comm: Comm, mode: str)
         return g * np.nan if len(calls) == 2 and comm.rank == 0 else g
 
     scripted.gradient = gradient  # type: ignore[attr-defined]
-    solver = Newton(scripted, on.problem.config.solver, on.comm)  # type: ignore[arg-type]
+    solver = on.newton(scripted)  # type: ignore[arg-type]
     first = solver.start(State(on.theta.copy(), 1.0))
     step = solver.step()
     assert (step.step, step.ratio, step.damping) == (0.0, -1.0, 1.5)
@@ -260,7 +258,7 @@ def test_it_goes_on_after_a_rejected_step(comm: Comm) -> None:
     on = lay_out(problem, comm)
     values = [float("nan")] * 12
     scripted = Scripted(on.objective, values)
-    solver = Newton(scripted, problem.config.solver, on.comm)  # type: ignore[arg-type]
+    solver = on.newton(scripted)  # type: ignore[arg-type]
     solver.start(State(on.theta.copy(), 1.0))
     rejected = solver.step()
     scripted._values = [*values, 0.0]

@@ -13,7 +13,6 @@ from safetensors.numpy import load_file, save_file
 from dnewton import checkpoint
 from dnewton.arrays import max_pool, max_unpool, patches, sample_blocks
 from dnewton.comm import MPI, Comm
-from dnewton.curvature.jacobian import cheapest
 from dnewton.curvature.losses import LOSSES
 from dnewton.data.array_files import open_npz
 from dnewton.data.readers import read_bundled
@@ -71,12 +70,6 @@ def test_patches_of_no_channels_and_no_samples() -> None:
     assert patches(np.zeros((2, 5, 5, 0)), (3, 3), (1, 1), (1, 1)).shape == (2, 25, 0)
     assert patches(np.zeros((0, 5, 5, 2)), (3, 3), (2, 1), (0, 1)).shape == (0, 10, 18)
     assert sample_blocks(0, 10) == [] and sample_blocks(3, 10**9) == [slice(0, 1), slice(1, 2), slice(2, 3)]
-
-
-def test_the_cheapest_representation() -> None:
-    """Dense rows for a small block on a large image, D and φ for a fully connected layer."""
-    assert cheapest(100, 10, 24 * 24, 32, 25, 4) == "dense"
-    assert cheapest(1000, 10, 1, 1000, 784, 4) == "factored"
 
 
 # --- data -------------------------------------------------------------------------------------------------------------

@@ -10,11 +10,9 @@ from test_newton import flat, own_blocks, relative, run
 
 from dnewton import forecast
 from dnewton.comm import Comm
-from dnewton.config import SolverSection
-from dnewton.curvature import costs
 from dnewton.curvature.jacobian import units
 from dnewton.curvature.losses import LOSSES
-from dnewton.solvers import combine, early_stop, exact, precondition, subproblem, ways
+from dnewton.solvers import combine, early_stop, exact, precondition, subproblem
 from dnewton.solvers.exact import Exact
 from dnewton.solvers.gram_cg import GramCG
 from dnewton.solvers.subproblem import PlainCG, System
@@ -34,9 +32,7 @@ def setting(comm: Comm, net: str, loss: str, **options: object) -> tuple[Problem
 
 def dense_pieces(problem: Problem, on: OnRanks, per_layer: bool) -> np.ndarray:
     """The exact solution of every diagonal system, put together."""
-    g = oracle.gauss_newton_matrix(
-        problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples
-    )
+    g = oracle.gauss_newton_matrix(problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples)
     gradient = flat(oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C))
     blocks = own_blocks(on)
     if per_layer:
@@ -65,7 +61,7 @@ def test_every_way_equals_a_dense_solve(
         if way == "plain":
             return PlainCG(lambda v, u: model.block_product(v, u, LAMBDA), grad, unit, 1e-12)  # type: ignore[arg-type]
         if way == "gram":
-            costs.make_input_grams(model.jacobian, unit)  # type: ignore[arg-type]
+            model.jacobian.make_input_grams(unit)  # type: ignore[arg-type]
             return GramCG(model, grad, unit, LAMBDA, 1e-6)  # type: ignore[arg-type]
         return Exact(model, grad, unit, LAMBDA, 1e-9, way)  # type: ignore[arg-type]
 
@@ -87,7 +83,7 @@ def test_gram_coordinates_take_the_same_steps(comm: Comm, net: str, parts: int) 
     _, on, grad = setting(comm, net, "cross_entropy")
     model = on.model(parts=parts)
     (unit,) = units(on.network.blocks, per_layer=False)
-    costs.make_input_grams(model.jacobian, unit)
+    model.jacobian.make_input_grams(unit)
     for steps in (1, 2, 5):
         plain = PlainCG(lambda v, u: model.block_product(v, u, LAMBDA), grad, unit, 1e-14)
         gram = GramCG(model, grad, unit, LAMBDA, 1e-14)
@@ -105,13 +101,12 @@ def test_the_whole_system_exactly(comm: Comm, net: str, loss: str) -> None:
     (unit,) = units(on.network.blocks, per_layer=False)
     d = exact.dual(on.model(), grad, unit, LAMBDA, on.comm)
     assert d is not None
-    g = oracle.gauss_newton_matrix(
-        problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples
-    )
+    g = oracle.gauss_newton_matrix(problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples)
     gradient = flat(oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C))
     expected = np.linalg.solve(g + LAMBDA * np.eye(len(g)), -gradient)
     assert relative(flat(on.whole(d)), expected) < 1e-8
-    assert exact.dual(on.model(parts=3), grad, unit, LAMBDA, on.comm) is None or net == "mlp"
+    in_parts = exact.dual(on.model(parts=3), grad, unit, LAMBDA, on.comm)
+    assert relative(in_parts, d) < 1e-8
 
 
 @pytest.mark.parametrize("way", ["auto", "cg", "exact"])
@@ -199,7 +194,7 @@ def test_preconditioners_do_not_change_the_solution(comm: Comm, net: str, repres
     found = subproblem.solve([system], grad, 2000, early_stop.NeverStop())
     assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, False)) < 1e-8
     if name == "diagonal" and representation == "dense" and unit.size:
-        rows = model.jacobian.rows(unit)
+        rows = model.jacobian.rows(unit, slice(None))
         assert rows is not None
         b = model.half_transposed(rows.T.reshape(unit.size, problem.samples, problem.outputs))
         exact_diagonal = (b**2).sum(axis=(1, 2)) + model.regulariser + LAMBDA
@@ -216,21 +211,3 @@ def test_halves_of_the_hessian(loss: str) -> None:
     back = found.half(state, found.half_transposed(state, u))
     assert relative(back, found.hessian_product(state, u)) < 1e-13
     assert np.isclose(np.sum(found.half(state, u) * w), np.sum(u * found.half_transposed(state, w)))
-
-
-def test_the_cheapest_way() -> None:
-    """Few rows of the Gram matrix: dual; few variables: primal; a wide dense layer: Gram coordinates."""
-    comm = Comm.world().split(Comm.world().rank)
-
-    def way(inputs: int, hidden: int, outputs: int, samples: int, **options: object) -> str:
-        layers = [{"dense": {"units": hidden, "activation": "tanh"}}, {"dense": {"units": outputs}}]
-        on = lay_out(Problem((inputs,), layers, "squared", samples=samples), comm)
-        (unit,) = units(on.network.blocks, per_layer=False)
-        grad = np.ones(on.network.size)
-        return ways.choose(on.model(), grad, unit, 1.0, SolverSection.model_validate(options))[0]
-
-    assert way(300, 200, 1, 20) == "dual"
-    assert way(2, 5, 1, 900) == "primal"
-    assert way(800, 100, 5, 100, subproblem="cg") == "gram"
-    assert way(10, 100, 5, 900, subproblem="cg") == "plain"
-    assert way(10, 30, 5, 900, subproblem="exact") in ("primal", "dual")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dnewton.arrays import Array, namespace
-from dnewton.curvature.sensitivity import Pooled, Sensitivity, concatenated
+from dnewton.curvature.sensitivity import ALL, Sensitivity
 from dnewton.network import Block
 
 
@@ -57,8 +57,8 @@ class BlockJacobian(Protocol):
         """J Jᵀ as a matrix, (S·K, S·K)."""
         ...
 
-    def as_rows(self) -> Array:
-        """J as a matrix, (S·K, variables)."""
+    def as_rows(self, part: slice = ALL) -> Array:
+        """J on the samples of a slice as a matrix, (n·K, variables)."""
         ...
 
     @property
@@ -134,11 +134,12 @@ class Factored:
         gram = xp.reshape(flat @ flat.T, (s, k, s, k)) * self.inputs_gram[:, None, :, None]  # type: ignore[index]
         return xp.reshape(gram, (s * k, s * k))
 
-    def as_rows(self) -> Array:
-        xp, s, o = namespace(self.phi), self.phi.shape[0], self.block.shape[0]
-        d = self.d.dense(s)  # (S, K, Q, O)
+    def as_rows(self, part: slice = ALL) -> Array:
+        xp, phi, o = namespace(self.phi), self.phi[part], self.block.shape[0]
+        s = phi.shape[0]
+        d = self.d.dense(s, part)  # (n, K, Q, O)
         k = d.shape[1]
-        found = xp.matmul(xp.permute_dims(d, (0, 1, 3, 2)), self.phi[:, None])  # (S, K, O, I)
+        found = xp.matmul(xp.permute_dims(d, (0, 1, 3, 2)), phi[:, None])  # (n, K, O, I)
         rows = xp.reshape(found, (s * k, o * self.phi.shape[2]))
         if self.block.has_bias:
             rows = xp.concat([rows, xp.reshape(xp.sum(d, axis=2), (s * k, o))], axis=1)
@@ -147,21 +148,6 @@ class Factored:
     @property
     def nbytes(self) -> int:
         return _nbytes(self.phi, self.inputs_gram) + self.d.nbytes
-
-
-def merged(parts: list[BlockJacobian]) -> BlockJacobian | None:
-    """The block over several batches as one, where its layer is dense; None where it is not."""
-    if len(parts) == 1:
-        return parts[0]
-    factored = [p for p in parts if isinstance(p, Factored)]
-    kinds = {type(p.d) for p in factored}
-    if any(p.phi.shape[0] == 1 for p in parts if isinstance(p, Factored)):
-        return None  # of one sample alone nothing tells what all samples share
-    if len(factored) < len(parts) or factored[0].phi.shape[1] != 1 or len(kinds) > 1 or kinds == {Pooled}:
-        return None
-    xp = namespace(factored[0].phi)
-    phi = xp.concat([p.phi for p in factored])
-    return Factored(factored[0].block, phi, concatenated([p.d for p in factored]))
 
 
 @dataclass(frozen=True)
@@ -187,8 +173,8 @@ class Rows:
     def gram(self) -> Array:
         return self.rows @ self.rows.T
 
-    def as_rows(self) -> Array:
-        return self.rows
+    def as_rows(self, part: slice = ALL) -> Array:
+        return self.rows if part == ALL else self._some(part)
 
     def begin(self, v: Array) -> Array:
         return v[self.block.span]

@@ -1,91 +1,190 @@
-"""What the ways to solve a diagonal system cost on a stated machine: floating-point operations and bytes moved.
+"""What holding the curvature and solving with it costs: seconds of operations and traffic, and bytes held.
 
-Seconds = operations / flops + bytes / bandwidth. The rates are stated, not measured; docs/method.md has the formulas.
+Pure functions of the plan, for the rank with the largest slices, so that every rank decides alike (docs/method.md has
+the formulas). Seconds = operations / flops + bytes / bandwidth, by the rates of the machine.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from dnewton.curvature.blocks import Factored
-from dnewton.curvature.jacobian import Jacobian, Unit
+from dnewton.curvature.rates import Rates
+from dnewton.netplan import NetPlan, spatial
+
+Sharing = Literal["shared", "sample", "pooled"]
 
 OVERHEAD = 5e-5  # seconds that the calls of one product with a block take, however small the block
 EXPECTED_CG, EXPECTED_KRONECKER = 12.0, 5.0  # assumed iterations of a solve to ‖r‖ ≤ 0.1 ‖g‖
+PRODUCTS = 30  # with J in a direction, over which building the rows is spread
+CACHE = 8 << 20  # bytes of rows and D that a product works on at a time
+ROWS = 64 << 20  # bytes of rows that a normal matrix is summed from at a time
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Operations of matrix products and bytes of memory traffic per second."""
+class BlockShape:
+    """The largest rank's block of one layer: |O|, |I| with the kernel, positions, and what kind of D it has."""
 
-    flops: float = 5e10
-    bandwidth: float = 1e10
+    name: str
+    o: int
+    i: int
+    q: int
+    held: int  # positions at which D is kept: fewer than q after max-pooling
+    sharing: Sharing
+    slope: bool
+    window: int  # offsets of the pooling that follows
+    conv: bool
+    inputs: int  # numbers per sample of the input slice
+    outputs: int  # of the output slice
+
+    @property
+    def size(self) -> int:
+        """Variables, a bias included."""
+        return self.o * (self.i + 1)
+
+    def d_numbers(self, outputs: int) -> float:
+        """Numbers per sample of D."""
+        if self.sharing == "shared":
+            return float(self.q * self.o) if self.slope or self.q > 1 else 0.0
+        masks = self.window * self.held * self.o if self.sharing == "pooled" else 0
+        return float(outputs * self.held * self.o + masks)
+
+    def numbers(self, representation: str, outputs: int) -> float:
+        """Numbers per sample that a representation keeps besides the forward pass."""
+        if representation == "dense":
+            return float(outputs * self.size)
+        return self.d_numbers(outputs) + (self.q * self.i if self.conv else 0)
+
+
+def blocks_of(plan: NetPlan) -> list[BlockShape]:
+    """The blocks of the rank with the largest slices, in layer order."""
+    found = []
+    for position, layer in enumerate(plan.layers):
+        if layer.split_kind is None:
+            continue
+        shape = layer.shape
+        o = -(-layer.out_units.count // plan.grid.parts(layer.out_split)) * layer.out_units.size
+        channels = -(-layer.in_units.count // plan.grid.parts(layer.in_split)) * layer.in_units.size
+        q = spatial(shape.out_shape)
+        after = plan.layers[position + 1] if position + 1 < len(plan.layers) else None
+        pooled = (
+            after is not None and shape.kind == "conv" and after.shape.kind == "maxpool"
+            and after.shape.spec.options.padding == (0, 0) and not plan.incoming(after)
+        )  # fmt: skip
+        held = spatial(after.shape.out_shape) if pooled and after is not None else q
+        window = math.prod(after.shape.spec.options.size) if pooled and after is not None else 1
+        sharing: Sharing = "pooled" if pooled else "sample" if plan.depends_on_sample(position) else "shared"
+        found.append(
+            BlockShape(
+                shape.name,
+                o,
+                channels * shape.kernel_size,
+                q,
+                held,
+                sharing,
+                slope=shape.activation != "linear",
+                window=window,
+                conv=shape.kind == "conv",
+                inputs=channels * spatial(shape.in_shape),
+                outputs=o * q,
+            )
+        )
+    return found
+
+
+def cheapest(block: BlockShape, samples: int, outputs: int, itemsize: int, rates: Rates) -> str:
+    """The representation with the least seconds per Gauss-Newton product.
+
+    factored: 4 S Q O I operations and D read twice; dense: the rows read twice, and building them (2 S K Q O I
+    operations) spread over the products of a direction.
+    """
+    operations = float(samples) * block.q * block.o * block.i
+    held = block.held * block.o * (1 if block.sharing == "shared" else outputs + 1)
+    factored = 4 * operations / rates.flops + 2.0 * samples * held * itemsize / rates.bandwidth
+    dense = 2.0 * samples * outputs * block.o * block.i * itemsize / rates.bandwidth
+    dense += 2 * operations * outputs / rates.flops / PRODUCTS
+    return "dense" if dense < factored else "factored"
 
 
 @dataclass(frozen=True)
-class Costs:
-    """Seconds of one solve of a unit by each way."""
+class Cost:
+    """Seconds of one solve, and the bytes it takes besides the curvature and a few vectors."""
 
-    plain: float
-    gram: float
-    kronecker: float
-    primal: float
-    dual: float
+    seconds: float
+    workspace: float
 
 
-def of(jacobian: Jacobian, unit: Unit, itemsize: int, rates: Rates) -> Costs:
-    """The stated costs for a unit of a Jacobian."""
-    s, sk, n = jacobian.samples, jacobian.samples * jacobian.outputs, unit.size
-    flops = {"plain": 0.0, "gram": 0.0, "setup": 0.0, "dual": 0.0, "rows": 0.0, "factors": 0.0, "apply": 0.0}
-    dense = True
+def ways(
+    blocks: Sequence[BlockShape], held: Mapping[str, str], samples: int, outputs: int, itemsize: int, rates: Rates
+) -> dict[str, Cost]:
+    """Every way to solve a unit of these blocks with J held as `held` says, by name."""
+    s, sk, n = float(samples), float(samples * outputs), float(sum(b.size for b in blocks))
+    flops = dict.fromkeys(("plain", "gram", "setup", "dual", "rows", "factors", "apply"), 0.0)
     moved = {"plain": 10.0 * n * itemsize, "gram": 30.0 * sk * 8}
-    for i in unit.blocks:
-        for piece in jacobian.pieces[i]:
-            o, inputs = piece.j.block.shape
-            dense &= isinstance(piece.j, Factored) and piece.j.phi.shape[1] == 1
-            flops["factors"] += 2.0 * s * inputs**2 + 4.0 * o**3 + 2.0 * inputs**3
-            flops["apply"] += 2.0 * o * inputs * (o + inputs)
-            if not isinstance(piece.j, Factored):
-                moved["plain"] += piece.j.nbytes
-                moved["gram"] += 2.0 * piece.j.nbytes
-                flops["dual"] += 2.0 * sk * sk * o * inputs
-                continue
-            q = piece.j.phi.shape[1]
-            here = piece.j.phi.shape[0]
-            products = 4.0 * here * q * o * inputs
-            by_gram = 2.0 * here * here * o
-            use = q == 1 and by_gram < products
-            flops["plain"] += products
-            flops["gram"] += by_gram if use else products
-            flops["setup"] += 2.0 * here * here * inputs if use else 0.0
-            flops["rows"] += 2.0 * sk * q * o * inputs
-            flops["dual"] += 2.0 * sk * sk * (o if q == 1 else o * inputs) + 2.0 * s * s * inputs
-            for way in ("plain", "gram"):
-                moved[way] += 2.0 * piece.j.d.nbytes
-
-    calls = OVERHEAD * sum(len(jacobian.pieces[i]) for i in unit.blocks)
+    passed = sum(s * b.outputs for b in blocks if held[b.name] == "factored")  # φ Vᵀ of every block at once
+    grams, widest, kronecker, dense_d, rows = 0.0, 0.0, 0.0, 0.0, 0.0
+    only_dense = True
+    for b in blocks:
+        factored = held[b.name] == "factored"
+        only_dense &= factored and not b.conv
+        flops["factors"] += 2.0 * s * b.i**2 + 4.0 * b.o**3 + 2.0 * b.i**3
+        flops["apply"] += 2.0 * b.o * b.i * (b.o + b.i)
+        kronecker += 4.0 * b.i**2 + 8.0 * b.o**2
+        if not factored:
+            there = s * b.numbers("dense", outputs) * itemsize
+            moved["plain"] += there
+            moved["gram"] += 2.0 * there
+            flops["dual"] += 2.0 * sk * sk * b.o * b.i
+            continue
+        products, by_gram = 4.0 * s * b.q * b.o * b.i, 2.0 * s * s * b.o
+        use = not b.conv and by_gram < products
+        flops["plain"] += products
+        flops["gram"] += by_gram if use else products
+        flops["setup"] += 2.0 * s * s * b.i if use else 0.0
+        flops["rows"] += 2.0 * sk * b.q * b.o * b.i
+        flops["dual"] += 2.0 * sk * sk * (b.o * b.i if b.conv else b.o) + 2.0 * s * s * b.i
+        grams += s * s if not b.conv and s < 2 * b.i else 0.0
+        dense_d = max(dense_d, sk * b.q * b.o)
+        rows = max(rows, sk * b.size if b.conv else 0.0)
+        widest = max(widest, s * b.outputs)
+        for way in ("plain", "gram"):
+            moved[way] += 2.0 * s * b.d_numbers(outputs) * itemsize
 
     def seconds(operations: float, traffic: float) -> float:
         return operations / rates.flops + traffic / rates.bandwidth
 
+    calls = OVERHEAD * len(blocks)
     setup = seconds(flops["setup"] + flops["plain"] / 2, 0.0)  # φφᵀ, J g at the start and Jᵀ y at the end
-    return Costs(
-        plain=EXPECTED_CG * (calls + seconds(flops["plain"], moved["plain"])),
-        gram=EXPECTED_CG * (calls + seconds(flops["gram"], moved["gram"])) + setup,
-        kronecker=seconds(flops["factors"], 0.0)
-        + EXPECTED_KRONECKER * (2 * calls + seconds(flops["plain"] + flops["apply"], moved["plain"]))
-        if dense
-        else math.inf,
-        primal=seconds(flops["rows"] + 2.0 * sk * n * n + n**3 / 3, 6.0 * sk * n * itemsize),
-        dual=seconds(flops["dual"] + sk**3 / 3, 12.0 * sk * sk * itemsize),
-    )
+    plain = calls + seconds(flops["plain"], moved["plain"])
+    preconditioned = 2 * calls + seconds(flops["plain"] + flops["apply"], moved["plain"])
+    small = passed * itemsize + CACHE + 8.0 * sk * 8
+    return {
+        "plain": Cost(EXPECTED_CG * plain, small),
+        "gram": Cost(
+            EXPECTED_CG * (calls + seconds(flops["gram"], moved["gram"])) + setup,
+            (grams + 2 * widest) * itemsize + 16.0 * sk * 8,
+        ),
+        "kronecker": Cost(
+            seconds(flops["factors"], 0.0) + EXPECTED_KRONECKER * preconditioned if only_dense else math.inf,
+            small + (kronecker + dense_d / max(1, len(blocks))) * itemsize,
+        ),
+        "diagonal": Cost(EXPECTED_CG * plain, small + CACHE),
+        "primal": Cost(
+            seconds(flops["rows"] + 2.0 * sk * n * n + n**3 / 3, 6.0 * sk * n * itemsize),
+            2 * n * n * itemsize + min(ROWS, 3 * sk * n * itemsize),
+        ),
+        "dual": Cost(
+            seconds(flops["dual"] + sk**3 / 3, 12.0 * sk * sk * itemsize),
+            (5 * sk * sk + 2 * rows + dense_d) * itemsize,
+        ),
+    }
 
 
-def make_input_grams(jacobian: Jacobian, unit: Unit) -> None:
-    """Form φφᵀ for the unit's dense layers where products with it are cheaper than with φ."""
-    for i in unit.blocks:
-        for piece in jacobian.pieces[i]:
-            j = piece.j
-            if isinstance(j, Factored) and j.phi.shape[1] == 1 and j.phi.shape[0] < 2 * j.phi.shape[2]:
-                j.make_inputs_gram()
+def normal_ways(n: int, samples: int, outputs: int, itemsize: int, rates: Rates) -> dict[str, Cost]:
+    """The ways where J_uᵀ B J_u / |S| of a unit of n variables is held as a matrix."""
+    product = OVERHEAD + n * n * itemsize / rates.bandwidth
+    read = 2.0 * n * n * itemsize
+    factored = float(n) ** 3 / 3 / rates.flops + read / rates.bandwidth
+    return {"plain": Cost(EXPECTED_CG * product, 0.0), "primal": Cost(factored, read)}

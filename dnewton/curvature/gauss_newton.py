@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 from dnewton.arrays import Array, dot, namespace
 from dnewton.comm import Comm
@@ -10,47 +12,28 @@ from dnewton.curvature.jacobian import Jacobian, Unit
 from dnewton.curvature.losses import Loss
 
 
-class GaussNewton:
-    """The curvature at one point: this rank's Jacobian, B through the loss, and the regulariser 1/C."""
+class Bend:
+    """B and its square root R at one point, and the regulariser 1/C: what does not depend on how J is held."""
 
-    def __init__(self, jacobian: Jacobian, loss: Loss, z: Array, regulariser: float) -> None:
+    def __init__(self, loss: Loss, z: Array, regulariser: float) -> None:
         """`z` are the outputs on S, (S, K)."""
-        self.jacobian, self._loss, self._state = jacobian, loss, loss.state(z)
-        self.regulariser = regulariser
-
-    def block_product(self, v: Array, unit: Unit, damping: float) -> Array:
-        """(G_uu + λI) v on a diagonal unit alone; returns the unit's span. Communicates nothing."""
-        out = namespace(v).zeros_like(v)
-        self.jacobian.add_curved(v, unit, self.bend, out)
-        return self._damped(out, v, unit, damping)
-
-    def full_product(self, v: Array, unit: Unit, damping: float, comm: Comm) -> Array:
-        """This rank's part of (G + λI) v; `unit` holds all its blocks.
-
-        Collective over the world: one sum of K|S| numbers.
-        """
-        u = comm.sum(self.jacobian.times(v, unit))
-        out = namespace(v).zeros_like(v)
-        self.jacobian.add_transposed(self.bend(u, slice(0, u.shape[0])), unit, out)
-        return self._damped(out, v, unit, damping)
+        self._loss, self._state, self.regulariser = loss, loss.state(z), regulariser
+        self.samples, self.outputs = int(z.shape[0]), int(z.shape[1])
 
     def bend(self, u: Array, here: slice) -> Array:
-        """B u / |S| for the samples of a slice."""
-        return self._loss.hessian_product(self._state[here], u) / self.jacobian.samples
+        """B u / |S| for u (..., n, K) of the samples of a slice."""
+        return self._loss.hessian_product(self._state[here], u) / self.samples
 
     def half(self, u: Array) -> Array:
         """R u / √|S| per sample, with R Rᵀ = B; for u (..., S, K)."""
-        return self._loss.half(self._state, u) / math.sqrt(self.jacobian.samples)
+        return self._loss.half(self._state, u) / math.sqrt(self.samples)
 
-    def half_transposed(self, u: Array) -> Array:
-        """Rᵀ u / √|S| per sample."""
-        return self._loss.half_transposed(self._state, u) / math.sqrt(self.jacobian.samples)
+    def half_transposed(self, u: Array, here: slice = slice(None)) -> Array:
+        """Rᵀ u / √|S| for u (..., n, K) of the samples of a slice."""
+        return self._loss.half_transposed(self._state[here], u) / math.sqrt(self.samples)
 
-    def half_of(self, u: Array, here: slice) -> Array:
-        """Rᵀ u for u (..., n, K) of the samples of a slice."""
-        return self._loss.half_transposed(self._state[here], u)
-
-    def _damped(self, out: Array, v: Array, unit: Unit, damping: float) -> Array:
+    def damped(self, out: Array, v: Array, unit: Unit, damping: float) -> Array:
+        """The unit's span of `out` with (λ + 1/C) v added."""
         part = out[unit.span]
         part += (self.regulariser + damping) * v[unit.span]
         return part
@@ -60,4 +43,63 @@ class GaussNewton:
         xp = namespace(u)
         n = u.shape[0] * u.shape[1]
         bw = self._loss.hessian_product(self._state, w)
-        return dot(xp.reshape(u, (n,)), xp.reshape(bw, (n,))) / self.jacobian.samples
+        return dot(xp.reshape(u, (n,)), xp.reshape(bw, (n,))) / self.samples
+
+
+class Model(Protocol):
+    """The quadratic model as the whole solve and the combination of the pieces see it."""
+
+    regulariser: float
+
+    def images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+        """J z over all ranks for vectors z of which every rank holds its blocks, (n, S, K). Collective."""
+        ...
+
+    def own_images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+        """J_p z_p of this rank's blocks alone, (n, S, K). Collective where J is not held."""
+        ...
+
+    def full_product(self, v: Array, unit: Unit, damping: float, comm: Comm) -> Array:
+        """This rank's part of (G + λI) v. Collective."""
+        ...
+
+    def bend(self, u: Array, here: slice) -> Array:
+        """B u / |S| for the samples of a slice."""
+        ...
+
+    def quadratic(self, u: Array, w: Array) -> float:
+        """uᵀ B w / |S|."""
+        ...
+
+
+class GaussNewton(Bend):
+    """The curvature at one point with this rank's Jacobian held explicitly."""
+
+    def __init__(self, jacobian: Jacobian, loss: Loss, z: Array, regulariser: float) -> None:
+        """`z` are the outputs on S, (S, K)."""
+        super().__init__(loss, z, regulariser)
+        self.jacobian = jacobian
+
+    def block_product(self, v: Array, unit: Unit, damping: float) -> Array:
+        """(G_uu + λI) v on a diagonal unit alone; returns the unit's span. Communicates nothing."""
+        out = namespace(v).zeros_like(v)
+        self.jacobian.add_curved(v, unit, self.bend, out)
+        return self.damped(out, v, unit, damping)
+
+    def images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+        """J z over all ranks. Collective over the world: one sum of K|S| numbers per column."""
+        return comm.sum(self.own_images(columns, unit, comm))
+
+    def own_images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+        """J_p z_p of this rank's blocks alone. Communicates nothing."""
+        return namespace(columns[0]).stack([self.jacobian.times(z, unit) for z in columns])
+
+    def full_product(self, v: Array, unit: Unit, damping: float, comm: Comm) -> Array:
+        """This rank's part of (G + λI) v; `unit` holds all its blocks.
+
+        Collective over the world: one sum of K|S| numbers.
+        """
+        u = comm.sum(self.jacobian.times(v, unit))
+        out = namespace(v).zeros_like(v)
+        self.jacobian.add_transposed(self.bend(u, slice(0, u.shape[0])), unit, out)
+        return self.damped(out, v, unit, damping)

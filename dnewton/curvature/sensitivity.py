@@ -6,8 +6,7 @@ max-pooling, D has at most one non-zero per pooled cell and is kept pooled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from dnewton.arrays import Array, namespace
@@ -31,8 +30,8 @@ class Sensitivity(Protocol):
         """Σ_k w[i,k] D[i,k,q,o] for the samples of a slice: (n, K) to (n, Q, O)."""
         ...
 
-    def dense(self, samples: int) -> Array:
-        """D itself, (S, K, Q, O)."""
+    def dense(self, samples: int, part: slice = ALL) -> Array:
+        """D itself for the `samples` samples of a slice, (n, K, Q, O)."""
         ...
 
     @property
@@ -60,11 +59,11 @@ class Selection:
         e = w[:, None, self.lo : self.hi]
         return e if self.slope is None else e * self.slope[part]
 
-    def dense(self, samples: int) -> Array:
+    def dense(self, samples: int, part: slice = ALL) -> Array:
         xp = namespace(self.like)
         d = xp.zeros((samples, self.outputs, 1, self.hi - self.lo), dtype=self.like.dtype)
-        for j in range(self.hi - self.lo):
-            d[:, self.lo + j, 0, j] = 1 if self.slope is None else self.slope[:, 0, j]
+        j = xp.arange(self.hi - self.lo)
+        d[:, self.lo + j, 0, j] = 1 if self.slope is None else self.slope[part][:, 0]
         return d
 
     @property
@@ -90,14 +89,14 @@ class Shared:
         slope = self.slope[part]
         return namespace(e).reshape(e, slope.shape) * slope
 
-    def dense(self, samples: int) -> Array:
+    def dense(self, samples: int, part: slice = ALL) -> Array:
         xp, k = namespace(self.outer), self.outer.shape[0]
         if self.slope is None:
             return xp.broadcast_to(
                 xp.reshape(self.outer, (1, k, 1, self.outer.shape[1])), (samples, k, 1, self.outer.shape[1])
             )
         _, q, o = self.slope.shape
-        return xp.reshape(self.outer, (1, k, q, o)) * self.slope[:, None]
+        return xp.reshape(self.outer, (1, k, q, o)) * self.slope[part][:, None]
 
     @property
     def nbytes(self) -> int:
@@ -120,8 +119,8 @@ class PerSample:
         xp, (s, k, q, o) = namespace(w), d.shape
         return xp.reshape(xp.matmul(w[:, None, :], xp.reshape(d, (s, k, q * o))), (s, q, o))
 
-    def dense(self, samples: int) -> Array:
-        return self.d
+    def dense(self, samples: int, part: slice = ALL) -> Array:
+        return self.d[part]
 
     @property
     def nbytes(self) -> int:
@@ -141,22 +140,9 @@ class Pooled:
     def expand(self, w: Array, part: slice = ALL) -> Array:
         return self.winners.scatter(self.d.expand(w, part), part)
 
-    def dense(self, samples: int) -> Array:
-        return self.winners.unpool(self.d.d, slice(None))
+    def dense(self, samples: int, part: slice = ALL) -> Array:
+        return self.winners.unpool(self.d.d[part], part)
 
     @property
     def nbytes(self) -> int:
-        return self.d.nbytes + _nbytes(self.winners.code)
-
-
-def concatenated(parts: Sequence[Sensitivity]) -> Sensitivity:
-    """The D of several batches as one; all parts are of one kind, and of a dense layer."""
-    first = parts[0]
-    slopes = [p.slope for p in parts if isinstance(p, (Selection, Shared)) and p.slope is not None]
-    if isinstance(first, PerSample):
-        found = [p.d for p in parts if isinstance(p, PerSample)]
-        return PerSample(namespace(found[0]).concat(found))
-    xp = namespace(slopes[0]) if slopes else None
-    slope = xp.concat(slopes) if xp is not None else None
-    assert isinstance(first, (Selection, Shared))
-    return replace(first, slope=slope)
+        return self.d.nbytes + _nbytes(self.winners.code) + self.winners.mask_bytes

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from dnewton.arrays import Array, Pair, avg_pool, avg_unpool, max_pool, max_unpool, namespace, windows
+from dnewton.arrays import Array, Pair, avg_pool, avg_unpool, max_gather, max_pool, max_unpool, namespace, windows
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class Pool:
         if self.maximum:
             return max_pool(z, self.size, self.stride, self.padding)
         return avg_pool(z, self.size, self.stride, self.padding), None
+
+    def push(self, t: Array, code: Array | None) -> Array:
+        """The tangent of :meth:`forward` along t, (N, H, W, C) to (N, Ho, Wo, C)."""
+        if code is None:
+            return avg_pool(t, self.size, self.stride, self.padding)
+        return max_gather(t, code, self.size, self.stride, self.padding)
 
     def backward(self, cot: Array, code: Array | None) -> Array:
         """(N or 1, K, Ho, Wo, C) to (N, K, H, W, C)."""
@@ -45,6 +52,11 @@ class Winners:
     def _masks(self) -> list[Array]:
         xp, (kh, kw) = namespace(self.code), self.pool.size
         return [xp.astype(self.code == k, xp.float32) for k in range(kh * kw)]
+
+    @property
+    def mask_bytes(self) -> int:
+        """Bytes of the masks that the first use makes."""
+        return int(self.code.size) * math.prod(self.pool.size) * 4
 
     def _image(self, x: Array) -> Array:
         return namespace(x).reshape(x, (x.shape[0], *self.pool.image, x.shape[2]))
@@ -93,6 +105,10 @@ class Flatten:
         n, h, w, c = z.shape
         xp = namespace(z)
         return xp.reshape(xp.permute_dims(z, (0, 3, 1, 2)), (n, c * h * w)), None
+
+    def push(self, t: Array, code: None) -> Array:
+        """The tangent of :meth:`forward`, which is linear."""
+        return self.forward(t)[0]
 
     def backward(self, cot: Array, code: None) -> Array:
         """(N or 1, K, C·H·W) to (N or 1, K, H, W, C)."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from dnewton.arrays import Array, dot, namespace
 from dnewton.comm import Comm
-from dnewton.curvature.gauss_newton import GaussNewton
+from dnewton.curvature.gauss_newton import Model
 from dnewton.curvature.jacobian import Unit
 from dnewton.layout import cut
 
@@ -28,7 +28,7 @@ class Direction:
 
 
 def combine(
-    model: GaussNewton, unit: Unit, g: Array, d: Array, previous: Array | None, damping: float, comm: Comm
+    model: Model, unit: Unit, g: Array, d: Array, previous: Array | None, damping: float, comm: Comm
 ) -> Direction:
     """The best step in span{d, previous}; without `previous` the best multiple of d.
 
@@ -49,7 +49,7 @@ def combine(
     return Direction(p, float(slopes @ np.array(values)), curvature)
 
 
-def plain(model: GaussNewton, unit: Unit, g: Array, d: Array, comm: Comm) -> Direction:
+def plain(model: Model, unit: Unit, g: Array, d: Array, comm: Comm) -> Direction:
     """The pieces as they are (`combine: none`). Collective over the world: one sum of K|S| numbers, and scalars."""
     slopes, inner, ju = _products(model, unit, g, [d], comm)
     (curvature,) = comm.from_root([_curvature(model, ju, inner)[0, 0] if comm.rank == 0 else 0.0])
@@ -57,7 +57,7 @@ def plain(model: GaussNewton, unit: Unit, g: Array, d: Array, comm: Comm) -> Dir
 
 
 def two_level(
-    model: GaussNewton, unit: Unit, g: Array, d: Array, previous: Array | None, damping: float, comm: Comm
+    model: Model, unit: Unit, g: Array, d: Array, previous: Array | None, damping: float, comm: Comm
 ) -> Direction:
     """Every rank's piece with a coefficient of its own, and `previous` (P + 1 columns).
 
@@ -66,7 +66,7 @@ def two_level(
     """
     xp, ranks, has = namespace(g), comm.size, int(previous is not None)
     mine = [d] if previous is None else [d, previous]
-    images = xp.stack([model.jacobian.times(z, unit) for z in mine])  # (1 or 2, S, K)
+    images = model.own_images(mine, unit, comm)  # (1 or 2, S, K)
     samples, outputs = images.shape[1:]
     parts = [images[:, slice(*cut(samples, ranks, r))] for r in range(ranks)]
     here = slice(*cut(samples, ranks, comm.rank))
@@ -99,11 +99,11 @@ def two_level(
 
 
 def _products(
-    model: GaussNewton, unit: Unit, g: Array, columns: list[Array], comm: Comm
+    model: Model, unit: Unit, g: Array, columns: list[Array], comm: Comm
 ) -> tuple[np.ndarray, np.ndarray, Array]:
     """Zᵀ∇f and ZᵀZ, the same on every rank, and J Z (columns, S, K)."""
     n = len(columns)
-    ju = comm.sum(namespace(g).stack([model.jacobian.times(z, unit) for z in columns]))
+    ju = model.images(columns, unit, comm)
     pairs = [(a, b) for a in range(n) for b in range(a, n)]
     summed = comm.sum_scalars([dot(g, z) for z in columns] + [dot(columns[a], columns[b]) for a, b in pairs])
     inner = np.zeros((n, n))
@@ -112,7 +112,7 @@ def _products(
     return np.array(summed[:n]), inner, ju
 
 
-def _curvature(model: GaussNewton, ju: Array, inner: np.ndarray) -> np.ndarray:
+def _curvature(model: Model, ju: Array, inner: np.ndarray) -> np.ndarray:
     """ZᵀGZ."""
     n = len(inner)
     data = np.array([[model.quadratic(ju[a], ju[b]) if a <= b else 0.0 for b in range(n)] for a in range(n)])

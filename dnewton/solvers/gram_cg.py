@@ -57,7 +57,7 @@ class GramCG:
         """One iteration; see :class:`dnewton.solvers.subproblem.System`."""
         model, v, r = self._model, self._v, self._r
         jacobian, xp = model.jacobian, namespace(self._g)
-        shape = (jacobian.samples, jacobian.outputs)
+        shape = (model.samples, model.outputs)
         w = model.bend(xp.reshape(v.u, shape), slice(0, shape[0]))
         image = jacobian.gram_times(xp.astype(w, self._g.dtype), self._unit)
         gv = _Vector(self._mu * v.a, self._mu * v.y + self._wide(w), self._mu * v.u + self._wide(image))
@@ -79,5 +79,5 @@ class GramCG:
         """d = a·g + Jᵀ y on the unit's span."""
         xp, s = namespace(d), self._unit.span
         d[s] = self._d.a * self._g[s]
-        shape = (self._model.jacobian.samples, self._model.jacobian.outputs)
+        shape = (self._model.samples, self._model.outputs)
         self._model.jacobian.add_transposed(xp.astype(xp.reshape(self._d.y, shape), d.dtype), self._unit, d)

@@ -10,9 +10,11 @@ from dnewton.comm import Comm
 from dnewton.config import SolverSection
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
+from dnewton.curvature.implicit import ByPasses, Normal, Passes
 from dnewton.errors import UserError
 from dnewton.objective import Cycle, Evaluation, Objective, subsample_size
 from dnewton.solvers import combine, damping, early_stop, exact, subproblem, ways
+from dnewton.strategy import Strategy
 
 MAX_TRIALS = 12
 SUBSAMPLE, GRADIENT = 1, 2  # purposes of random draws
@@ -51,9 +53,9 @@ class Step:
 class Newton:
     """The solver: :meth:`start` once, then :meth:`step` until it has converged or enough iterations are done."""
 
-    def __init__(self, objective: Objective, options: SolverSection, comm: Comm) -> None:
+    def __init__(self, objective: Objective, options: SolverSection, comm: Comm, strategy: Strategy) -> None:
         """Collective over the world (the early-termination counter's window)."""
-        self._objective, self._options, self._comm = objective, options, comm
+        self._objective, self._options, self._comm, self._strategy = objective, options, comm, strategy
         network, total = objective.network, objective.data.count
         size = subsample_size(options.subsample, total)
         self._subsamples = Cycle(total, size, options.seed, SUBSAMPLE)
@@ -63,13 +65,11 @@ class Newton:
         self._rank_unit = jacobian.units(network.blocks, per_layer=False)[0]
         self._units = jacobian.units(network.blocks, options.diagonal_unit == "layer")
         stop = options.early_stop
-        self._watch = early_stop.make(stop.mode, stop.fraction, stop.every, comm)
+        joint = options.curvature == "full" or strategy.how == "implicit"  # all ranks solve in step
+        self._watch = early_stop.make("off" if joint else stop.mode, stop.fraction, stop.every, comm)
         self._at: Evaluation
         self._grad: Array
         self._norm, self._active = math.nan, 0
-        self.representations: dict[str, str] = {}
-        self.ways: list[str] = []
-        self.jacobian_bytes = 0
         self.state: State
 
     def start(self, state: State) -> Step:
@@ -144,31 +144,65 @@ class Newton:
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
-    def _curvature(self) -> GaussNewton:
-        objective, theta = self._objective, self.state.theta
+    def _curvature(self) -> GaussNewton | ByPasses:
+        """The model at θ in the form that the strategy says; takes over the subsample's forward passes."""
+        objective, theta, how = self._objective, self.state.theta, self._strategy
+        network, loss, regulariser = objective.network, objective.loss, objective.regulariser
         with self._comm.phase("jacobian"):
             tapes = [b.tape for b in self._at.subsample if b.tape is not None]
-            jac = jacobian.build(objective.network, theta, tapes, self._options.jacobian)
-            self.representations, self.jacobian_bytes = jac.representations(), jac.nbytes
-            z = namespace(theta).concat([t.z for t in tapes])
             for batch in self._at.subsample:
                 batch.tape = None
-            return GaussNewton(jac, objective.loss, z, objective.regulariser)
+            z = namespace(theta).concat([t.z for t in tapes])
+            if how.how == "explicit":
+                jac = jacobian.build(network, theta, tapes, how.held, how.chunk)
+                return GaussNewton(jac, loss, z, regulariser)
+            passes = Passes(network, theta, tapes, how.chunk)
+            if how.how == "implicit":
+                return ByPasses(passes, loss, z, regulariser)
+            return Normal(network, theta, passes, self._units, loss, z, regulariser)
 
-    def _solve(self, model: GaussNewton) -> subproblem.Solution:
+    def _solve(self, model: GaussNewton | ByPasses) -> subproblem.Solution:
         options, lam, comm = self._options, self.state.damping, self._comm
         self._watch.begin(self.state.iteration, self._active)
+        start = self.state.previous if options.warm_start else None
         if options.curvature == "full":
-            start = None
             if options.subproblem == "exact":
+                assert isinstance(model, GaussNewton)
                 start = exact.dual(model, self._grad, self._rank_unit, lam, comm)
-            return subproblem.full_cg(
+            found = subproblem.full_cg(
                 lambda v, unit: model.full_product(v, unit, lam, comm),
                 self._grad, self._rank_unit, self._norm, options.cg_tolerance, options.max_cg, comm, start,
             )  # fmt: skip
-        systems = [ways.choose(model, self._grad, unit, lam, options) for unit in self._units]
-        self.ways = [name for name, _ in systems]
-        return subproblem.solve([s for _, s in systems], self._grad, options.max_cg, self._watch)
+        elif isinstance(model, (GaussNewton, Normal)):
+            systems = [
+                ways.make(way, model, self._grad, unit, lam, options.cg_tolerance, start)
+                for way, unit in zip(self._strategy.ways, self._units, strict=True)
+            ]
+            return subproblem.solve(systems, self._grad, options.max_cg, self._watch)
+        else:
+            found = self._solve_by_passes(model, start)
+        self._watch.finished(counts=False)
+        return found
+
+    def _solve_by_passes(self, model: ByPasses, start: Array | None) -> subproblem.Solution:
+        options, lam, comm, g = self._options, self.state.damping, self._comm, self._grad
+
+        def product(v: Array, unit: jacobian.Unit) -> Array:
+            return model.joint_product(v, unit, lam, comm)
+
+        def start_of(unit: jacobian.Unit) -> Array | None:
+            if start is None:
+                return None
+            inside = namespace(g).zeros_like(g)
+            inside[unit.span] = start[unit.span]
+            return inside
+
+        systems = [subproblem.PlainCG(product, g, u, options.cg_tolerance, start_of(u)) for u in self._units]
+        fraction = options.early_stop.fraction if options.early_stop.mode != "off" else math.inf
+        nothing = namespace(g).zeros_like(g)
+        return subproblem.solve_jointly(
+            systems, lambda unit: model.joint_product(nothing, unit, lam, comm), g, options.max_cg, fraction, comm
+        )
 
     def _take(self, alpha: float, p: Array, at: Evaluation) -> bool:
         """Move to an accepted trial point; False, and back, when f or ∇f is not finite there."""

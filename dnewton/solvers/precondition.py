@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
-from dnewton.arrays import Array, inverse, namespace
+from dnewton.arrays import Array, inverse, namespace, sample_blocks
 from dnewton.curvature.blocks import BlockJacobian, Factored
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.jacobian import Piece, Unit
+from dnewton.curvature.jacobian import Unit
 
 Preconditioner = Callable[[Array], Array]
-Name = Literal["none", "diagonal", "kronecker"]
 
 
-def make(name: Name, model: GaussNewton, unit: Unit, damping: float) -> Preconditioner | None:
-    """M⁻¹ as a function of a vector on the unit's span; None for `none`."""
+def make(name: str, model: GaussNewton, unit: Unit, damping: float) -> Preconditioner | None:
+    """M⁻¹ (`diagonal` or `kronecker`) as a function of a vector on the unit's span; None for `none`."""
     if name == "none" or not unit.size:
         return None
     mu = model.regulariser + damping
-    parts = [_block(name, model, model.jacobian.pieces[i], mu) for i in unit.blocks]
+    blocks = model.jacobian.of(unit)
+    parts = [_block(name, model, j, mu) for j in blocks]
     start = unit.span.start
-    spans = [model.jacobian.pieces[i][0].j.block.span for i in unit.blocks]
+    spans = [j.block.span for j in blocks]
 
     def apply(r: Array) -> Array:
         pieces = [part(r[s.start - start : s.stop - start]) for part, s in zip(parts, spans, strict=True)]
@@ -36,26 +35,26 @@ def make(name: Name, model: GaussNewton, unit: Unit, damping: float) -> Precondi
     return apply
 
 
-def _block(name: Name, model: GaussNewton, pieces: list[Piece], mu: float) -> Preconditioner:
-    j = pieces[0].j
-    if name == "kronecker" and len(pieces) == 1 and isinstance(j, Factored) and j.phi.shape[1] == 1 and j.block.size:
+def _block(name: str, model: GaussNewton, j: BlockJacobian, mu: float) -> Preconditioner:
+    if name == "kronecker" and isinstance(j, Factored) and j.phi.shape[1] == 1 and j.block.size:
         return _kronecker(model, j, mu)
-    diagonal = sum((_diagonal(model, piece) for piece in pieces[1:]), _diagonal(model, pieces[0])) + mu
+    diagonal = _diagonal(model, j) + mu
     return lambda r: r / diagonal
 
 
 def _kronecker(model: GaussNewton, j: Factored, mu: float) -> Preconditioner:
-    xp, phi, samples = namespace(j.phi), j.phi[:, 0], model.jacobian.samples
+    xp, phi, samples = namespace(j.phi), j.phi[:, 0], model.samples
     if j.block.has_bias:
         phi = xp.concat([phi, xp.ones((phi.shape[0], 1), dtype=phi.dtype)], axis=1)
     a = phi.T @ phi / samples
     # As many samples as give twice as many vectors D_ik as Γ has rows: more would not make it better, only dearer.
     o = j.block.shape[0]
-    step = max(1, samples * model.jacobian.outputs // (2 * o))
+    step = max(1, samples * model.outputs // (2 * o))
     some = slice(0, samples, step)
-    d = _bent(model, j.d.dense(samples)[some], some)  # (K, n, O)
-    flat = xp.reshape(d, (d.shape[0] * d.shape[1], o))
-    gamma = flat.T @ flat / d.shape[1]
+    n = len(range(samples)[some])
+    d = _bent(model, j.d.dense(n, some), some)  # (K, n, O)
+    flat = xp.reshape(d, (d.shape[0] * n, o))
+    gamma = samples * (flat.T @ flat) / n
     scale_a, scale_g = float(xp.linalg.trace(a)) / a.shape[0], float(xp.linalg.trace(gamma)) / o
     pi = math.sqrt(scale_a / scale_g) if scale_a > 0 and scale_g > 0 else 1.0
     left, right = inverse(gamma, math.sqrt(mu) / pi), inverse(a, pi * math.sqrt(mu))
@@ -74,34 +73,34 @@ def _kronecker(model: GaussNewton, j: Factored, mu: float) -> Preconditioner:
 
 
 def _bent(model: GaussNewton, d: Array, some: slice) -> Array:
-    """Rᵀ D of some samples at one position, (n, K, 1, O) to (K, n, O), without the 1/√|S|."""
+    """Rᵀ D of some samples at one position, (n, K, 1, O) to (K, n, O)."""
     xp = namespace(d)
     turned = xp.permute_dims(d[:, :, 0], (2, 0, 1))  # (O, n, K)
-    return xp.permute_dims(model.half_of(turned, some), (2, 1, 0))
+    return xp.permute_dims(model.half_transposed(turned, some), (2, 1, 0))
 
 
-def _diagonal(model: GaussNewton, piece: Piece) -> Array:
-    """Σ_i of the diagonal of J_iᵀ B_i J_i / |S|, laid out like the block."""
-    j, here = piece.j, piece.here
-    if not isinstance(j, Factored):
-        return _squares(model, j, here)
-    xp, block = namespace(j.phi), j.block
-    n, q, o = j.phi.shape[0], j.phi.shape[1], block.shape[0]
-    d = j.d.dense(n)
-    turned = xp.permute_dims(d, (2, 3, 0, 1))  # (Q, O, n, K)
-    bent = xp.sum(model.half_of(turned, here) ** 2, axis=-1)  # (Q, O, n)
+def _diagonal(model: GaussNewton, j: BlockJacobian) -> Array:
+    """Σ_i of the diagonal of J_iᵀ B_i J_i / |S|, laid out like the block; summed over samples that stay in cache."""
+    samples, k, size = model.samples, model.outputs, j.block.size
+    per_sample = size if not isinstance(j, Factored) else j.phi.shape[1] * j.block.shape[0]
+    parts = sample_blocks(samples, 4 * k * per_sample * 8)
+    terms = [_squares(model, j, here) if not isinstance(j, Factored) else _by_factors(model, j, here) for here in parts]
+    return sum(terms[1:], terms[0])
+
+
+def _by_factors(model: GaussNewton, j: Factored, here: slice) -> Array:
+    xp, block, phi = namespace(j.phi), j.block, j.phi[here]
+    n, q, i = phi.shape
+    o = block.shape[0]
+    turned = xp.permute_dims(j.d.dense(n, here), (2, 3, 0, 1))  # (Q, O, n, K)
+    bent = xp.sum(model.half_transposed(turned, here) ** 2, axis=-1)  # (Q, O, n)
     by_position = xp.reshape(xp.permute_dims(bent, (2, 0, 1)), (n * q, o))
-    squares = by_position.T @ xp.reshape(j.phi**2, (n * q, j.phi.shape[2]))
-    flat = xp.reshape(squares, (block.weights,))
-    if block.has_bias:
-        flat = xp.concat([flat, xp.sum(by_position, axis=0)])
-    return flat / model.jacobian.samples
+    flat = xp.reshape(by_position.T @ xp.reshape(phi**2, (n * q, i)), (block.weights,))
+    return xp.concat([flat, xp.sum(by_position, axis=0)]) if block.has_bias else flat
 
 
 def _squares(model: GaussNewton, j: BlockJacobian, here: slice) -> Array:
-    rows = j.as_rows()
+    rows = j.as_rows(here)
     xp = namespace(rows)
-    n, k = here.stop - here.start, model.jacobian.outputs
-    turned = xp.reshape(rows.T, (rows.shape[1], n, k))
-    bent = model.half_of(turned, here)
-    return xp.sum(bent**2, axis=(1, 2)) / model.jacobian.samples
+    turned = xp.reshape(rows.T, (rows.shape[1], here.stop - here.start, model.outputs))
+    return xp.sum(model.half_transposed(turned, here) ** 2, axis=(1, 2))

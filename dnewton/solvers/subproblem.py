@@ -56,16 +56,17 @@ class PlainCG:
         `preconditioner` maps a residual on the unit's span to M⁻¹ r.
         """
         xp = namespace(g)
-        self._product, self._unit, self._g, self._tolerance = product, unit, g, tolerance
+        self._product, self.unit = product, unit
         self._precondition = preconditioner or (lambda r: r)
         s = unit.span
         self._d, self._r = xp.zeros_like(g[s]), -g[s]
         squares = dot(g[s], g[s])
         self._bound = tolerance**2 * squares
-        if start is not None and squares > 0:
-            self._d = self._d + start[s]
-            self._r = self._r - product(start, unit)
-            squares = dot(self._r, self._r)
+        if start is not None:
+            image = product(start, unit)  # in any case: it may be a collective
+            if squares > 0:
+                self._d, self._r = self._d + start[s], self._r - image
+                squares = dot(self._r, self._r)
         self._v = xp.zeros_like(g)  # the products want vectors laid out like θ
         self._z = self._precondition(self._r)
         self._v[s] = self._z
@@ -73,8 +74,8 @@ class PlainCG:
         self.working = squares > self._bound and unit.size > 0
 
     def advance(self) -> None:
-        s = self._unit.span
-        gv = self._product(self._v, self._unit)
+        s = self.unit.span
+        gv = self._product(self._v, self.unit)
         curvature = dot(self._v[s], gv)
         if not (curvature > 0 and math.isfinite(curvature)):
             self.working = False  # rounding (or overflow) has eaten the curvature: what has been found stands
@@ -91,7 +92,7 @@ class PlainCG:
             self._rz = rz
 
     def finish(self, d: Array) -> None:
-        d[self._unit.span] = self._d
+        d[self.unit.span] = self._d
 
 
 def local_cg(
@@ -118,6 +119,37 @@ def solve(systems: Sequence[System], g: Array, max_cg: int, watch: Watch) -> Sol
             break
     if not cut:
         watch.finished(counts=had_work)
+    d = namespace(g).zeros_like(g)
+    for system in systems:
+        system.finish(d)
+    return Solution(d, iterations, cut)
+
+
+def solve_jointly(
+    systems: Sequence[PlainCG], idle: Callable[[Unit], None], g: Array, max_cg: int, fraction: float, comm: Comm
+) -> Solution:
+    """As :func:`solve` where every product is a collective: a rank that has finished takes part by `idle(unit)`.
+
+    `fraction` of the active ranks ends it for all; above 1, all must have met their rules. Collective over the world:
+    per iteration what the products send, and two scalars.
+    """
+    had_work = any(system.working for system in systems)
+    iterations, cut = 0, False
+    (active,) = comm.sum_scalars([float(had_work)])
+    left = active
+    for done in range(max_cg):
+        finished = active - left
+        if left == 0 or (done and finished >= fraction * active):
+            cut = any(system.working for system in systems)
+            break
+        mine = any(system.working for system in systems)
+        iterations += mine
+        for system in systems:
+            if system.working:
+                system.advance()
+            else:
+                idle(system.unit)
+        (left,) = comm.sum_scalars([float(any(system.working for system in systems))])
     d = namespace(g).zeros_like(g)
     for system in systems:
         system.finish(d)

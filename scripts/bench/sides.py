@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from dnewton import planner
+from dnewton import planner, strategy
 from dnewton.comm import Comm
-from dnewton.config import Config
+from dnewton.config import Config, SolverSection
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.losses import LOSSES
+from dnewton.curvature.rates import Rates
 from dnewton.netplan import infer_shapes
 from dnewton.network import Network
 
@@ -69,8 +70,14 @@ class Ours:
     def forward(self) -> Any:
         return self.network.forward(self.theta, self.x)
 
-    def model(self, tape: Any, representation: str = "auto") -> GaussNewton:
-        jac = jacobian.build(self.network, self.theta, [tape], representation)  # type: ignore[arg-type]
+    def strategy(self, rates: Rates, options: SolverSection | None = None) -> strategy.Strategy:
+        """What a run with these options would decide."""
+        samples = len(self.y)
+        work = planner.Workload(10 * samples, samples, self.outputs)
+        return strategy.decide(self.network.plan, work, options or SolverSection(), rates=rates)
+
+    def model(self, tape: Any, how: strategy.Strategy) -> GaussNewton:
+        jac = jacobian.build(self.network, self.theta, [tape], how.held, how.chunk)
         return GaussNewton(jac, self.loss, tape.z, self.regulariser)
 
     def gradient(self, tape: Any) -> Any:

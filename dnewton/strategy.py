@@ -1,0 +1,319 @@
+"""How a run holds the curvature and solves with it within its memory: decided once, before training, from the plan.
+
+Pure functions of the plan, the options and the machine's rates, so that every rank decides alike (docs/method.md has
+the formulas). When memory is short, first the batches, then the chunks of S shrink, then the smaller representation of
+every block is taken, then `normal` where a rank's system is small, then `implicit`; what does not fit then is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from dnewton.config import SolverSection
+from dnewton.curvature import costs
+from dnewton.curvature.costs import BlockShape, Cost
+from dnewton.curvature.jacobian import in_chunks
+from dnewton.curvature.rates import Rates
+from dnewton.errors import UserError
+from dnewton.netplan import LayerPlan, NetPlan
+from dnewton.planner import Workload, sample_bytes
+
+How = Literal["explicit", "normal", "implicit"]
+
+LARGEST_EXACT = 4000  # rows of a matrix to factor, unless exact solves are asked for
+GRAM_FLOOR = {4: 1e-3, 8: 1e-6}  # by itemsize: ‖r‖² is a difference in Gram coordinates, so ‖r‖ ends at about √ε ‖g‖
+SWEEP = 16 << 20  # bytes of a chunk's K-fold sweep that should stay in cache, where no messages make chunks dear
+MESSAGES = 256 << 20  # where they do
+VECTORS = 11  # of the length of θ: θ, ∇f, d, d_previous, the trial point, and those of CG
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What was decided; the same on every rank."""
+
+    how: How
+    held: Mapping[str, str]  # representation by layer name, where it is explicit
+    ways: tuple[str, ...]  # per diagonal unit; empty where the whole system is solved
+    chunk: int  # samples of S at a time
+    batch: int
+    passes: float  # bytes for kept forward passes beyond those of S
+    parts: Mapping[str, float]  # the planned peak, by what it is for
+    rates: Rates
+
+    @property
+    def peak(self) -> float:
+        """Planned peak of resident bytes on the largest rank."""
+        p = self.parts
+        return p["process"] + p["vectors"] + p["data"] + p["subsample"] + max(p["passes"], p["curvature"])
+
+    def chunks(self, samples: int, subsample: int) -> tuple[int, ...]:
+        """Sizes of the pieces that S is worked through in."""
+        joined = samples <= self.batch
+        tapes = [subsample] if joined else [min(self.batch, subsample - i) for i in range(0, subsample, self.batch)]
+        return tuple(part.stop - part.start for size in tapes for part in in_chunks(size, self.chunk))
+
+    def describe(self) -> list[str]:
+        """Lines for the log."""
+        mib = {name: f"{name} {value / 2**20:.1f}" for name, value in self.parts.items()}
+        if self.how == "explicit":
+            names = ", ".join(f"{k} {v}" for k, v in self.held.items())
+            what = f"jacobian: {names}"
+        elif self.how == "normal":
+            what = "jacobian: normal, a matrix per local system; images by passes"
+        else:
+            what = "jacobian: implicit, nothing stored; products by passes, with messages while solving"
+        solved = f"; local systems: {', '.join(self.ways)}" if self.ways else ""
+        rates = f"{self.rates.flops / 1e9:.3g} Gflop/s, {self.rates.bandwidth / 1e9:.3g} GB/s"
+        return [
+            f"{what}; {self.chunk} samples at a time{solved} (by {rates})",
+            f"planned memory of the largest rank: {self.peak / 2**20:.1f} MiB (MiB: {', '.join(mib.values())})",
+        ]
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What the decisions are made from."""
+
+    plan: NetPlan
+    work: Workload
+    options: SolverSection
+    rates: Rates
+    blocks: tuple[BlockShape, ...]
+
+    @property
+    def units(self) -> list[tuple[BlockShape, ...]]:
+        layers = self.options.diagonal_unit == "layer"
+        return [(b,) for b in self.blocks] if layers else [self.blocks]
+
+    @property
+    def numbers(self) -> int:
+        return sum(b.size for b in self.blocks)
+
+    def joined(self, batch: int) -> bool:
+        return self.work.samples <= batch
+
+    def subsample_bytes(self, batch: int) -> float:
+        return self.pass_bytes(self.work.samples if self.joined(batch) else self.work.subsample)
+
+    @property
+    def sweep(self) -> float:
+        """Numbers per sample and right-hand side of a cotangent's way through the widest layer."""
+        return max(2.0 * b.outputs + (b.inputs if m else 0) for m, b in enumerate(self.blocks))
+
+    @property
+    def jacobian_sweep(self) -> float:
+        """As :attr:`sweep` for the K-fold sweep, which starts with what all samples share."""
+        numbers = 0.0
+        for m, b in enumerate(self.blocks):
+            inputs = b.inputs if m else 0
+            if b.sharing == "shared":
+                numbers = max(numbers, float(b.outputs + inputs) if b.slope else 0.0)
+            else:
+                numbers = max(numbers, 2.0 * b.outputs + inputs)
+        return numbers
+
+    def working_bytes(self, batch: int) -> float:
+        """A batch on its way forward and back, besides its pass."""
+        forward = max(2.0 * math.prod(x.shape.out_shape) / _parts(self.plan, x) for x in self.plan.layers)
+        numbers = max(forward, self.sweep) + self.blocks[0].inputs
+        return min(batch, self.work.samples) * (numbers * self.work.itemsize + 32.0 * self.work.outputs)
+
+    def pass_bytes(self, samples: int) -> float:
+        """Kept forward passes."""
+        return float(samples * self.plan.kept_numbers() * self.work.itemsize)
+
+
+def _parts(plan: NetPlan, layer: LayerPlan) -> int:
+    return plan.grid.parts(layer.out_split)
+
+
+def decide(
+    plan: NetPlan, work: Workload, options: SolverSection, *, memory: float = math.inf, process: float = 0.0,
+    rates: Rates | None = None, kept: float = math.inf, source: str = "config",
+) -> Strategy:  # fmt: skip
+    """The strategy that is fastest by the stated model and needs at most `memory` bytes on the largest rank.
+
+    `process` are the bytes that the process holds already, `kept` a further limit to the passes that are kept. Raises
+    UserError when nothing fits, or not what the options ask for.
+    """
+    at = _Setting(plan, work, options, rates or Rates(), tuple(costs.blocks_of(plan)))
+    vectors = float(VECTORS * at.numbers * work.itemsize)
+    data = data_bytes(plan, work)
+    fixed = process + vectors + data
+    batch = min(options.batch_size, 1 << 30)
+
+    def least(batch: int) -> float:
+        one = 0.0 if at.joined(batch) else at.pass_bytes(batch)
+        return fixed + at.subsample_bytes(batch) + one + at.working_bytes(batch)
+
+    while batch > 1 and least(batch) > memory:
+        batch = -(-min(batch, work.samples) // 2)
+    if least(batch) > memory:
+        raise UserError(_too_little(source, memory, least(batch), plan.grid.size))
+    held_back = at.subsample_bytes(batch)
+    left = memory - fixed - held_back
+    passes, room, rest = 0.0, left - at.working_bytes(batch), at.pass_bytes(work.samples - work.subsample)
+    if not at.joined(batch):  # all passes, or what there is room for besides the one at work
+        passes = rest if min(room, kept) >= rest else max(0.0, min(room - at.pass_bytes(batch), kept))
+    how, held, ways, chunk, curvature = _curvature(at, left, source)
+    if curvature > left:
+        raise UserError(_too_little(source, memory, fixed + held_back + curvature, plan.grid.size))
+    at_work = at.working_bytes(batch) + (0.0 if at.joined(batch) or passes == rest else at.pass_bytes(batch))
+    parts = {
+        "process": process, "vectors": vectors, "data": data, "subsample": held_back, "passes": passes + at_work,
+        "curvature": curvature,
+    }  # fmt: skip
+    return Strategy(how, held, ways, chunk, batch, max(0.0, passes), parts, at.rates)
+
+
+def _too_little(source: str, memory: float, needed: float, ranks: int) -> str:
+    return (
+        f"{source}: parallel.memory: the largest of {ranks} rank(s) needs {needed / 2**20:.0f} MiB and may use "
+        f"{memory / 2**20:.0f}; allow more, or use more ranks, or a smaller net, subsample or data set"
+    )
+
+
+def data_bytes(plan: NetPlan, work: Workload) -> float:
+    """Samples and targets on the rank with the largest slice; a few batches of them where they are streamed."""
+    sample, data = sample_bytes(plan.layers[0], plan.grid, work), 0.0
+    for count in (work.samples, work.others):
+        here = count * sample
+        if here > work.resident:  # the batch at work, the next one and its raw columns
+            here = 3.0 * min(work.batch, count) * sample
+        data += here + count * work.outputs * work.itemsize
+    return data
+
+
+Found = tuple[How, Mapping[str, str], tuple[str, ...], int, float]
+
+
+def _curvature(at: _Setting, left: float, source: str) -> Found:
+    """The fastest way to hold the curvature within `left` bytes; the last one tried if none fits."""
+    wanted = at.options.jacobian
+    found: Found | None = None
+    if wanted in ("auto", "factored", "dense"):
+        item, s, k = at.work.itemsize, at.work.subsample, at.work.outputs
+        if wanted == "auto":
+            choices = [
+                {b.name: costs.cheapest(b, s, k, item, at.rates) for b in at.blocks},
+                {b.name: min(("factored", "dense"), key=lambda r: b.numbers(r, k)) for b in at.blocks},
+            ]
+        else:
+            choices = [{b.name: wanted for b in at.blocks}]
+        for held in choices:
+            found = _explicit(at, held, left)
+            if found is not None and found[-1] <= left:
+                return found
+        if wanted != "auto" and found is None:
+            found = _explicit(at, choices[0], math.inf)
+    small = max(sum(b.size for b in unit) for unit in at.units) <= LARGEST_EXACT
+    plain = at.options.preconditioner in ("auto", "none")
+    if wanted == "normal" or (wanted == "auto" and at.options.curvature == "diagonal" and small and plain):
+        found = _normal(at, left)
+        if found[-1] <= left:
+            return found
+    if wanted == "implicit" or (wanted == "auto" and plain and at.options.subproblem != "exact"):
+        return _implicit(at, left)
+    if found is None:
+        asked = f"subproblem: {at.options.subproblem}, preconditioner: {at.options.preconditioner}"
+        raise UserError(f"{source}: solver ({asked}): does not fit into {left / 2**20:.0f} MiB; use subproblem: cg")
+    return found
+
+
+def _chunk(at: _Setting, per_sample: float, left: float, messages: bool) -> int:
+    """Samples at a time: few enough to fit, and to stay in cache unless every chunk has messages of its own."""
+    limit = min(left, MESSAGES if messages else SWEEP)
+    return int(max(1, min(at.work.subsample, limit // max(1.0, per_sample))))
+
+
+def _sums_back(at: _Setting) -> bool:
+    """Whether a backward sweep sends messages."""
+    grid = at.plan.grid
+    return grid.size > 1 and any(
+        (layer.split_kind is not None and not layer.first and grid.ranks_in(layer.split_kind.backward) > 1)
+        or bool(at.plan.incoming(layer))
+        for layer in at.plan.layers
+    )
+
+
+def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | None:
+    """With J held block by block; None where no way that the options allow fits."""
+    work, options = at.work, at.options
+    s, k, item = work.subsample, work.outputs, work.itemsize
+    per_sample = sum(b.numbers(held[b.name], k) for b in at.blocks) * item
+    if s > options.batch_size:  # the inputs of several batches are put together
+        per_sample += sum(b.i for b in at.blocks if not b.conv) * item
+    jacobian = s * per_sample
+    temporary = max(1.0, k * at.jacobian_sweep * item)
+    chunk = _chunk(at, temporary, left - jacobian, _sums_back(at))
+    if options.curvature == "full":
+        cost = costs.ways(at.blocks, held, s, k, item, at.rates)["dual" if options.subproblem == "exact" else "plain"]
+        return "explicit", held, (), chunk, jacobian + max(chunk * temporary, cost.workspace)
+    chosen, workspace = [], 0.0
+    for unit in at.units:
+        found = costs.ways(unit, held, s, k, item, at.rates)
+        allowed = allowed_ways(found, sum(b.size for b in unit), s * k, item, options)
+        fitting = {name: cost for name, cost in allowed.items() if jacobian + cost.workspace <= left}
+        if not fitting:
+            return None
+        way = min(fitting, key=lambda name: fitting[name].seconds)
+        chosen.append(way)
+        workspace = max(workspace, fitting[way].workspace)
+    return "explicit", held, tuple(chosen), chunk, jacobian + max(chunk * temporary, workspace)
+
+
+def allowed_ways(
+    found: Mapping[str, Cost], variables: int, rows: int, itemsize: int, options: SolverSection
+) -> dict[str, Cost]:
+    """The ways that `solver.subproblem`, `preconditioner` and `cg_tolerance` allow."""
+    if options.subproblem == "exact":
+        return {name: found[name] for name in ("primal", "dual")}
+    names = set(found) - {"diagonal"}
+    if options.preconditioner in ("diagonal", "kronecker"):
+        names = {options.preconditioner} if options.subproblem == "cg" else {options.preconditioner, "primal", "dual"}
+    elif options.preconditioner == "none" or options.subproblem == "cg":
+        names -= {"kronecker"}  # the paper's method has none, unless it is asked for
+    if options.warm_start or options.cg_tolerance < GRAM_FLOOR[itemsize]:
+        names -= {"gram"}
+    if options.subproblem == "cg" or variables > LARGEST_EXACT:
+        names -= {"primal"}
+    if options.subproblem == "cg" or rows > LARGEST_EXACT:
+        names -= {"dual"}
+    return {name: found[name] for name in names}
+
+
+def _normal(at: _Setting, left: float) -> Found:
+    work, options = at.work, at.options
+    k, item = work.outputs, work.itemsize
+    sizes = [sum(b.size for b in unit) for unit in at.units]
+    matrices = float(sum(n * n for n in sizes) * item)
+    per_sample = k * (at.sweep + 4 * max(sizes)) * item
+    ways, workspace = [], 0.0
+    for n in sizes:
+        found = costs.normal_ways(n, work.subsample, k, item, at.rates)
+        if options.subproblem == "cg" or (options.subproblem == "auto" and matrices + found["primal"].workspace > left):
+            way = "plain"
+        elif options.subproblem == "exact":
+            way = "primal"
+        else:
+            way = min(found, key=lambda name: found[name].seconds)
+        ways.append(way)
+        workspace = max(workspace, found[way].workspace)
+    squares = float(max(sizes) ** 2 * item)  # a chunk's product before it is added
+    chunk = _chunk(at, per_sample, left - matrices - squares, messages=True)
+    tangents = 2 * at.sweep * item
+    workspace = max(workspace, squares + chunk * per_sample, chunk * tangents)
+    return "normal", {}, tuple(ways), chunk, matrices + workspace
+
+
+def _implicit(at: _Setting, left: float) -> Found:
+    ranks = at.plan.grid.size if at.options.curvature == "diagonal" else 1
+    columns = at.plan.grid.size if at.options.combine == "two_level" else 1
+    per_sample = 2 * max(ranks, columns) * at.sweep * at.work.itemsize
+    images = 6.0 * max(ranks, columns) * at.work.subsample * at.work.outputs * at.work.itemsize
+    chunk = _chunk(at, per_sample, left - images, messages=at.plan.grid.size > 1)
+    ways = ("passes",) * len(at.units) if at.options.curvature == "diagonal" else ()
+    return "implicit", {}, ways, chunk, images + chunk * per_sample

@@ -1,0 +1,346 @@
+"""How the curvature is held: passes and normal matrices against dense algebra, chunks, memory plans, measured rates."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import MLP, OnRanks, Problem, flat, lay_out, relative
+from test_ways import LAMBDA, NETS, dense_pieces, setting
+
+from dnewton import calibration, config_text, forecast, planner, strategy
+from dnewton.comm import Comm
+from dnewton.config import Config
+from dnewton.curvature import costs
+from dnewton.curvature.jacobian import Unit, units
+from dnewton.curvature.rates import Rates
+from dnewton.errors import UserError
+from dnewton.layout import grids
+from dnewton.netplan import infer_shapes
+from dnewton.solvers import early_stop, subproblem, ways
+from dnewton.solvers.newton import State
+from dnewton.solvers.subproblem import PlainCG
+
+
+def whole_matrix(problem: Problem) -> np.ndarray:
+    return oracle.gauss_newton_matrix(
+        problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples
+    )
+
+
+# --- passes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [100, 2])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared", "logistic"])
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_products_by_passes(comm: Comm, net: str, loss: str, chunk: int) -> None:
+    """J v, G v and every rank's own G_pp v_p, on every grid, against the dense matrix and the explicit blocks."""
+    shape, layers = NETS[net]
+    problem = Problem(shape, [*layers[:-1], {"dense": {"units": 1 if loss == "logistic" else 3}}], loss)
+    g = whole_matrix(problem)
+    for grid in grids(comm.size):
+        on = lay_out(problem, comm, grid)
+        rng = np.random.default_rng(1)
+        direction = {k: rng.normal(size=v.shape) for k, v in problem.params.items()}
+        v = on.from_params(direction)
+        (unit,) = units(on.network.blocks, per_layer=False)
+        model, explicit = on.by_passes(chunk, parts=2), on.model()
+        assert relative(model.images([v], unit, on.comm), explicit.images([v], unit, on.comm)) < 1e-12
+        assert relative(model.own_images([v], unit, on.comm), explicit.own_images([v], unit, on.comm)) < 1e-12
+        found = flat(on.whole(model.full_product(v, unit, LAMBDA, on.comm)))
+        assert relative(found, g @ flat(direction) + LAMBDA * flat(direction)) < 1e-11
+        mine = model.joint_product(v, unit, LAMBDA, on.comm)
+        assert relative(mine, explicit.block_product(v, unit, LAMBDA)) < 1e-11
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_diagonal_systems_by_passes(comm: Comm, net: str, per_layer: bool) -> None:
+    problem, on, grad = setting(comm, net, "cross_entropy")
+    model, mine = on.by_passes(4), units(on.network.blocks, per_layer)
+
+    def multiply(v: np.ndarray, unit: Unit) -> np.ndarray:
+        return model.joint_product(v, unit, LAMBDA, on.comm)
+
+    def solve(fraction: float, limit: int = 500) -> subproblem.Solution:
+        systems = [PlainCG(multiply, grad, unit, 1e-12) for unit in mine]
+        nothing = np.zeros_like(grad)
+        idle = lambda unit: (multiply(nothing, unit), None)[1]  # noqa: E731
+        return subproblem.solve_jointly(systems, idle, grad, limit, fraction, on.comm)
+
+    assert relative(flat(on.whole(solve(math.inf).d)), dense_pieces(problem, on, per_layer)) < 1e-8
+    assert solve(math.inf, limit=3).iterations <= 3
+    early = solve(0.01)  # the first to finish ends it for all
+    counts = comm.gather_to_root([early.iterations, early.cut, bool(grad.size)])
+    if comm.rank == 0:
+        active = counts[counts[:, 2] > 0]
+        assert active[:, 0].min() == active[:, 0].max() and not active[:, 1].all()
+
+
+@pytest.mark.parametrize("representation", ["factored", "dense"])
+@pytest.mark.parametrize(("net", "parts", "chunk"), list(product(["mlp", "cnn"], [1, 2], [1, 2, 4])))
+def test_chunks_change_nothing(comm: Comm, net: str, parts: int, chunk: int, representation: str) -> None:
+    _, on, grad = setting(comm, net, "cross_entropy")
+    (unit,) = units(on.network.blocks, per_layer=False)
+    whole, cut = (on.model(representation=representation, parts=p, chunk=c) for p, c in ((1, 100), (parts, chunk)))
+    assert relative(cut.block_product(grad, unit, 0.1), whole.block_product(grad, unit, 0.1)) < 1e-13
+    assert relative(cut.jacobian.gram(unit), whole.jacobian.gram(unit)) < 1e-13
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    widths=st.lists(st.integers(1, 5), min_size=1, max_size=3), samples=st.integers(1, 6), chunk=st.integers(1, 7),
+    activation=st.sampled_from(["linear", "tanh", "relu"]),
+)  # fmt: skip
+def test_any_mlp_by_any_representation(widths: list[int], samples: int, chunk: int, activation: str) -> None:
+    comm = Comm.world()
+    layers = [{"dense": {"units": w, "activation": activation}} for w in widths]
+    problem = Problem((3,), layers, "squared", samples=samples)
+    on = lay_out(problem, comm)
+    (unit,) = units(on.network.blocks, per_layer=False)
+    v = np.random.default_rng(0).normal(size=on.network.size)
+    expected = on.by_passes(chunk).joint_product(v, unit, 0.3, on.comm)
+    for representation in ("factored", "dense"):
+        model = on.model(representation=representation, chunk=chunk)
+        assert relative(model.block_product(v, unit, 0.3), expected) < 1e-10
+    assert relative(on.normal([unit], chunk).block_product(v, unit, 0.3), expected) < 1e-10
+
+
+# --- normal matrices --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["plain", "primal"])
+@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_normal_matrices(comm: Comm, net: str, per_layer: bool, way: str) -> None:
+    problem, on, grad = setting(comm, net, "cross_entropy")
+    mine = units(on.network.blocks, per_layer)
+    model = on.normal(mine, chunk=4)
+    before = comm.ledger["cg"].bytes
+    with on.comm.phase("cg"):
+        systems = [ways.make(way, model, grad, unit, LAMBDA, 1e-11) for unit in mine]
+        found = subproblem.solve(systems, grad, 1000, early_stop.NeverStop())
+    assert on.comm.ledger["cg"].bytes == before  # no message
+    assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, per_layer)) < 1e-8
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+
+def trained(comm: Comm, iterations: int = 3, **options: object) -> tuple[OnRanks, list[float]]:
+    problem = Problem((5,), MLP, samples=24, solver={"subsample": 0.5, "cg_tolerance": 1e-9, **options})
+    on = lay_out(problem, comm, batch=100)
+    solver = on.newton()
+    losses = [solver.start(State(on.theta, 1.0)).loss]
+    losses += [solver.step().loss for _ in range(iterations)]
+    solver.close()
+    return on, losses
+
+
+@pytest.mark.parametrize("combined", ["none", "previous", "two_level"])
+@pytest.mark.parametrize("curvature", ["diagonal", "full"])
+def test_one_trajectory_by_every_representation(comm: Comm, curvature: str, combined: str) -> None:
+    options = {"curvature": curvature, "combine": combined, "early_stop": {"mode": "off"}, "subproblem": "cg"}
+    _, expected = trained(comm, jacobian="factored", **options)
+    assert expected[-1] < expected[0]
+    for jacobian in ("dense", "implicit", *(["normal"] if curvature == "diagonal" else [])):
+        assert np.allclose(trained(comm, jacobian=jacobian, **options)[1], expected, rtol=1e-6), jacobian
+
+
+@pytest.mark.parametrize("jacobian", ["factored", "normal", "implicit"])
+def test_a_warm_start_meets_the_same_rule(comm: Comm, jacobian: str) -> None:
+    options = {"early_stop": {"mode": "off"}, "jacobian": jacobian, "diagonal_unit": "layer"}
+    cold = trained(comm, 4, **options)[1]
+    assert np.allclose(trained(comm, 4, warm_start=True, **options)[1], cold, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["lockstep", "off"])
+def test_early_termination_by_passes(comm: Comm, mode: str) -> None:
+    losses = trained(comm, 4, jacobian="implicit", early_stop={"mode": mode, "fraction": 0.3})[1]
+    assert losses[-1] < losses[0] and comm.extremes(losses[-1])[0] == comm.extremes(losses[-1])[1]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("combined", ["previous", "two_level"])
+@pytest.mark.parametrize(
+    ("curvature", "jacobian"), [("diagonal", "implicit"), ("full", "implicit"), ("diagonal", "normal")]
+)
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str, combined: str) -> None:
+    options = {"curvature": curvature, "jacobian": jacobian, "subsample": 0.5, "max_cg": 4, "combine": combined,
+               "early_stop": {"mode": "off"}}  # fmt: skip
+    shape, layers = NETS[net]
+    problem = Problem(shape, layers, samples=12, solver=options)
+    for grid in grids(comm.size):
+        on = lay_out(problem, comm, grid, batch=100)
+        solver = on.newton()
+        solver.start(State(on.theta, 1.0))
+        for iteration in range(2):
+            before = {n: t.bytes for n, t in on.comm.ledger.phases.items()}
+            step = solver.step()
+            change = {n: t.bytes - before.get(n, 0) for n, t in on.comm.ledger.phases.items()}
+            cg = int(comm.extremes(float(step.cg))[1])
+            did = forecast.Iteration(
+                12, solver._strategy.chunks(12, 6), trials=step.trials, columns=1 + (iteration > 0), itemsize=8,
+                full_cg=cg if curvature == "full" else 0, how=jacobian, joint_cg=cg, two_level=combined == "two_level",
+            )  # fmt: skip
+            expected = forecast.iteration_bytes(on.plan, did)
+            if jacobian == "normal":
+                expected["cg"] = 0
+            for phase in ("function", "gradient", "jacobian", "cg", "combine"):
+                assert comm.sum_scalars([float(change.get(phase, 0))])[0] == expected[phase], (grid, phase)
+        solver.close()
+
+
+# --- decisions --------------------------------------------------------------------------------------------------------
+
+
+def decided(
+    layers: list[object], shape: list[int], samples: int, subsample: int, ranks: int = 1, memory: float = math.inf,
+    loss: str = "squared", batch: int = 1024, **options: object,
+) -> strategy.Strategy:  # fmt: skip
+    config = Config.model_validate(
+        {"net": {"input": shape, "loss": loss, "layers": layers}, "solver": {"batch_size": batch, **options}}
+    )
+    shapes = infer_shapes(config.net)
+    work = planner.Workload(samples, subsample, shapes[-1].out_shape[0], batch)
+    return strategy.decide(planner.choose(shapes, ranks, work), work, config.solver, memory=memory)
+
+
+def net(*widths: int) -> list[object]:
+    return [{"dense": {"units": w, "activation": "tanh"}} for w in widths[:-1]] + [{"dense": {"units": widths[-1]}}]
+
+
+def test_the_cheapest_way() -> None:
+    """Few rows of the Gram matrix: dual; few variables: primal; a wide dense layer: Gram coordinates."""
+
+    def way(inputs: int, hidden: int, outputs: int, samples: int, **options: object) -> str:
+        return decided(net(hidden, outputs), [inputs], 10 * samples, samples, **options).ways[0]
+
+    assert way(300, 200, 1, 20) == "dual"
+    assert way(2, 5, 1, 900) == "primal"
+    assert way(800, 100, 5, 100, subproblem="cg") == "gram"
+    assert way(10, 100, 5, 900, subproblem="cg") == "plain"
+    assert way(800, 100, 5, 100, subproblem="cg", warm_start=True) == "plain"
+    assert way(800, 100, 5, 100, subproblem="cg", preconditioner="kronecker") == "kronecker"
+    assert way(10, 30, 5, 900, subproblem="exact") in ("primal", "dual")
+
+
+def test_the_cheapest_representation() -> None:
+    """Dense rows for a small block on a large image, D and φ for a fully connected layer."""
+    image = [{"conv": {"channels": 32, "kernel": 5}}, "flatten", {"dense": {"units": 10}}]
+    assert decided(image, [1, 28, 28], 1000, 100).held["layers.0"] == "dense"
+    assert decided(net(1000, 10), [784], 9000, 1000).held["layers.0"] == "factored"
+    slow_memory, fast = Rates(1e13, 1e10), Rates(1e9, 1e12)
+    (block, _) = costs.blocks_of(
+        planner.choose(
+            infer_shapes(
+                Config.model_validate({"net": {"input": [1, 28, 28], "loss": "squared", "layers": image}}).net
+            ),
+            1,
+            planner.Workload(100, 100, 10),
+        )
+    )
+    assert costs.cheapest(block, 100, 10, 4, fast) == "dense"
+    assert costs.cheapest(dataclasses.replace(block, q=1, held=1), 100, 10, 4, slow_memory) == "factored"
+
+
+def test_memory_decides_step_by_step() -> None:
+    """Chunks, then the smaller representation or normal matrices, then passes, then a refusal."""
+    wide, small = net(500, 500, 1000), net(20, 20, 30)
+    roomy = decided(wide, [100], 4000, 400)
+    assert roomy.how == "explicit" and roomy.batch == 1024
+    tight = decided(wide, [100], 4000, 400, memory=0.5 * roomy.peak)
+    assert tight.how == "implicit" and tight.peak <= 0.5 * roomy.peak
+    assert decided(wide, [100], 4000, 400, memory=0.5 * roomy.peak, curvature="full").how == "implicit"
+    assert decided(small, [8], 90000, 30000).how == "explicit"
+    assert decided(small, [8], 90000, 30000, memory=100e6).how == "normal"
+    assert decided(small, [8], 90000, 30000, memory=100e6, curvature="full").how == "implicit"
+    image = [{"conv": {"channels": 2, "kernel": 3, "padding": 1}}, "flatten", {"dense": {"units": 25}}]
+    fast = decided(image, [100, 14, 14], 1000, 500, batch=50)
+    assert fast.held["layers.0"] == "factored" and fast.how == "explicit"
+    less = decided(image, [100, 14, 14], 1000, 500, batch=50, memory=0.8 * fast.peak - 0.8 * fast.passes)
+    assert less.held["layers.0"] == "dense" and less.peak < fast.peak
+    batches = decided(wide, [100], 4000, 100, memory=60e6)
+    assert batches.batch < 1024 and batches.peak <= 60e6
+    with pytest.raises(UserError, match=r"parallel.memory: the largest of 1 rank.*MiB"):
+        decided(wide, [100], 4000, 400, memory=1e6)
+    with pytest.raises(UserError, match="exact"):
+        decided(wide, [100], 4000, 400, memory=0.5 * roomy.peak, subproblem="exact")
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    widths=st.lists(st.integers(1, 300), min_size=1, max_size=3), samples=st.integers(1, 5000),
+    share=st.floats(0.01, 1), ranks=st.integers(1, 9), memory=st.floats(1e4, 1e10),
+    options=st.sampled_from([{}, {"curvature": "full"}, {"jacobian": "implicit"}, {"jacobian": "dense"},
+                             {"jacobian": "normal"}, {"combine": "two_level"}, {"preconditioner": "diagonal"}]),
+)  # fmt: skip
+def test_no_plan_exceeds_its_memory(
+    widths: list[int], samples: int, share: float, ranks: int, memory: float, options: dict[str, object]
+) -> None:
+    subsample = max(1, round(share * samples))
+    try:
+        found = decided(net(*widths), [7], samples, subsample, ranks, memory, **options)
+    except UserError:
+        return
+    assert found.peak <= memory * (1 + 1e-12)
+    assert sum(found.chunks(samples, subsample)) == subsample and max(found.chunks(samples, subsample)) <= found.chunk
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jacobian": "normal", "curvature": "full"}, "normal needs curvature: diagonal"),
+        ({"jacobian": "implicit", "subproblem": "exact"}, "exact needs a jacobian"),
+        ({"jacobian": "implicit", "preconditioner": "kronecker"}, "kronecker needs"),
+        ({"jacobian": "implicit", "early_stop": {"mode": "async"}}, "async"),
+    ],
+)
+def test_what_does_not_go_together(options: dict[str, object], message: str) -> None:
+    text = json.dumps({"net": {"input": [2], "loss": "squared", "layers": net(2)}, "solver": options})
+    with pytest.raises(UserError, match=message):
+        config_text.load(text, "net.yaml", [])
+
+
+# --- rates ------------------------------------------------------------------------------------------------------------
+
+
+def test_rates_are_measured_once(comm: Comm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    alone = comm.split(comm.rank)
+    text = json.dumps({"net": {"input": [2], "loss": "squared", "layers": net(2)}})
+    config = config_text.load(text, "net.yaml", [])
+    first, note = calibration.rates(config, alone)
+    assert "measured now" in note and first.flops > 1e8 and first.bandwidth > 1e8
+    monkeypatch.setattr(calibration, "measure", lambda dtype: pytest.fail("measured twice"))
+    again, note = calibration.rates(config, alone)
+    assert again == first and "measured before" in note
+    resumed, note = calibration.rates(config.with_rates(1e9, 2e9), alone)
+    assert resumed == Rates(1e9, 2e9) and note == "given"
+
+
+def test_a_damaged_cache_is_measured_anew(comm: Comm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(calibration, "measure", lambda dtype: Rates(3e9, 4e9))
+    for damage in ("", "[1]", '{"a": 3}', '{"a": {"flops": "x", "bandwidth": 1}}', "\0"):
+        calibration.cache_file().parent.mkdir(exist_ok=True)
+        calibration.cache_file().write_text(damage)
+        assert calibration._of_this_machine("float32")[0] == Rates(3e9, 4e9)
+        assert [f.name for f in calibration.cache_file().parent.iterdir()] == ["rates.json"]
+
+
+def test_without_a_cache_the_stated_rates_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    found, note = calibration._of_this_machine("float32")
+    assert found == Rates() and "cannot be written" in note
