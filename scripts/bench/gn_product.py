@@ -6,7 +6,8 @@
 Products: ours on vectors of θ, and per iteration of CG in Gram coordinates; PyTorch's jvp + vjp anew for every product
 (as curvlinops), and with one linearisation kept. "GEMM bound": the two matrix products with φ of every layer alone.
 Directions: Jacobian and solve to ‖r‖ ≤ 0.1 ‖g‖ on our side (the way that `subproblem: auto` picks), CG from zero
-to the same residual on PyTorch's, the linearisation included. float32, cross-entropy, one process.
+to the same residual on PyTorch's, the linearisation included. float32, cross-entropy (squared loss on the regression
+nets), one process.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import numpy as np
 import torch
 from sides import NETS, Ours, Theirs, interleaved, named, threads, write
 
+from dnewton import calibration
 from dnewton.comm import Comm
-from dnewton.config import SolverSection
-from dnewton.curvature import costs
+from dnewton.curvature import jacobian
 from dnewton.solvers import early_stop, subproblem, ways
 from dnewton.solvers.gram_cg import GramCG
 
@@ -51,10 +52,13 @@ def torch_cg(product: Any, g: dict[str, torch.Tensor]) -> int:
 
 def compare(name: str, comm: Comm, n: int, rounds: int) -> dict[str, Any]:
     shape, layers, samples = NETS[name]
-    ours = Ours(comm, shape, layers, samples, "cross_entropy")
+    loss = "squared" if "regression" in name else "cross_entropy"
+    ours = Ours(comm, shape, layers, samples, loss)
     theirs = Theirs(ours)
     tape = ours.forward()
-    model, g = ours.model(tape), ours.gradient(tape)
+    with threads(n):
+        how = ours.strategy(calibration.measure("float32"))
+    model, g = ours.model(tape, how), ours.gradient(tape)
     v = np.random.default_rng(1).normal(size=ours.network.size).astype(np.float32)
     tv, tg = named(ours, v), named(ours, g)
     keep = theirs.linearised()
@@ -62,24 +66,23 @@ def compare(name: str, comm: Comm, n: int, rounds: int) -> dict[str, Any]:
     found = named(ours, model.block_product(v, ours.unit, DAMPING))
     worst = max(float((found[k] - expected[k]).norm() / expected[k].norm()) for k in expected)
     assert worst < 1e-3, worst
-    costs.make_input_grams(model.jacobian, ours.unit)
+    model.jacobian.make_input_grams(ours.unit)
     gram = GramCG(model, g, ours.unit, DAMPING, 1e-9)
-    patches = [(p.j.phi.reshape(-1, p.j.phi.shape[2]), p.j.block.shape[0]) for pieces in ours.model(tape, "factored")
-               .jacobian.pieces for p in pieces]  # fmt: skip
+    factored = jacobian.build(ours.network, ours.theta, [tape], "factored")
+    patches = [(j.phi.reshape(-1, j.phi.shape[2]), j.block.shape[0]) for j in factored.blocks]
     weights = [np.ones((i.shape[1], o), np.float32) for i, o in patches]
 
     def bound() -> None:
         for (phi, _), w in zip(patches, weights, strict=True):
             phi.T @ (phi @ w)
 
-    options = SolverSection()
     used: dict[str, Any] = {}
 
     def direction() -> None:
-        fresh = ours.model(tape)
-        way, system = ways.choose(fresh, g, ours.unit, DAMPING, options)
+        fresh = ours.model(tape, how)
+        system = ways.make(how.ways[0], fresh, g, ours.unit, DAMPING, TOLERANCE)
         found = subproblem.solve([system], g, 250, early_stop.NeverStop())
-        used.update(way=way, iterations=found.iterations, representations=fresh.jacobian.representations())
+        used.update(way=how.ways[0], iterations=found.iterations, representations=dict(how.held))
 
     def fresh_direction() -> None:
         used["torch"] = torch_cg(theirs.fresh_product, tg)
@@ -92,7 +95,7 @@ def compare(name: str, comm: Comm, n: int, rounds: int) -> dict[str, Any]:
                 "torch jvp+vjp": lambda: theirs.fresh_product(tv, DAMPING),
                 "torch linearize": lambda: keep(tv, DAMPING),
                 "GEMM bound": bound,
-                "our Jacobian": lambda: ours.model(tape),
+                "our Jacobian": lambda: ours.model(tape, how),
             },
             rounds,
         )
@@ -108,6 +111,8 @@ def compare(name: str, comm: Comm, n: int, rounds: int) -> dict[str, Any]:
     print(f"\n{name}, |S| = {samples}, {n} thread(s)")
     for side, value in ms.items():
         print(f"  {side:16} {value:9.2f} ms")
+    amortised = best + ms["our Jacobian"] / max(1, used["torch"])
+    print(f"  our product with its share of the Jacobian over {used['torch']} products: {amortised:.2f} ms")
     print(f"  product: {ms['torch jvp+vjp'] / best:.2f} x jvp+vjp, {ms['torch linearize'] / best:.2f} x linearize")
     print(f"  direction: ours {whole['ours']:.1f} ms ({used['way']}, {used['iterations']} iteration(s), "
           f"{used['representations']}), jvp+vjp {whole['torch jvp+vjp']:.1f} ms, "

@@ -45,6 +45,8 @@ NETS: dict[str, tuple[list[int], list[Any], int]] = {  # input, layers, |S|
         ],
         100,
     ),
+    "regression 2-64-64-1": ([2], dense(64, 64, 1, activation="tanh"), 1000),
+    "regression 10-128-128-128-1": ([10], dense(128, 128, 128, 1, activation="tanh"), 1000),
 }  # fmt: skip
 
 
@@ -63,7 +65,10 @@ class Ours:
         self.images = rng.normal(size=(samples, *shape)).astype(np.float32)
         x = self.images if len(shape) == 1 else self.images.transpose(0, 2, 3, 1)
         self.x = np.ascontiguousarray(x)
-        self.y = np.eye(self.outputs, dtype=np.float32)[rng.integers(0, self.outputs, samples)]
+        if loss == "squared":
+            self.y = rng.normal(size=(samples, self.outputs)).astype(np.float32)
+        else:
+            self.y = np.eye(self.outputs, dtype=np.float32)[rng.integers(0, self.outputs, samples)]
         self.unit = jacobian.units(self.network.blocks, per_layer=False)[0]
         self.regulariser = 1.0 / samples
 
