@@ -66,10 +66,10 @@ def assemble(config: Config, comm: Comm, source: str) -> Job:
     rates, origin = calibration.rates(config, comm)
     config = config.with_rates(rates.flops, rates.bandwidth)
     process = comm.extremes(float(machine.resident_bytes() + SLACK))[1]
-    how = strategy.decide(
-        plan, work, config.solver, memory=memory, process=process, rates=rates,
-        kept=_for_passes(config, strategy.data_bytes(plan, work), comm), source=source,
-    )  # fmt: skip
+    limit = memory
+    if config.data.max_resident != "auto":
+        limit = min(memory, config.data.max_resident - READERS)
+    how = strategy.decide(plan, work, config.solver, memory=limit, process=process, rates=rates, source=source)
     notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
     notes.extend(plan.describe())
     notes.extend([*how.describe(), f"rates: {origin}"])
@@ -115,14 +115,6 @@ def _resident(config: Config, memory: float) -> float:
     if config.data.max_resident != "auto":
         return max(0.0, float(config.data.max_resident) - machine.resident_bytes()) / 2
     return memory / 2
-
-
-def _for_passes(config: Config, data: float, comm: Comm) -> float:
-    """What `data.max_resident` leaves for kept forward passes; the same on all ranks."""
-    if config.data.max_resident == "auto":
-        return math.inf
-    left = config.data.max_resident - machine.resident_bytes() - data - READERS
-    return comm.extremes(max(0.0, left))[0]
 
 
 def _streams(loaded: Loaded, comm: Comm) -> list[str]:

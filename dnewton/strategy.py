@@ -26,7 +26,7 @@ How = Literal["explicit", "normal", "implicit"]
 LARGEST_EXACT = 4000  # rows of a matrix to factor, unless exact solves are asked for
 GRAM_FLOOR = {4: 1e-3, 8: 1e-6}  # by itemsize: ‖r‖² is a difference in Gram coordinates, so ‖r‖ ends at about √ε ‖g‖
 SWEEP = 16 << 20  # bytes of a chunk's K-fold sweep that should stay in cache, where no messages make chunks dear
-MESSAGES = 256 << 20  # where they do
+MESSAGES = 64 << 20  # where they do: few enough for fresh memory not to cost more than the messages
 VECTORS = 11  # of the length of θ: θ, ∇f, d, d_previous, the trial point, and those of CG
 
 
@@ -132,12 +132,12 @@ def _parts(plan: NetPlan, layer: LayerPlan) -> int:
 
 def decide(
     plan: NetPlan, work: Workload, options: SolverSection, *, memory: float = math.inf, process: float = 0.0,
-    rates: Rates | None = None, kept: float = math.inf, source: str = "config",
+    rates: Rates | None = None, source: str = "config",
 ) -> Strategy:  # fmt: skip
     """The strategy that is fastest by the stated model and needs at most `memory` bytes on the largest rank.
 
-    `process` are the bytes that the process holds already, `kept` a further limit to the passes that are kept. Raises
-    UserError when nothing fits, or not what the options ask for.
+    `process` are the bytes that the process holds already. Raises UserError when nothing fits, or not what the options
+    ask for.
     """
     at = _Setting(plan, work, options, rates or Rates(), tuple(costs.blocks_of(plan)))
     vectors = float(VECTORS * at.numbers * work.itemsize)
@@ -157,7 +157,7 @@ def decide(
     left = memory - fixed - held_back
     passes, room, rest = 0.0, left - at.working_bytes(batch), at.pass_bytes(work.samples - work.subsample)
     if not at.joined(batch):  # all passes, or what there is room for besides the one at work
-        passes = rest if min(room, kept) >= rest else max(0.0, min(room - at.pass_bytes(batch), kept))
+        passes = rest if room >= rest else max(0.0, room - at.pass_bytes(batch))
     how, held, ways, chunk, curvature = _curvature(at, left, source)
     if curvature > left:
         raise UserError(_too_little(source, memory, fixed + held_back + curvature, plan.grid.size))

@@ -103,11 +103,11 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
         trainer.run(state)
     finally:
         close()
-    for text in progress.summary(trainer.records, trainer.totals):
-        show(text)
     if trainer.records:
         peak = trainer.records[-1]["peak_rss_bytes"] / 2**20
         show(f"peak memory of the largest rank: {peak:.1f} MiB, planned {job.strategy.peak / 2**20:.1f} MiB")
+    for text in progress.summary(trainer.records, trainer.totals):
+        show(text)
 
 
 def _display(rank: int, out: RunDirectory) -> tuple[Callable[..., None], Callable[[], None]]:

@@ -236,7 +236,7 @@ def test_whole_tensors_have_one_owner_each(comm: Comm) -> None:
 @pytest.mark.parametrize("limit", [1, 7, 10**6])
 def test_long_messages_are_cut(comm: Comm, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """MPI counts are 32-bit numbers: sums and gathers of more elements go in pieces, with the same result."""
-    monkeypatch.setattr("dnewton.comm.MAX_ELEMENTS", limit)
+    monkeypatch.setattr("dnewton.comm.MESSAGE_BYTES", 8 * limit)
     total = comm.sum(np.arange(23.0).reshape(1, 23) * (comm.rank + 1))
     assert np.array_equal(total, np.arange(23.0).reshape(1, 23) * sum(range(1, comm.size + 1)))
     widths = [r % 3 for r in range(comm.size)]  # some are empty

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""Whole Newton iterations: seconds by phase, and the share of the machine's matrix-product rate that they reach.
+
+    python scripts/bench/iteration.py [--threads 1 2] [--iterations 7] [--json FILE]
+    mpirun -np 2 python scripts/bench/iteration.py --worker NET        (what scripts/bench/scaling.py starts)
+
+The nets of gn_product.py with random data of l = 4 |S| samples and `subsample: 0.25`, float32, default options. The
+operations counted are those of the matrix products that the passes, the Jacobian and the products need; the rate is
+that of a product of 768 x 768 measured in the same process. Medians over the iterations after the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnewton import calibration, forecast, machine
+from dnewton.assemble import Job, assemble
+from dnewton.comm import Comm
+from dnewton.config import Config
+from dnewton.curvature import costs
+from dnewton.launch import run
+from dnewton.solvers.newton import State, Step
+
+PHASES = ("function", "gradient", "jacobian", "cg", "combine")
+RELU = {"activation": "relu"}
+NETS: dict[str, tuple[list[int], list[Any], int]] = {  # as in sides.py, which needs PyTorch
+    "large MLP": ([784], [{"dense": {"units": 1000, **RELU}}, {"dense": {"units": 500, **RELU}},
+                          {"dense": {"units": 10}}], 1000),
+    "small MLP": ([16], [*[{"dense": {"units": 300, **RELU}}] * 3, {"dense": {"units": 26}}], 1000),
+    "CNN": ([1, 28, 28], [
+        {"conv": {"channels": 32, "kernel": 5, "padding": 2, **RELU}}, {"maxpool": {"size": 2}},
+        {"conv": {"channels": 64, "kernel": 3, "padding": 1, **RELU}}, {"maxpool": {"size": 2}},
+        {"conv": {"channels": 64, "kernel": 3, "padding": 1, **RELU}}, {"maxpool": {"size": 2}},
+        "flatten", {"dense": {"units": 10}}], 100),
+}  # fmt: skip
+
+
+def operations(job: Job, step: Step) -> float:
+    """Operations of this rank's matrix products in an iteration (of the largest rank's blocks)."""
+    solver, how = job.config.solver, job.strategy
+    count, k = job.objective.data.count, job.plan.outputs
+    s, total = round(solver.subsample * count), 0.0
+    for m, b in enumerate(costs.blocks_of(job.plan)):
+        one = 2.0 * b.q * b.o * b.i  # a pass of a sample
+        total += count * one * (step.trials + 1 + (m > 0))
+        if b.sharing != "shared" and m > 0:
+            total += s * k * one
+        if how.held.get(b.name) == "dense":
+            total += s * k * one + 4.0 * s * k * b.size * step.cg
+        elif how.ways and how.ways[0] == "gram" and not b.conv and s < 2 * b.i:
+            total += 2.0 * s * s * (b.i + b.o * step.cg) + 2 * s * one
+        else:
+            total += 2 * s * one * (step.cg + 1) + 4.0 * s * b.held * b.o * (k if b.sharing != "shared" else 1) * step.cg
+    return total
+
+
+def worker(comm: Comm, name: str, iterations: int) -> dict[str, Any]:
+    """Train on random data and measure; what rank 0 returns. Collective over the world."""
+    shape, layers, s = NETS[name]
+    rng, count = np.random.default_rng(0), 4 * s
+    with tempfile.TemporaryDirectory() as folder:
+        file = comm.text_from_root(f"{folder}/data.npz")
+        if comm.rank == 0:
+            y = rng.integers(0, layers[-1]["dense"]["units"], count)
+            np.savez(file, x=rng.normal(size=(count, *shape)).astype(np.float32), y=y)
+        comm.barrier()
+        config = Config.model_validate({
+            "net": {"input": shape, "loss": "cross_entropy", "layers": layers}, "data": {"train": file},
+            "solver": {"subsample": 0.25}})  # fmt: skip
+        job = assemble(config, comm, name)
+        comm.barrier()
+    solver, comm = job.solver, job.comm
+    rate = calibration.measure("float32").flops
+    solver.start(State(job.network.initial(0, "float32"), 1.0))
+    rows, moved = [], False
+    for _ in range(iterations + 1):
+        before = {p: comm.ledger[p].values() for p in PHASES}
+        comm.barrier()
+        begin = time.perf_counter()
+        step = solver.step()
+        seconds = time.perf_counter() - begin
+        after = {p: comm.ledger[p].values() for p in PHASES}
+        counted = {p: int(comm.sum_scalars([after[p][1] - before[p][1]])[0]) for p in PHASES}
+        did = forecast.Iteration(
+            count, job.strategy.chunks(count, s), trials=step.trials, columns=2 if moved else 1,
+        )  # fmt: skip
+        moved |= bool(step.step)
+        stated = forecast.iteration_bytes(job.plan, did)
+        rows.append({
+            "seconds": seconds, "phases": {p: after[p][3] - before[p][3] for p in PHASES}, "cg": step.cg,
+            "trials": step.trials, "accepted": bool(step.step), "bytes": counted,
+            "forecast": {p: stated[p] for p in PHASES}, "operations": operations(job, step),
+        })  # fmt: skip
+    peak = comm.extremes(float(machine.peak_rss_bytes()))[1]
+    solver.close()
+    return {"net": name, "ranks": comm.size, "rate": rate, "rows": rows, "ways": job.strategy.ways, "peak": peak,
+            "planned_peak": job.strategy.peak, "held": dict(job.strategy.held)}  # fmt: skip
+
+
+def launched(name: str, ranks: int, threads: int, iterations: int, launcher: list[str]) -> dict[str, Any]:
+    """A worker's report."""
+    command = [sys.executable, __file__, "--worker", name, "--iterations", str(iterations)]
+    if ranks > 1:
+        command = [*launcher, "-np", str(ranks), *command]
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    out = subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+def medians(report: dict[str, Any]) -> dict[str, float]:
+    """Seconds by phase and in all, CG iterations and the rate, medians without the first iteration."""
+    rows = report["rows"][1:]
+    found = {p: statistics.median(r["phases"][p] for r in rows) for p in PHASES}
+    found["all"] = statistics.median(r["seconds"] for r in rows)
+    found["cg iterations"] = statistics.median(r["cg"] for r in rows)
+    found["flops"] = statistics.median(r["operations"] / r["seconds"] for r in rows)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--iterations", type=int, default=7)
+    parser.add_argument("--worker", choices=list(NETS))
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    if args.worker:
+
+        def work(comm: Comm) -> None:
+            report = worker(comm, args.worker, args.iterations)
+            if comm.rank == 0:
+                print(json.dumps(report))
+
+        run(work)
+    reports = []
+    print(f"{'net':10} {'threads':>7} {'iter/s':>8} " + " ".join(f"{p + ' ms':>12}" for p in PHASES)
+          + f" {'CG':>5} {'Gflop/s':>8} {'of rate':>8}")  # fmt: skip
+    for name in NETS:
+        for threads in args.threads:
+            report = launched(name, 1, threads, args.iterations, [])
+            m = medians(report)
+            print(f"{name:10} {threads:>7} {1 / m['all']:>8.3f} " + " ".join(f"{1e3 * m[p]:>12.1f}" for p in PHASES)
+                  + f" {m['cg iterations']:>5.0f} {m['flops'] / 1e9:>8.1f} {m['flops'] / report['rate']:>8.0%}",
+                  flush=True)  # fmt: skip
+            reports.append({**report, "threads": threads})
+    if args.json:
+        args.json.write_text(json.dumps(reports, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
