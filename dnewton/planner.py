@@ -174,6 +174,8 @@ def _layer_cost(plan: LayerPlan, grid: Grid, work: Workload, machine: Machine) -
         touched = inputs * q_in * work.itemsize * (evaluated + right_hand_sides)
         return cost + 2 * touched / machine.copy_rate
     cost += flops(shape, inputs, outputs, work, plan.first) / machine.flops
+    # What is done number by number to the output (bias, activation, slopes) is repeated by ranks that share a slice.
+    cost += outputs * q_out * work.itemsize * (2 * evaluated + 3 * right_hand_sides) / machine.copy_rate
     if shape.kind == "conv":
         copied = q_out * shape.kernel_size * inputs * work.itemsize
         cost += copied * (evaluated + (1 if plan.first else 2) * right_hand_sides) / machine.copy_rate

@@ -37,6 +37,7 @@ class Strategy:
     how: How
     held: Mapping[str, str]  # representation by layer name, where it is explicit
     ways: tuple[str, ...]  # per diagonal unit; empty where the whole system is solved
+    delays: tuple[int, ...]  # plain iterations before each way's setup
     chunk: int  # samples of S at a time
     batch: int
     passes: float  # bytes for kept forward passes beyond those of S
@@ -65,7 +66,8 @@ class Strategy:
             what = "jacobian: normal, a matrix per local system; images by passes"
         else:
             what = "jacobian: implicit, nothing stored; products by passes, with messages while solving"
-        solved = f"; local systems: {', '.join(self.ways)}" if self.ways else ""
+        named = [f"{w} after {d} iterations" if d else w for w, d in zip(self.ways, self.delays, strict=True)]
+        solved = f"; local systems: {', '.join(named)}" if named else ""
         rates = f"{self.rates.flops / 1e9:.3g} Gflop/s, {self.rates.bandwidth / 1e9:.3g} GB/s"
         return [
             f"{what}; {self.chunk} samples at a time{solved} (by {rates})",
@@ -140,7 +142,7 @@ def decide(
     ask for.
     """
     at = _Setting(plan, work, options, rates or Rates(), tuple(costs.blocks_of(plan)))
-    vectors = float(VECTORS * at.numbers * work.itemsize)
+    vectors = float((VECTORS + 2 * (options.lambda_trials - 1)) * at.numbers * work.itemsize)
     data = data_bytes(plan, work)
     fixed = process + vectors + data
     batch = min(options.batch_size, 1 << 30)
@@ -166,7 +168,8 @@ def decide(
         "process": process, "vectors": vectors, "data": data, "subsample": held_back, "passes": passes + at_work,
         "curvature": curvature,
     }  # fmt: skip
-    return Strategy(how, held, ways, chunk, batch, max(0.0, passes), parts, at.rates)
+    names, delays = tuple(w for w, _ in ways), tuple(d for _, d in ways)
+    return Strategy(how, held, names, delays, chunk, batch, max(0.0, passes), parts, at.rates)
 
 
 def _too_little(source: str, memory: float, needed: float, ranks: int) -> str:
@@ -187,7 +190,7 @@ def data_bytes(plan: NetPlan, work: Workload) -> float:
     return data
 
 
-Found = tuple[How, Mapping[str, str], tuple[str, ...], int, float]
+Found = tuple[How, Mapping[str, str], tuple[tuple[str, int], ...], int, float]
 
 
 def _curvature(at: _Setting, left: float, source: str) -> Found:
@@ -260,7 +263,8 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
         if not fitting:
             return None
         way = min(fitting, key=lambda name: fitting[name].seconds)
-        chosen.append(way)
+        asked = way == options.preconditioner  # what is asked for is there from the start
+        chosen.append((way, 0 if asked else fitting[way].delay))
         workspace = max(workspace, fitting[way].workspace)
     return "explicit", held, tuple(chosen), chunk, jacobian + max(chunk * temporary, workspace)
 
@@ -300,7 +304,7 @@ def _normal(at: _Setting, left: float) -> Found:
             way = "primal"
         else:
             way = min(found, key=lambda name: found[name].seconds)
-        ways.append(way)
+        ways.append((way, 0))
         workspace = max(workspace, found[way].workspace)
     squares = float(max(sizes) ** 2 * item)  # a chunk's product before it is added
     chunk = _chunk(at, per_sample, left - matrices - squares, messages=True)
@@ -315,5 +319,5 @@ def _implicit(at: _Setting, left: float) -> Found:
     per_sample = 2 * max(ranks, columns) * at.sweep * at.work.itemsize
     images = 6.0 * max(ranks, columns) * at.work.subsample * at.work.outputs * at.work.itemsize
     chunk = _chunk(at, per_sample, left - images, messages=at.plan.grid.size > 1)
-    ways = ("passes",) * len(at.units) if at.options.curvature == "diagonal" else ()
+    ways = (("passes", 0),) * len(at.units) if at.options.curvature == "diagonal" else ()
     return "implicit", {}, ways, chunk, images + chunk * per_sample

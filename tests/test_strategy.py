@@ -18,14 +18,14 @@ from test_ways import LAMBDA, NETS, dense_pieces, setting
 
 from dnewton import calibration, config_text, forecast, planner, strategy
 from dnewton.comm import Comm
-from dnewton.config import Config
+from dnewton.config import Config, SolverSection
 from dnewton.curvature import costs
 from dnewton.curvature.jacobian import Unit, units
 from dnewton.curvature.rates import Rates
 from dnewton.errors import UserError
 from dnewton.layout import grids
 from dnewton.netplan import infer_shapes
-from dnewton.solvers import early_stop, subproblem, ways
+from dnewton.solvers import early_stop, exact, subproblem, ways
 from dnewton.solvers.newton import State
 from dnewton.solvers.subproblem import PlainCG
 
@@ -161,6 +161,46 @@ def test_a_warm_start_meets_the_same_rule(comm: Comm, jacobian: str) -> None:
     options = {"early_stop": {"mode": "off"}, "jacobian": jacobian, "diagonal_unit": "layer"}
     cold = trained(comm, 4, **options)[1]
     assert np.allclose(trained(comm, 4, warm_start=True, **options)[1], cold, rtol=1e-6)
+
+
+@pytest.mark.parametrize("combined", ["none", "two_level"])
+@pytest.mark.parametrize(("jacobian", "subproblem_", "curvature"), [
+    ("factored", "cg", "diagonal"), ("factored", "exact", "diagonal"), ("normal", "exact", "diagonal"),
+    ("implicit", "cg", "diagonal"), ("dense", "exact", "full"),
+])  # fmt: skip
+def test_several_lambda_go_on_with_the_lowest(
+    comm: Comm, jacobian: str, subproblem_: str, curvature: str, combined: str
+) -> None:
+    """From one point, the loss after a step is the lowest of those that the values give by themselves."""
+    problem = Problem((5,), MLP, samples=24, solver={"subsample": 0.5})
+    on = lay_out(problem, comm, batch=100)
+
+    def first_step(start: float, trials: int) -> tuple[float, float]:
+        options = SolverSection.model_validate({
+            "subsample": 0.5, "jacobian": jacobian, "subproblem": subproblem_, "curvature": curvature, "drop": 1.0,
+            "boost": 1.0, "cg_tolerance": 1e-6, "early_stop": {"mode": "off"}, "lambda_trials": trials,
+            "combine": combined})  # fmt: skip
+        solver = on.newton(options=options)
+        solver.start(State(on.theta, start))
+        step = solver.step()
+        solver.close()
+        assert step.step == 1.0
+        return step.loss, step.damping
+
+    alone = [first_step(100.0 / 10**j, 1) for j in range(3)]
+    together = first_step(100.0, 3)
+    assert together == pytest.approx(min(alone), rel=1e-9)
+
+
+def test_several_lambda_share_the_matrix(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, on, grad = setting(comm, "mlp", "cross_entropy")
+    model = on.model()
+    (unit,) = units(on.network.blocks, per_layer=False)
+    first = [solve(model, grad, unit, 1.0) for solve in (exact.dual,)]
+    monkeypatch.setattr(model.jacobian, "gram", lambda unit: pytest.fail("made twice"))
+    again = [solve(model, grad, unit, value) for value in (0.1, 1.0) for solve in (exact.dual,)]
+    if grad.size:
+        assert relative(again[1], first[0]) < 1e-13 and relative(again[0], first[0]) > 1e-3
 
 
 @pytest.mark.parametrize("mode", ["lockstep", "off"])

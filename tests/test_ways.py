@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import oracle
 import pytest
@@ -12,7 +15,7 @@ from dnewton import forecast
 from dnewton.comm import Comm
 from dnewton.curvature.jacobian import units
 from dnewton.curvature.losses import LOSSES
-from dnewton.solvers import combine, early_stop, exact, precondition, subproblem
+from dnewton.solvers import combine, early_stop, exact, precondition, subproblem, ways
 from dnewton.solvers.exact import Exact
 from dnewton.solvers.gram_cg import GramCG
 from dnewton.solvers.subproblem import PlainCG, System
@@ -91,6 +94,51 @@ def test_gram_coordinates_take_the_same_steps(comm: Comm, net: str, parts: int) 
         b = subproblem.solve([gram], grad, steps, early_stop.NeverStop())
         if a.d.size:
             assert relative(b.d, a.d) < 1e-9
+
+
+@pytest.mark.parametrize("delay", [1, 2, 5, 1000])
+@pytest.mark.parametrize("representation", ["factored", "dense"])
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_changing_over_to_gram_coordinates_keeps_the_path(
+    comm: Comm, net: str, representation: str, delay: int
+) -> None:
+    _, on, grad = setting(comm, net, "cross_entropy")
+    model = on.model(representation=representation)
+    (unit,) = units(on.network.blocks, per_layer=False)
+    for steps in (1, 2, 3, 5, 7):
+        plain = ways.make("plain", model, grad, unit, LAMBDA, 1e-14)
+        later = ways.make("gram", model, grad, unit, LAMBDA, 1e-14, delay=delay)
+        a = subproblem.solve([plain], grad, steps, early_stop.NeverStop())
+        b = subproblem.solve([later], grad, steps, early_stop.NeverStop())
+        if a.d.size:
+            assert relative(b.d, a.d) < 1e-9 and a.iterations == b.iterations
+
+
+@pytest.mark.parametrize("delay", [0, 2])
+@pytest.mark.parametrize("way", ["plain", "gram", "kronecker", "diagonal", "primal", "dual"])
+def test_nothing_keeps_the_jacobian_alive(comm: Comm, way: str, delay: int) -> None:
+    """It is by far the largest thing in memory; waiting for the cycle collector would double the peak."""
+    _, on, grad = setting(comm, "mlp", "cross_entropy")
+    model = on.model()
+    alive = weakref.ref(model.jacobian)
+    gc.disable()
+    try:
+        systems = [ways.make(way, model, grad, u, LAMBDA, 1e-3, delay=delay) for u in units(on.network.blocks, False)]
+        subproblem.solve(systems, grad, 9, early_stop.NeverStop())
+        del systems, model
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("way", ["gram", "kronecker", "diagonal"])
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_changing_over_solves_the_same_system(comm: Comm, net: str, way: str) -> None:
+    problem, on, grad = setting(comm, net, "squared")
+    model, mine = on.model(), units(on.network.blocks, per_layer=True)
+    systems = [ways.make(way, model, grad, unit, LAMBDA, 1e-6, delay=2) for unit in mine]
+    found = subproblem.solve(systems, grad, 2000, early_stop.NeverStop())
+    assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, True)) < 1e-4
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared", "logistic"])

@@ -6,6 +6,8 @@ is small, so that the result is only a start: conjugate gradients go on from it 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dnewton.arrays import Array, dot, namespace, sample_blocks, symmetric_solve
 from dnewton.comm import Comm
 from dnewton.curvature.costs import ROWS
@@ -37,7 +39,12 @@ class Exact:
             if found is not None:
                 start = namespace(self._g).zeros_like(self._g)
                 start[self._unit.span] = found
-            self._rest = PlainCG(self._product, self._g, self._unit, self._tolerance, start)
+            model, damping = self._model, self._damping  # not a method: a cycle would keep J alive
+
+            def product(v: Array, unit: Unit) -> Array:
+                return model.block_product(v, unit, damping)
+
+            self._rest = PlainCG(product, self._g, self._unit, self._tolerance, start)
         self.working = self._rest.working
 
     def finish(self, d: Array) -> None:
@@ -51,41 +58,45 @@ class Exact:
         assert isinstance(self._model, GaussNewton)
         return dual(self._model, self._g, self._unit, self._damping)
 
-    def _product(self, v: Array, unit: Unit) -> Array:
-        return self._model.block_product(v, unit, self._damping)
-
 
 def primal(model: GaussNewton | Normal, g: Array, unit: Unit, damping: float) -> Array | None:
     """d by a factorisation of G_uu + λI, on the unit's span; None where it is singular."""
     xp, n = namespace(g), unit.size
-    if isinstance(model, Normal):
-        matrix = xp.asarray(model.matrices[unit], copy=True)
-    else:
-        matrix = xp.zeros((n, n), dtype=g.dtype)
+
+    def matrix() -> Array:
+        if isinstance(model, Normal):
+            return xp.asarray(model.matrices[unit], copy=True)
+        found = xp.zeros((n, n), dtype=g.dtype)
         per_sample = 3 * model.outputs * n * g.dtype.itemsize  # rows, turned and bent
         for here in sample_blocks(model.samples, per_sample, ROWS):
-            add_normal(model, model.jacobian.rows(unit, here), unit, here, matrix)
-    matrix[xp.arange(n), xp.arange(n)] += model.regulariser + damping
-    return symmetric_solve(matrix, -g[unit.span])
+            add_normal(model, model.jacobian.rows(unit, here), unit, here, found)
+        return found
+
+    return symmetric_solve(_shifted(model, unit, matrix, model.regulariser + damping), -g[unit.span])
 
 
 def dual(model: GaussNewton, g: Array, unit: Unit, damping: float, comm: Comm | None = None) -> Array | None:
     """d by a factorisation of μI + AAᵀ, on the unit's span; None where it is singular.
 
     With `comm` the whole system over all ranks instead of the rank's own: collective over the world, one sum of (K|S|)²
-    and one of K|S| numbers.
+    (once for all λ) and one of K|S| numbers.
     """
     xp, jacobian = namespace(g), model.jacobian
     shape = (model.samples, model.outputs)
     size, mu = shape[0] * shape[1], model.regulariser + damping
-    gram, image = jacobian.gram(unit), jacobian.times(g, unit)
+
+    def matrix() -> Array:
+        gram = jacobian.gram(unit)
+        if comm is not None:
+            gram = comm.sum(gram)
+        half = xp.reshape(model.half_transposed(xp.reshape(gram, (size, *shape))), (size, size))
+        found = xp.reshape(model.half_transposed(xp.reshape(half.T, (size, *shape))), (size, size))
+        return 0.5 * (found + found.T)
+
+    shifted, image = _shifted(model, unit, matrix, mu), jacobian.times(g, unit)
     if comm is not None:
-        gram, image = comm.sum(gram), comm.sum(image)
-    half = xp.reshape(model.half_transposed(xp.reshape(gram, (size, *shape))), (size, size))
-    matrix = xp.reshape(model.half_transposed(xp.reshape(half.T, (size, *shape))), (size, size))
-    matrix = 0.5 * (matrix + matrix.T)
-    matrix[xp.arange(size), xp.arange(size)] += mu
-    y = symmetric_solve(matrix, xp.reshape(model.half_transposed(image), (size,)))
+        image = comm.sum(image)
+    y = symmetric_solve(shifted, xp.reshape(model.half_transposed(image), (size,)))
     if comm is not None:  # sums over ranks need not be the same bits everywhere
         y = comm.array_from_root(y if y is not None else xp.zeros((0,), dtype=g.dtype))
     if y is None or y.shape[0] < size:
@@ -93,3 +104,14 @@ def dual(model: GaussNewton, g: Array, unit: Unit, damping: float, comm: Comm | 
     out = xp.zeros_like(g)
     jacobian.add_transposed(xp.astype(model.half(xp.reshape(y, shape)), g.dtype), unit, out)
     return (out[unit.span] - g[unit.span]) / mu
+
+
+def _shifted(model: GaussNewton | Normal, unit: Unit, make: Callable[[], Array], shift: float) -> Array:
+    """The unit's matrix with `shift` added to its diagonal; made once, for all the λ that are tried on a model."""
+    if unit not in model.kept:
+        matrix = make()
+        model.kept[unit] = matrix, namespace(matrix).asarray(namespace(matrix).linalg.diagonal(matrix), copy=True)
+    matrix, diagonal = model.kept[unit]
+    every = namespace(matrix).arange(diagonal.shape[0])
+    matrix[every, every] = diagonal + shift
+    return matrix

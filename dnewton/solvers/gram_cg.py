@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from dnewton.arrays import Array, dot, namespace
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.jacobian import Unit
+from dnewton.solvers.subproblem import PlainCG
 
 
 @dataclass
@@ -33,6 +34,56 @@ class _Vector:
         return self.a**2 * gg + self.a * dot(h, self.y) + dot(self.y, self.u)
 
 
+def _wide(u: Array) -> Array:
+    xp = namespace(u)
+    return xp.reshape(xp.astype(u, xp.float64), (u.shape[0] * u.shape[1],))
+
+
+class _Recorder:
+    """Products (G_uu + λI) v that keep J v and B J v / |S| of the last one."""
+
+    def __init__(self, model: GaussNewton, damping: float, like: Array) -> None:
+        xp, shape = namespace(like), (model.samples, model.outputs)
+        self._model, self._damping = model, damping
+        self.u, self.w = xp.zeros(shape, dtype=like.dtype), xp.zeros(shape, dtype=like.dtype)
+
+    def __call__(self, v: Array, unit: Unit) -> Array:
+        def bend(u: Array, here: slice) -> Array:
+            self.u[here] = u
+            self.w[here] = self._model.bend(u, here)
+            return self.w[here]
+
+        out = namespace(v).zeros_like(v)
+        self._model.jacobian.add_curved(v, unit, bend, out)
+        return self._model.damped(out, v, unit, self._damping)
+
+
+class RecordedCG(PlainCG):
+    """Plain conjugate gradients from 0 that keep the coordinates of their vectors, for a change to Gram coordinates."""
+
+    def __init__(self, model: GaussNewton, g: Array, unit: Unit, damping: float, tolerance: float) -> None:
+        xp, n = namespace(g), model.samples * model.outputs
+        self.model, self.g, self.mu = model, g, model.regulariser + damping
+        zeros = [xp.zeros(n, dtype=xp.float64) for _ in range(6)]
+        self.cd, self.cr = _Vector(0.0, zeros[0], zeros[1]), _Vector(-1.0, zeros[2], zeros[3])
+        self.cv = _Vector(-1.0, zeros[4], zeros[5])
+        self.h: Array | None = None
+        self._recorder = _Recorder(model, damping, g)  # not a method of this object: a cycle would keep J alive
+        super().__init__(self._recorder, g, unit, tolerance)
+
+    def advance(self) -> None:
+        super().advance()
+        self.cv.u = _wide(self._recorder.u)
+        if self.h is None:
+            self.h = -self.cv.u  # the first direction is -g
+        d, r, v, step = self.cd, self.cr, self.cv, self.step
+        d.add(step, v)
+        r.a -= step * self.mu * v.a
+        r.y -= step * (self.mu * v.y + _wide(self._recorder.w))
+        if self.working:  # v's image is that of the direction before, until the next product
+            v.a, v.y = r.a + self.beta * v.a, r.y + self.beta * v.y
+
+
 class GramCG:
     """The solver of one diagonal unit; the same iterates as conjugate gradients from 0, up to rounding."""
 
@@ -41,7 +92,7 @@ class GramCG:
         self._mu = model.regulariser + damping
         xp = namespace(g)
         self._gg = dot(g[unit.span], g[unit.span])
-        self._h = self._wide(model.jacobian.times(g, unit))
+        self._h = _wide(model.jacobian.times(g, unit))
         zero = xp.zeros_like(self._h)
         self._d = _Vector(0.0, xp.asarray(zero, copy=True), xp.asarray(zero, copy=True))
         self._r = _Vector(-1.0, xp.asarray(zero, copy=True), -self._h)
@@ -49,9 +100,21 @@ class GramCG:
         self._squares, self._bound = self._gg, tolerance**2 * self._gg
         self.working = self._squares > self._bound
 
-    def _wide(self, u: Array) -> Array:
-        xp = namespace(u)
-        return xp.reshape(xp.astype(u, xp.float64), (u.shape[0] * u.shape[1],))
+    @classmethod
+    def going_on(cls, before: RecordedCG) -> GramCG:
+        """From where plain conjugate gradients have come to, after at least one iteration."""
+        self = cls.__new__(cls)
+        model, unit, g = before.model, before.unit, before.g
+        self._model, self._unit, self._g, self._mu = model, unit, g, before.mu
+        assert before.h is not None
+        self._h, self._gg = before.h, dot(g[unit.span], g[unit.span])
+        self._d, self._r, self._v = before.cd, before.cr, before.cv
+        xp, last = namespace(g), before.cv.u
+        y = xp.astype(xp.reshape(self._v.y, (model.samples, model.outputs)), g.dtype)
+        self._v.u = self._v.a * self._h + _wide(model.jacobian.gram_times(y, unit))
+        self._r.u = self._v.u - before.beta * last  # r = v - β v_before
+        self._squares, self._bound, self.working = before.squares, before.bound, before.working
+        return self
 
     def advance(self) -> None:
         """One iteration; see :class:`dnewton.solvers.subproblem.System`."""
@@ -60,8 +123,8 @@ class GramCG:
         shape = (model.samples, model.outputs)
         w = model.bend(xp.reshape(v.u, shape), slice(0, shape[0]))
         image = jacobian.gram_times(xp.astype(w, self._g.dtype), self._unit)
-        gv = _Vector(self._mu * v.a, self._mu * v.y + self._wide(w), self._mu * v.u + self._wide(image))
-        curvature = self._mu * v.squares(self._gg, self._h) + dot(self._wide(w), v.u)
+        gv = _Vector(self._mu * v.a, self._mu * v.y + _wide(w), self._mu * v.u + _wide(image))
+        curvature = self._mu * v.squares(self._gg, self._h) + dot(_wide(w), v.u)
         if not (curvature > 0 and math.isfinite(curvature)):
             self.working = False
             return

@@ -69,7 +69,7 @@ class Newton:
         self._watch = early_stop.make("off" if joint else stop.mode, stop.fraction, stop.every, comm)
         self._at: Evaluation
         self._grad: Array
-        self._norm, self._active = math.nan, 0
+        self._norm, self._active, self._solves = math.nan, 0, 0
         self.state: State
 
     def start(self, state: State) -> Step:
@@ -97,18 +97,16 @@ class Newton:
 
     def step(self) -> Step:
         """One Newton iteration. Collective over the world."""
-        state, comm = self.state, self._comm
+        state = self.state
         model = self._curvature()
-        with comm.phase("cg"):
-            found = self._solve(model)
-        with comm.phase("combine"):
-            if self._options.combine != "none":
-                best = combine.two_level if self._options.combine == "two_level" else combine.combine
-                direction = best(model, self._rank_unit, self._grad, found.d, state.previous, state.damping, comm)
-            else:
-                direction = combine.plain(model, self._rank_unit, self._grad, found.d, comm)
-            waited = self._watch.complete()
+        dampings = [max(damping.SMALLEST, state.damping / 10**j) for j in range(self._options.lambda_trials)]
+        tried = [self._direction(model, value) for value in dampings]
         del model
+        chosen = self._lowest([direction for direction, _, _ in tried])
+        state.damping = dampings[chosen]
+        direction, found, _ = tried[chosen]
+        waited = sum(seconds for _, _, seconds in tried)
+        del tried
         state.iteration += 1
         alpha, at, trials = self._line_search(direction)
         ratio = -1.0
@@ -135,7 +133,7 @@ class Newton:
             active=found.iterations > 0,
             cut=found.cut,
             waited=waited,
-            trials=trials,
+            trials=trials + (len(dampings) if len(dampings) > 1 else 0),
         )
 
     def close(self) -> None:
@@ -161,9 +159,35 @@ class Newton:
                 return ByPasses(passes, loss, z, regulariser)
             return Normal(network, theta, passes, self._units, loss, z, regulariser)
 
-    def _solve(self, model: GaussNewton | ByPasses) -> subproblem.Solution:
-        options, lam, comm = self._options, self.state.damping, self._comm
-        self._watch.begin(self.state.iteration, self._active)
+    def _direction(
+        self, model: GaussNewton | ByPasses, lam: float
+    ) -> tuple[combine.Direction, subproblem.Solution, float]:
+        """The combined direction for one λ, the local solution, and the seconds this rank waited for others."""
+        comm, unit, previous = self._comm, self._rank_unit, self.state.previous
+        with comm.phase("cg"):
+            found = self._solve(model, lam)
+        with comm.phase("combine"):
+            if self._options.combine == "none":
+                direction = combine.plain(model, unit, self._grad, found.d, comm)
+            else:
+                best = combine.two_level if self._options.combine == "two_level" else combine.combine
+                direction = best(model, unit, self._grad, found.d, previous, lam, comm)
+            return direction, found, self._watch.complete()
+
+    def _lowest(self, directions: list[combine.Direction]) -> int:
+        """Which direction's whole step leads to the lowest f; the first of several λ where none is finite."""
+        if len(directions) == 1:
+            return 0
+        values = []
+        for direction in directions:
+            value = self._evaluate(self._moved(1.0, direction.p)).value if direction.slope < 0 else math.nan
+            values.append(value if math.isfinite(value) else math.inf)
+        return values.index(min(values))
+
+    def _solve(self, model: GaussNewton | ByPasses, lam: float) -> subproblem.Solution:
+        options, comm = self._options, self._comm
+        self._solves += 1
+        self._watch.begin(self._solves, self._active)
         start = self.state.previous if options.warm_start else None
         if options.curvature == "full":
             if options.subproblem == "exact":
@@ -175,17 +199,17 @@ class Newton:
             )  # fmt: skip
         elif isinstance(model, (GaussNewton, Normal)):
             systems = [
-                ways.make(way, model, self._grad, unit, lam, options.cg_tolerance, start)
-                for way, unit in zip(self._strategy.ways, self._units, strict=True)
+                ways.make(way, model, self._grad, unit, lam, options.cg_tolerance, start, delay)
+                for way, delay, unit in zip(self._strategy.ways, self._strategy.delays, self._units, strict=True)
             ]
             return subproblem.solve(systems, self._grad, options.max_cg, self._watch)
         else:
-            found = self._solve_by_passes(model, start)
+            found = self._solve_by_passes(model, lam, start)
         self._watch.finished(counts=False)
         return found
 
-    def _solve_by_passes(self, model: ByPasses, start: Array | None) -> subproblem.Solution:
-        options, lam, comm, g = self._options, self.state.damping, self._comm, self._grad
+    def _solve_by_passes(self, model: ByPasses, lam: float, start: Array | None) -> subproblem.Solution:
+        options, comm, g = self._options, self._comm, self._grad
 
         def product(v: Array, unit: jacobian.Unit) -> Array:
             return model.joint_product(v, unit, lam, comm)

@@ -30,7 +30,10 @@ class Solution:
 class System(Protocol):
     """One diagonal system (G_uu + λI) d = -g on its way to a solution."""
 
-    working: bool  # not yet at its stopping rule
+    @property
+    def working(self) -> bool:
+        """Not yet at its stopping rule."""
+        ...
 
     def advance(self) -> None:
         """One iteration."""
@@ -59,40 +62,82 @@ class PlainCG:
         self._product, self.unit = product, unit
         self._precondition = preconditioner or (lambda r: r)
         s = unit.span
-        self._d, self._r = xp.zeros_like(g[s]), -g[s]
-        squares = dot(g[s], g[s])
-        self._bound = tolerance**2 * squares
+        self.d, self.r = xp.zeros_like(g[s]), -g[s]
+        self.squares = dot(g[s], g[s])  # ‖r‖²
+        self.bound = tolerance**2 * self.squares
         if start is not None:
             image = product(start, unit)  # in any case: it may be a collective
-            if squares > 0:
-                self._d, self._r = self._d + start[s], self._r - image
-                squares = dot(self._r, self._r)
-        self._v = xp.zeros_like(g)  # the products want vectors laid out like θ
-        self._z = self._precondition(self._r)
-        self._v[s] = self._z
-        self._rz = dot(self._r, self._z)
-        self.working = squares > self._bound and unit.size > 0
+            if self.squares > 0:
+                self.d, self.r = self.d + start[s], self.r - image
+                self.squares = dot(self.r, self.r)
+        self.v = xp.zeros_like(g)  # the products want vectors laid out like θ
+        self._begin()
+        self.working = self.squares > self.bound and unit.size > 0
+
+    def _begin(self) -> None:
+        """The first search direction."""
+        self._z = self._precondition(self.r)
+        self.v[self.unit.span] = self._z
+        self._rz = dot(self.r, self._z)
+        self.step = self.beta = 0.0  # of the last iteration
+
+    def restart(self, preconditioner: Callable[[Array], Array] | None) -> None:
+        """Go on from d with another preconditioner."""
+        self._precondition = preconditioner or (lambda r: r)
+        self._begin()
 
     def advance(self) -> None:
         s = self.unit.span
-        gv = self._product(self._v, self.unit)
-        curvature = dot(self._v[s], gv)
+        gv = self._product(self.v, self.unit)
+        curvature = dot(self.v[s], gv)
         if not (curvature > 0 and math.isfinite(curvature)):
             self.working = False  # rounding (or overflow) has eaten the curvature: what has been found stands
             return
-        step = self._rz / curvature
-        self._d += step * self._v[s]
-        self._r -= step * gv
-        squares = dot(self._r, self._r)
-        self.working = squares > self._bound
+        self.step = self._rz / curvature
+        self.d += self.step * self.v[s]
+        self.r -= self.step * gv
+        self.squares = dot(self.r, self.r)
+        self.working = self.squares > self.bound
         if self.working:
-            self._z = self._precondition(self._r)
-            rz = squares if self._z is self._r else dot(self._r, self._z)
-            self._v[s] = self._z + (rz / self._rz) * self._v[s]
+            self._z = self._precondition(self.r)
+            rz = self.squares if self._z is self.r else dot(self.r, self._z)
+            self.beta = rz / self._rz
+            self.v[s] = self._z + self.beta * self.v[s]
             self._rz = rz
 
     def finish(self, d: Array) -> None:
-        d[self.unit.span] = self._d
+        d[self.unit.span] = self.d
+
+
+class Later:
+    """A system that is solved by plain conjugate gradients until what another way costs to set up has been spent.
+
+    Nobody knows beforehand how many iterations a solve takes. Changing over after as many as the setup is worth costs
+    at most twice what the better way would have.
+    """
+
+    def __init__(self, first: PlainCG, delay: int, change: Callable[[PlainCG], System]) -> None:
+        """`change(first)` gives the system that goes on after `delay` iterations."""
+        self._now: System = first
+        self._first, self._left, self._change = first, delay, change
+
+    @property
+    def working(self) -> bool:
+        """Not yet at its stopping rule."""
+        return self._now.working
+
+    def advance(self) -> None:
+        """One iteration; see :class:`System`."""
+        if self._left == 0 and self._now is self._first:
+            self._now = self._change(self._first)
+            if not self._now.working:
+                return
+        self._left -= 1
+        self._now.advance()
+
+    def finish(self, d: Array) -> None:
+        """Put what has been found into the unit's span of d."""
+        self._now.finish(d)
 
 
 def local_cg(

@@ -9,15 +9,18 @@ from dnewton.curvature.implicit import Normal
 from dnewton.curvature.jacobian import Unit
 from dnewton.solvers import precondition
 from dnewton.solvers.exact import Exact
-from dnewton.solvers.gram_cg import GramCG
-from dnewton.solvers.subproblem import PlainCG, System
+from dnewton.solvers.gram_cg import GramCG, RecordedCG
+from dnewton.solvers.subproblem import Later, PlainCG, System
 
 
 def make(
     way: str, model: GaussNewton | Normal, g: Array, unit: Unit, damping: float, tolerance: float,
-    start: Array | None = None,
+    start: Array | None = None, delay: int = 0,
 ) -> System:  # fmt: skip
-    """The system of one unit, to be solved by `way` (see :mod:`dnewton.strategy`); CG begins at `start` if given."""
+    """The system of one unit, to be solved by `way` (see :mod:`dnewton.strategy`); CG begins at `start` if given.
+
+    Gram coordinates and preconditioners are set up after `delay` plain iterations.
+    """
 
     def product(v: Array, u: Unit) -> Array:
         return model.block_product(v, u, damping)
@@ -26,10 +29,26 @@ def make(
         return Exact(model, g, unit, damping, tolerance, way)
     if way == "gram":
         assert isinstance(model, GaussNewton)
+        explicit = model
+
+        def to_gram(before: PlainCG) -> System:
+            assert isinstance(before, RecordedCG)
+            explicit.jacobian.make_input_grams(unit)
+            return GramCG.going_on(before)
+
+        if delay:
+            return Later(RecordedCG(model, g, unit, damping, tolerance), delay, to_gram)
         model.jacobian.make_input_grams(unit)
         return GramCG(model, g, unit, damping, tolerance)
-    preconditioner = None
-    if way != "plain":
-        assert isinstance(model, GaussNewton)
-        preconditioner = precondition.make(way, model, unit, damping)
-    return PlainCG(product, g, unit, tolerance, start, preconditioner)
+    if way == "plain":
+        return PlainCG(product, g, unit, tolerance, start)
+    assert isinstance(model, GaussNewton)
+    if not delay:
+        return PlainCG(product, g, unit, tolerance, start, precondition.make(way, model, unit, damping))
+
+    def with_preconditioner(before: PlainCG) -> System:
+        before.restart(precondition.make(way, explicit, unit, damping))
+        return before
+
+    explicit = model
+    return Later(PlainCG(product, g, unit, tolerance, start), delay, with_preconditioner)

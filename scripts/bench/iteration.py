@@ -61,7 +61,8 @@ def operations(job: Job, step: Step) -> float:
         elif how.ways and how.ways[0] == "gram" and not b.conv and s < 2 * b.i:
             total += 2.0 * s * s * (b.i + b.o * step.cg) + 2 * s * one
         else:
-            total += 2 * s * one * (step.cg + 1) + 4.0 * s * b.held * b.o * (k if b.sharing != "shared" else 1) * step.cg
+            folded = 1 if b.sharing == "shared" else k
+            total += 2 * s * one * (step.cg + 1) + 4.0 * s * b.held * b.o * folded * step.cg
     return total
 
 
@@ -124,6 +125,10 @@ def medians(report: dict[str, Any]) -> dict[str, float]:
     rows = report["rows"][1:]
     found = {p: statistics.median(r["phases"][p] for r in rows) for p in PHASES}
     found["all"] = statistics.median(r["seconds"] for r in rows)
+    found["trial"] = statistics.median(r["phases"]["function"] / r["trials"] for r in rows)
+    found["cg each"] = statistics.median(r["phases"]["cg"] / max(1, r["cg"]) for r in rows)
+    alike = found["trial"] + found["gradient"] + found["jacobian"] + found["combine"] + 10 * found["cg each"]
+    found["alike"] = alike  # one trial step, 10 CG iterations
     found["cg iterations"] = statistics.median(r["cg"] for r in rows)
     found["flops"] = statistics.median(r["operations"] / r["seconds"] for r in rows)
     return found

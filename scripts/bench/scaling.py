@@ -3,9 +3,9 @@
 
     python scripts/bench/scaling.py [--ranks 1 2 4] [--rounds 5] [--nets "large MLP" CNN] [--json FILE]
 
-The jobs of iteration.py, interleaved over the rounds. Local solves differ with the ranks (every rank's system is its own),
-and so does the number of CG iterations; the table has the seconds of an iteration, and per CG iteration those of the
-solve. Bytes must equal the forecast: the script fails if they do not.
+The jobs of iteration.py, interleaved over the rounds. Every rank's local system is its own, so that the path, the trial
+steps and the CG iterations differ with the ranks: "alike" puts the medians together to an iteration with one trial step
+and 10 CG iterations, the same work on any number of ranks. Bytes must equal the forecast: the script fails otherwise.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ def main() -> None:
         base = middle[args.ranks[0]]
         print(f"\n{name}: medians of {args.rounds} runs of {args.iterations} iterations, one thread per rank")
         print(f"{'ranks':>5} {'ms':>9} {'faster':>7} " + " ".join(f"{p:>10}" for p in PHASES)
-              + f" {'CG':>5} {'ms per CG':>10} {'without CG':>11} {'bytes':>12} {'peak MiB':>9} {'planned':>8}")  # fmt: skip
+              + f" {'CG':>4} {'a trial':>8} {'a CG':>7} {'alike ms':>9} {'faster':>7} {'bytes':>10} {'peak MiB':>8} "
+              f"{'planned':>7}")  # fmt: skip
         for ranks, m in middle.items():
             last = found[ranks][-1]
             sent = sum(last["rows"][-1]["bytes"].values())
-            rest, rest_base = m["all"] - m["cg"], base["all"] - base["cg"]
             print(f"{ranks:>5} {1e3 * m['all']:>9.1f} {base['all'] / m['all']:>6.2f}x "
                   + " ".join(f"{1e3 * m[p]:>10.1f}" for p in PHASES)
-                  + f" {m['cg iterations']:>5.0f} {1e3 * m['cg'] / max(1, m['cg iterations']):>10.2f} "
-                  f"{rest_base / rest:>10.2f}x {sent:>12d} {last['peak'] / 2**20:>9.0f} "
-                  f"{last['planned_peak'] / 2**20:>8.0f}", flush=True)  # fmt: skip
+                  + f" {m['cg iterations']:>4.0f} {1e3 * m['trial']:>8.1f} {1e3 * m['cg each']:>7.2f} "
+                  f"{1e3 * m['alike']:>9.1f} {base['alike'] / m['alike']:>6.2f}x {sent:>10d} "
+                  f"{last['peak'] / 2**20:>8.0f} {last['planned_peak'] / 2**20:>7.0f}", flush=True)  # fmt: skip
     print(f"\niterations whose bytes differ from the forecast: {wrong}")
     if args.json:
         args.json.write_text(json.dumps(reports, indent=1) + "\n")
