@@ -27,6 +27,7 @@ LARGEST_EXACT = 4000  # rows of a matrix to factor, unless exact solves are aske
 GRAM_FLOOR = {4: 1e-3, 8: 1e-6}  # by itemsize: ‖r‖² is a difference in Gram coordinates, so ‖r‖ ends at about √ε ‖g‖
 SWEEP = 16 << 20  # bytes of a chunk's K-fold sweep that should stay in cache, where no messages make chunks dear
 MESSAGES = 64 << 20  # where they do: few enough for fresh memory not to cost more than the messages
+CLEARLY = 2.0  # how much faster passes must be by the model, which knows them less well
 VECTORS = 11  # of the length of θ: θ, ∇f, d, d_previous, the trial point, and those of CG
 
 
@@ -43,6 +44,7 @@ class Strategy:
     passes: float  # bytes for kept forward passes beyond those of S
     parts: Mapping[str, float]  # the planned peak, by what it is for
     rates: Rates
+    note: str = ""  # for the log
 
     @property
     def peak(self) -> float:
@@ -65,7 +67,7 @@ class Strategy:
         elif self.how == "normal":
             what = "jacobian: normal, a matrix per local system; images by passes"
         else:
-            what = "jacobian: implicit, nothing stored; products by passes, with messages while solving"
+            what = "jacobian: implicit, nothing stored; products by passes" + self.note
         named = [f"{w} after {d} iterations" if d else w for w, d in zip(self.ways, self.delays, strict=True)]
         solved = f"; local systems: {', '.join(named)}" if named else ""
         rates = f"{self.rates.flops / 1e9:.3g} Gflop/s, {self.rates.bandwidth / 1e9:.3g} GB/s"
@@ -169,7 +171,9 @@ def decide(
         "curvature": curvature,
     }  # fmt: skip
     names, delays = tuple(w for w, _ in ways), tuple(d for _, d in ways)
-    return Strategy(how, held, names, delays, chunk, batch, max(0.0, passes), parts, at.rates)
+    messages = how == "implicit" and options.curvature == "diagonal" and plan.grid.size > 1
+    note = ", with messages while solving" if messages else ""
+    return Strategy(how, held, names, delays, chunk, batch, max(0.0, passes), parts, at.rates, note)
 
 
 def _too_little(source: str, memory: float, needed: float, ranks: int) -> str:
@@ -209,7 +213,7 @@ def _curvature(at: _Setting, left: float, source: str) -> Found:
         for held in choices:
             found = _explicit(at, held, left)
             if found is not None and found[-1] <= left:
-                return found
+                return _by_passes_instead(at, found, left) if wanted == "auto" else found
         if wanted != "auto" and found is None:
             found = _explicit(at, choices[0], math.inf)
     small = max(sum(b.size for b in unit) for unit in at.units) <= LARGEST_EXACT
@@ -224,6 +228,25 @@ def _curvature(at: _Setting, left: float, source: str) -> Found:
         asked = f"subproblem: {at.options.subproblem}, preconditioner: {at.options.preconditioner}"
         raise UserError(f"{source}: solver ({asked}): does not fit into {left / 2**20:.0f} MiB; use subproblem: cg")
     return found
+
+
+def _by_passes_instead(at: _Setting, found: Found, left: float) -> Found:
+    """Passes, where they cost no more messages than J would and are clearly faster: with very many outputs."""
+    options, work = at.options, at.work
+    whole = options.curvature == "full"
+    if options.subproblem == "exact" or options.preconditioner not in ("auto", "none"):
+        return found
+    if not whole and at.plan.grid.size > 1:
+        return found  # local solves have no messages: that is the method
+    item, s, k = work.itemsize, work.subsample, work.outputs
+    solve = sum(
+        costs.ways(unit, found[1], s, k, item, at.rates)["plain" if whole else found[2][n][0]].seconds
+        for n, unit in enumerate([at.blocks] if whole else at.units)
+    )
+    explicit = costs.building(at.blocks, found[1], s, k, item, at.rates) + solve
+    passes = costs.by_passes(at.blocks, s, item, at.rates) * (1 if whole else len(at.units))
+    instead = _implicit(at, left)
+    return instead if CLEARLY * passes < explicit and instead[-1] <= left else found
 
 
 def _chunk(at: _Setting, per_sample: float, left: float, messages: bool) -> int:

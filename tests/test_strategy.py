@@ -297,11 +297,15 @@ def test_the_cheapest_representation() -> None:
 def test_memory_decides_step_by_step() -> None:
     """Chunks, then the smaller representation or normal matrices, then passes, then a refusal."""
     wide, small = net(500, 500, 1000), net(20, 20, 30)
-    roomy = decided(wide, [100], 4000, 400)
+    assert decided(wide, [100], 4000, 400).how == "implicit"  # 1,000 outputs, and no messages on one rank
+    assert decided(wide, [100], 4000, 400, ranks=2, curvature="full").how == "implicit"
+    roomy = decided(wide, [100], 4000, 400, ranks=2)
     assert roomy.how == "explicit" and roomy.batch == 1024
-    tight = decided(wide, [100], 4000, 400, memory=0.5 * roomy.peak)
+    tight = decided(wide, [100], 4000, 400, ranks=2, memory=0.5 * roomy.peak)
     assert tight.how == "implicit" and tight.peak <= 0.5 * roomy.peak
-    assert decided(wide, [100], 4000, 400, memory=0.5 * roomy.peak, curvature="full").how == "implicit"
+    few = net(500, 500, 10)
+    for curvature in ("full", "diagonal"):
+        assert decided(few, [100], 4000, 400, curvature=curvature).how == "explicit"
     assert decided(small, [8], 90000, 30000).how == "explicit"
     assert decided(small, [8], 90000, 30000, memory=100e6).how == "normal"
     assert decided(small, [8], 90000, 30000, memory=100e6, curvature="full").how == "implicit"
@@ -315,7 +319,7 @@ def test_memory_decides_step_by_step() -> None:
     with pytest.raises(UserError, match=r"parallel.memory: the largest of 1 rank.*MiB"):
         decided(wide, [100], 4000, 400, memory=1e6)
     with pytest.raises(UserError, match="exact"):
-        decided(wide, [100], 4000, 400, memory=0.5 * roomy.peak, subproblem="exact")
+        decided(wide, [100], 4000, 400, ranks=2, memory=0.5 * roomy.peak, subproblem="exact")
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -108,6 +108,29 @@ def cheapest(block: BlockShape, samples: int, outputs: int, itemsize: int, rates
     return "dense" if dense < factored else "factored"
 
 
+def building(
+    blocks: Sequence[BlockShape], held: Mapping[str, str], samples: int, outputs: int, itemsize: int, rates: Rates
+) -> float:
+    """Seconds to build J: the K-fold sweep through all layers but the first, and the rows."""
+    operations = traffic = 0.0
+    for m, b in enumerate(blocks):
+        one = 2.0 * b.q * b.o * b.i
+        if b.sharing != "shared" or b.slope:
+            operations += one if m else 0.0
+            traffic += 2.0 * b.outputs + (b.inputs if m else 0)
+        operations += one if held[b.name] == "dense" else 0.0
+    rows = float(samples * outputs)
+    return rows * operations / rates.flops + rows * traffic * itemsize / rates.bandwidth
+
+
+def by_passes(blocks: Sequence[BlockShape], samples: int, itemsize: int, rates: Rates) -> float:
+    """Seconds of one solve where a product is a tangent and a cotangent sweep, without messages."""
+    operations = sum(6.0 * b.q * b.o * b.i for b in blocks)
+    traffic = sum(8.0 * b.outputs + (3.0 * b.q * b.i if b.conv else 0.0) for b in blocks)
+    each = samples * (operations / rates.flops + traffic * itemsize / rates.bandwidth)
+    return EXPECTED_CG * (each + 4 * OVERHEAD * len(blocks))
+
+
 @dataclass(frozen=True)
 class Cost:
     """Seconds of one solve, and the bytes it takes besides the curvature and a few vectors.

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dnewton.arrays import Array, namespace, sample_blocks
+from dnewton.cotangent import Cotangent
 from dnewton.curvature.blocks import BlockJacobian, Factored, Rows
 from dnewton.curvature.sensitivity import PerSample, Pooled, Selection, Sensitivity, Shared
 from dnewton.layers.linear import Linear
 from dnewton.layers.pool import Winners
 from dnewton.netplan import NetPlan
-from dnewton.network import Block, Cotangent, Network, Tape
+from dnewton.network import Block, Network, Tape
 
 Representation = Literal["factored", "dense"]
 

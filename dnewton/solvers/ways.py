@@ -10,7 +10,8 @@ from dnewton.curvature.jacobian import Unit
 from dnewton.solvers import precondition
 from dnewton.solvers.exact import Exact
 from dnewton.solvers.gram_cg import GramCG, RecordedCG
-from dnewton.solvers.subproblem import Later, PlainCG, System
+from dnewton.solvers.later import Later
+from dnewton.solvers.subproblem import PlainCG, System
 
 
 def make(
