@@ -21,7 +21,7 @@ from dnewton.solvers.newton import Newton
 
 READERS = 64 << 20  # what readers hold besides the columns they were asked for
 HALF = 0.5  # of the node's free memory that a job takes unless it is told how much
-SLACK = 24 << 20  # what libraries take when they are first used
+SLACK = 40 << 20  # what libraries take when they are first used, and what the allocator keeps
 
 
 @dataclass

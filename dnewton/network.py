@@ -184,6 +184,7 @@ class Network:
                 if layer.first:
                     return
                 cot = op.input_cotangent(block.weight(theta), here, tape.z.shape[0])
+                del here  # as large as the cotangent itself
                 assert layer.split_kind is not None
                 cot = self.comm.sum(cot, layer.split_kind.backward)
             cot = self._move(cot, self._back[i], layer.in_units)

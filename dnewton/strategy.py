@@ -105,14 +105,14 @@ class _Setting:
     @property
     def sweep(self) -> float:
         """Numbers per sample and right-hand side of a cotangent's way through the widest layer."""
-        return max(2.0 * b.outputs + (b.inputs if m else 0) for m, b in enumerate(self.blocks))
+        return max(2.0 * b.outputs + (b.inputs + b.moved if m else 0) for m, b in enumerate(self.blocks))
 
     @property
     def jacobian_sweep(self) -> float:
         """As :attr:`sweep` for the K-fold sweep, which starts with what all samples share."""
         numbers = 0.0
         for m, b in enumerate(self.blocks):
-            inputs = b.inputs if m else 0
+            inputs = b.inputs + b.moved if m else 0
             if b.sharing == "shared":
                 numbers = max(numbers, float(b.outputs + inputs) if b.slope else 0.0)
             else:

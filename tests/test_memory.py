@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,3 +58,53 @@ def test_training_stays_under_max_resident(large: Path, ranks: int, batch: objec
     assert max(line["peak_rss_bytes"] for line in lines) < 600 * 2**20
     if ranks == 1:
         assert "streamed" in (large / f"run-{ranks}-{batch}" / "log.txt").read_text()
+
+
+def dense(*widths: int, activation: str = "tanh") -> list[object]:
+    hidden = [{"dense": {"units": w, "activation": activation}} for w in widths[:-1]]
+    return [*hidden, {"dense": {"units": widths[-1]}}]
+
+
+CONVOLUTIONS = [
+    {"conv": {"channels": 16, "kernel": 3, "padding": 1, "activation": "relu"}}, {"maxpool": {"size": 2}},
+    {"conv": {"channels": 32, "kernel": 3, "padding": 1, "activation": "relu"}}, {"avgpool": {"size": 2}},
+    "flatten", {"dense": {"units": 10}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "shape", "layers", "outputs", "samples", "options", "memory"),
+    [
+        ("wide", [400], dense(600, 300, 10), 10, 4000, {}, "auto"),
+        ("image", [3, 32, 32], CONVOLUTIONS, 10, 800, {"subsample": 0.25}, "auto"),
+        ("image", [3, 32, 32], CONVOLUTIONS, 10, 800, {"subsample": 0.25}, "260MiB"),
+        ("outputs", [50], dense(200, 200, 1000), 1000, 1500, {"jacobian": "factored"}, "auto"),
+        ("outputs", [50], dense(200, 200, 1000), 1000, 1500, {"subsample": 0.3}, "200MiB"),
+        ("outputs", [50], dense(200, 200, 1000), 1000, 1500, {"curvature": "full"}, "200MiB"),
+        ("small", [8], dense(20, 20, 3), 3, 30000, {"jacobian": "normal", "subsample": 0.5}, "auto"),
+    ],
+)
+def test_the_peak_stays_within_the_plan(
+    tmp_path: Path, name: str, shape: list[int], layers: list[object], outputs: int, samples: int,
+    options: dict[str, object], memory: str, ranks: int,
+) -> None:  # fmt: skip
+    """Also a net with 1,000 outputs in both kinds of curvature, by passes where memory is short."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(samples, *shape)), rng.normal(size=(samples, outputs))
+    np.savez(tmp_path / "data.npz", x=x.astype("f"), y=y.astype("f"))
+    net = {
+        "net": {"input": shape, "loss": "squared", "layers": layers}, "data": {"train": "data.npz"},
+        "solver": {"max_iterations": 2, **options}, "parallel": {"memory": memory},
+    }  # fmt: skip
+    result = train(ranks, tmp_path, net, "run")
+    assert result.returncode == 0, result.stderr
+    lines = metrics(tmp_path, "run")
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    peak = max(line["peak_rss_bytes"] for line in lines) / 2**20
+    planned = float(re.findall(r"planned memory of the largest rank: ([0-9.]+)", result.stdout)[0])
+    assert 0.4 * planned < peak < 1.25 * planned, result.stdout
+    if memory != "auto":
+        assert planned <= int(memory.removesuffix("MiB")) and peak < int(memory.removesuffix("MiB"))
+        if name == "outputs":
+            assert "implicit" in result.stdout

@@ -38,6 +38,7 @@ class BlockShape:
     conv: bool
     inputs: int  # numbers per sample of the input slice
     outputs: int  # of the output slice
+    moved: int  # of the input as it arrives, where it is redistributed
 
     @property
     def size(self) -> int:
@@ -67,6 +68,7 @@ def blocks_of(plan: NetPlan) -> list[BlockShape]:
         shape = layer.shape
         o = -(-layer.out_units.count // plan.grid.parts(layer.out_split)) * layer.out_units.size
         channels = -(-layer.in_units.count // plan.grid.parts(layer.in_split)) * layer.in_units.size
+        arriving = -(-layer.in_units.count // plan.grid.parts(layer.source))
         q = spatial(shape.out_shape)
         after = plan.layers[position + 1] if position + 1 < len(plan.layers) else None
         pooled = (
@@ -89,6 +91,7 @@ def blocks_of(plan: NetPlan) -> list[BlockShape]:
                 conv=shape.kind == "conv",
                 inputs=channels * spatial(shape.in_shape),
                 outputs=o * q,
+                moved=arriving * layer.in_units.size * spatial(shape.in_shape) if plan.incoming(layer) else 0,
             )
         )
     return found

@@ -205,7 +205,7 @@ class _Building:
 class _BuildingFactored(_Building):
     def take(self, here: slice, op: Linear, cot: Cotangent, z: Array) -> None:
         self._put("phi", here, op.rows(z))
-        self._like, self._pool = cot.outer, None
+        self._pool = None
         if cot.winners is not None:
             self._pool = cot.winners.pool
             self._winners = cot.winners  # its masks are made already, if these are all samples
@@ -214,7 +214,7 @@ class _BuildingFactored(_Building):
         elif self.plan.depends_on_sample(self.block.position):
             self._keep(here, cot)
         else:
-            slope = cot.slope
+            self._outer, slope = cot.outer, cot.slope
             _, _, q, o = cot.outer.shape
             if slope is None and q > 1:  # without a slope the positions would be lost in `expand`
                 slope = namespace(z).ones((z.shape[0], q, o), dtype=z.dtype)
@@ -225,16 +225,16 @@ class _BuildingFactored(_Building):
         return Factored(self.block, self._stores["phi"], self._sensitivity())
 
     def _sensitivity(self) -> Sensitivity:
-        outer, d, slope = self._like, self._stores.get("d"), self._stores.get("slope")
+        d, slope = self._stores.get("d"), self._stores.get("slope")
         if self._pool is not None:
             code = self._stores["code"]
             return Pooled(PerSample(d), self._winners if self._winners.code is code else Winners(self._pool, code))
         if d is not None:
             return PerSample(d)
         if self.block.position == len(self.plan.layers) - 1:
-            return Selection(*self.block.out, self.outputs, slope, outer)
-        _, k, q, o = outer.shape
-        return Shared(namespace(outer).reshape(outer[0], (k, q * o)), slope)
+            return Selection(*self.block.out, self.outputs, slope, self._outer)
+        _, k, q, o = self._outer.shape
+        return Shared(namespace(self._outer).reshape(self._outer[0], (k, q * o)), slope)
 
 
 class _BuildingRows(_Building):
