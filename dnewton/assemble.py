@@ -20,7 +20,7 @@ from dnewton.objective import Objective, subsample_size
 from dnewton.solvers.newton import Newton
 
 READERS = 64 << 20  # what readers hold besides the columns they were asked for
-HALF = 0.5  # of the node's free memory that a job takes unless it is told how much
+SHARE = 0.75  # of the node's free memory that a job takes unless it is told how much
 SLACK = 40 << 20  # what libraries take when they are first used, and what the allocator keeps
 
 
@@ -100,14 +100,14 @@ def _refuse_what_is_missing(config: Config, source: str) -> None:
 
 
 def _memory_per_rank(config: Config, comm: Comm) -> float:
-    """`parallel.memory`, or half of what the node has left, shared by its ranks; the smallest of all ranks.
+    """`parallel.memory`, or three quarters of what the node has left, shared by its ranks; the smallest of all ranks.
 
     Collective over the world.
     """
     if config.parallel.memory != "auto":
         return float(config.parallel.memory)
     share = (machine.available_memory() + comm.ranks_on_node * machine.resident_bytes()) / comm.ranks_on_node
-    return comm.extremes(HALF * share)[0]
+    return comm.extremes(SHARE * share)[0]
 
 
 def _resident(config: Config, memory: float) -> float:

@@ -2,8 +2,8 @@
 
 A matrix product and a matrix-vector product that does not fit into the caches, best of several, in a quarter of a
 second. The file is `dnewton/rates.json` under $XDG_CACHE_HOME or ~/.cache, with an entry per processor, number of BLAS
-threads and dtype; where it cannot be written nothing is measured and the stated rates hold, so that two runs decide
-alike. A run's rates are in its `config.yaml`, so that a resumed run decides as before.
+threads and dtype; where it cannot be written, or ranks share cores, nothing is measured and the stated rates hold, so
+that two runs decide alike. A run's rates are in its `config.yaml`, so that a resumed run decides as before.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def rates(config: Config, comm: Comm) -> tuple[Rates, str]:
     stated = Rates()
     values, note = [stated.flops, stated.bandwidth], ""
     if comm.rank == 0:
-        found, note = _of_this_machine(config.parallel.dtype)
+        found, note = _of_this_machine(config.parallel.dtype, comm.least_cores >= 1)
         values = [found.flops, found.bandwidth]
     flops, bandwidth = comm.from_root(values)
     return Rates(flops, bandwidth), comm.text_from_root(note)
@@ -46,11 +46,14 @@ def cache_file() -> Path:
     return Path(root) / "dnewton" / "rates.json"
 
 
-def _of_this_machine(dtype: str) -> tuple[Rates, str]:
+def _of_this_machine(dtype: str, alone: bool) -> tuple[Rates, str]:
+    """The kept rates, or newly measured ones; where ranks share a core, whatever was kept, or the stated ones."""
     path, key = cache_file(), f"{_processor()}, {_threads()} BLAS thread(s), {dtype}"
     known = _read(path)
     if key in known:
         return known[key], f"measured before, kept in {path}"
+    if not alone:
+        return Rates(), "stated, as ranks share cores: measured by a run that has a core per rank"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}")

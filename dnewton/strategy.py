@@ -31,14 +31,16 @@ CLEARLY = 2.0  # how much faster passes must be by the model, which knows them l
 VECTORS = 11  # of the length of θ: θ, ∇f, d, d_previous, the trial point, and those of CG
 
 
+Stages = tuple[tuple[str, int], ...]  # ways to solve that follow each other, and the iterations before each
+
+
 @dataclass(frozen=True)
 class Strategy:
     """What was decided; the same on every rank."""
 
     how: How
     held: Mapping[str, str]  # representation by layer name, where it is explicit
-    ways: tuple[str, ...]  # per diagonal unit; empty where the whole system is solved
-    delays: tuple[int, ...]  # plain iterations before each way's setup
+    stages: tuple[Stages, ...]  # per diagonal unit; empty where the whole system is solved
     chunk: int  # samples of S at a time
     batch: int
     passes: float  # bytes for kept forward passes beyond those of S
@@ -51,6 +53,12 @@ class Strategy:
         """Planned peak of resident bytes on the largest rank."""
         p = self.parts
         return p["process"] + p["vectors"] + p["data"] + p["subsample"] + max(p["passes"], p["curvature"])
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """How every diagonal unit is solved, in words."""
+        texts = [[f"{w} after {n} iterations" if n else w for w, n in stages] for stages in self.stages]
+        return tuple(" then ".join(text) for text in texts)
 
     def chunks(self, samples: int, subsample: int) -> tuple[int, ...]:
         """Sizes of the pieces that S is worked through in."""
@@ -68,8 +76,7 @@ class Strategy:
             what = "jacobian: normal, a matrix per local system; images by passes"
         else:
             what = "jacobian: implicit, nothing stored; products by passes" + self.note
-        named = [f"{w} after {d} iterations" if d else w for w, d in zip(self.ways, self.delays, strict=True)]
-        solved = f"; local systems: {', '.join(named)}" if named else ""
+        solved = f"; local systems: {', '.join(self.ways)}" if self.stages else ""
         rates = f"{self.rates.flops / 1e9:.3g} Gflop/s, {self.rates.bandwidth / 1e9:.3g} GB/s"
         return [
             f"{what}; {self.chunk} samples at a time{solved} (by {rates})",
@@ -170,10 +177,9 @@ def decide(
         "process": process, "vectors": vectors, "data": data, "subsample": held_back, "passes": passes + at_work,
         "curvature": curvature,
     }  # fmt: skip
-    names, delays = tuple(w for w, _ in ways), tuple(d for _, d in ways)
     messages = how == "implicit" and options.curvature == "diagonal" and plan.grid.size > 1
     note = ", with messages while solving" if messages else ""
-    return Strategy(how, held, names, delays, chunk, batch, max(0.0, passes), parts, at.rates, note)
+    return Strategy(how, held, ways, chunk, batch, max(0.0, passes), parts, at.rates, note)
 
 
 def _too_little(source: str, memory: float, needed: float, ranks: int) -> str:
@@ -194,7 +200,7 @@ def data_bytes(plan: NetPlan, work: Workload) -> float:
     return data
 
 
-Found = tuple[How, Mapping[str, str], tuple[tuple[str, int], ...], int, float]
+Found = tuple[How, Mapping[str, str], tuple[Stages, ...], int, float]
 
 
 def _curvature(at: _Setting, left: float, source: str) -> Found:
@@ -240,8 +246,8 @@ def _by_passes_instead(at: _Setting, found: Found, left: float) -> Found:
         return found  # local solves have no messages: that is the method
     item, s, k = work.itemsize, work.subsample, work.outputs
     solve = sum(
-        costs.ways(unit, found[1], s, k, item, at.rates)["plain" if whole else found[2][n][0]].seconds
-        for n, unit in enumerate([at.blocks] if whole else at.units)
+        min(c.seconds for c in costs.ways(unit, found[1], s, k, item, at.rates).values())
+        for unit in ([at.blocks] if whole else at.units)
     )
     explicit = costs.building(at.blocks, found[1], s, k, item, at.rates) + solve
     passes = costs.by_passes(at.blocks, s, item, at.rates) * (1 if whole else len(at.units))
@@ -285,11 +291,31 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
         fitting = {name: cost for name, cost in allowed.items() if jacobian + cost.workspace <= left}
         if not fitting:
             return None
-        way = min(fitting, key=lambda name: fitting[name].seconds)
-        asked = way == options.preconditioner  # what is asked for is there from the start
-        chosen.append((way, 0 if asked else fitting[way].delay))
-        workspace = max(workspace, fitting[way].workspace)
+        stages = _stages(fitting, options, item)
+        chosen.append(stages)
+        workspace = max(workspace, *(fitting[way].workspace for way, _ in stages if way in fitting))
     return "explicit", held, tuple(chosen), chunk, jacobian + max(chunk * temporary, workspace)
+
+
+EXACT = ("primal", "dual")
+
+
+def _stages(fitting: Mapping[str, Cost], options: SolverSection, itemsize: int) -> Stages:
+    """The fastest way for the iterations that are assumed; if it is by CG, what takes over when there are more.
+
+    Many iterations mean a small λ, where the dual's difference cancels in float32: it takes over in float64 alone.
+    """
+    way = min(fitting, key=lambda name: fitting[name].seconds)
+    if way in EXACT:
+        return ((way, 0),)
+    asked = way == options.preconditioner  # what is asked for is there from the start
+    stages: Stages = ((way, 0),) if asked or not fitting[way].delay else (("plain", 0), (way, fitting[way].delay))
+    sound = [name for name in EXACT if name in fitting and (name == "primal" or itemsize == 8)]
+    exact = min(sound, key=lambda name: fitting[name].seconds, default=None)
+    if exact is not None and "plain" in fitting:
+        each = fitting["plain"].seconds / costs.EXPECTED_CG
+        stages = (*stages, (exact, max(2, stages[-1][1] + 1, math.ceil(fitting[exact].seconds / each))))
+    return stages
 
 
 def allowed_ways(
@@ -297,7 +323,7 @@ def allowed_ways(
 ) -> dict[str, Cost]:
     """The ways that `solver.subproblem`, `preconditioner` and `cg_tolerance` allow."""
     if options.subproblem == "exact":
-        return {name: found[name] for name in ("primal", "dual")}
+        return {name: found[name] for name in EXACT}
     names = set(found) - {"diagonal"}
     if options.preconditioner in ("diagonal", "kronecker"):
         names = {options.preconditioner} if options.subproblem == "cg" else {options.preconditioner, "primal", "dual"}
@@ -318,7 +344,8 @@ def _normal(at: _Setting, left: float) -> Found:
     sizes = [sum(b.size for b in unit) for unit in at.units]
     matrices = float(sum(n * n for n in sizes) * item)
     per_sample = k * (at.sweep + 4 * max(sizes)) * item
-    ways, workspace = [], 0.0
+    ways: list[Stages] = []
+    workspace = 0.0
     for n in sizes:
         found = costs.normal_ways(n, work.subsample, k, item, at.rates)
         if options.subproblem == "cg" or (options.subproblem == "auto" and matrices + found["primal"].workspace > left):
@@ -327,7 +354,7 @@ def _normal(at: _Setting, left: float) -> Found:
             way = "primal"
         else:
             way = min(found, key=lambda name: found[name].seconds)
-        ways.append((way, 0))
+        ways.append(((way, 0),))
         workspace = max(workspace, found[way].workspace)
     squares = float(max(sizes) ** 2 * item)  # a chunk's product before it is added
     chunk = _chunk(at, per_sample, left - matrices - squares, messages=True)
@@ -342,5 +369,5 @@ def _implicit(at: _Setting, left: float) -> Found:
     per_sample = 2 * max(ranks, columns) * at.sweep * at.work.itemsize
     images = 6.0 * max(ranks, columns) * at.work.subsample * at.work.outputs * at.work.itemsize
     chunk = _chunk(at, per_sample, left - images, messages=at.plan.grid.size > 1)
-    ways = (("passes", 0),) * len(at.units) if at.options.curvature == "diagonal" else ()
+    ways = ((("passes", 0),),) * len(at.units) if at.options.curvature == "diagonal" else ()
     return "implicit", {}, ways, chunk, images + chunk * per_sample

@@ -106,8 +106,8 @@ def test_changing_over_to_gram_coordinates_keeps_the_path(
     model = on.model(representation=representation)
     (unit,) = units(on.network.blocks, per_layer=False)
     for steps in (1, 2, 3, 5, 7):
-        plain = ways.make("plain", model, grad, unit, LAMBDA, 1e-14)
-        later = ways.make("gram", model, grad, unit, LAMBDA, 1e-14, delay=delay)
+        plain = ways.make([("plain", 0)], model, grad, unit, LAMBDA, 1e-14)
+        later = ways.make([("plain", 0), ("gram", delay)], model, grad, unit, LAMBDA, 1e-14)
         a = subproblem.solve([plain], grad, steps, early_stop.NeverStop())
         b = subproblem.solve([later], grad, steps, early_stop.NeverStop())
         if a.d.size:
@@ -123,7 +123,8 @@ def test_nothing_keeps_the_jacobian_alive(comm: Comm, way: str, delay: int) -> N
     alive = weakref.ref(model.jacobian)
     gc.disable()
     try:
-        systems = [ways.make(way, model, grad, u, LAMBDA, 1e-3, delay=delay) for u in units(on.network.blocks, False)]
+        stages = [("plain", 0), (way, delay)] if delay and way != "plain" else [(way, 0)]
+        systems = [ways.make(stages, model, grad, u, LAMBDA, 1e-3) for u in units(on.network.blocks, False)]
         subproblem.solve(systems, grad, 9, early_stop.NeverStop())
         del systems, model
         assert alive() is None
@@ -131,12 +132,12 @@ def test_nothing_keeps_the_jacobian_alive(comm: Comm, way: str, delay: int) -> N
         gc.enable()
 
 
-@pytest.mark.parametrize("way", ["gram", "kronecker", "diagonal"])
+@pytest.mark.parametrize("way", ["gram", "kronecker", "diagonal", "primal", "dual"])
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 def test_changing_over_solves_the_same_system(comm: Comm, net: str, way: str) -> None:
     problem, on, grad = setting(comm, net, "squared")
     model, mine = on.model(), units(on.network.blocks, per_layer=True)
-    systems = [ways.make(way, model, grad, unit, LAMBDA, 1e-6, delay=2) for unit in mine]
+    systems = [ways.make([("plain", 0), (way, 2), ("dual", 30)], model, grad, unit, LAMBDA, 1e-6) for unit in mine]
     found = subproblem.solve(systems, grad, 2000, early_stop.NeverStop())
     assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, True)) < 1e-4
 

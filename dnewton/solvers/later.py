@@ -1,24 +1,23 @@
-"""Changing over from plain conjugate gradients to a way that needs a setup, once it would have paid."""
+"""Changing over to a way that needs a setup, once it would have paid."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from dnewton.arrays import Array
-from dnewton.solvers.subproblem import PlainCG, System
+from dnewton.solvers.subproblem import System
 
 
 class Later:
-    """A system that is solved by plain conjugate gradients until what another way costs to set up has been spent.
+    """A system that is solved one way until another, dearer to set up, would have been paid for.
 
     Nobody knows beforehand how many iterations a solve takes. Changing over after as many as the setup is worth costs
     at most twice what the better way would have.
     """
 
-    def __init__(self, first: PlainCG, delay: int, change: Callable[[PlainCG], System]) -> None:
-        """`change(first)` gives the system that goes on after `delay` iterations."""
-        self._now: System = first
-        self._first, self._left, self._change = first, delay, change
+    def __init__(self, first: System, after: int, change: Callable[[], System]) -> None:
+        """`change()` gives the system that goes on after `after` iterations."""
+        self._now, self._left, self._change = first, after, change
 
     @property
     def working(self) -> bool:
@@ -27,12 +26,11 @@ class Later:
 
     def advance(self) -> None:
         """One iteration; see :class:`System`."""
-        if self._left == 0 and self._now is self._first:
-            self._now = self._change(self._first)
-            if not self._now.working:
-                return
+        if self._left == 0:
+            self._now = self._change()
         self._left -= 1
-        self._now.advance()
+        if self._now.working:
+            self._now.advance()
 
     def finish(self, d: Array) -> None:
         """Put what has been found into the unit's span of d."""

@@ -199,8 +199,8 @@ class Newton:
             )  # fmt: skip
         elif isinstance(model, (GaussNewton, Normal)):
             systems = [
-                ways.make(way, model, self._grad, unit, lam, options.cg_tolerance, start, delay)
-                for way, delay, unit in zip(self._strategy.ways, self._strategy.delays, self._units, strict=True)
+                ways.make(stages, model, self._grad, unit, lam, options.cg_tolerance, start)
+                for stages, unit in zip(self._strategy.stages, self._units, strict=True)
             ]
             return subproblem.solve(systems, self._grad, options.max_cg, self._watch)
         else:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """One Gauss-Newton product, and a whole direction, against PyTorch on the same net, weights and subsample.
 
-    pip install torch; python scripts/bench/gn_product.py [--threads 1 2] [--rounds 7] [--nets large] [--json FILE]
+    pip install torch; python scripts/bench/gn_product.py [--threads 1 2] [--rounds 7] [--nets large] [--damping 1e-2]
 
 Products: ours on vectors of θ, and per iteration of CG in Gram coordinates; PyTorch's jvp + vjp anew for every product
 (as curvlinops), and with one linearisation kept. "GEMM bound": the two matrix products with φ of every layer alone.
@@ -26,10 +26,10 @@ from dnewton.curvature import jacobian
 from dnewton.solvers import early_stop, subproblem, ways
 from dnewton.solvers.gram_cg import GramCG
 
-DAMPING, TOLERANCE = 1e-2, 0.1
+TOLERANCE = 0.1
 
 
-def torch_cg(product: Any, g: dict[str, torch.Tensor]) -> int:
+def torch_cg(product: Any, g: dict[str, torch.Tensor], damping: float) -> int:
     """CG from zero to the tolerance; returns the iterations."""
 
     def inner(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
@@ -40,7 +40,7 @@ def torch_cg(product: Any, g: dict[str, torch.Tensor]) -> int:
     v, rr = dict(r), inner(r, r)
     bound, n = TOLERANCE**2 * rr, 0
     while rr > bound and n < 250:
-        gv = product(v, DAMPING)
+        gv = product(v, damping)
         step = rr / inner(v, gv)
         d = {k: d[k] + step * v[k] for k in d}
         r = {k: r[k] - step * gv[k] for k in r}
@@ -50,7 +50,7 @@ def torch_cg(product: Any, g: dict[str, torch.Tensor]) -> int:
     return n
 
 
-def compare(name: str, comm: Comm, n: int, rounds: int) -> dict[str, Any]:
+def compare(name: str, comm: Comm, n: int, rounds: int, damping: float) -> dict[str, Any]:
     shape, layers, samples = NETS[name]
     loss = "squared" if "regression" in name else "cross_entropy"
     ours = Ours(comm, shape, layers, samples, loss)
@@ -62,12 +62,12 @@ def compare(name: str, comm: Comm, n: int, rounds: int) -> dict[str, Any]:
     v = np.random.default_rng(1).normal(size=ours.network.size).astype(np.float32)
     tv, tg = named(ours, v), named(ours, g)
     keep = theirs.linearised()
-    expected = theirs.fresh_product(tv, DAMPING)
-    found = named(ours, model.block_product(v, ours.unit, DAMPING))
+    expected = theirs.fresh_product(tv, damping)
+    found = named(ours, model.block_product(v, ours.unit, damping))
     worst = max(float((found[k] - expected[k]).norm() / expected[k].norm()) for k in expected)
     assert worst < 1e-3, worst
     model.jacobian.make_input_grams(ours.unit)
-    gram = GramCG(model, g, ours.unit, DAMPING, 1e-9)
+    gram = GramCG(model, g, ours.unit, damping, 1e-9)
     factored = jacobian.build(ours.network, ours.theta, [tape], "factored")
     patches = [(j.phi.reshape(-1, j.phi.shape[2]), j.block.shape[0]) for j in factored.blocks]
     weights = [np.ones((i.shape[1], o), np.float32) for i, o in patches]
@@ -80,20 +80,20 @@ def compare(name: str, comm: Comm, n: int, rounds: int) -> dict[str, Any]:
 
     def direction() -> None:
         fresh = ours.model(tape, how)
-        system = ways.make(how.ways[0], fresh, g, ours.unit, DAMPING, TOLERANCE)
+        system = ways.make(how.stages[0], fresh, g, ours.unit, damping, TOLERANCE)
         found = subproblem.solve([system], g, 250, early_stop.NeverStop())
         used.update(way=how.ways[0], iterations=found.iterations, representations=dict(how.held))
 
     def fresh_direction() -> None:
-        used["torch"] = torch_cg(theirs.fresh_product, tg)
+        used["torch"] = torch_cg(theirs.fresh_product, tg, damping)
 
     with threads(n):
         ms = interleaved(
             {
-                "ours": lambda: model.block_product(v, ours.unit, DAMPING),
+                "ours": lambda: model.block_product(v, ours.unit, damping),
                 "ours, Gram": gram.advance,
-                "torch jvp+vjp": lambda: theirs.fresh_product(tv, DAMPING),
-                "torch linearize": lambda: keep(tv, DAMPING),
+                "torch jvp+vjp": lambda: theirs.fresh_product(tv, damping),
+                "torch linearize": lambda: keep(tv, damping),
                 "GEMM bound": bound,
                 "our Jacobian": lambda: ours.model(tape, how),
             },
@@ -103,7 +103,7 @@ def compare(name: str, comm: Comm, n: int, rounds: int) -> dict[str, Any]:
             {
                 "ours": direction,
                 "torch jvp+vjp": fresh_direction,
-                "torch linearize": lambda: torch_cg(theirs.linearised(), tg),
+                "torch linearize": lambda: torch_cg(theirs.linearised(), tg, damping),
             },
             max(5, rounds // 2),
         )
@@ -126,12 +126,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--damping", type=float, default=1e-2, help="λ")
     parser.add_argument("--nets", nargs="+", default=[""], help="parts of names")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     comm = Comm.world()
     rows = [
-        compare(name, comm, n, args.rounds)
+        compare(name, comm, n, args.rounds, args.damping)
         for n in args.threads for name in NETS if any(part in name for part in args.nets)
     ]  # fmt: skip
     write(args.json, rows)
