@@ -66,10 +66,10 @@ def assemble(config: Config, comm: Comm, source: str) -> Job:
     rates, origin = calibration.rates(config, comm)
     config = config.with_rates(rates.flops, rates.bandwidth)
     process = comm.extremes(float(machine.resident_bytes() + SLACK))[1]
-    limit = memory
-    if config.data.max_resident != "auto":
-        limit = min(memory, config.data.max_resident - READERS)
-    how = strategy.decide(plan, work, config.solver, memory=limit, process=process, rates=rates, source=source)
+    soft = math.inf if config.data.max_resident == "auto" else float(config.data.max_resident - READERS)
+    how = strategy.decide(
+        plan, work, config.solver, memory=memory, process=process, rates=rates, soft=soft, source=source
+    )
     notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
     notes.extend(plan.describe())
     notes.extend([*how.describe(), f"rates: {origin}"])

@@ -143,12 +143,12 @@ def _parts(plan: NetPlan, layer: LayerPlan) -> int:
 
 def decide(
     plan: NetPlan, work: Workload, options: SolverSection, *, memory: float = math.inf, process: float = 0.0,
-    rates: Rates | None = None, source: str = "config",
+    rates: Rates | None = None, soft: float = math.inf, source: str = "config",
 ) -> Strategy:  # fmt: skip
     """The strategy that is fastest by the stated model and needs at most `memory` bytes on the largest rank.
 
-    `process` are the bytes that the process holds already. Raises UserError when nothing fits, or not what the options
-    ask for.
+    `process` are the bytes that the process holds already; passes are kept up to `soft` bytes in all. Raises UserError
+    when nothing fits, or not what the options ask for.
     """
     at = _Setting(plan, work, options, rates or Rates(), tuple(costs.blocks_of(plan)))
     vectors = float((VECTORS + 2 * (options.lambda_trials - 1)) * at.numbers * work.itemsize)
@@ -166,7 +166,8 @@ def decide(
         raise UserError(_too_little(source, memory, least(batch), plan.grid.size))
     held_back = at.subsample_bytes(batch)
     left = memory - fixed - held_back
-    passes, room, rest = 0.0, left - at.working_bytes(batch), at.pass_bytes(work.samples - work.subsample)
+    room = min(left, soft - fixed - held_back) - at.working_bytes(batch)
+    passes, rest = 0.0, at.pass_bytes(work.samples - work.subsample)
     if not at.joined(batch):  # all passes, or what there is room for besides the one at work
         passes = rest if room >= rest else max(0.0, room - at.pass_bytes(batch))
     how, held, ways, chunk, curvature = _curvature(at, left, source)
