@@ -21,6 +21,8 @@ from dnewton.comm import MPI, Comm
 LIMIT = float(os.environ.get("DNEWTON_TEST_TIMEOUT", "300"))  # seconds for one test, and for ranks to meet after it
 LEDGER = os.environ.get("DNEWTON_TEST_LEDGER")  # a file that collects which tests ran
 
+os.environ["XDG_CACHE_HOME"] = os.devnull  # stated rates: no test writes to the user's cache
+
 _agreement = MPI.COMM_WORLD.Dup()
 _ran: dict[str, bool] = {}
 
