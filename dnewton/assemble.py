@@ -21,7 +21,8 @@ from dnewton.solvers.newton import Newton
 
 READERS = 64 << 20  # what readers hold besides the columns they were asked for
 SHARE = 0.75  # of the node's free memory that a job takes unless it is told how much
-SLACK = 40 << 20  # what libraries take when they are first used, and what the allocator keeps
+STEP = 16 << 20
+SLACK = 28 << 20  # what libraries take when they are first used, and what the allocator keeps
 
 
 @dataclass
@@ -65,7 +66,8 @@ def assemble(config: Config, comm: Comm, source: str) -> Job:
     plan = planner.choose(shapes, comm.size, work, grid=grid, memory=memory, machine=stated, source=source)
     rates, origin = calibration.rates(config, comm)
     config = config.with_rates(rates.flops, rates.bandwidth)
-    process = comm.extremes(float(machine.resident_bytes() + SLACK))[1]
+    resident_now = comm.extremes(float(machine.resident_bytes() + SLACK))[1]
+    process = math.ceil(resident_now / STEP) * float(STEP)  # two runs shall decide alike
     soft = math.inf if config.data.max_resident == "auto" else float(config.data.max_resident - READERS)
     how = strategy.decide(
         plan, work, config.solver, memory=memory, process=process, rates=rates, soft=soft, source=source

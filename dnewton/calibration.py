@@ -57,13 +57,15 @@ def _of_this_machine(dtype: str, alone: bool) -> tuple[Rates, str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}")
-        scratch.touch()
+        found = measure(dtype)
+        entries = {k: {"flops": r.flops, "bandwidth": r.bandwidth} for k, r in {**_read(path), key: found}.items()}
+        try:
+            scratch.write_text(json.dumps(entries, indent=1) + "\n")
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
     except OSError as error:
         return Rates(), f"stated, as {path} cannot be written ({error.strerror})"
-    found = measure(dtype)
-    entries = {k: {"flops": r.flops, "bandwidth": r.bandwidth} for k, r in {**_read(path), key: found}.items()}
-    scratch.write_text(json.dumps(entries, indent=1) + "\n")
-    scratch.replace(path)
     return found, f"measured now, kept in {path}"
 
 

@@ -271,6 +271,10 @@ class SolverSection(_Section):
             raise ValueError("jacobian: normal needs curvature: diagonal")
         if self.jacobian in ("normal", "implicit") and self.preconditioner in ("diagonal", "kronecker"):
             raise ValueError(f"preconditioner: {self.preconditioner} needs jacobian: factored, dense or auto")
+        if self.preconditioner in ("diagonal", "kronecker") and self.curvature == "full":
+            raise ValueError(f"preconditioner: {self.preconditioner} is of local systems: it needs curvature: diagonal")
+        if self.preconditioner in ("diagonal", "kronecker") and self.subproblem == "exact":
+            raise ValueError(f"preconditioner: {self.preconditioner} needs subproblem: cg or auto")
         if self.jacobian == "implicit" and self.subproblem == "exact":
             raise ValueError("subproblem: exact needs a jacobian that is held: factored, dense, normal or auto")
         return self

@@ -179,7 +179,7 @@ def decide(
         "curvature": curvature,
     }  # fmt: skip
     messages = how == "implicit" and options.curvature == "diagonal" and plan.grid.size > 1
-    note = ", with messages while solving" if messages else ""
+    note = ", with messages while solving, all ranks in step" if messages else ""
     return Strategy(how, held, ways, chunk, batch, max(0.0, passes), parts, at.rates, note)
 
 
@@ -285,7 +285,8 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
     if options.curvature == "full":
         cost = costs.ways(at.blocks, held, s, k, item, at.rates)["dual" if options.subproblem == "exact" else "plain"]
         return "explicit", held, (), chunk, jacobian + max(chunk * temporary, cost.workspace)
-    chosen, workspace = [], 0.0
+    chosen: list[Stages] = []
+    lasting = passing = 0.0
     for unit in at.units:
         found = costs.ways(unit, held, s, k, item, at.rates)
         allowed = allowed_ways(found, sum(b.size for b in unit), s * k, item, options)
@@ -294,8 +295,12 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
             return None
         stages = _stages(fitting, options, item)
         chosen.append(stages)
-        workspace = max(workspace, *(fitting[way].workspace for way, _ in stages if way in fitting))
-    return "explicit", held, tuple(chosen), chunk, jacobian + max(chunk * temporary, workspace)
+        for way, _ in stages:
+            need = fitting[way].workspace if way in fitting else found[way].workspace
+            kept = options.lambda_trials > 1 if way in EXACT else way != "plain"
+            lasting += need if kept else 0.0  # until all systems of the rank are solved
+            passing = passing if kept else max(passing, need)
+    return "explicit", held, tuple(chosen), chunk, jacobian + max(chunk * temporary, lasting + passing)
 
 
 EXACT = ("primal", "dual")
@@ -344,7 +349,7 @@ def _normal(at: _Setting, left: float) -> Found:
     k, item = work.outputs, work.itemsize
     sizes = [sum(b.size for b in unit) for unit in at.units]
     matrices = float(sum(n * n for n in sizes) * item)
-    per_sample = k * (at.sweep + 4 * max(sizes)) * item
+    per_sample = k * (at.sweep + sum(sizes) + 3 * max(sizes)) * item
     ways: list[Stages] = []
     workspace = 0.0
     for n in sizes:
@@ -356,7 +361,8 @@ def _normal(at: _Setting, left: float) -> Found:
         else:
             way = min(found, key=lambda name: found[name].seconds)
         ways.append(((way, 0),))
-        workspace = max(workspace, found[way].workspace)
+        need = found[way].workspace
+        workspace = workspace + need if options.lambda_trials > 1 else max(workspace, need)
     squares = float(max(sizes) ** 2 * item)  # a chunk's product before it is added
     chunk = _chunk(at, per_sample, left - matrices - squares, messages=True)
     tangents = 2 * at.sweep * item

@@ -82,6 +82,8 @@ CONVOLUTIONS = [
         ("outputs", [50], dense(200, 200, 1000), 1000, 1500, {"jacobian": "factored"}, "auto"),
         ("outputs", [50], dense(200, 200, 1000), 1000, 1500, {"subsample": 0.3}, "200MiB"),
         ("outputs", [50], dense(200, 200, 1000), 1000, 1500, {"curvature": "full"}, "200MiB"),
+        ("deep", [100], dense(*[300] * 20, 3), 3, 500, {"diagonal_unit": "layer", "subproblem": "cg"}, "auto"),
+        ("layers", [20], dense(60, 60, 60, 60, 5), 5, 3000, {"diagonal_unit": "layer", "subproblem": "exact"}, "auto"),
         ("small", [8], dense(20, 20, 3), 3, 30000, {"jacobian": "normal", "subsample": 0.5}, "auto"),
     ],
 )

@@ -195,6 +195,7 @@ def test_several_lambda_go_on_with_the_lowest(
 def test_several_lambda_share_the_matrix(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
     _, on, grad = setting(comm, "mlp", "cross_entropy")
     model = on.model()
+    model.kept = {}
     (unit,) = units(on.network.blocks, per_layer=False)
     first = [solve(model, grad, unit, 1.0) for solve in (exact.dual,)]
     monkeypatch.setattr(model.jacobian, "gram", lambda unit: pytest.fail("made twice"))
@@ -350,6 +351,8 @@ def test_no_plan_exceeds_its_memory(
         ({"jacobian": "implicit", "subproblem": "exact"}, "exact needs a jacobian"),
         ({"jacobian": "implicit", "preconditioner": "kronecker"}, "kronecker needs"),
         ({"jacobian": "implicit", "early_stop": {"mode": "async"}}, "async"),
+        ({"curvature": "full", "preconditioner": "diagonal"}, "needs curvature: diagonal"),
+        ({"subproblem": "exact", "preconditioner": "kronecker"}, "needs subproblem"),
     ],
 )
 def test_what_does_not_go_together(options: dict[str, object], message: str) -> None:
@@ -384,6 +387,11 @@ def test_a_damaged_cache_is_measured_anew(comm: Comm, tmp_path: Path, monkeypatc
         calibration.cache_file().write_text(damage)
         assert calibration._of_this_machine("float32", True)[0] == Rates(3e9, 4e9)
         assert [f.name for f in calibration.cache_file().parent.iterdir()] == ["rates.json"]
+    calibration.cache_file().unlink()
+    calibration.cache_file().mkdir()
+    found, note = calibration._of_this_machine("float32", True)
+    assert found == Rates() and "cannot be written" in note
+    assert [f.name for f in calibration.cache_file().parent.iterdir()] == ["rates.json"]
 
 
 def test_without_a_cache_the_stated_rates_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ class Normal(ByPasses):
         """Collective over the backward-sum groups, as :func:`dnewton.curvature.jacobian.build`."""
         super().__init__(passes, loss, z, regulariser)
         xp = namespace(theta)
-        self.kept: dict[object, tuple[Array, Array]] = {}
+        self.kept: dict[object, tuple[Array, Array]] | None = None
         self.matrices = {unit: xp.zeros((unit.size, unit.size), dtype=theta.dtype) for unit in units}
         for here, tape in passes.parts:
             chunk = build(network, theta, [tape], "dense")

@@ -107,11 +107,14 @@ def dual(model: GaussNewton, g: Array, unit: Unit, damping: float, comm: Comm | 
 
 
 def _shifted(model: GaussNewton | Normal, unit: Unit, make: Callable[[], Array], shift: float) -> Array:
-    """The unit's matrix with `shift` added to its diagonal; made once, for all the λ that are tried on a model."""
-    if unit not in model.kept:
+    """The unit's matrix with `shift` added to its diagonal; kept where several λ are tried on a model."""
+    if model.kept is not None and unit in model.kept:
+        matrix, diagonal = model.kept[unit]
+    else:
         matrix = make()
-        model.kept[unit] = matrix, namespace(matrix).asarray(namespace(matrix).linalg.diagonal(matrix), copy=True)
-    matrix, diagonal = model.kept[unit]
+        diagonal = namespace(matrix).asarray(namespace(matrix).linalg.diagonal(matrix), copy=True)
+        if model.kept is not None:
+            model.kept[unit] = matrix, diagonal
     every = namespace(matrix).arange(diagonal.shape[0])
     matrix[every, every] = diagonal + shift
     return matrix

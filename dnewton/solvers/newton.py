@@ -99,6 +99,8 @@ class Newton:
         """One Newton iteration. Collective over the world."""
         state = self.state
         model = self._curvature()
+        if self._options.lambda_trials > 1 and isinstance(model, (GaussNewton, Normal)):
+            model.kept = {}
         dampings = [max(damping.SMALLEST, state.damping / 10**j) for j in range(self._options.lambda_trials)]
         tried = [self._direction(model, value) for value in dampings]
         del model

@@ -70,14 +70,14 @@ class PlainCG:
             if self.squares > 0:
                 self.d, self.r = self.d + start[s], self.r - image
                 self.squares = dot(self.r, self.r)
-        self.v = xp.zeros_like(g)  # the products want vectors laid out like θ
+        self._like, self._whole = g, bool(unit.size == g.shape[0])
         self._begin()
         self.working = self.squares > self.bound and unit.size > 0
 
     def _begin(self) -> None:
         """The first search direction."""
         self._z = self._precondition(self.r)
-        self.v[self.unit.span] = self._z
+        self.v = namespace(self.r).asarray(self._z, copy=True)
         self._rz = dot(self.r, self._z)
         self.step = self.beta = 0.0  # of the last iteration
 
@@ -87,14 +87,13 @@ class PlainCG:
         self._begin()
 
     def advance(self) -> None:
-        s = self.unit.span
-        gv = self._product(self.v, self.unit)
-        curvature = dot(self.v[s], gv)
+        gv = self._product(self._laid_out(), self.unit)
+        curvature = dot(self.v, gv)
         if not (curvature > 0 and math.isfinite(curvature)):
             self.working = False  # rounding (or overflow) has eaten the curvature: what has been found stands
             return
         self.step = self._rz / curvature
-        self.d += self.step * self.v[s]
+        self.d += self.step * self.v
         self.r -= self.step * gv
         self.squares = dot(self.r, self.r)
         self.working = self.squares > self.bound
@@ -102,8 +101,17 @@ class PlainCG:
             self._z = self._precondition(self.r)
             rz = self.squares if self._z is self.r else dot(self.r, self._z)
             self.beta = rz / self._rz
-            self.v[s] = self._z + self.beta * self.v[s]
+            self.v *= self.beta
+            self.v += self._z
             self._rz = rz
+
+    def _laid_out(self) -> Array:
+        """v as the products want it, laid out like θ; several systems of a rank keep no vector of that length each."""
+        if self._whole:
+            return self.v
+        out = namespace(self.v).zeros_like(self._like)
+        out[self.unit.span] = self.v
+        return out
 
     def finish(self, d: Array) -> None:
         d[self.unit.span] = self.d
