@@ -298,8 +298,9 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
         for way, _ in stages:
             need = fitting[way].workspace if way in fitting else found[way].workspace
             kept = options.lambda_trials > 1 if way in EXACT else way != "plain"
-            lasting += need if kept else 0.0  # until all systems of the rank are solved
-            passing = passing if kept else max(passing, need)
+            here = min(need, found["plain"].workspace) if kept else need  # only while the system is at work
+            lasting += need - here  # until all systems of the rank are solved
+            passing = max(passing, here)
     return "explicit", held, tuple(chosen), chunk, jacobian + max(chunk * temporary, lasting + passing)
 
 
