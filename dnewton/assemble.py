@@ -66,8 +66,8 @@ def assemble(config: Config, comm: Comm, source: str) -> Job:
     plan = planner.choose(shapes, comm.size, work, grid=grid, memory=memory, machine=stated, source=source)
     rates, origin = calibration.rates(config, comm)
     config = config.with_rates(rates.flops, rates.bandwidth)
-    resident_now = comm.extremes(float(machine.resident_bytes() + SLACK))[1]
-    process = math.ceil(resident_now / STEP) * float(STEP)  # two runs shall decide alike
+    held = comm.extremes(float(machine.resident_bytes() + SLACK))[1]
+    process = math.ceil(held / STEP) * float(STEP)  # in steps, as two runs shall decide alike
     soft = math.inf if config.data.max_resident == "auto" else float(config.data.max_resident - READERS)
     how = strategy.decide(
         plan, work, config.solver, memory=memory, process=process, rates=rates, soft=soft, source=source

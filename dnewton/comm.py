@@ -23,7 +23,7 @@ from dnewton.errors import UserError, one_line  # noqa: E402
 from dnewton.layout import Grid, Group  # noqa: E402
 from dnewton.traffic import Ledger, Piece  # noqa: E402
 
-MESSAGE_BYTES = 4 << 20  # longer messages are cut: measured 1.3 to 4 times faster, and counts stay under 2³¹
+MESSAGE_BYTES = 4 << 20  # longer messages are cut: faster (scripts/bench/overlap.py), and counts stay under 2³¹
 POLITE_YIELDS, POLITE_SLEEP = 5, 2e-4
 
 

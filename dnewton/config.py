@@ -241,29 +241,20 @@ class SolverSection(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_cg_for_all(cls, value: Any) -> Any:
-        """With `curvature: full` all ranks share one CG: there is nobody to cut off."""
-        if not isinstance(value, dict) or value.get("curvature") != "full":
+    def _solved_in_step(cls, value: Any) -> Any:
+        """Where all ranks solve in step a counter beside the solves has no use: `curvature: full` has one CG for all,
+        the products of `jacobian: implicit` are collectives that a count travels with."""
+        if not isinstance(value, dict) or not isinstance(stop := value.get("early_stop", {}), dict):
             return value
-        stop = value.get("early_stop", {})
-        if not isinstance(stop, dict):
-            return value
-        if stop.get("mode") == "async":
-            raise ValueError("early_stop: {mode: async} needs curvature: diagonal; with full use mode: off")
-        return {**value, "early_stop": {"mode": "off", **stop}}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _passes_in_step(cls, value: Any) -> Any:
-        """With `jacobian: implicit` the solves have messages anyway, and the count travels with them."""
-        if not isinstance(value, dict) or value.get("jacobian") != "implicit" or value.get("curvature") == "full":
-            return value
-        stop = value.get("early_stop", {})
-        if not isinstance(stop, dict):
+        if value.get("curvature") == "full":
+            why, instead = "needs curvature: diagonal; with full use mode: off", "off"
+        elif value.get("jacobian") == "implicit":
+            why, instead = "needs an explicit jacobian; with implicit use lockstep or off", "lockstep"
+        else:
             return value
         if stop.get("mode") == "async":
-            raise ValueError("early_stop: {mode: async} needs an explicit jacobian; with implicit use lockstep or off")
-        return {**value, "early_stop": {"mode": "lockstep", **stop}}
+            raise ValueError(f"early_stop: {{mode: async}} {why}")
+        return {**value, "early_stop": {"mode": instead, **stop}}
 
     @model_validator(mode="after")
     def _jacobian_serves(self) -> SolverSection:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from dnewton.config import SolverSection
 from dnewton.curvature import costs
@@ -170,17 +170,17 @@ def decide(
     passes, rest = 0.0, at.pass_bytes(work.samples - work.subsample)
     if not at.joined(batch):  # all passes, or what there is room for besides the one at work
         passes = rest if room >= rest else max(0.0, room - at.pass_bytes(batch))
-    how, held, ways, chunk, curvature = _curvature(at, left, source)
-    if curvature > left:
-        raise UserError(_too_little(source, memory, fixed + held_back + curvature, plan.grid.size))
+    found = _curvature(at, left, source)
+    if found.size > left:
+        raise UserError(_too_little(source, memory, fixed + held_back + found.size, plan.grid.size))
     at_work = at.working_bytes(batch) + (0.0 if at.joined(batch) or passes == rest else at.pass_bytes(batch))
     parts = {
         "process": process, "vectors": vectors, "data": data, "subsample": held_back, "passes": passes + at_work,
-        "curvature": curvature,
+        "curvature": found.size,
     }  # fmt: skip
-    messages = how == "implicit" and options.curvature == "diagonal" and plan.grid.size > 1
+    messages = found.how == "implicit" and options.curvature == "diagonal" and plan.grid.size > 1
     note = ", with messages while solving, all ranks in step" if messages else ""
-    return Strategy(how, held, ways, chunk, batch, max(0.0, passes), parts, at.rates, note)
+    return Strategy(*found[:4], batch, max(0.0, passes), parts, at.rates, note)
 
 
 def _too_little(source: str, memory: float, needed: float, ranks: int) -> str:
@@ -201,7 +201,14 @@ def data_bytes(plan: NetPlan, work: Workload) -> float:
     return data
 
 
-Found = tuple[How, Mapping[str, str], tuple[Stages, ...], int, float]
+class Found(NamedTuple):
+    """A way to hold the curvature and to solve with it: see :class:`Strategy`, and the bytes that it takes."""
+
+    how: How
+    held: Mapping[str, str]
+    stages: tuple[Stages, ...]
+    chunk: int
+    size: float
 
 
 def _curvature(at: _Setting, left: float, source: str) -> Found:
@@ -219,7 +226,7 @@ def _curvature(at: _Setting, left: float, source: str) -> Found:
             choices = [{b.name: wanted for b in at.blocks}]
         for held in choices:
             found = _explicit(at, held, left)
-            if found is not None and found[-1] <= left:
+            if found is not None and found.size <= left:
                 return _by_passes_instead(at, found, left) if wanted == "auto" else found
         if wanted != "auto" and found is None:
             found = _explicit(at, choices[0], math.inf)
@@ -227,7 +234,7 @@ def _curvature(at: _Setting, left: float, source: str) -> Found:
     plain = at.options.preconditioner in ("auto", "none")
     if wanted == "normal" or (wanted == "auto" and at.options.curvature == "diagonal" and small and plain):
         found = _normal(at, left)
-        if found[-1] <= left:
+        if found.size <= left:
             return found
     if wanted == "implicit" or (wanted == "auto" and plain and at.options.subproblem != "exact"):
         return _implicit(at, left)
@@ -247,13 +254,13 @@ def _by_passes_instead(at: _Setting, found: Found, left: float) -> Found:
         return found  # local solves have no messages: that is the method
     item, s, k = work.itemsize, work.subsample, work.outputs
     solve = sum(
-        min(c.seconds for c in costs.ways(unit, found[1], s, k, item, at.rates).values())
+        min(c.seconds for c in costs.ways(unit, found.held, s, k, item, at.rates).values())
         for unit in ([at.blocks] if whole else at.units)
     )
-    explicit = costs.building(at.blocks, found[1], s, k, item, at.rates) + solve
+    explicit = costs.building(at.blocks, found.held, s, k, item, at.rates) + solve
     passes = costs.by_passes(at.blocks, s, item, at.rates) * (1 if whole else len(at.units))
     instead = _implicit(at, left)
-    return instead if CLEARLY * passes < explicit and instead[-1] <= left else found
+    return instead if CLEARLY * passes < explicit and instead.size <= left else found
 
 
 def _chunk(at: _Setting, per_sample: float, left: float, messages: bool) -> int:
@@ -284,7 +291,7 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
     chunk = _chunk(at, temporary, left - jacobian, _sums_back(at))
     if options.curvature == "full":
         cost = costs.ways(at.blocks, held, s, k, item, at.rates)["dual" if options.subproblem == "exact" else "plain"]
-        return "explicit", held, (), chunk, jacobian + max(chunk * temporary, cost.workspace)
+        return Found("explicit", held, (), chunk, jacobian + max(chunk * temporary, cost.workspace))
     chosen: list[Stages] = []
     lasting = passing = 0.0
     for unit in at.units:
@@ -301,7 +308,7 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
             here = min(need, found["plain"].workspace) if kept else need  # only while the system is at work
             lasting += need - here  # until all systems of the rank are solved
             passing = max(passing, here)
-    return "explicit", held, tuple(chosen), chunk, jacobian + max(chunk * temporary, lasting + passing)
+    return Found("explicit", held, tuple(chosen), chunk, jacobian + max(chunk * temporary, lasting + passing))
 
 
 EXACT = ("primal", "dual")
@@ -368,7 +375,7 @@ def _normal(at: _Setting, left: float) -> Found:
     chunk = _chunk(at, per_sample, left - matrices - squares, messages=True)
     tangents = 2 * at.sweep * item
     workspace = max(workspace, squares + chunk * per_sample, chunk * tangents)
-    return "normal", {}, tuple(ways), chunk, matrices + workspace
+    return Found("normal", {}, tuple(ways), chunk, matrices + workspace)
 
 
 def _implicit(at: _Setting, left: float) -> Found:
@@ -378,4 +385,4 @@ def _implicit(at: _Setting, left: float) -> Found:
     images = 6.0 * max(ranks, columns) * at.work.subsample * at.work.outputs * at.work.itemsize
     chunk = _chunk(at, per_sample, left - images, messages=at.plan.grid.size > 1)
     ways = ((("passes", 0),),) * len(at.units) if at.options.curvature == "diagonal" else ()
-    return "implicit", {}, ways, chunk, images + chunk * per_sample
+    return Found("implicit", {}, ways, chunk, images + chunk * per_sample)

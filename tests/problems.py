@@ -20,6 +20,7 @@ from dnewton.layout import KINDS, Grid, Kind
 from dnewton.netplan import NetPlan, infer_shapes
 from dnewton.network import Network, Tape
 from dnewton.objective import Objective, subsample_size
+from dnewton.solvers import early_stop, subproblem
 from dnewton.solvers.newton import Newton
 
 Layers = list[Any]
@@ -193,6 +194,15 @@ def relative(a: Any, b: Any) -> float:
     """Largest difference relative to the largest entry."""
     a, b = np.asarray(a), np.asarray(b)
     return float(np.abs(a - b).max(initial=0.0) / max(1e-300, float(np.abs(b).max(initial=0.0))))
+
+
+def local_cg(
+    product: subproblem.Product, g: Any, units: list[jacobian.Unit], tolerance: float, max_cg: int,
+    watch: early_stop.Watch,
+) -> subproblem.Solution:  # fmt: skip
+    """Solve every unit alone by plain conjugate gradients from 0."""
+    systems = [subproblem.PlainCG(product, g, unit, tolerance) for unit in units]
+    return subproblem.solve(systems, g, max_cg, watch)
 
 
 def own_blocks(on: OnRanks) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, own_blocks, relative, with_outputs
+from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, local_cg, own_blocks, relative, with_outputs
 
 from dnewton.arrays import dot
 from dnewton.comm import Comm
@@ -109,7 +109,7 @@ def test_pieces_equal_a_dense_solve_without_messages(comm: Comm, net: str) -> No
     model, mine = on.model(), units(on.network.blocks, per_layer=False)
     before = {name: t.values()[:2] for name, t in on.comm.ledger.phases.items()}
     with on.comm.phase("cg"):
-        found = subproblem.local_cg(
+        found = local_cg(
             lambda v, unit: model.block_product(v, unit, 0.2), grad, mine, 1e-12, 1000, early_stop.NeverStop()
         )
     after = {name: t.values()[:2] for name, t in on.comm.ledger.phases.items()}
@@ -130,7 +130,7 @@ def test_stopping_rule_is_relative(comm: Comm) -> None:
 
     def iterations(scale: float) -> int:
         product = lambda v, unit: model.block_product(v, unit, 0.01)  # noqa: E731
-        return subproblem.local_cg(product, scale * g, mine, 0.01, 100, early_stop.NeverStop()).iterations
+        return local_cg(product, scale * g, mine, 0.01, 100, early_stop.NeverStop()).iterations
 
     assert iterations(1.0) == iterations(1e6) == iterations(1e-6)
     assert iterations(0.0) == 0
@@ -144,7 +144,7 @@ def test_residual_and_limit(comm: Comm) -> None:
     product = lambda v, u: model.block_product(v, u, 0.01)  # noqa: E731
 
     def residual(limit: int) -> tuple[float, int]:
-        found = subproblem.local_cg(product, g, [unit], 0.1, limit, early_stop.NeverStop())
+        found = local_cg(product, g, [unit], 0.1, limit, early_stop.NeverStop())
         return float(np.linalg.norm(product(found.d, unit) + g) / np.linalg.norm(g)), found.iterations
 
     r, needed = residual(100)
@@ -326,7 +326,7 @@ def slow_solve(comm: Comm, watch: early_stop.Watch, rank: int, pause: float) -> 
         return matrix @ v
 
     watch.begin(0, comm.size)
-    return subproblem.local_cg(product, g, [unit], 1e-8, 500, watch), times
+    return local_cg(product, g, [unit], 1e-8, 500, watch), times
 
 
 def units_of(n: int) -> Any:

@@ -158,9 +158,12 @@ def test_one_trajectory_by_every_representation(comm: Comm, curvature: str, comb
 
 @pytest.mark.parametrize("jacobian", ["factored", "normal", "implicit"])
 def test_a_warm_start_meets_the_same_rule(comm: Comm, jacobian: str) -> None:
-    options = {"early_stop": {"mode": "off"}, "jacobian": jacobian, "diagonal_unit": "layer"}
+    options = {"early_stop": {"mode": "off"}, "jacobian": jacobian, "diagonal_unit": "layer", "subproblem": "cg"}
     cold = trained(comm, 4, **options)[1]
     assert np.allclose(trained(comm, 4, warm_start=True, **options)[1], cold, rtol=1e-6)
+    rough = {**options, "cg_tolerance": 0.5}  # where the start is seen in the result, from the second step on
+    cold, warm = (trained(comm, 3, warm_start=start, **rough)[1] for start in (False, True))
+    assert warm[:2] == cold[:2] and warm[2] != cold[2] and warm[-1] < warm[0]
 
 
 @pytest.mark.parametrize("combined", ["none", "two_level"])

@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import oracle
 import pytest
-from problems import CNN, MLP, OnRanks, Problem, lay_out, with_outputs
+from problems import CNN, MLP, OnRanks, Problem, lay_out, local_cg, with_outputs
 from test_newton import flat, own_blocks, relative, run
 
 from dnewton import forecast
@@ -173,7 +173,7 @@ def test_a_start_is_improved(comm: Comm) -> None:
     model = on.model()
     (unit,) = units(on.network.blocks, per_layer=False)
     product = lambda v, u: model.block_product(v, u, LAMBDA)  # noqa: E731
-    solution = subproblem.local_cg(product, grad, [unit], 1e-12, 500, early_stop.NeverStop()).d
+    solution = local_cg(product, grad, [unit], 1e-12, 500, early_stop.NeverStop()).d
     assert not PlainCG(product, grad, unit, 1e-6, solution).working
     rough = PlainCG(product, grad, unit, 1e-6, solution * 0.9)
     assert rough.working == bool(unit.size)

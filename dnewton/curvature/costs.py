@@ -19,7 +19,7 @@ Sharing = Literal["shared", "sample", "pooled"]
 OVERHEAD = 5e-5  # seconds that the calls of one product with a block take, however small the block
 EXPECTED_CG, EXPECTED_KRONECKER = 12.0, 5.0  # assumed iterations of a solve to ‖r‖ ≤ 0.1 ‖g‖
 PRODUCTS = 30  # with J in a direction, over which building the rows is spread
-CACHE = 8 << 20  # bytes of rows and D that a product works on at a time
+CACHE = 8 << 20  # bytes of rows and D that are worked on at a time: they must stay in cache between two products
 ROWS = 64 << 20  # bytes of rows that a normal matrix is summed from at a time
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 from dnewton.arrays import Array, namespace, sample_blocks
 from dnewton.cotangent import Cotangent
 from dnewton.curvature.blocks import BlockJacobian, Factored, Rows
+from dnewton.curvature.costs import CACHE
 from dnewton.curvature.sensitivity import PerSample, Pooled, Selection, Sensitivity, Shared
 from dnewton.layers.linear import Linear
 from dnewton.layers.pool import Winners
@@ -23,7 +24,6 @@ from dnewton.network import Block, Network, Tape
 
 Representation = Literal["factored", "dense"]
 
-CACHED = 8 << 20  # bytes of rows and D that are worked on at a time: they must stay in cache between two products
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +57,6 @@ class Jacobian:
         """Bytes held."""
         return sum(j.nbytes for j in self.blocks)
 
-    def representations(self) -> dict[str, str]:
-        """Representation per layer name, for the log."""
-        names = {Factored: "factored", Rows: "dense"}
-        return {j.block.layer.shape.name: names[type(j)] for j in self.blocks}
-
     def of(self, unit: Unit) -> list[BlockJacobian]:
         """The unit's blocks."""
         return [self.blocks[i] for i in unit.blocks]
@@ -86,7 +81,7 @@ class Jacobian:
         blocks = self.of(unit)
         begun = [j.begin(v) for j in blocks]
         width = sum(j.nbytes for j in blocks) // max(1, self.samples)
-        for here in sample_blocks(self.samples, width, CACHED):
+        for here in sample_blocks(self.samples, width, CACHE):
             u = namespace(v).zeros((here.stop - here.start, self.outputs), dtype=v.dtype)
             for j, b in zip(blocks, begun, strict=True):
                 u += j.part_times(b, here)

@@ -275,7 +275,7 @@ class Newton:
         with comm.phase("gradient"):
             self._grad = self._objective.gradient(theta, at)
             mine = dot(self._grad, self._grad)
-            squares, count = comm.sum_scalars([mine, float(mine > 0)])  # active: what local_cg has work for
+            squares, count = comm.sum_scalars([mine, float(mine > 0)])  # active: what local solves have work for
         self._norm, self._active = math.sqrt(squares) if squares >= 0 else squares, int(count)
         if self._stochastic:
             self._forward_subsample()

@@ -117,13 +117,6 @@ class PlainCG:
         d[self.unit.span] = self.d
 
 
-def local_cg(
-    product: Product, g: Array, units: Sequence[Unit], tolerance: float, max_cg: int, watch: Watch
-) -> Solution:
-    """Solve each diagonal unit alone by conjugate gradients from 0 (see :func:`solve`)."""
-    return solve([PlainCG(product, g, unit, tolerance) for unit in units], g, max_cg, watch)
-
-
 def solve(systems: Sequence[System], g: Array, max_cg: int, watch: Watch) -> Solution:
     """Let the systems of a rank advance together, one iteration of each at a time, until all have met their rules.
 
@@ -153,7 +146,7 @@ def solve_jointly(
     """As :func:`solve` where every product is a collective: a rank that has finished takes part by `idle(unit)`.
 
     `fraction` of the active ranks ends it for all; above 1, all must have met their rules. Collective over the world:
-    per iteration what the products send, and two scalars.
+    per iteration what the products send, and a scalar.
     """
     had_work = any(system.working for system in systems)
     iterations, cut = 0, False

@@ -99,6 +99,10 @@ def compare(name: str, comm: Comm, n: int, rounds: int, damping: float) -> dict[
             },
             rounds,
         )
+        units = jacobian.units(ours.network.blocks, per_layer=True)
+        names = [f"{b.block.layer.shape.name} {how.held[b.block.layer.shape.name]}" for b in model.jacobian.blocks]
+        alone = {n: (lambda u=u: model.block_product(v, u, damping)) for n, u in zip(names, units, strict=True)}
+        by_block = interleaved(alone, rounds)
         whole = interleaved(
             {
                 "ours": direction,
@@ -111,6 +115,7 @@ def compare(name: str, comm: Comm, n: int, rounds: int, damping: float) -> dict[
     print(f"\n{name}, |S| = {samples}, {n} thread(s)")
     for side, value in ms.items():
         print(f"  {side:16} {value:9.2f} ms")
+    print("  our product by block: " + ", ".join(f"{n} {t:.2f} ms" for n, t in by_block.items()))
     amortised = best + ms["our Jacobian"] / max(1, used["torch"])
     print(f"  our product with its share of the Jacobian over {used['torch']} products: {amortised:.2f} ms")
     print(f"  product: {ms['torch jvp+vjp'] / best:.2f} x jvp+vjp, {ms['torch linearize'] / best:.2f} x linearize")
@@ -119,7 +124,8 @@ def compare(name: str, comm: Comm, n: int, rounds: int, damping: float) -> dict[
           f"linearize {whole['torch linearize']:.1f} ms ({used['torch']} iterations): "
           f"{whole['torch jvp+vjp'] / whole['ours']:.2f} x, {whole['torch linearize'] / whole['ours']:.2f} x",
           flush=True)  # fmt: skip
-    return {"net": name, "threads": n, "samples": samples, "product_ms": ms, "direction_ms": whole, "used": used}
+    return {"net": name, "threads": n, "samples": samples, "product_ms": ms, "by_block_ms": by_block,
+            "direction_ms": whole, "used": used}  # fmt: skip
 
 
 def main() -> None:

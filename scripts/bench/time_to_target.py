@@ -2,6 +2,7 @@
 """Loss over time, and how much sooner Newton reaches what others reach, against PyTorch on the same net and start.
 
     pip install torch; python scripts/bench/time_to_target.py [--seconds 20] [--threads 1] [--json FILE]
+    python scripts/bench/time_to_target.py --alone --also '{"warm_start": true}' '{"lambda_trials": 3}' --seconds 6
     python scripts/bench/time_to_target.py --classify [--data DIR] [--problems digits letter MNIST]
 
 Regression: 2-64-64-1 and 10-128-128-128-1 (tanh) on smooth functions stated below, and the bundled diabetes set.
@@ -15,6 +16,7 @@ method reaches, against Adam (5 learning rates, batches of 128) on digits, and o
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
 from pathlib import Path
@@ -210,22 +212,28 @@ def thinned(curve: Curve) -> Curve:
     return curve[:: max(1, len(curve) // 60)] + curve[-1:]
 
 
-def regression(name: str, seconds: float) -> dict[str, Any]:
+def regression(name: str, seconds: float, options: dict[str, dict[str, Any]], alone: bool) -> dict[str, Any]:
     make, shape, layers, n, m = PROBLEMS[name]
     x, y = make(np.random.default_rng(0), n + m)
     task = Task(shape, layers, "squared", (x[:n], y[:n]), (x[n:], y[n:]), "float32")
-    curves = {how: task.newton(seconds, options) for how, options in OPTIONS.items()}
+    curves = {how: task.newton(seconds, chosen) for how, chosen in options.items()}
+    if alone:
+        print(f"\n{name}: training MSE after {seconds:g} s, and seconds to 1e-3, 1e-5 and 1e-7")
+        for how, curve in curves.items():
+            times = "  ".join(f"{reached(curve, target, 1):6.2f}" for target in (1e-3, 1e-5, 1e-7))
+            print(f"  {how:60} {min(row[1] for row in curve):>10.2e}  {times}", flush=True)
+        return {"problem": name, "curves": {k: thinned(c) for k, c in curves.items()}}
     curves["L-BFGS"] = task.lbfgs(seconds)
     for rate in RATES:
         curves[f"Adam {rate:g}"] = task.adam(seconds, rate, 256)
     print(f"\n{name}: {n} samples, {make.__doc__}")
     print(f"  {'method':16} {'steps':>7} {'train MSE':>10} {'test MSE':>10} {'reached after':>14}"
-          + "".join(f" {'by ' + how + ' after':>27} {'sooner':>7}" for how in OPTIONS))  # fmt: skip
+          + "".join(f" {'by ' + how + ' after':>27} {'sooner':>7}" for how in options))  # fmt: skip
     rows = {}
     for method, curve in curves.items():
         best = min(row[1] for row in curve)
         took = reached(curve, best, 1)
-        there = {how: reached(curves[how], best, 1) for how in OPTIONS}
+        there = {how: reached(curves[how], best, 1) for how in options}
         rows[method] = {"train": best, "test": curve[-1][2], "seconds": took, "by": there}
         print(f"  {method:16} {len(curve):>7} {best:>10.2e} {curve[-1][2]:>10.2e} {took:>12.2f} s"
               + "".join(f" {t:>25.2f} s {took / t:>6.1f}x" for t in there.values()), flush=True)  # fmt: skip
@@ -271,13 +279,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--problems", nargs="+", default=[""], help="parts of names")
+    parser.add_argument("--also", nargs="+", default=[], help="further settings of Newton, as JSON")
+    parser.add_argument("--alone", action="store_true", help="regression by Newton's settings only")
     parser.add_argument("--classify", action="store_true")
     parser.add_argument("--data", help="folder with the public sets")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     comm = Comm.world()
+    options = {**OPTIONS, **{f"newton {text}": {**OPTIONS["newton"], **json.loads(text)} for text in args.also}}
     with threads(args.threads):
-        found = [regression(n, args.seconds) for n in PROBLEMS if any(part in n for part in args.problems)]
+        found = [regression(n, args.seconds, options, args.alone) for n in PROBLEMS
+                 if any(part in n for part in args.problems)]  # fmt: skip
         folder = Path(args.data) if args.data else None
         for name in SETS:
             if args.classify and any(part in name for part in args.problems):
