@@ -3,10 +3,10 @@
 
     OMP_NUM_THREADS=1 mpirun -np 2 python scripts/bench/overlap.py [--rounds 9]
 
-First sum then multiply, against both begun together: messages of 0.1 to 40 MB and a matrix product that takes about as
-long as the sum; interleaved, medians of the slowest rank. "hidden" is the part of the sum's time that the product covers
-when both run together. This is what decides whether batches should be pipelined: libraries without progress of their own
-move nothing while the processor computes.
+First sum then multiply, against both begun together: messages of 0.1 to 40 MB and a matrix product that takes about
+as long as the sum; interleaved, medians of the slowest rank. "hidden" is the part of the sum's time that the product
+covers when both run together. This is what decides whether batches should be pipelined: libraries without progress of
+their own move nothing while the processor computes.
 """
 
 from __future__ import annotations
