@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dnewton import calibration, machine, planner, strategy
+from dnewton import budget, calibration, machine, planner, strategy
 from dnewton.comm import Comm
 from dnewton.config import Config, regulariser
+from dnewton.config_solvers import SolverSection
+from dnewton.crew import Crew, layout
 from dnewton.curvature.losses import LOSSES
-from dnewton.data.parts import Loaded, load_parts, open_parts
+from dnewton.data.parts import Loaded, Parts, load_parts, open_parts
 from dnewton.data.samples import Samples, Streamed, Window
 from dnewton.data.targets import Targets
 from dnewton.errors import UserError
@@ -17,7 +19,8 @@ from dnewton.model_file import check_width, describe
 from dnewton.netplan import NetPlan, infer_shapes
 from dnewton.network import Network
 from dnewton.objective import Objective, subsample_size
-from dnewton.solvers.newton import Newton
+from dnewton.solvers import registry
+from dnewton.solvers.solver import Solver
 
 READERS = 64 << 20  # what readers hold besides the columns they were asked for
 SHARE = 0.75  # of the node's free memory that a job takes unless it is told how much
@@ -30,75 +33,90 @@ class Job:
     """Everything a run needs on this rank."""
 
     config: Config
-    comm: Comm
+    crew: Crew
+    comm: Comm  # all ranks that train
     plan: NetPlan
     network: Network
     objective: Objective
-    solver: Newton
+    solver: Solver
     targets: Targets
     others: dict[str, Samples]  # test and validation
     description: dict[str, str]  # header entries of model files
-    strategy: strategy.Strategy
+    strategy: strategy.Strategy | budget.Budget
     notes: list[str]
 
 
-def assemble(config: Config, comm: Comm, source: str) -> Job:
+def assemble(config: Config, world: Comm, source: str) -> Job:
     """Plan the layout, read the data and build the solver; `source` names the configuration in messages.
 
     Raises UserError alike on all ranks. Collective over the world.
     """
     shapes = infer_shapes(config.net, source)
-    _refuse_what_is_missing(config, source)
-    notes = [machine.limit_threads(comm.ranks_on_node, comm.cores)]
-    check_width(config, math.prod(config.net.input))
-    parts = open_parts(config.data, config.net.input, config.solver.seed, comm)
-    train = parts.train
-    memory = _memory_per_rank(config, comm)
-    outputs = shapes[-1].out_shape[0]
-    resident = comm.extremes(_resident(config, memory))[0]  # alike on all ranks: the plan depends on it
-    work = planner.Workload(
-        train.samples, subsample_size(config.solver.subsample, train.samples), outputs,
-        config.solver.batch_size, 8 if config.parallel.dtype == "float64" else 4, resident=resident,
-        others=sum(part.samples for part in (parts.test, parts.validation) if part is not None),
-    )  # fmt: skip
-    grid = None if config.parallel.grid == "auto" else config.parallel.grid
-    stated = planner.Machine.shared(comm.least_cores)
-    plan = planner.choose(shapes, comm.size, work, grid=grid, memory=memory, machine=stated, source=source)
-    rates, origin = calibration.rates(config, comm)
-    config = config.with_rates(rates.flops, rates.bandwidth)
-    held = comm.extremes(float(machine.resident_bytes() + SLACK))[1]
-    process = math.ceil(held / STEP) * float(STEP)  # in steps, as two runs shall decide alike
-    soft = math.inf if config.data.max_resident == "auto" else float(config.data.max_resident - READERS)
-    how = strategy.decide(
-        plan, work, config.solver, memory=memory, process=process, rates=rates, soft=soft, source=source
-    )
-    notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
-    notes.extend(plan.describe())
-    notes.extend([*how.describe(), f"rates: {origin}"])
-    comm = comm.on_grid(plan.grid)
-    network = Network(plan, comm)
-    bounds = plan.grid.bounds(plan.input_split, plan.input_units, comm.rank)
-    window = Window.of(config.net.input, plan.input_units, bounds)
-    loaded = load_parts(
-        parts, config.data, window, outputs, config.net.loss, config.parallel.dtype, resident, comm
-    )  # fmt: skip
-    targets = loaded.targets
-    notes.extend(_streams(loaded, comm))
-    loss = LOSSES[config.net.loss]
-    c = regulariser(config, train.samples)
-    objective = Objective(network, comm, loaded.train, loss, targets.metric_sum(), c, how.batch, how.passes)
-    solver = Newton(objective, config.solver, comm, how)
-    others = {k: v for k, v in (("test", loaded.test), ("validation", loaded.validation)) if v is not None}
-    description = describe(config, network, window, loaded.scaling, targets, train)
-    return Job(config, comm, plan, network, objective, solver, targets, others, description, how, notes)
-
-
-def _refuse_what_is_missing(config: Config, source: str) -> None:
     if config.parallel.device != "cpu":
         raise UserError(f"{source}: parallel.device: cuda is not available in this version; use cpu")
-    replicas = config.parallel.replicas
-    if replicas != 1:
-        raise UserError(f"{source}: parallel.replicas: {replicas} is not available in this version; use 1")
+    crew = Crew.of(layout(config, world.size, source), world)
+    notes = [machine.limit_threads(world.ranks_on_node, world.cores)]
+    check_width(config, math.prod(config.net.input))
+    parts = open_parts(config.data, config.net.input, config.solver.seed, world)
+    memory = _memory_per_rank(config, world)
+    resident = world.extremes(_resident(config, memory))[0]  # alike on all ranks: the plan depends on it
+    work = _workload(config, parts, shapes[-1].out_shape[0], resident)
+    grid = None if config.parallel.grid == "auto" else config.parallel.grid
+    stated = planner.Machine.shared(world.least_cores)
+    plan = planner.choose(
+        shapes, crew.layout.model_ranks, work, grid=grid, memory=memory, machine=stated, source=source
+    )
+    held = world.extremes(float(machine.resident_bytes() + SLACK))[1]
+    process = math.ceil(held / STEP) * float(STEP)  # in steps, as two runs shall decide alike
+    how: strategy.Strategy | budget.Budget
+    origin = ""
+    options = config.solver
+    if isinstance(options, SolverSection):
+        rates, origin = calibration.rates(config, world)
+        config = config.with_rates(rates.flops, rates.bandwidth)
+        soft = math.inf if config.data.max_resident == "auto" else float(config.data.max_resident - READERS)
+        how = strategy.decide(
+            plan, work, options, memory=memory, process=process, rates=rates, soft=soft, source=source
+        )
+        passes = how.passes
+    else:
+        how = registry.budget_for(options, plan, work, crew.layout, memory, process, source)
+        passes = 0.0
+    notes.append(crew.layout.describe())
+    notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
+    notes.extend(plan.describe())
+    notes.extend([*how.describe(), *([f"rates: {origin}"] if origin else [])])
+    assert crew.model is not None
+    assert crew.workers is not None
+    network = Network(plan, crew.model.on_grid(plan.grid))
+    bounds = plan.grid.bounds(plan.input_split, plan.input_units, network.comm.rank)
+    window = Window.of(config.net.input, plan.input_units, bounds)
+    loaded = load_parts(
+        parts, config.data, window, work.outputs, config.net.loss, config.parallel.dtype, resident, crew.workers
+    )  # fmt: skip
+    targets = loaded.targets
+    notes.extend(_streams(loaded, crew.workers))
+    objective = Objective(
+        network, network.comm, loaded.train, LOSSES[config.net.loss], targets.metric_sum(),
+        regulariser(config, parts.train.samples), how.batch, passes,
+    )  # fmt: skip
+    solver = registry.make(options, objective, crew, how)
+    others = {k: v for k, v in (("test", loaded.test), ("validation", loaded.validation)) if v is not None}
+    description = describe(config, network, window, loaded.scaling, targets, parts.train)
+    return Job(
+        config, crew, crew.workers, plan, network, objective, solver, targets, others, description, how, notes
+    )
+
+
+def _workload(config: Config, parts: Parts, outputs: int, resident: float) -> planner.Workload:
+    """What the planner plans for: the whole training set with newton, a worker's share of a pass with others."""
+    samples, solver = parts.train.samples, config.solver
+    s = subsample_size(solver.subsample, samples) if isinstance(solver, SolverSection) else 1
+    batch = solver.batch_size if isinstance(solver, SolverSection) else getattr(solver, "batch", solver.batch_size)
+    return planner.Workload(
+        samples, s, outputs, batch, 8 if config.parallel.dtype == "float64" else 4, resident=resident,
+        others=sum(part.samples for part in (parts.test, parts.validation) if part is not None),
+    )  # fmt: skip
 
 
 def _memory_per_rank(config: Config, comm: Comm) -> float:

@@ -20,19 +20,26 @@ from dnewton.errors import UserError, one_line
 from dnewton.network import Block, Network
 from dnewton.traffic import Piece
 
-PREVIOUS = "previous."  # prefix of the last accepted step in a checkpoint
 _DTYPES = {"float32": "F32", "float64": "F64"}
 
 
-def save(path: str, network: Network, vectors: Mapping[str, Array], metadata: Mapping[str, str], comm: Comm) -> None:
-    """Write vectors laid out like θ under name prefixes ("" for the weights).
+def save(
+    path: str, network: Network, vectors: Mapping[str, Array], metadata: Mapping[str, str], comm: Comm,
+    own: Mapping[str, Array] | None = None, replica: int = 0, replicas: int = 1,
+) -> None:  # fmt: skip
+    """Write vectors laid out like θ under name prefixes ("" for the weights), which replica 0 holds for all, and those
+    that every replica has of its `own`, under `worker<replica>.` and their prefixes.
 
-    Raises OSError alike on all ranks. Collective over the world.
+    Raises OSError alike on all ranks. Collective over `comm`, the ranks of all replicas.
     """
+    own = own or {}
     dtype = next(iter(vectors.values())).dtype
-    header, offsets = _header(network, list(vectors), dtype, metadata)
+    names = [*vectors, *(f"worker{r}.{name}" for r in range(replicas) for name in own)]
+    header, offsets = _header(network, names, dtype, metadata)
+    held = dict(vectors) if replica == 0 else {}
+    held |= {f"worker{replica}.{name}": vector for name, vector in own.items()}
     pieces = []
-    for prefix, vector in vectors.items():
+    for prefix, vector in held.items():
         for block in network.blocks:
             weight, bias = _pieces(block, vector)
             name = prefix + block.layer.shape.name
@@ -83,10 +90,11 @@ def read_metadata(path: str) -> dict[str, str]:
         raise UserError(f"{path}: not a readable safetensors file: {one_line(error)}") from None
 
 
-def names(path: str) -> list[str]:
-    """The tensors of a safetensors file."""
+def prefixes(path: str, network: Network) -> list[str]:
+    """The name prefixes of the vectors like θ that a checkpoint holds ("" for the weights)."""
+    first = f"{network.plan.parametric()[0].shape.name}.weight"
     with safe_open(path, framework="numpy") as file:
-        return list(file.keys())
+        return [name.removesuffix(first) for name in file.keys() if name == first or name.endswith("." + first)]
 
 
 def load(path: str, network: Network, dtype: str, prefix: str = "") -> Array:
@@ -126,7 +134,7 @@ def _check_names(path: str, names: set[str], network: Network, prefix: str) -> N
     if missing:
         raise UserError(f"{path}: has no tensor {missing[0]}; the net needs {', '.join(sorted(wanted))}")
     if prefix == "":
-        extra = sorted(n for n in names - wanted if not n.startswith(PREVIOUS))
+        extra = sorted(n for n in names - wanted if not any(n.endswith("." + w) for w in wanted))
         if extra:
             raise UserError(f"{path}: tensor {extra[0]} belongs to no layer of the net")
 

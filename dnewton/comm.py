@@ -40,7 +40,6 @@ class Comm:
         self.rank: int = mpi.Get_rank()
         self.size: int = mpi.Get_size()
         self.ledger = Ledger()
-        self._phase = "setup"
         self.grid = grid or Grid(1, self.size)
         if self.grid.size != self.size:
             raise ValueError(f"grid {self.grid} does not have {self.size} ranks")
@@ -65,14 +64,16 @@ class Comm:
 
     def on_grid(self, grid: Grid) -> Comm:
         """The same ranks arranged on a grid, with a ledger shared with this object. Collective over the ranks."""
-        other = Comm(self._mpi, grid, self.polite)
+        return self._shared(Comm(self._mpi, grid, self.polite))
+
+    def split(self, color: int) -> Comm:
+        """The ranks that pass the same `color`, in rank order, with this object's ledger. Collective over the ranks."""
+        return self._shared(Comm(self._mpi.Split(color, self.rank), polite=self.polite))
+
+    def _shared(self, other: Comm) -> Comm:
         other.ledger = self.ledger
         other.ranks_on_node, other.cores, other.least_cores = self.ranks_on_node, self.cores, self.least_cores
         return other
-
-    def split(self, color: int) -> Comm:
-        """The ranks that pass the same `color`, in rank order. Collective over the ranks."""
-        return Comm(self._mpi.Split(color, self.rank), polite=self.polite)
 
     def _collective(self, mpi: Any, name: str, *args: Any, **options: Any) -> None:
         """A collective of `mpi` by its blocking name.
@@ -103,7 +104,7 @@ class Comm:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count and time everything inside under `name`; phases may nest, the innermost counts."""
-        outer, self._phase = self._phase, name
+        outer, self.ledger.phase = self.ledger.phase, name
         entry = self.ledger[name]
         start, inner = time.perf_counter(), self._total_elapsed()
         try:
@@ -111,14 +112,14 @@ class Comm:
         finally:
             nested = self._total_elapsed() - inner
             entry.elapsed += time.perf_counter() - start - nested
-            self._phase = outer
+            self.ledger.phase = outer
 
     def _total_elapsed(self) -> float:
         return sum(t.elapsed for t in self.ledger.phases.values())
 
     @contextmanager
     def _counted(self, nbytes: int, name: str | None = None) -> Iterator[None]:
-        entry = self.ledger[name or self._phase]
+        entry = self.ledger[name or self.ledger.phase]
         start = time.perf_counter()
         yield
         entry.calls += 1
@@ -184,6 +185,32 @@ class Comm:
             self._collective(self._mpi, "Alltoallv", [flat, given, MPI.BYTE], [out, taken, MPI.BYTE])
         return list(np.split(out, np.cumsum(taken)[:-1]))
 
+    def of_first(self, array: Array) -> Array:
+        """Rank 0's array on every rank, in place where it is contiguous. Collective over the world."""
+        array = np.ascontiguousarray(array)
+        if self.size > 1:
+            with self._counted(array.nbytes if self.rank == 0 else 0):
+                self._collective(self._mpi, "Bcast", _bytes(array), root=0)
+        return array
+
+    # --- point to point ---------------------------------------------------------------------------------------------
+
+    def send(self, array: Array, to: int, tag: int) -> Any:
+        """Begin to send a contiguous array, which must stay as it is until the request has been waited for."""
+        with self._counted(array.nbytes):
+            return self._mpi.Isend(array, to, tag)
+
+    def receive(self, array: Array, source: int, tag: int) -> None:
+        """Receive into a contiguous array from one rank."""
+        with self._counted(0):
+            self.wait(self._mpi.Irecv(array, source, tag))
+
+    def arrived(self, source: int | None = None) -> tuple[int, int] | None:
+        """Sender and tag of a message that can be received now, from `source` or anybody; never waits."""
+        status = MPI.Status()
+        found = self._mpi.Iprobe(MPI.ANY_SOURCE if source is None else source, MPI.ANY_TAG, status)
+        return (int(status.Get_source()), int(status.Get_tag())) if found else None
+
     # --- scalars: every rank gets the same bits ---------------------------------------------------------------------
 
     def sum_scalars(self, values: Sequence[float]) -> list[float]:
@@ -198,11 +225,7 @@ class Comm:
 
     def from_root(self, values: Sequence[float]) -> list[float]:
         """Rank 0's values on every rank. Collective over the world."""
-        buffer = np.array(values, dtype=np.float64)
-        if self.size > 1:
-            with self._counted(buffer.nbytes if self.rank == 0 else 0):
-                self._collective(self._mpi, "Bcast", buffer, root=0)
-        return [float(v) for v in buffer]
+        return [float(v) for v in self.of_first(np.array(values, dtype=np.float64))]
 
     def gather_to_root(self, values: Sequence[float]) -> np.ndarray[Any, Any]:
         """Every rank's values as (ranks, values) on rank 0; other ranks get their own. Collective over the world."""
@@ -279,9 +302,7 @@ class Comm:
         """Rank 0's array of numbers on every rank. Collective over the world."""
         about = "" if array is None else f"{array.dtype.str} {' '.join(map(str, array.shape))}"
         dtype, *shape = self.text_from_root(about).split()
-        data = np.empty([int(n) for n in shape], dtype=dtype) if self.rank else np.ascontiguousarray(array)
-        self._collective(self._mpi, "Bcast", data.view(np.uint8) if data.ndim else data, root=0)
-        return data
+        return self.of_first(np.empty([int(n) for n in shape], dtype=dtype) if self.rank else array)
 
     def write_file(self, path: str, header: bytes, pieces: Sequence[Piece], dtype: np.dtype[Any]) -> None:
         """Write a header and then every rank's blocks of the tensors by MPI-IO, in one collective write.

@@ -6,9 +6,10 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dnewton import yaml_io
+from dnewton.config_solvers import AnySolver, Count, Positive, Section, SolverSection, choose
 from dnewton.layout import KindName
 
 ActivationName = Literal["relu", "tanh", "sigmoid", "softplus", "linear"]
@@ -38,12 +39,6 @@ def _bytes(value: Any) -> Any:
     return size
 
 
-def _subsample(value: float) -> float:
-    if value > 1 and value != int(value):
-        raise ValueError("a fraction (0, 1] or a whole number of samples is needed")
-    return value
-
-
 def _grid(value: Any) -> Any:
     if value == "auto":
         return value
@@ -52,28 +47,14 @@ def _grid(value: Any) -> Any:
     raise ValueError("auto or [rows, columns] is needed")
 
 
-def _gradient_batch(value: Any) -> Any:
-    if value == "all" or (type(value) is int and value > 0):
-        return value
-    raise ValueError("all or a number of samples is needed")
-
-
 Pixels = Annotated[int, Field(ge=1, le=65535)]
 Margin = Annotated[int, Field(ge=0, le=65535)]
 Size2 = Annotated[tuple[Pixels, Pixels], BeforeValidator(_pair)]
 Pad2 = Annotated[tuple[Margin, Margin], BeforeValidator(_pair)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-
-
 Name = Annotated[str, Field(min_length=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class ConvSpec(_Section):
+class ConvSpec(Section):
     """A convolution; kernel, stride and padding are one number or [height, width]."""
 
     channels: Count
@@ -84,7 +65,7 @@ class ConvSpec(_Section):
     split: KindName | None = None  # fixes the layer's kind of split; the planner chooses otherwise
 
 
-class DenseSpec(_Section):
+class DenseSpec(Section):
     """A fully connected layer."""
 
     units: Count
@@ -92,7 +73,7 @@ class DenseSpec(_Section):
     split: KindName | None = None
 
 
-class PoolSpec(_Section):
+class PoolSpec(Section):
     """Maximum or average pooling; the stride is the size unless given."""
 
     size: Size2
@@ -106,11 +87,11 @@ class PoolSpec(_Section):
         return self
 
 
-class FlattenSpec(_Section):
+class FlattenSpec(Section):
     """Images to features, channel-major."""
 
 
-class LayerSpec(_Section):
+class LayerSpec(Section):
     """One entry of net.layers: exactly one kind with its options, or the bare word `flatten`."""
 
     conv: ConvSpec | None = None
@@ -152,7 +133,7 @@ def _input(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-class NetSection(_Section):
+class NetSection(Section):
     """The network."""
 
     input: Annotated[tuple[Count, ...], BeforeValidator(_input)]
@@ -160,7 +141,7 @@ class NetSection(_Section):
     layers: Annotated[list[LayerSpec], Field(min_length=1)]
 
 
-class FilePair(_Section):
+class FilePair(Section):
     """Samples and their targets in two files (.npy, idx)."""
 
     x: Name
@@ -185,7 +166,7 @@ def _columns(value: Any) -> Any:
 DataPart = Annotated[Name | list[str] | FilePair, BeforeValidator(_part)]
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """Where the samples come from and how features and targets are scaled; scaling is fitted on the training part."""
 
     train: DataPart = "digits"
@@ -204,104 +185,37 @@ class DataSection(_Section):
         return self
 
 
-class EarlyStopSection(_Section):
-    """When the local solves of the slowest ranks are cut off (Wang et al. 2018, section 5.1)."""
-
-    mode: Literal["async", "lockstep", "off"] = "async"
-    fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
-    every: Count = 5  # lockstep: CG iterations between two counts
-
-
-class SolverSection(_Section):
-    """The Newton method of Wang et al. 2018."""
-
-    name: Literal["newton"] = "newton"
-    max_iterations: Annotated[int, Field(ge=0, le=2**31 - 1)] = 50
-    C: Annotated[float, Field(gt=0)] = 1.0  # in units of l: the regulariser is |theta|^2 / (2 C l); inf means none
-    subsample: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_subsample)] = 0.1
-    curvature: Literal["diagonal", "full"] = "diagonal"
-    diagonal_unit: Literal["rank", "layer"] = "rank"
-    jacobian: Literal["auto", "factored", "dense", "normal", "implicit"] = "auto"
-    subproblem: Literal["auto", "cg", "exact"] = "auto"
-    preconditioner: Literal["auto", "none", "diagonal", "kronecker"] = "auto"  # of cg; auto leaves `cg` without one
-    cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    max_cg: Count = 250
-    warm_start: bool = False  # begin each local solve at the last accepted step; cg without Gram coordinates
-    early_stop: EarlyStopSection = EarlyStopSection()
-    combine: Literal["none", "previous", "two_level"] = "previous"
-    lambda_: Annotated[float, Field(alias="lambda", ge=1e-10, le=1e10)] = 1.0
-    lambda_trials: Annotated[int, Field(ge=1, le=20)] = 1  # try lambda, lambda/10, ... and go on with the best
-    drop: Annotated[float, Field(gt=0, le=1)] = 0.6667
-    boost: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.5
-    eta: Annotated[float, Field(gt=0, lt=1)] = 1.0e-4
-    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stop at |grad| <= tolerance * |first grad|
-    batch_size: Count = 1024
-    gradient_batch: Annotated[int | Literal["all"], BeforeValidator(_gradient_batch)] = "all"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _solved_in_step(cls, value: Any) -> Any:
-        """Where all ranks solve in step a counter beside the solves has no use: `curvature: full` has one CG for all,
-        the products of `jacobian: implicit` are collectives that a count travels with."""
-        if not isinstance(value, dict) or not isinstance(stop := value.get("early_stop", {}), dict):
-            return value
-        if value.get("curvature") == "full":
-            why, instead = "needs curvature: diagonal; with full use mode: off", "off"
-        elif value.get("jacobian") == "implicit":
-            why, instead = "needs an explicit jacobian; with implicit use lockstep or off", "lockstep"
-        else:
-            return value
-        if stop.get("mode") == "async":
-            raise ValueError(f"early_stop: {{mode: async}} {why}")
-        return {**value, "early_stop": {"mode": instead, **stop}}
-
-    @model_validator(mode="after")
-    def _jacobian_serves(self) -> SolverSection:
-        if self.jacobian == "normal" and self.curvature == "full":
-            raise ValueError("jacobian: normal needs curvature: diagonal")
-        if self.jacobian in ("normal", "implicit") and self.preconditioner in ("diagonal", "kronecker"):
-            raise ValueError(f"preconditioner: {self.preconditioner} needs jacobian: factored, dense or auto")
-        if self.preconditioner in ("diagonal", "kronecker") and self.curvature == "full":
-            raise ValueError(f"preconditioner: {self.preconditioner} is of local systems: it needs curvature: diagonal")
-        if self.preconditioner in ("diagonal", "kronecker") and self.subproblem == "exact":
-            raise ValueError(f"preconditioner: {self.preconditioner} needs subproblem: cg or auto")
-        if self.jacobian == "implicit" and self.subproblem == "exact":
-            raise ValueError("subproblem: exact needs a jacobian that is held: factored, dense, normal or auto")
-        return self
-
-
-class RatesSection(_Section):
+class RatesSection(Section):
     """What one rank does per second: operations of matrix products and bytes of memory traffic."""
 
     flops: Positive
     bandwidth: Positive
 
 
-class ParallelSection(_Section):
+class ParallelSection(Section):
     """The ranks: grid of model ranks, replicas, device and precision."""
 
     grid: Annotated[Literal["auto"] | tuple[int, int], BeforeValidator(_grid)] = "auto"
-    replicas: Count = 1
+    replicas: Count | Literal["auto"] = "auto"  # auto: 1 for newton, as many as there are ranks for other solvers
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     memory: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = "auto"  # resident bytes per rank, all in all
     rates: RatesSection | Literal["auto"] = "auto"  # auto: measured once per machine and kept
 
 
-class OutputSection(_Section):
+class OutputSection(Section):
     """What is written while training."""
 
     checkpoint_every: Annotated[int, Field(ge=0, le=2**31 - 1)] = 10  # Newton iterations; 0 means never
     keep: Count = 3
 
 
-class Config(_Section):
+class Config(Section):
     """A whole run."""
 
     net: NetSection
     data: DataSection = DataSection()
-    solver: SolverSection = SolverSection()
+    solver: Annotated[AnySolver, BeforeValidator(choose)] = SolverSection()
     parallel: ParallelSection = ParallelSection()
     output: OutputSection = OutputSection()
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from dnewton import yaml_io
+from dnewton import config_solvers, yaml_io
 from dnewton.config import Config
 from dnewton.errors import UserError, one_line
 
@@ -25,7 +25,15 @@ def load(text: str, source: str, overrides: list[str] | None = None) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(error, source, changed)) from None
+        raise UserError(_explain(error, source, changed, values)) from None
+
+
+def left_out(text: str, source: str, overrides: list[str] | None = None) -> list[str]:
+    """Keys of the `solver` section that the chosen method does not use (they are newton's)."""
+    values = yaml_io.parse(text, source)
+    for item in overrides or []:
+        _override(values, item)
+    return config_solvers.left_out(values.get("solver"))
 
 
 def _override(values: dict[str, Any], item: str) -> str:
@@ -57,7 +65,7 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _explain(error: ValidationError, source: str, changed: list[str]) -> str:
+def _explain(error: ValidationError, source: str, changed: list[str], values: dict[str, Any]) -> str:
     """One line for the first (and most telling) validation error."""
     details = error.errors(include_url=False)
     first = next((e for e in details if e["type"] == "extra_forbidden"), details[0])
@@ -69,7 +77,7 @@ def _explain(error: ValidationError, source: str, changed: list[str]) -> str:
     origin = "--set" if any(f"{dotted}.".startswith(f"{c}.") or c.startswith(f"{dotted}.") for c in changed) else source
     where = f"{origin}: {path}" if path else origin
     if first["type"] == "extra_forbidden":
-        known = _known_keys(loc[:-1])
+        known = _known_keys(loc[:-1], values)
         lower = {k.lower(): k for k in known}
         near = difflib.get_close_matches(str(loc[-1]).lower(), list(lower), n=1, cutoff=0.5)
         hint = f"did you mean {lower[near[0]]!r}?" if near else f"known keys: {', '.join(known) or 'none'}"
@@ -77,6 +85,9 @@ def _explain(error: ValidationError, source: str, changed: list[str]) -> str:
     if first["type"] == "missing":
         return f"{where}: is required"
     if first["type"] == "value_error":
+        message = one_line(first["ctx"]["error"])
+        if path == "solver" and message.startswith("name: "):
+            return f"{origin}: solver.{message}"
         return f"{where}: {one_line(first['ctx']['error'])} (got {_show(first['input'])})"
     others = [e["msg"] for e in details if e["loc"][: len(loc)] == tuple(loc) or e is first]
     message = " or ".join(dict.fromkeys(_plain(m) for m in others[:3]))
@@ -95,10 +106,13 @@ def _is_union_label(part: Any) -> bool:
     return isinstance(part, str) and (part in ("int", "float", "str", "constrained-str", "FilePair") or "[" in part)
 
 
-def _known_keys(loc: list[Any]) -> list[str]:
+def _known_keys(loc: list[Any], values: dict[str, Any]) -> list[str]:
     model: Any = Config
     for part in loc:
         if isinstance(part, int):
+            continue
+        if part == "solver" and model is Config:
+            model = config_solvers.SOLVERS[values["solver"].get("name", "newton")]
             continue
         field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
         if field is None:

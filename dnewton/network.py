@@ -97,7 +97,8 @@ class Tape:
         return Tape(self.z[some], cut(self.inputs), cut(self.outputs), cut(self.codes))
 
 
-Visit = Callable[[Block, Linear, Cotangent, Array], None]
+Visit = Callable[[Block, Linear, Cotangent, Array], Array | None]  # see Network.backward
+Pushed = dict[int, tuple[Array | None, Array]]  # see Network.tangents
 
 
 class Network:
@@ -122,14 +123,18 @@ class Network:
             shape = block.layer.shape
             fan_in = math.prod(shape.weight_shape[1:])
             gain = 2.0 if shape.activation in ("relu", "softplus") else 1.0
-            rows = np.empty((block.shape[0], *shape.weight_shape[1:]))
-            for i in range(block.shape[0]):  # one counter per row: a rank draws just its rows
-                counter = [0, 0, block.out[0] + i, 0]
-                rows[i] = np.random.Generator(np.random.Philox(key=[seed, shape.index], counter=counter)).normal(
-                    0.0, math.sqrt(gain / fan_in), size=shape.weight_shape[1:]
-                )
-            block.weight(theta)[...] = block.from_file_order(rows[:, block.inputs[0] : block.inputs[1]])
+            deviation = math.sqrt(gain / fan_in)
+            block.weight(theta)[...] = self.drawn_rows(block, [seed, shape.index], 0, deviation)
         return theta
+
+    def drawn_rows(self, block: Block, key: list[int], draw: int, deviation: float) -> Array:
+        """Normal numbers for a block's W, by (key, draw, output row): a rank draws just its rows, whole ones."""
+        shape = block.layer.shape.weight_shape
+        rows = np.empty((block.shape[0], *shape[1:]))
+        for i in range(block.shape[0]):
+            generator = np.random.Generator(np.random.Philox(key=key, counter=[0, draw, block.out[0] + i, 0]))
+            rows[i] = generator.normal(0.0, deviation, size=shape[1:])
+        return block.from_file_order(rows[:, block.inputs[0] : block.inputs[1]])
 
     def forward(self, theta: Array, x: Array, keep: bool = True) -> Tape:
         """Outputs z^L (N, K) on every rank; with `keep`, what the backward sweep needs.
@@ -164,7 +169,9 @@ class Network:
     def backward(self, theta: Array, tape: Tape, cot: Array, visit: Visit) -> None:
         """Sweep a cotangent of the outputs (N or 1, K, outputs) back; `visit` sees each block's, last layer first.
 
-        A leading 1 (the same for all samples) is kept as long as nothing depends on the sample.
+        A leading 1 (the same for all samples) is kept as long as nothing depends on the sample. `visit` may return this
+        rank's part of the cotangent of the block's input, fit to be overwritten; else it is the block's cotangent
+        times W.
         Collective over the backward-sum groups of every layer but the first.
         """
         cot = self._move(cot, self._out_back, self.plan.layers[-1].out_units)
@@ -180,11 +187,11 @@ class Network:
                 block = self._block_at[i]
                 here = self._cotangent(op, layer, cot, tape.outputs[i], winners)
                 winners = None
-                visit(block, op, here, tape.inputs[i])
+                given = visit(block, op, here, tape.inputs[i])
                 if layer.first:
                     return
-                cot = op.input_cotangent(block.weight(theta), here, tape.z.shape[0])
-                del here  # as large as the cotangent itself
+                cot = op.input_cotangent(block.weight(theta), here, tape.z.shape[0]) if given is None else given
+                del here, given  # as large as the cotangent itself
                 assert layer.split_kind is not None
                 cot = self.comm.sum(cot, layer.split_kind.backward)
             cot = self._move(cot, self._back[i], layer.in_units)
@@ -224,10 +231,14 @@ class Network:
 
         self.backward(theta, tape, cot, add)
 
-    def tangents(self, theta: Array, tape: Tape, v: Array, tangents: int = 1, mine: int = 0) -> Array:
+    def tangents(
+        self, theta: Array, tape: Tape, v: Array, tangents: int = 1, mine: int = 0, pushed: Pushed | None = None
+    ) -> Array:
         """∂z^L along directions v in θ, (tangents, N, outputs), the same on every rank.
 
         This rank's v belongs to tangent `mine`: all ranks in one tangent give J v, each in its own the pieces J_p v_p.
+        `pushed` takes, by block position, the tangents of the block's input slice (None in the first layer with
+        weights) and of its s, each with the leading axis `tangents`.
         Collective over the forward-sum groups of every layer, with `tangents` times a forward pass's numbers.
         """
         xp, n = namespace(v), int(tape.z.shape[0])
@@ -250,9 +261,13 @@ class Network:
                 s = xp.reshape(flat, s.shape)
             s[mine] += own
             assert layer.split_kind is not None
-            t = self.comm.sum(s, layer.split_kind.forward)
+            s = self.comm.sum(s, layer.split_kind.forward)
+            if pushed is not None:
+                pushed[i] = t, s
+            t = s
             if tape.outputs[i] is not None:
-                t *= ACTIVATIONS[layer.shape.activation].slope(tape.outputs[i])
+                slope = ACTIVATIONS[layer.shape.activation].slope(tape.outputs[i])
+                t = xp.multiply(s, slope, out=s if pushed is None else None)
         return self._move(t, self._out, self.plan.layers[-1].out_units)
 
     def whole_input(self, array: Array) -> Array:

@@ -155,10 +155,24 @@ class Objective:
         grad += self.regulariser * theta
         return grad
 
+    def accumulate(
+        self, theta: Array, indices: Indices, gradient: Array | None, data: Samples | None = None
+    ) -> tuple[float, float]:
+        """Σ ξ and the metric's sum over some samples (to be taken from rank 0); adds Σ ∇ξ to `gradient` if given.
+
+        Collective over the world.
+        """
+        data = data or self.data
+        loss = metric = 0.0
+        batches = in_batches(indices, self._batch_size)
+        for part, x in zip(batches, data.batches(batches), strict=True):
+            tape, y = self.network.forward(theta, x, keep=gradient is not None), data.y[part]
+            loss += self.loss.value(tape.z, y)
+            metric += self._metric(tape.z, y)
+            if gradient is not None:
+                self.network.gradient(theta, tape, self.loss.gradient(tape.z, y), gradient)
+        return loss, metric
+
     def metric_over(self, theta: Array, data: Samples) -> float:
         """The metric's sum over another data set (to be taken from rank 0). Collective over the world."""
-        total = 0.0
-        batches = in_batches(np.arange(data.count), self._batch_size)
-        for indices, x in zip(batches, data.batches(batches), strict=True):
-            total += self._metric(self.network.forward(theta, x, keep=False).z, data.y[indices])
-        return total
+        return self.accumulate(theta, np.arange(data.count), None, data)[1]

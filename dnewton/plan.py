@@ -8,6 +8,8 @@ import sys
 
 from dnewton import config, config_text, forecast, planner, strategy
 from dnewton.comm import Comm
+from dnewton.config_solvers import SolverSection
+from dnewton.crew import layout
 from dnewton.curvature.rates import Rates
 from dnewton.data.parts import open_parts
 from dnewton.data.readers import find_part
@@ -15,6 +17,7 @@ from dnewton.errors import UserError
 from dnewton.netplan import LayerShape, infer_shapes
 from dnewton.nets import read_net
 from dnewton.objective import subsample_size
+from dnewton.solvers import registry
 
 PROCESS = 100 << 20  # bytes that the interpreter and its libraries take
 
@@ -49,6 +52,9 @@ def show(
     """Print the plan, the largest rank's memory and the forecast."""
     s = settings.solver
     item = 8 if settings.parallel.dtype == "float64" else 4
+    if not isinstance(s, SolverSection):
+        _show_other(settings, shapes, ranks, samples, test, source)
+        return
     subsample = subsample_size(s.subsample, samples)
     work = planner.Workload(samples, subsample, shapes[-1].out_shape[0], s.batch_size, item, others=test)
     grid = None if settings.parallel.grid == "auto" else settings.parallel.grid
@@ -71,6 +77,22 @@ def show(
     assumed = f" and {planner.Workload.cg} CG iterations" if full or joint else ""
     print(f"one iteration with one trial step{assumed}:")
     for line in forecast.table(plan, did):
+        print(line)
+
+
+def _show_other(
+    settings: config.Config, shapes: tuple[LayerShape, ...], ranks: int, samples: int, test: int, source: str
+) -> None:
+    """The layout and memory of a comparison solver; the forecast of messages is newton's."""
+    item = 8 if settings.parallel.dtype == "float64" else 4
+    how, s = layout(settings, ranks, source), settings.solver
+    work = planner.Workload(samples, 1, shapes[-1].out_shape[0], s.batch_size, item, others=test)
+    grid = None if settings.parallel.grid == "auto" else settings.parallel.grid
+    plan = planner.choose(shapes, how.model_ranks, work, grid=grid, source=source)
+    limit = math.inf if settings.parallel.memory == "auto" else settings.parallel.memory
+    found = registry.budget_for(s, plan, work, how, limit, PROCESS, source)
+    print(f"{source} on {ranks} rank(s): {how.describe()}; grid {plan.grid.rows} x {plan.grid.cols}, l = {samples}")
+    for line in [*plan.describe(), *found.describe()]:
         print(line)
 
 

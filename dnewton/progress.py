@@ -22,7 +22,8 @@ def line(record: Mapping[str, Any]) -> str:
     counts = f"{cg['min']}/{cg['mean']:.1f}/{cg['max']}" if cg else "-"
     return (
         f"{record['iteration']:>5d} {_number(record['loss'], '12.6g')} {_number(record['grad_norm'], '10.4g')} "
-        f"{_number(record['step'], '8.4g')} {_number(record['ratio'], '7.3f')} {record['lambda']:>9.3g} {counts:>17} "
+        f"{_number(record['step'], '8.4g')} {_number(record['ratio'], '7.3f')} "
+        f"{_number(record['lambda'], '9.3g')} {counts:>17} "
         f"{_number(record[f'train_{name}'], '8.4f')} {_number(record.get(f'test_{name}'), '8.4f')} "
         f"{record['seconds']:>8.2f}"
     )

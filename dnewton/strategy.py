@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from dnewton.config import SolverSection
+from dnewton.config_solvers import SolverSection
 from dnewton.curvature import costs
 from dnewton.curvature.costs import BlockShape, Cost
 from dnewton.curvature.jacobian import in_chunks

@@ -27,6 +27,7 @@ class Ledger:
     """Traffic per phase, in the order in which phases first occur."""
 
     phases: dict[str, Traffic] = field(default_factory=dict)
+    phase: str = "setup"  # what is counted now, for all communicators that share the ledger
 
     def __getitem__(self, name: str) -> Traffic:
         return self.phases.setdefault(name, Traffic())

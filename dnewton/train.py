@@ -44,8 +44,8 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     return args
 
 
-def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str]:
-    """The configuration, read on rank 0, with absolute paths of the data, and the name it has in messages."""
+def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str, list[str]]:
+    """The configuration, read on rank 0, with absolute paths of the data, the name it has in messages, and notes."""
     source = args.net or os.path.join(args.resume, "config.yaml")
     text = folder = ""
     with comm.together():
@@ -55,20 +55,23 @@ def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str]:
             text, folder = read_net(source)
             if not args.net:
                 folder = os.getcwd()
-    loaded = config_text.load(comm.text_from_root(text), source, args.set)
+    text = comm.text_from_root(text)
+    loaded = config_text.load(text, source, args.set)
+    unused = config_text.left_out(text, source, args.set)
+    notes = [f"solver: {loaded.solver.name} does not use newton's {', '.join(unused)}"] if unused else []
     folder = comm.text_from_root(folder)
     named = {k: v for k in PARTS if (v := getattr(loaded.data, k)) is not None}
     found = {k: find_part(v, folder) for k, v in named.items()}
     loaded = loaded.model_copy(update={"data": loaded.data.model_copy(update=found)})
     if args.init_only:
         loaded = loaded.model_copy(update={"solver": loaded.solver.model_copy(update={"max_iterations": 0})})
-    return loaded, source
+    return loaded, source, notes
 
 
 def _main(comm: Comm) -> None:
     started = time.perf_counter()
     args = arguments(sys.argv[1:], comm.rank)
-    settings, source = _configuration(args, comm)
+    settings, source, notes = _configuration(args, comm)
     stamp = f"runs/{Path(source).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     out = RunDirectory(comm.text_from_root(args.resume or args.out or stamp))
     with comm.phase("setup"):
@@ -77,6 +80,7 @@ def _main(comm: Comm) -> None:
                 if comm.rank == 0:
                     out.check(args.overwrite)
         job = assemble(settings, comm, source)
+        job.notes.extend(notes)
     try:
         _train(job, args, out, started, source)
     except UserError:  # raised alike on all ranks
@@ -87,20 +91,20 @@ def _main(comm: Comm) -> None:
 
 def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float, source: str) -> None:
     comm = job.comm
-    state = resumed_state(job, out) if args.resume else initial_state(job, args.init)
+    start = resumed_state(job, out) if args.resume else initial_state(job, args.init)
     with comm.together():  # only now: a mistake found above leaves nothing behind
         if comm.rank == 0 and args.resume:
-            started -= out.reopen(job.config.dump(), state.iteration)
+            started -= out.reopen(job.config.dump(), start.iteration)
         elif comm.rank == 0:
             out.create(job.config.dump())
     show, close = _display(comm.rank, out)
     notes = [f"dnewton {__version__}: {source} on {comm.size} rank(s), run directory {out.path}", *job.notes]
-    notes += [f"going on after iteration {state.iteration}"] if args.resume else []
+    notes += [f"going on after iteration {start.iteration}"] if args.resume else []
     for text in [*notes, progress.HEADER]:
         show(text)
     trainer = Trainer(job, out, started, lambda record: show(progress.line(record), record), bool(args.resume))
     try:
-        trainer.run(state)
+        trainer.run(start)
     finally:
         close()
     if trainer.records:

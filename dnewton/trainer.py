@@ -8,13 +8,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from dnewton import checkpoint, machine
 from dnewton.assemble import Job
+from dnewton.data.samples import Samples
 from dnewton.errors import UserError
+from dnewton.layout import cut
 from dnewton.rundir import RunDirectory
-from dnewton.solvers.newton import State, Step
+from dnewton.solvers.solver import Saved, Start, Step
 
-PHASES = ("setup", "function", "gradient", "jacobian", "cg", "early_stop", "combine", "evaluate", "report", "output")
+PHASES = (
+    "setup", "function", "gradient", "jacobian", "cg", "early_stop", "combine", "factors", "precondition", "exchange",
+    "evaluate", "report", "output",
+)  # fmt: skip
 FORMAT = "1"
 PARTS = ("train", "test", "validation")
 NO_CG = {"min": 0, "mean": 0.0, "max": 0}
@@ -26,57 +33,76 @@ class Trainer:
     """One run of a job into a run directory."""
 
     def __init__(
-        self, job: Job, out: RunDirectory, started: float, show: Callable[[Record], None], resumed: bool = False
-    ) -> None:
-        """`started` is the clock (perf_counter) that `seconds` counts from; a resumed run has its first line."""
+        self, job: Job, out: RunDirectory, started: float, show: Callable[[Record], None], resumed: bool = False,
+        budget: float | None = None,
+    ) -> None:  # fmt: skip
+        """`started` is the clock (perf_counter) that `seconds` counts from; a resumed run has its first line.
+
+        With a `budget`, the run ends after the iteration in which so many seconds are over.
+        """
+        self._budget, self._begun = budget, time.perf_counter()
         self._job, self._out, self._started, self._show = job, out, started, show
         self._resumed = resumed
         self._seen = dict.fromkeys(PHASES, (0.0, 0.0, 0.0, 0.0))
         self.totals: dict[str, dict[str, float]] = {name: {} for name in PHASES}
         self.records: list[Record] = []
         self._checkpointed = -1
+        self._samples_seen = 0.0
 
-    def run(self, state: State) -> None:
-        """Train from `state` (iteration 0, or a checkpoint's) to the end. Collective over the world."""
+    def run(self, start: Start) -> None:
+        """Train from `start` (iteration 0, or a checkpoint's) to the end. Collective over the world."""
         job, solver = self._job, self._job.solver
-        first = solver.start(state)
+        if start.saved is not None:
+            self._samples_seen = float(start.saved.values.get("samples_seen", "0"))
+        first = solver.begin(start)
         every = job.config.output.checkpoint_every
         if not self._resumed:
             self._report(first)
             if every:
                 self._checkpoint()  # a run killed before its first regular checkpoint can go on, too
-        while state.iteration < job.config.solver.max_iterations and not solver.converged:
+        while not self._done():
             self._report(solver.step())
-            if every and state.iteration % every == 0:
+            if every and solver.iteration % every == 0:
                 self._checkpoint()
         if every:
             self._checkpoint()
         checkpoint.save(
-            self._out.model, job.network, {"": state.theta}, {"format": FORMAT, **job.description}, job.comm
-        )
+            self._out.model, job.network, {"": solver.theta}, {"format": FORMAT, **job.description}, job.comm,
+            replica=job.crew.replica,
+        )  # fmt: skip
+
+    def _done(self) -> bool:
+        """Enough iterations, nothing left to do, or no time left by rank 0's clock. Collective over the world."""
+        solver = self._job.solver
+        if solver.iteration >= self._job.config.solver.max_iterations or solver.converged:
+            return True
+        if self._budget is None:
+            return False
+        return bool(self._job.comm.from_root([time.perf_counter() - self._begun >= self._budget])[0])
 
     def _checkpoint(self) -> None:
-        state = self._job.solver.state
-        if self._checkpointed == state.iteration:
+        job, solver = self._job, self._job.solver
+        if self._checkpointed == solver.iteration:
             return
-        vectors = {"": state.theta}
-        if state.previous is not None:
-            vectors[checkpoint.PREVIOUS] = state.previous
+        saved = solver.saved()
         values = {
+            **saved.values,
             "format": FORMAT,
-            "iteration": str(state.iteration),
-            "lambda": repr(state.damping),
-            "first_norm": repr(state.first_norm),
-            "evaluated": str(state.evaluated),
-            "identity": json.dumps(identity(self._job)),
-            **self._job.description,
+            "iteration": str(solver.iteration),
+            "samples_seen": repr(self._samples_seen),
+            "replicas": str(job.crew.layout.replicas),
+            "identity": json.dumps(identity(job)),
+            **job.description,
         }
-        path = self._out.checkpoint(state.iteration)
-        checkpoint.save(path, self._job.network, vectors, values, self._job.comm)
-        self._checkpointed = state.iteration
-        with self._job.comm.together():
-            if self._job.comm.rank == 0:
-                self._out.prune(self._job.config.output.keep)
+        vectors = {"": solver.theta} | {f"{name}.": vector for name, vector in saved.vectors.items()}
+        checkpoint.save(
+            self._out.checkpoint(solver.iteration), job.network, vectors, values, job.comm,
+            {f"{name}.": vector for name, vector in saved.own.items()}, job.crew.replica, job.crew.layout.replicas,
+        )  # fmt: skip
+        self._checkpointed = solver.iteration
+        with job.comm.together():
+            if job.comm.rank == 0:
+                self._out.prune(job.config.output.keep)
 
     # --- one line of metrics ----------------------------------------------------------------------------------------
 
@@ -84,7 +110,7 @@ class Trainer:
         job, comm = self._job, self._job.comm
         name = job.targets.metric_name
         record: Record = {
-            "iteration": job.solver.state.iteration,
+            "iteration": job.solver.iteration,
             "loss": step.loss,
             "grad_norm": step.grad_norm,
             "lambda": step.damping,
@@ -94,14 +120,22 @@ class Trainer:
         with comm.phase("evaluate"):
             scores = {f"train_{name}": job.targets.metric_value(step.metric, step.samples)}
             for part, samples in job.others.items():
-                total = job.objective.metric_over(job.solver.state.theta, samples)
-                scores[f"{part}_{name}"] = job.targets.metric_value(total, samples.count)
+                scores[f"{part}_{name}"] = job.targets.metric_value(self._metric_over(samples), samples.count)
         with comm.phase("report"):
             record.update(self._gathered(step, scores))
         if comm.rank == 0:
             self._out.record(record)
             self.records.append(record)
             self._show(record)
+
+    def _metric_over(self, samples: Samples) -> float:
+        """The metric's sum over a data set, each replica taking its share. Collective over the workers."""
+        job, replicas = self._job, self._job.crew.layout.replicas
+        lo, hi = cut(samples.count, replicas, job.crew.replica)
+        total = job.objective.accumulate(job.solver.theta, np.arange(lo, hi), None, samples)[1]
+        if replicas == 1:
+            return total
+        return job.comm.sum_scalars([total if job.network.comm.rank == 0 else 0.0])[0]
 
     def _gathered(self, step: Step, scores: Record) -> Record:
         """What all ranks contribute to, in one message: CG counts, traffic per phase, peak memory."""
@@ -120,8 +154,11 @@ class Trainer:
         for n in PHASES:
             for key, value in zip(("calls", "bytes", "seconds", "elapsed"), (*summed[n], change[n][3]), strict=True):
                 self.totals[n][key] = self.totals[n].get(key, 0.0) + value
+        self._samples_seen += step.seen + step.seen_per_cg * cg["mean"]
         return {
-            "cg_iterations": None if step.step is None else cg,
+            "samples_seen": self._samples_seen,
+            **step.extra,
+            "cg_iterations": cg if step.solved else None,
             "early_stopped": int(cut),
             "wait_seconds": waited,
             "trials": step.trials,
@@ -143,6 +180,7 @@ def identity(job: Job) -> dict[str, Any]:
     return {
         "net": {**config["net"], "layers": layers},
         "data": {k: _names_only(v) if k in PARTS else v for k, v in config["data"].items() if k != "max_resident"},
+        "solver": config["solver"]["name"],
         "seed": config["solver"]["seed"],
         "samples": job.objective.data.count,
     }
@@ -157,21 +195,22 @@ def _names_only(part: Any) -> Any:
     return os.path.basename(part) if part else part
 
 
-def initial_state(job: Job, init: str | None) -> State:
+def initial_state(job: Job, init: str | None) -> Start:
     """θ drawn by the seed, or read from a model file.
 
     Raises UserError when the file does not fit the net. Collective over the world.
     """
-    solver, dtype = job.config.solver, job.config.parallel.dtype
+    dtype = job.config.parallel.dtype
     with job.comm.together():
-        theta = checkpoint.load(init, job.network, dtype) if init else job.network.initial(solver.seed, dtype)
-    return State(theta, solver.lambda_)
+        seed = job.config.solver.seed
+        return Start(checkpoint.load(init, job.network, dtype) if init else job.network.initial(seed, dtype))
 
 
-def resumed_state(job: Job, out: RunDirectory) -> State:
+def resumed_state(job: Job, out: RunDirectory) -> Start:
     """The newest checkpoint of a run directory.
 
-    Raises UserError when there is none or it belongs to another net, data set or seed. Collective over the world.
+    Raises UserError when there is none or it belongs to another net, data set, solver or seed. Collective over the
+    world.
     """
     comm = job.comm
     with comm.together():
@@ -189,21 +228,24 @@ def resumed_state(job: Job, out: RunDirectory) -> State:
     raise AssertionError("unreachable")
 
 
-def _read_state(path: str, job: Job) -> State:
-    values, dtype = checkpoint.read_metadata(path), job.config.parallel.dtype
-    missing = {"format", "iteration", "lambda", "first_norm", "evaluated", "identity"} - set(values)
+def _read_state(path: str, job: Job) -> Start:
+    values, dtype, crew = checkpoint.read_metadata(path), job.config.parallel.dtype, job.crew
+    missing = {"format", "iteration", "first_norm", "replicas", "identity"} - set(values)
     if missing or values["format"] != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this version of dnewton")
     difference = _first_difference(json.loads(values["identity"]), json.loads(json.dumps(identity(job))))
     if difference:
         raise UserError(f"{path}: belongs to another run: {difference} differs")
     theta = checkpoint.load(path, job.network, dtype)
-    has_previous = any(name.startswith(checkpoint.PREVIOUS) for name in checkpoint.names(path))
-    previous = checkpoint.load(path, job.network, dtype, checkpoint.PREVIOUS) if has_previous else None
-    return State(
-        theta, float(values["lambda"]), previous,
-        int(values["iteration"]), float(values["first_norm"]), int(values["evaluated"]),
-    )  # fmt: skip
+    vectors, own, mine = {}, {}, f"worker{crew.replica}."
+    workers = int(values["replicas"]) == crew.layout.replicas  # else they start again from the common point
+    for prefix in checkpoint.prefixes(path, job.network):
+        if prefix.startswith("worker"):
+            if workers and prefix.startswith(mine):
+                own[prefix.removeprefix(mine)[:-1]] = checkpoint.load(path, job.network, dtype, prefix)
+        elif prefix:
+            vectors[prefix[:-1]] = checkpoint.load(path, job.network, dtype, prefix)
+    return Start(theta, int(values["iteration"]), Saved(vectors, own, values))
 
 
 def _first_difference(a: Any, b: Any, path: str = "") -> str | None:

@@ -10,7 +10,8 @@ import oracle
 
 from dnewton import planner, strategy
 from dnewton.comm import Comm
-from dnewton.config import Config, SolverSection
+from dnewton.config import Config
+from dnewton.config_solvers import SolverSection
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.implicit import ByPasses, Normal, Passes

@@ -16,15 +16,20 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Arrows point one way: a module imports only modules that come later in this list.
 ORDER = [
     "train", "predict", "plan", "data.__main__", "launch", "cli", "trainer", "assemble", "calibration", "rundir",
-    "progress", "solvers.newton", "strategy", "solvers.combine", "solvers.ways", "solvers.exact",
+    "progress", "solvers.registry", "solvers.elastic", "solvers.averaging", "solvers.entropy",
+    "solvers.local", "solvers.first_order", "solvers.epochs", "solvers.workers", "solvers.newton",
+    "solvers.solver", "budget", "strategy", "solvers.combine", "solvers.ways", "solvers.exact",
     "solvers.precondition", "solvers.gram_cg", "solvers.later", "solvers.subproblem", "solvers.early_stop",
-    "solvers.damping", "solvers", "model_file", "scores", "objective", "checkpoint", "curvature.implicit",
-    "curvature.gauss_newton", "curvature.jacobian", "curvature.blocks", "curvature.sensitivity", "curvature.losses",
-    "curvature", "network", "cotangent", "layers.linear", "layers.pool", "layers.activation", "layers", "forecast",
+    "solvers.damping", "solvers", "model_file", "scores", "objective", "checkpoint", "curvature.hessian",
+    "curvature.implicit", "curvature.gauss_newton", "curvature.jacobian", "curvature.blocks",
+    "curvature.sensitivity", "curvature.losses", "curvature", "network", "cotangent", "layers.linear", "layers.pool",
+    "layers.activation", "layers", "forecast",
     "planner", "curvature.costs", "curvature.rates", "netplan", "data.convert", "data.parts", "data.samples",
     "data.targets", "data.scaling", "data.readers", "data.images", "data.cifar_batches", "data.hdf5",
-    "data.array_files", "data.tables", "data.libsvm", "data.text", "data.sources", "data.files", "data", "comm",
-    "traffic", "machine", "config_text", "config", "layout", "arrays", "yaml_io", "nets", "errors", "",
+    "data.array_files", "data.tables", "data.libsvm", "data.text", "data.sources", "data.files", "data",
+    "crew", "comm",
+    "traffic", "machine", "config_text", "config", "config_solvers", "layout", "arrays",
+    "yaml_io", "nets", "errors", "",
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnewton import config, config_text, yaml_io
+from dnewton.config_solvers import SolverSection
 from dnewton.errors import UserError
 from dnewton.netplan import infer_shapes
 
@@ -41,7 +42,7 @@ parallel: {grid: auto, replicas: 1, device: cpu, dtype: float32}
 output: {checkpoint_every: 10, keep: 3}
 """
     loaded = load(text)
-    assert loaded.solver == config.SolverSection()
+    assert loaded.solver == SolverSection()
     assert load(loaded.dump()) == loaded
     assert load(NET).dump() == config_text.load(load(NET).dump(), "again").dump()
 

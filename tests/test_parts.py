@@ -183,11 +183,11 @@ def test_models_do_not_depend_on_the_layout(comm: Comm, tmp_path_factory: pytest
         on = lay_out(problem, comm, grid)
         theta = on.theta.astype(dtype)
         path = f"{folder}/{i}-{dtype}.safetensors"
-        checkpoint.save(path, on.network, {"": theta, checkpoint.PREVIOUS: 2 * theta}, {"note": "x"}, on.comm)
+        checkpoint.save(path, on.network, {"": theta, "previous.": 2 * theta}, {"note": "x"}, on.comm)
         found = load_file(path)
         for key, value in problem.params.items():
             assert np.array_equal(found[key], value.astype(dtype))
-            assert np.array_equal(found[checkpoint.PREVIOUS + key], 2 * value.astype(dtype))
+            assert np.array_equal(found["previous." + key], 2 * value.astype(dtype))
         assert checkpoint.read_metadata(path) == {"note": "x"}
         other = lay_out(problem, comm, Grid(grid.cols, grid.rows))
         assert np.array_equal(checkpoint.load(path, other.network, dtype), other.theta.astype(dtype))

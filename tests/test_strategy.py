@@ -18,7 +18,8 @@ from test_ways import LAMBDA, NETS, dense_pieces, setting
 
 from dnewton import calibration, config_text, forecast, planner, strategy
 from dnewton.comm import Comm
-from dnewton.config import Config, SolverSection
+from dnewton.config import Config
+from dnewton.config_solvers import SolverSection
 from dnewton.curvature import costs
 from dnewton.curvature.jacobian import Unit, units
 from dnewton.curvature.rates import Rates

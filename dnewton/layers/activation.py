@@ -1,4 +1,4 @@
-"""Activation functions σ and their slopes σ′, the slope computed from the output alone (nothing else is kept)."""
+"""Activation functions σ with σ′ and σ″, both computed from the output alone (nothing else is kept)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dnewton.arrays import Array, namespace
 
 @dataclass(frozen=True)
 class Activation:
-    """σ applied to s, and σ′ as a function of z = σ(s)."""
+    """σ applied to s, and its derivatives σ′ (`slope`) and σ″ (`curve`) as functions of z = σ(s)."""
 
     value: Callable[[Array], Array]
     slope: Callable[[Array], Array]
+    curve: Callable[[Array], Array]
 
 
 def _relu(s: Array) -> Array:
@@ -23,6 +24,10 @@ def _relu(s: Array) -> Array:
 
 def _relu_slope(z: Array) -> Array:
     return namespace(z).astype(z > 0, z.dtype)
+
+
+def _relu_curve(z: Array) -> Array:
+    return namespace(z).zeros_like(z)  # almost everywhere
 
 
 def _sigmoid(s: Array) -> Array:
@@ -38,10 +43,14 @@ def _softplus_slope(z: Array) -> Array:
     return -namespace(z).expm1(-z)  # sigmoid(s) = 1 - e^{-softplus(s)}
 
 
+def _softplus_curve(z: Array) -> Array:
+    return _softplus_slope(z) * namespace(z).exp(-z)
+
+
 # `linear` has no entry: there is nothing to apply and no slope to multiply by.
 ACTIVATIONS: dict[str, Activation] = {
-    "relu": Activation(_relu, _relu_slope),
-    "tanh": Activation(lambda s: namespace(s).tanh(s), lambda z: 1 - z * z),
-    "sigmoid": Activation(_sigmoid, lambda z: z * (1 - z)),
-    "softplus": Activation(_softplus, _softplus_slope),
+    "relu": Activation(_relu, _relu_slope, _relu_curve),
+    "tanh": Activation(lambda s: namespace(s).tanh(s), lambda z: 1 - z * z, lambda z: -2 * z * (1 - z * z)),
+    "sigmoid": Activation(_sigmoid, lambda z: z * (1 - z), lambda z: z * (1 - z) * (1 - 2 * z)),
+    "softplus": Activation(_softplus, _softplus_slope, _softplus_curve),
 }

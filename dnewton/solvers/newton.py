@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from dnewton.arrays import Array, dot, namespace
 from dnewton.comm import Comm
-from dnewton.config import SolverSection
+from dnewton.config_solvers import SolverSection
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.implicit import ByPasses, Normal, Passes
 from dnewton.errors import UserError
 from dnewton.objective import Cycle, Evaluation, Objective, subsample_size
 from dnewton.solvers import combine, damping, early_stop, exact, subproblem, ways
+from dnewton.solvers.solver import BACKWARD, FORWARD, Saved, Start, Step
 from dnewton.strategy import Strategy
 
 MAX_TRIALS = 12
@@ -30,24 +31,6 @@ class State:
     iteration: int = 0
     first_norm: float = math.nan
     evaluated: int = 0  # the iteration whose batches f and ∇f were evaluated in (older after rejected steps)
-
-
-@dataclass(frozen=True)
-class Step:
-    """What an iteration reports."""
-
-    loss: float
-    grad_norm: float
-    metric: float
-    samples: int
-    damping: float
-    step: float | None = None
-    ratio: float | None = None
-    cg: int = 0
-    active: bool = False
-    cut: bool = False
-    waited: float = 0.0
-    trials: int = 0
 
 
 class Newton:
@@ -88,7 +71,35 @@ class Newton:
             raise UserError(f"the objective is {at.value} at the starting point; scale the data or the weights")
         if state.iteration == 0:
             state.first_norm = self._norm
-        return Step(at.value, self._norm, at.metric, at.samples, state.damping)
+        return Step(at.value, self._norm, at.metric, at.samples, state.damping, seen=float(at.samples))
+
+    def begin(self, start: Start) -> Step:
+        """As :meth:`start`, from θ alone or from what a checkpoint holds. Collective over the world."""
+        state = State(start.theta, self._options.lambda_)
+        if start.saved is not None:
+            values = start.saved.values
+            state = State(
+                start.theta, float(values["lambda"]), start.saved.vectors.get("previous"), start.iteration,
+                float(values["first_norm"]), int(values["evaluated"]),
+            )  # fmt: skip
+        return self.start(state)
+
+    def saved(self) -> Saved:
+        """The previous step, λ, and where f was evaluated."""
+        state = self.state
+        values = {"lambda": state.damping, "first_norm": state.first_norm, "evaluated": state.evaluated}
+        vectors = {} if state.previous is None else {"previous": state.previous}
+        return Saved(vectors, values={k: repr(v) for k, v in values.items()})
+
+    @property
+    def theta(self) -> Array:
+        """The weights."""
+        return self.state.theta
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done."""
+        return self.state.iteration
 
     @property
     def converged(self) -> bool:
@@ -136,9 +147,19 @@ class Newton:
             cut=found.cut,
             waited=waited,
             trials=trials + (len(dampings) if len(dampings) > 1 else 0),
+            seen=self._spent(trials + len(dampings) - 1, at is not None),
+            seen_per_cg=4 / 3 * self._subsamples.size,  # by passes: a tangent sweep is two forward passes
+            solved=True,
         )
 
-    def close(self) -> None:
+    def _spent(self, trials: int, accepted: bool) -> float:
+        """Gradient equivalents of an iteration but for its CG: evaluations, a gradient, the K-fold sweep over S."""
+        s, outputs = self._subsamples.size, self._objective.network.plan.outputs
+        total = self._gradient_draws.size if self._stochastic else self._objective.data.count
+        sweep = 0.0 if self._strategy.how == "implicit" else BACKWARD * outputs * s
+        return FORWARD * trials * total + (BACKWARD * total if accepted else FORWARD * s) + sweep
+
+    def close(self, error: str = "") -> None:
         """Free the early-termination counter. Collective over the world."""
         self._watch.close()
 

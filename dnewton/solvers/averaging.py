@@ -1,0 +1,63 @@
+"""Periodic averaging of the workers' weights (Su and Chen 2015), and BMUF (Chen and Huo 2016)."""
+
+from __future__ import annotations
+
+from dnewton.arrays import namespace
+from dnewton.config_solvers import AveragingSection
+from dnewton.solvers.epochs import taken
+from dnewton.solvers.local import LocalSteps
+from dnewton.solvers.solver import Saved, Start
+from dnewton.solvers.workers import Share, Workers
+
+
+class Averaging(LocalSteps):
+    """Every τ steps x ← mean of the workers' x: one sum of θ's size.
+
+    With block momentum the mean's displacement is a gradient: D ← η_b D + ζ (mean - W);  W ← W + D;  workers go on
+    from W, or with `nesterov_block` from W + η_b D.
+    """
+
+    def __init__(self, workers: Workers, options: AveragingSection) -> None:
+        super().__init__(workers, options, options.momentum)
+        self._own: AveragingSection = options
+
+    def prepare(self, start: Start) -> None:
+        """All workers begin at the common point."""
+        super().prepare(start)
+        self._block = taken(start, "block")
+        self._met = 0
+
+    def update(self, share: Share, rate: float, count: int) -> None:
+        """One local step; the meeting after every τ of them. Collective over the workers."""
+        self.sgd_step(share, rate)
+        if (count + 1) % self._own.tau == 0:
+            self._average()
+
+    def meet(self) -> None:
+        """A pass ends with a meeting too, so that what is evaluated is the average."""
+        if (self.iteration * self.workers.steps) % self._own.tau:
+            self._average()
+        super().meet()
+
+    def _average(self) -> None:
+        options, workers, xp = self._own, self.workers, namespace(self.x)
+        with workers.all.phase("exchange"):
+            mean = workers.mean(self.x)
+            if options.buffers == "average" and self.momentum:
+                self.velocity = workers.mean(self.velocity)
+        if options.buffers == "reset":
+            self.velocity = xp.zeros_like(self.velocity)
+        if options.block_momentum:
+            self._block = options.block_momentum * self._block + options.block_rate * (mean - self.centre)
+            self.centre = self.centre + self._block
+            ahead = options.block_momentum if options.nesterov_block else 0.0
+            self.x = self.centre + ahead * self._block
+        else:
+            self.centre = mean
+            self.x = xp.asarray(mean, copy=True)
+
+    def saved(self) -> Saved:
+        """The workers' points and momenta, and the block momentum."""
+        saved = super().saved()
+        vectors = {"block": self._block} if self._own.block_momentum else {}
+        return Saved(vectors, saved.own, saved.values)

@@ -1,0 +1,114 @@
+"""Entropy-SGD (Chaudhari et al. 2017a) and Parle (Chaudhari et al. 2017b): an inner loop that looks at f around the
+outer point, and for Parle an elastic coupling of the workers' outer points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dnewton.arrays import Array, namespace
+from dnewton.config_solvers import EntropySection
+from dnewton.solvers.epochs import Epochs
+from dnewton.solvers.solver import Saved, Start
+from dnewton.solvers.workers import Share, Workers
+
+NOISE = 6  # purpose of this random draw
+
+
+class Entropy(Epochs):
+    """A step of the schedule is one inner step; after L of them the outer step.
+
+    Inner, from y = z = x (Nesterov, its buffer new every time):  y ← y - η' (∇f(y) + γ (y - x) + noise);
+    z ← (1 - a) z + a y.   Outer:  x ← x - η Nesterov( (x - z) + ρ (x - x̄) ), x̄ the mean of the workers' z.
+    `entropy_sgd` is one worker of many samples: gradients are summed over the workers and ρ is 0. `parle` sends two
+    vectors of θ's size per L steps, x̄ and the mean of x, which is what is evaluated.
+    """
+
+    def __init__(self, workers: Workers, options: EntropySection) -> None:
+        super().__init__(workers, options)
+        self._own: EntropySection = options
+        self._coupled = options.name == "parle"
+
+    def prepare(self, start: Start) -> None:
+        """All workers begin at the common point, or where they were."""
+        xp, saved = namespace(start.theta), start.saved
+        own = saved.own if saved is not None else {}
+        zeros = xp.zeros_like(start.theta)
+        self._centre = xp.asarray(start.theta, copy=True)
+        self._x = own.get("x", xp.asarray(start.theta, copy=True))
+        self._v = own.get("velocity", zeros)  # Nesterov's buffer of the outer loop
+        self._y = own.get("y", xp.asarray(self._x, copy=True))
+        self._z = own.get("z", xp.asarray(self._x, copy=True))
+        self._inner = own.get("inner", xp.zeros_like(zeros))
+        self._outer = int(saved.values["outer"]) if saved is not None and own else 0
+
+    @property
+    def theta(self) -> Array:
+        """The mean of the workers' outer points."""
+        return self._centre
+
+    def update(self, share: Share, rate: float, count: int) -> None:
+        """An inner step, and an outer one where it is due. Collective over the workers."""
+        options, workers = self._own, self.workers
+        gamma = min(1.0, options.gamma * (1 + options.gamma_growth) ** self._outer)
+        if self._coupled:
+            if len(share.indices):
+                with workers.all.phase("gradient"):
+                    self._step_inside(workers.gradient(self._y, share.indices), gamma)
+        else:
+            self._step_inside(workers.mean_gradient(self._y, share), gamma, self._noise(count))
+        self._z = (1 - options.average) * self._z + options.average * self._y
+        if (count + 1) % options.inner_steps == 0:
+            self._step_outside(rate)
+
+    def _step_inside(self, gradient: Array, gamma: float, noise: Array | float = 0.0) -> None:
+        options = self._own
+        d = gradient + gamma * (self._y - self._x) + noise
+        self._inner = options.momentum * self._inner + d
+        self._y = self._y - options.inner_rate * (d + options.momentum * self._inner)
+
+    def _step_outside(self, rate: float) -> None:
+        options, workers, xp = self._own, self.workers, namespace(self._x)
+        d = self._x - self._z
+        if self._coupled:
+            rho = min(10.0, options.rho * (1 + options.rho_growth) ** self._outer)
+            with workers.all.phase("exchange"):
+                d = d + rho * (self._x - workers.mean(self._z))
+        self._v = options.momentum * self._v + d
+        self._x = self._x - rate * (d + options.momentum * self._v)
+        if self._coupled:
+            with workers.all.phase("exchange"):
+                self._centre = workers.mean(self._x)
+        else:
+            self._centre = self._x
+        self._y, self._z = xp.asarray(self._x, copy=True), xp.asarray(self._x, copy=True)
+        self._inner = xp.zeros_like(self._inner)
+        self._outer += 1
+
+    def _noise(self, count: int) -> Array | float:
+        """Normal numbers keyed by (seed, layer, row, step): the same whatever the layout."""
+        options, network = self._own, self.workers.objective.network
+        if not options.noise:
+            return 0.0
+        out = np.empty(network.size, dtype=self._x.dtype)
+        for block in network.blocks:
+            rows = network.drawn_rows(block, [options.seed, NOISE + (block.layer.shape.index << 8)], count, 1.0)
+            block.weight(out)[...] = rows
+            if block.has_bias:
+                block.bias(out)[...] = 0.0
+        return options.noise * namespace(self._x).asarray(out)
+
+    def meet(self) -> None:
+        """Replica 0's bits for all."""
+        with self.workers.all.phase("exchange"):
+            self._centre = self.workers.peers.of_first(self._centre)
+
+    def figures(self) -> dict[str, Any]:
+        """Outer steps done."""
+        return {"outer_steps": self._outer}
+
+    def saved(self) -> Saved:
+        """Both loops of every worker."""
+        own = {"x": self._x, "velocity": self._v, "y": self._y, "z": self._z, "inner": self._inner}
+        return Saved(own=own, values={**self.saved_values(), "outer": str(self._outer)})
