@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from dnewton import budget, calibration, machine, planner, strategy
 from dnewton.comm import Comm
 from dnewton.config import Config, regulariser
-from dnewton.config_solvers import SolverSection
+from dnewton.config_solvers import ServedSection, SolverSection
 from dnewton.crew import Crew, layout
 from dnewton.curvature.losses import LOSSES
 from dnewton.data.parts import Loaded, Parts, load_parts, open_parts
@@ -20,6 +21,7 @@ from dnewton.netplan import NetPlan, infer_shapes
 from dnewton.network import Network
 from dnewton.objective import Objective, subsample_size
 from dnewton.solvers import registry
+from dnewton.solvers.server import Server
 from dnewton.solvers.solver import Solver
 
 READERS = 64 << 20  # what readers hold besides the columns they were asked for
@@ -46,8 +48,10 @@ class Job:
     notes: list[str]
 
 
-def assemble(config: Config, world: Comm, source: str) -> Job:
+def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     """Plan the layout, read the data and build the solver; `source` names the configuration in messages.
+
+    A rank that serves gets its server instead.
 
     Raises UserError alike on all ranks. Collective over the world.
     """
@@ -86,14 +90,17 @@ def assemble(config: Config, world: Comm, source: str) -> Job:
     notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
     notes.extend(plan.describe())
     notes.extend([*how.describe(), *([f"rates: {origin}"] if origin else [])])
-    assert crew.model is not None
-    assert crew.workers is not None
+    if crew.workers is None or crew.model is None:
+        assert isinstance(options, ServedSection)
+        with world.together():  # what goes wrong while the workers read is said here, too
+            return Server(crew, plan, options, config.parallel.dtype)
     network = Network(plan, crew.model.on_grid(plan.grid))
     bounds = plan.grid.bounds(plan.input_split, plan.input_units, network.comm.rank)
     window = Window.of(config.net.input, plan.input_units, bounds)
-    loaded = load_parts(
-        parts, config.data, window, work.outputs, config.net.loss, config.parallel.dtype, resident, crew.workers
-    )  # fmt: skip
+    with world.together() if crew.layout.servers else nullcontext():
+        loaded = load_parts(
+            parts, config.data, window, work.outputs, config.net.loss, config.parallel.dtype, resident, crew.workers
+        )  # fmt: skip
     targets = loaded.targets
     notes.extend(_streams(loaded, crew.workers))
     objective = Objective(
@@ -101,6 +108,7 @@ def assemble(config: Config, world: Comm, source: str) -> Job:
         regulariser(config, parts.train.samples), how.batch, passes,
     )  # fmt: skip
     solver = registry.make(options, objective, crew, how)
+    notes.extend(solver.describe())
     others = {k: v for k, v in (("test", loaded.test), ("validation", loaded.validation)) if v is not None}
     description = describe(config, network, window, loaded.scaling, targets, parts.train)
     return Job(

@@ -94,7 +94,7 @@ def prefixes(path: str, network: Network) -> list[str]:
     """The name prefixes of the vectors like θ that a checkpoint holds ("" for the weights)."""
     first = f"{network.plan.parametric()[0].shape.name}.weight"
     with safe_open(path, framework="numpy") as file:
-        return [name.removesuffix(first) for name in file.keys() if name == first or name.endswith("." + first)]
+        return [name.removesuffix(first) for name in list(file.keys()) if name == first or name.endswith("." + first)]
 
 
 def load(path: str, network: Network, dtype: str, prefix: str = "") -> Array:

@@ -58,8 +58,7 @@ class Comm:
         comm = cls(MPI.COMM_WORLD.Dup())
         comm.ranks_on_node, comm.cores = comm._node()
         comm.least_cores = comm.extremes(comm.cores)[0]
-        comm.polite = comm.least_cores < 1.0
-        comm.ledger = Ledger()
+        comm.polite, comm.ledger = comm.least_cores < 1.0, Ledger()
         return comm
 
     def on_grid(self, grid: Grid) -> Comm:
@@ -205,10 +204,11 @@ class Comm:
         with self._counted(0):
             self.wait(self._mpi.Irecv(array, source, tag))
 
-    def arrived(self, source: int | None = None) -> tuple[int, int] | None:
-        """Sender and tag of a message that can be received now, from `source` or anybody; never waits."""
+    def arrived(self, source: int | None = None, tag: int | None = None) -> tuple[int, int] | None:
+        """Sender and tag of a message that can be received now, of `source` or anybody, of any tag; never waits."""
         status = MPI.Status()
-        found = self._mpi.Iprobe(MPI.ANY_SOURCE if source is None else source, MPI.ANY_TAG, status)
+        sender, kind = MPI.ANY_SOURCE if source is None else source, MPI.ANY_TAG if tag is None else tag
+        found = self._mpi.Iprobe(sender, kind, status)
         return (int(status.Get_source()), int(status.Get_tag())) if found else None
 
     # --- scalars: every rank gets the same bits ---------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The `solver` section of the YAML: a schema per method, chosen by `solver.name`. docs/solvers.md says what each does."""
+"""The `solver` section of the YAML: a schema per method, chosen by `solver.name` (docs/solvers.md)."""
 
 from __future__ import annotations
 
@@ -167,6 +167,7 @@ class AdamSection(WorkersSection):
 class ServedSection(WorkersSection):
     """Methods whose workers may talk to parameter servers."""
 
+    name: str
     mode: Literal["sync", "async", "round_robin"] = "async"  # round_robin: in turn, so that runs can be repeated
     server_ranks: Count = 1  # the last ranks of the job; each holds a slice of the centre
 
@@ -196,6 +197,14 @@ class DownpourSection(ServedSection):
     tau: Count = 1  # steps between two exchanges
     momentum: Fraction = 0.9  # mdownpour only: Nesterov momentum of the centre
     average: Annotated[float, Field(gt=0, le=1)] = 0.01  # mvadownpour only: weight of the newest centre
+
+    @model_validator(mode="before")
+    @classmethod
+    def _smaller_with_momentum(cls, value: Any) -> Any:
+        """A rate that suits plain steps diverges with momentum: mdownpour's default is a tenth."""
+        if isinstance(value, dict) and value.get("name") == "mdownpour":
+            return {"learning_rate": 0.01, **value}
+        return value
 
     @model_validator(mode="after")
     def _momentum_is_the_servers(self) -> DownpourSection:
@@ -263,7 +272,7 @@ class RankMSection(WorkersSection):
     ridge: Positive = 1e-3  # relative to trace(YᵀY)/m
     overlap: Count = 256  # samples on which all workers take the same gradient difference
     secant_rate: NotNegative = 0.1  # eta: step along what is left of the gradient
-    spread: Annotated[float, Field(ge=0, le=1)] = 1.0  # how much of its distance from the mean a worker keeps
+    spread: Annotated[float, Field(ge=0, le=1)] = 0.0  # how much of its distance from the mean a worker keeps
 
 
 class HessianFreeSection(CommonSection):

@@ -107,7 +107,7 @@ class Network:
     def __init__(self, plan: NetPlan, comm: Comm) -> None:
         self.plan, self.comm = plan, comm
         self.ops: list[Linear | Pool | Flatten] = [_operation(layer) for layer in plan.layers]
-        self.blocks: list[Block] = _blocks(plan, comm.rank)
+        self.blocks: list[Block] = blocks_of(plan, comm.rank)
         self.size = sum(b.size for b in self.blocks)
         self._block_at = {b.position: b for b in self.blocks}
         grid, last = plan.grid, plan.layers[-1]
@@ -275,6 +275,12 @@ class Network:
         plan = self.plan
         return self._move(array, moves(plan.grid, plan.input_split, "full"), plan.input_units)
 
+    def whole_slice(self, block: Block, array: Array, of_outputs: bool = False) -> Array:
+        """A layer's input slice (or what belongs to its output slice, on the last axis), made whole. Collective."""
+        layer, grid = block.layer, self.plan.grid
+        split, units = (layer.out_split, layer.out_units) if of_outputs else (layer.in_split, layer.in_units)
+        return self._move(array, moves(grid, split, "full"), units)
+
     def _move(self, array: Array, steps: tuple[Move, ...], units: Units) -> Array:
         grid, rank = self.plan.grid, self.comm.rank
         for step in steps:
@@ -300,7 +306,8 @@ def _operation(layer: LayerPlan) -> Linear | Pool | Flatten:
     return Pool(shape.kind == "maxpool", image, options.size, options.stride or options.size, options.padding)
 
 
-def _blocks(plan: NetPlan, rank: int) -> list[Block]:
+def blocks_of(plan: NetPlan, rank: int) -> list[Block]:
+    """The blocks of a rank of the grid, one per layer with weights."""
     grid, blocks, offset = plan.grid, [], 0
     for position, layer in enumerate(plan.layers):
         if layer.split_kind is None:

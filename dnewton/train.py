@@ -20,6 +20,7 @@ from dnewton.errors import UserError
 from dnewton.launch import run
 from dnewton.nets import read_net
 from dnewton.rundir import RunDirectory
+from dnewton.solvers.server import Server
 from dnewton.trainer import PARTS, Record, Trainer, initial_state, resumed_state
 
 
@@ -80,11 +81,14 @@ def _main(comm: Comm) -> None:
                 if comm.rank == 0:
                     out.check(args.overwrite)
         job = assemble(settings, comm, source)
-        job.notes.extend(notes)
+    if isinstance(job, Server):
+        job.serve()
+        return
+    job.notes.extend(notes)
     try:
         _train(job, args, out, started, source)
-    except UserError:  # raised alike on all ranks
-        job.solver.close()
+    except UserError as error:  # raised alike on all ranks
+        job.solver.close(str(error))
         raise
     job.solver.close()
 
@@ -98,7 +102,7 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
         elif comm.rank == 0:
             out.create(job.config.dump())
     show, close = _display(comm.rank, out)
-    notes = [f"dnewton {__version__}: {source} on {comm.size} rank(s), run directory {out.path}", *job.notes]
+    notes = [f"dnewton {__version__}: {source} on {job.crew.world.size} rank(s), run directory {out.path}", *job.notes]
     notes += [f"going on after iteration {start.iteration}"] if args.resume else []
     for text in [*notes, progress.HEADER]:
         show(text)

@@ -16,7 +16,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Arrows point one way: a module imports only modules that come later in this list.
 ORDER = [
     "train", "predict", "plan", "data.__main__", "launch", "cli", "trainer", "assemble", "calibration", "rundir",
-    "progress", "solvers.registry", "solvers.elastic", "solvers.averaging", "solvers.entropy",
+    "progress", "solvers.registry", "solvers.served", "solvers.server", "solvers.elastic", "solvers.averaging",
+    "solvers.entropy",
+    "solvers.rank_m", "solvers.hessian_free", "solvers.krylov",
+    "solvers.kfac", "solvers.kfac_factors", "solvers.kfac_plan", "whole",
     "solvers.local", "solvers.first_order", "solvers.epochs", "solvers.workers", "solvers.newton",
     "solvers.solver", "budget", "strategy", "solvers.combine", "solvers.ways", "solvers.exact",
     "solvers.precondition", "solvers.gram_cg", "solvers.later", "solvers.subproblem", "solvers.early_stop",

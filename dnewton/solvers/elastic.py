@@ -28,6 +28,10 @@ class Elastic(LocalSteps):
         with self.workers.all.phase("exchange"):
             self.centre = self.centre + self.workers.peers.sum(pull)
 
+    def describe(self) -> list[str]:
+        """The α that follows from β."""
+        return [f"elastic: alpha = beta / workers = {self.alpha:g}, an exchange every {self.tau} step(s)"]
+
     def figures(self) -> dict[str, Any]:
         """α, and how far the workers are from the centre (root mean square over the workers)."""
         away = self.x - self.centre

@@ -64,6 +64,10 @@ class Epochs(ABC):
     def close(self, error: str = "") -> None:  # noqa: B027
         """Nothing to give back."""
 
+    def describe(self) -> list[str]:
+        """Lines for the log."""
+        return []
+
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     @property

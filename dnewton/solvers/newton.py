@@ -159,6 +159,10 @@ class Newton:
         sweep = 0.0 if self._strategy.how == "implicit" else BACKWARD * outputs * s
         return FORWARD * trials * total + (BACKWARD * total if accepted else FORWARD * s) + sweep
 
+    def describe(self) -> list[str]:
+        """Nothing for the log; the strategy has its own lines."""
+        return []
+
     def close(self, error: str = "") -> None:
         """Free the early-termination counter. Collective over the world."""
         self._watch.close()

@@ -8,20 +8,30 @@ from dnewton.config_solvers import (
     AdamSection,
     AnySolver,
     AveragingSection,
+    DelayCompensatedSection,
+    DownpourSection,
     ElasticSection,
     EntropySection,
+    HessianFreeSection,
+    KFACSection,
+    RankMSection,
     SGDSection,
     SolverSection,
 )
 from dnewton.crew import Crew, Layout
 from dnewton.netplan import NetPlan
-from dnewton.objective import Objective
+from dnewton.objective import Objective, subsample_size
 from dnewton.planner import Workload
+from dnewton.solvers import kfac_plan
 from dnewton.solvers.averaging import Averaging
 from dnewton.solvers.elastic import Elastic
 from dnewton.solvers.entropy import Entropy
 from dnewton.solvers.first_order import SGD, Adam
+from dnewton.solvers.hessian_free import HessianFree
+from dnewton.solvers.kfac import KFAC
 from dnewton.solvers.newton import Newton
+from dnewton.solvers.rank_m import RankM
+from dnewton.solvers.served import AsyncElastic, DelayCompensated, Downpour
 from dnewton.solvers.solver import Solver
 from dnewton.solvers.workers import Workers
 from dnewton.strategy import Strategy
@@ -34,9 +44,19 @@ def budget_for(
     options: AnySolver, plan: NetPlan, work: Workload, layout: Layout, memory: float, process: float, source: str
 ) -> Budget:
     """What a comparison solver needs on the largest rank. Raises UserError when it does not fit."""
-    batch = getattr(options, "batch", 1)
+    batch, kept, extra = getattr(options, "batch", 1), 0, 0.0
+    if isinstance(options, KFACSection):
+        sizes = kfac_plan.layer_sizes(plan)
+        place = kfac_plan.place(
+            sizes, layout.replicas, layout.model_ranks, options.name, options.assignment,
+            options.grad_worker_fraction, source,
+        )  # fmt: skip
+        ranks = [(w, m) for w in range(layout.replicas) for m in range(layout.model_ranks)]
+        extra = 2.0 * work.itemsize * max(kfac_plan.held_numbers(sizes, place, options.name, *at) for at in ranks)
+    if isinstance(options, HessianFreeSection):
+        kept = -(-subsample_size(options.subsample, work.samples) // layout.replicas)
     return budget.fit(
-        plan, work, vectors=VECTORS.get(options.name, 8), batch=options.batch_size, step=batch,
+        plan, work, vectors=VECTORS.get(options.name, 12), batch=options.batch_size, step=batch, kept=kept, extra=extra,
         memory=memory, process=process, source=source,
     )  # fmt: skip
 
@@ -52,9 +72,19 @@ def make(options: AnySolver, objective: Objective, crew: Crew, how: Strategy | B
     if isinstance(options, AdamSection):
         return Adam(workers, options)
     if isinstance(options, ElasticSection):
-        return Elastic(workers, options)
+        return Elastic(workers, options) if options.mode == "sync" else AsyncElastic(workers, options, crew)
+    if isinstance(options, DownpourSection):
+        return Downpour(workers, options, crew)
+    if isinstance(options, DelayCompensatedSection):
+        return DelayCompensated(workers, options, crew)
     if isinstance(options, AveragingSection):
         return Averaging(workers, options)
     if isinstance(options, EntropySection):
         return Entropy(workers, options)
-    raise NotImplementedError(options.name)
+    if isinstance(options, KFACSection):
+        return KFAC(workers, options, crew)
+    if isinstance(options, RankMSection):
+        return RankM(workers, options)
+    if isinstance(options, HessianFreeSection):
+        return HessianFree(workers, options)
+    raise AssertionError(options)

@@ -81,6 +81,10 @@ class Solver(Protocol):
         """What a checkpoint holds besides θ and the iteration."""
         ...
 
+    def describe(self) -> list[str]:
+        """Lines for the log: what was derived from the options."""
+        ...
+
     def close(self, error: str = "") -> None:
         """Give back what others wait for. Collective over the workers."""
         ...

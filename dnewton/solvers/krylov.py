@@ -1,0 +1,105 @@
+"""Krylov methods on vectors spread over ranks: conjugate gradients, and Bi-CG-STAB for indefinite matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dnewton.arrays import Array, namespace
+
+Product = Callable[[Array], Array]
+Dots = Callable[..., list[float]]  # dot products of pairs, the same bits on all ranks
+
+
+@dataclass
+class Found:
+    """An approximate solution d of A d = b, its residual b - A d, and the direction of lowest curvature seen."""
+
+    d: Array
+    r: Array
+    iterations: int = 0
+    products: int = 0
+    lowest: float = math.inf  # qᵀAq / qᵀq
+    q: Array | None = None
+    aq: Array | None = None
+
+    def look(self, p: Array, ap: Array, curvature: float, squares: float) -> None:
+        """Remember p if A curves less along it than along all before."""
+        if squares > 0 and curvature / squares < self.lowest:
+            xp = namespace(p)
+            self.lowest, self.q, self.aq = curvature / squares, xp.asarray(p, copy=True), xp.asarray(ap, copy=True)
+
+
+def _begin(product: Product, b: Array, start: Array | None) -> Found:
+    xp = namespace(b)
+    if start is None:
+        return Found(xp.zeros_like(b), xp.asarray(b, copy=True))
+    return Found(xp.asarray(start, copy=True), b - product(start), products=1)
+
+
+def conjugate_gradients(
+    product: Product, b: Array, tolerance: float, limit: int, dots: Dots, start: Array | None = None
+) -> Found:
+    """Until ‖r‖ ≤ tolerance ‖b‖, `limit` iterations, or curvature that is not positive."""
+    found = _begin(product, b, start)
+    bound, rr = dots((b, b), (found.r, found.r))
+    bound *= tolerance**2
+    p = namespace(b).asarray(found.r, copy=True)
+    while rr > bound and found.iterations < limit:
+        ap = product(p)
+        found.products += 1
+        curvature, squares = dots((p, ap), (p, p))
+        found.look(p, ap, curvature, squares)
+        if not (curvature > 0 and math.isfinite(curvature)):
+            break
+        found.iterations += 1
+        step = rr / curvature
+        found.d += step * p
+        found.r -= step * ap
+        before, rr = rr, dots((found.r, found.r))[0]
+        p = found.r + (rr / before) * p
+    return found
+
+
+def bicgstab(
+    product: Product, b: Array, tolerance: float, limit: int, dots: Dots, start: Array | None = None
+) -> Found:
+    """Stabilised bi-conjugate gradients (van der Vorst 1992): two products per iteration, A may be indefinite.
+
+    The iterate with the smallest residual is returned; a breakdown (ρ or ω near 0) begins anew from the residual.
+    """
+    xp = namespace(b)
+    found = _begin(product, b, start)
+    bound, rr = dots((b, b), (found.r, found.r))
+    bound *= tolerance**2
+    x, r = xp.asarray(found.d, copy=True), xp.asarray(found.r, copy=True)
+    best = rr
+    shadow, p, rho = r, r, rr
+    while rr > bound and found.iterations < limit:
+        found.iterations += 1
+        ap = product(p)
+        found.products += 1
+        with_shadow, curvature, squares = dots((shadow, ap), (p, ap), (p, p))
+        found.look(p, ap, curvature, squares)
+        if not math.isfinite(with_shadow) or abs(with_shadow) < 1e-30 * max(1.0, squares):
+            break
+        alpha = rho / with_shadow
+        s = r - alpha * ap
+        t = product(s)
+        found.products += 1
+        ts, tt, ss = dots((t, s), (t, t), (s, s))
+        found.look(s, t, ts, ss)
+        omega = ts / tt if tt > 0 else 0.0
+        x = x + alpha * p + omega * s
+        r = s - omega * t
+        rr, after = dots((r, r), (shadow, r))
+        if not math.isfinite(rr):
+            break
+        if rr < best:
+            best, found.d, found.r = rr, x, r
+        if omega == 0 or abs(after) <= 1e-12 * rr:
+            shadow, p, rho = r, r, rr  # breakdown: begin anew
+            continue
+        p, rho = r + (after / rho) * (alpha / omega) * (p - omega * ap), after
+    return found

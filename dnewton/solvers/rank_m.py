@@ -1,0 +1,126 @@
+"""Multi-secant Newton over workers, after Arnold and Wang 2017 (whose equations are not public: these are derived).
+
+m workers at x_i with gradients g_i of the same samples; S = [x_i - x̄], Y = [g_i - ḡ].
+Type II: γ = (YᵀY + δI)⁻¹ Yᵀḡ;  type I: γ = (sym(SᵀY) + δI)⁻¹ Sᵀḡ.  Then x_new = x̄ - Sγ - η (ḡ - Yγ).
+Every rank gets its slice of all x_i and g_i by one Alltoall, so traffic is about 4 n numbers per rank whatever m is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dnewton.arrays import Array, namespace
+from dnewton.config_solvers import RankMSection
+from dnewton.layout import cut
+from dnewton.objective import Indices
+from dnewton.solvers.local import LocalSteps
+from dnewton.solvers.solver import Start
+from dnewton.solvers.workers import Share, Workers
+
+
+@dataclass(frozen=True)
+class Secant:
+    """One multi-secant step: the new point, the workers' mean, and this rank's slice of the mean gradient."""
+
+    new: Array
+    mean: Array
+    slope: Array
+    rank: int  # numerical rank of Y
+
+
+def coefficients(yy: Array, sy: Array, yg: Array, sg: Array, kind: str, ridge: float) -> tuple[Array, int]:
+    """γ of both types from the small matrices YᵀY, SᵀY and vectors Yᵀḡ, Sᵀḡ (float64), and the rank of Y."""
+    xp = namespace(yy)
+    m = yy.shape[0]
+    scale = float(xp.sum(xp.linalg.diagonal(yy))) / m
+    values = xp.linalg.eigvalsh(yy)
+    rank = int(xp.sum(xp.astype(values > 1e-10 * max(float(values[-1]), 1e-300), xp.int64)))
+    if not scale > 0:
+        return xp.zeros((m,), dtype=yy.dtype), 0
+    if kind == "II":
+        matrix, right = yy, yg
+    else:
+        matrix, right = 0.5 * (sy + sy.T), sg
+        scale = float(xp.sum(xp.abs(xp.linalg.diagonal(matrix)))) / m
+    return xp.linalg.solve(matrix + ridge * scale * xp.eye(m, dtype=yy.dtype), right[:, None])[:, 0], rank
+
+
+class RankM(LocalSteps):
+    """τ local steps spread the workers; then a secant step from their mean, or a plain one where f would rise."""
+
+    def __init__(self, workers: Workers, options: RankMSection) -> None:
+        super().__init__(workers, options, options.momentum)
+        self._own: RankMSection = options
+
+    def prepare(self, start: Start) -> None:
+        """All workers begin at the common point."""
+        super().prepare(start)
+        self._ranks: list[int] = []
+        self._kept = 0
+
+    def update(self, share: Share, rate: float, count: int) -> None:
+        """One local step; the secant step after every τ of them. Collective over the workers."""
+        self.sgd_step(share, rate)
+        if (count + 1) % self._own.tau == 0:
+            self._meet_at_secant(count)
+
+    def meet(self) -> None:
+        """A pass ends with a secant step, so that what is evaluated has all steps in it."""
+        count = self.iteration * self.workers.steps
+        if count % self._own.tau:
+            self._meet_at_secant(count)
+        super().meet()
+
+    def _meet_at_secant(self, draw: int) -> None:
+        options, workers = self._own, self.workers
+        overlap = workers.common(draw, options.overlap)
+        self._seen += len(overlap) * workers.count
+        found = self.secant(overlap)
+        with workers.all.phase("function"):
+            before, after = workers.value(found.mean, overlap), workers.value(found.new, overlap)
+        self._seen += 2 / 3 * len(overlap)
+        good = after < before  # false for NaN
+        self._ranks.append(found.rank)
+        self._kept += good
+        if good:
+            new = found.new
+        else:
+            with workers.all.phase("exchange"):
+                new = found.mean - options.secant_rate * workers.peers.concatenate(found.slope)
+        self.x = new + options.spread * (self.x - found.mean)
+        self.centre = new
+
+    def secant(self, overlap: Indices) -> Secant:
+        """The step from the workers' present points. Collective over the workers."""
+        options, workers, m = self._own, self.workers, self.workers.count
+        with workers.all.phase("gradient"):
+            g = workers.gradient(self.x, overlap)
+        xp, n = namespace(g), g.shape[0]
+        bounds = [cut(n, m, r) for r in range(m)]
+        with workers.all.phase("exchange"):
+            got = workers.peers.exchange([xp.concat([self.x[lo:hi], g[lo:hi]]) for lo, hi in bounds])
+            rows = xp.stack([xp.astype(xp.asarray(np.frombuffer(b, dtype=g.dtype)), xp.float64) for b in got])
+            half = rows.shape[1] // 2
+            w, grads = rows[:, :half], rows[:, half:]
+            mean, slope = xp.mean(w, axis=0), xp.mean(grads, axis=0)
+            s, y = w - mean, grads - slope  # (m, n/m): rows are the columns of S and Y
+            small = xp.concat([xp.reshape(y @ y.T, (m * m,)), xp.reshape(s @ y.T, (m * m,)), y @ slope, s @ slope])
+            small = workers.all.of_first(workers.all.sum(small))
+            yy, sy = xp.reshape(small[: m * m], (m, m)), xp.reshape(small[m * m : 2 * m * m], (m, m))
+            gamma, rank = coefficients(
+                yy, sy, small[2 * m * m : 2 * m * m + m], small[2 * m * m + m :], options.type, options.ridge
+            )
+            new = mean - gamma @ s - options.secant_rate * (slope - gamma @ y)
+            whole = workers.peers.concatenate(xp.astype(xp.stack([new, mean], axis=1), g.dtype))
+        new, mean = (xp.asarray(whole[:, i], copy=True) for i in (0, 1))
+        return Secant(new, mean, xp.astype(slope, g.dtype), rank)
+
+    def figures(self) -> dict[str, Any]:
+        """Mean numerical rank of Y, and the share of secant steps that were kept, since the last line."""
+        steps = max(1, len(self._ranks))
+        found = {"secant_rank": sum(self._ranks) / steps, "secant_kept": self._kept / steps}
+        self._ranks, self._kept = [], 0
+        return found

@@ -1,0 +1,176 @@
+"""Parameter servers: ranks that hold slices of the centre, answer pulls and take in pushes, and train nothing.
+
+Worker w of W talks to every server; server s holds slice s of the centre of every model rank. Requests of one worker
+are answered in the order in which they were sent. What a push does is the method's rule; the rest is alike for all.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dnewton import machine
+from dnewton.arrays import Array
+from dnewton.config_solvers import DelayCompensatedSection, DownpourSection, ServedSection
+from dnewton.crew import Crew
+from dnewton.errors import UserError
+from dnewton.layout import cut
+from dnewton.netplan import NetPlan
+from dnewton.network import blocks_of
+
+INIT, PULL, PUSH, SKIP, FINAL, STATS, STOP = 1, 2, 3, 4, 5, 6, 7  # requests
+MODEL, ACK = 11, 12  # answers
+IDLE = 2e-4  # seconds between two looks for a message
+EPSILON = 1e-7  # dc_asgd: beside the mean square
+
+
+def slice_of(numbers: int, servers: int, server: int) -> slice:
+    """The part of a vector that a server holds."""
+    return slice(*cut(numbers, servers, server))
+
+
+@dataclass
+class Shard:
+    """One model rank's slice on one server, with what the method's rule needs."""
+
+    centre: Array
+    version: int = 0  # updates taken in
+    velocity: Array | None = None  # mdownpour
+    average: Array | None = None  # adownpour, mvadownpour
+    backup: dict[int, Array] = field(default_factory=dict)  # dc_asgd: what each worker was given last
+    mean_square: Array | None = None  # dc_asgd, adaptive
+    pulled: dict[int, int] = field(default_factory=dict)  # the version that each worker was given last
+
+
+def hand_out(shard: Shard, options: ServedSection, worker: int) -> Array:
+    """What a worker that pulls gets: the centre; with mdownpour x̃ + δ v, the point that Nesterov looks at."""
+    shard.pulled[worker] = shard.version
+    if isinstance(options, DownpourSection) and options.name == "mdownpour" and shard.velocity is not None:
+        return shard.centre + options.momentum * shard.velocity
+    if isinstance(options, DelayCompensatedSection):
+        shard.backup[worker] = shard.centre.copy()
+    return shard.centre
+
+
+def take_in(shard: Shard, options: ServedSection, worker: int, push: Array) -> int:
+    """Apply a push by the method's rule; returns its staleness: updates since the worker's last pull.
+
+    easgd, downpour: x̃ += push (the worker has multiplied by α, or by -η). mdownpour: v ← δ v + push, x̃ += v.
+    adownpour, mvadownpour: also z ← (1 - a) z + a x̃ with a = 1/(t + 1), or constant. dc_asgd (push = g and η):
+    x̃ ← x̃ - η (g + λ g² (x̃ - backup)), with λ / √(mean square + ε) if adaptive (one mean square for all workers).
+    """
+    stale = shard.version - shard.pulled.get(worker, shard.version)
+    if isinstance(options, DelayCompensatedSection):
+        g, rate = push[:-1], push[-1]
+        strength: Array | float = options.lambda_
+        if options.variant == "adaptive":
+            before = g * g if shard.mean_square is None else shard.mean_square
+            shard.mean_square = options.mean_square * before + (1 - options.mean_square) * g * g
+            strength = options.lambda_ / np.sqrt(shard.mean_square + EPSILON)
+        shard.centre = shard.centre - rate * (g + strength * g * g * (shard.centre - shard.backup[worker]))
+    elif isinstance(options, DownpourSection) and options.name == "mdownpour":
+        before = np.zeros_like(push) if shard.velocity is None else shard.velocity
+        shard.velocity = options.momentum * before + push
+        shard.centre = shard.centre + shard.velocity
+    else:
+        shard.centre = shard.centre + push
+    shard.version += 1
+    if shard.average is not None and isinstance(options, DownpourSection):
+        a = 1 / (shard.version + 1) if options.name == "adownpour" else options.average
+        shard.average = (1 - a) * shard.average + a * shard.centre
+    return stale
+
+
+class Server:
+    """A server rank: :meth:`serve` until the workers say stop."""
+
+    def __init__(self, crew: Crew, plan: NetPlan, options: ServedSection, dtype: str) -> None:
+        self._comm, self._layout, self._options, self._dtype = crew.world, crew.layout, options, dtype
+        self.workers = crew.layout.replicas * crew.layout.model_ranks
+        self.index = crew.world.rank - self.workers
+        self._sizes = [sum(b.size for b in blocks_of(plan, m)) for m in range(crew.layout.model_ranks)]
+        self.shards: dict[int, Shard] = {}
+        self._turn = [0] * crew.layout.model_ranks  # round_robin: the replica whose exchange is next
+        self._half = [False] * crew.layout.model_ranks  # it has made one of its two requests
+        self._stale: list[int] = []
+
+    def serve(self) -> None:
+        """Answer until told to stop; raises the UserError that ended the workers, if one did."""
+        while True:
+            found = self._next()
+            if found is None:
+                time.sleep(IDLE)
+                continue
+            source, tag = found
+            if tag == STOP:
+                text = np.empty(256, dtype=np.uint8)
+                self._comm.receive(text, source, STOP)
+                message = text.tobytes().rstrip(b"\0").decode("utf-8", "replace")
+                if message:
+                    raise UserError(message)
+                return
+            self._answer(source, tag)
+
+    def _next(self) -> tuple[int, int] | None:
+        """The next request to answer. In turn, only the worker whose turn it is may exchange."""
+        comm = self._comm
+        if self._options.mode != "round_robin":
+            return comm.arrived()
+        for tag in (INIT, FINAL, STATS, STOP):
+            if (found := comm.arrived(tag=tag)) is not None:
+                return found
+        for m, turn in enumerate(self._turn):
+            source = turn * self._layout.model_ranks + m
+            found = comm.arrived(source)  # the oldest of its messages, so of any tag
+            if found is not None:
+                if found[1] in (PULL, PUSH, SKIP):
+                    self._pass_on(m)
+                return found
+        return None
+
+    def _pass_on(self, m: int) -> None:
+        """An exchange is two requests, a pull and a push, in the method's order."""
+        self._half[m] = not self._half[m]
+        if not self._half[m]:
+            self._turn[m] = (self._turn[m] + 1) % self._layout.replicas
+
+    def _answer(self, source: int, tag: int) -> None:
+        comm, (worker, m) = self._comm, divmod(source, self._layout.model_ranks)
+        here = slice_of(self._sizes[m], self._layout.servers, self.index)
+        length = here.stop - here.start
+        nothing = np.empty(0, dtype=self._dtype)
+        if tag == INIT:
+            centre = np.empty(length, dtype=self._dtype)
+            comm.receive(centre, source, INIT)
+            averaged = self._options.name in ("adownpour", "mvadownpour")
+            self.shards[m] = Shard(centre, average=centre.copy() if averaged else None)
+            comm.wait(comm.send(nothing, source, ACK))
+        elif tag in (PULL, FINAL):
+            comm.receive(nothing, source, tag)
+            shard = self.shards[m]
+            final = shard.centre if shard.average is None else shard.average
+            given = final if tag == FINAL else hand_out(shard, self._options, worker)
+            comm.wait(comm.send(np.ascontiguousarray(given), source, MODEL))
+        elif tag == PUSH:
+            extra = isinstance(self._options, DelayCompensatedSection)
+            push = np.empty(length + extra, dtype=self._dtype)
+            comm.receive(push, source, PUSH)
+            self._stale.append(take_in(self.shards[m], self._options, worker, push))
+            comm.wait(comm.send(nothing, source, ACK))
+        elif tag == SKIP:
+            comm.receive(nothing, source, SKIP)
+        else:
+            comm.receive(nothing, source, STATS)
+            comm.wait(comm.send(self._statistics(), source, MODEL))
+
+    def _statistics(self) -> Array:
+        """Pushes, their summed and largest staleness, messages and bytes sent so far, peak memory; float64."""
+        traffic = [t.values() for t in self._comm.ledger.phases.values()]
+        stale, self._stale = self._stale, []
+        return np.array([
+            len(stale), math.fsum(stale), max(stale, default=0), sum(t[0] for t in traffic),
+            sum(t[1] for t in traffic), machine.peak_rss_bytes(),
+        ], dtype=np.float64)  # fmt: skip
