@@ -10,18 +10,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dnewton import __version__, config_text, progress
+from dnewton import __version__, progress, settings
 from dnewton.assemble import Job, assemble
 from dnewton.cli import Parser
 from dnewton.comm import Comm
 from dnewton.config import Config
-from dnewton.data.readers import find_part
 from dnewton.errors import UserError
 from dnewton.launch import run
-from dnewton.nets import read_net
 from dnewton.rundir import RunDirectory
 from dnewton.solvers.server import Server
-from dnewton.trainer import PARTS, Record, Trainer, initial_state, resumed_state
+from dnewton.trainer import Record, Trainer, initial_state, resumed_state
 
 
 def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
@@ -46,24 +44,15 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
 
 
 def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str, list[str]]:
-    """The configuration, read on rank 0, with absolute paths of the data, the name it has in messages, and notes."""
+    """The configuration, the name it has in messages, and notes for the log. Collective over the world."""
     source = args.net or os.path.join(args.resume, "config.yaml")
-    text = folder = ""
     with comm.together():
-        if comm.rank == 0:
-            if args.resume and not os.path.isfile(os.path.join(args.resume, "config.yaml")):
-                raise UserError(f"--resume {args.resume}: holds no run (there is no config.yaml)")
-            text, folder = read_net(source)
-            if not args.net:
-                folder = os.getcwd()
-    text = comm.text_from_root(text)
-    loaded = config_text.load(text, source, args.set)
-    unused = config_text.left_out(text, source, args.set)
-    notes = [f"solver: {loaded.solver.name} does not use newton's {', '.join(unused)}"] if unused else []
-    folder = comm.text_from_root(folder)
-    named = {k: v for k in PARTS if (v := getattr(loaded.data, k)) is not None}
-    found = {k: find_part(v, folder) for k, v in named.items()}
-    loaded = loaded.model_copy(update={"data": loaded.data.model_copy(update=found)})
+        if comm.rank == 0 and args.resume and not os.path.isfile(os.path.join(args.resume, "config.yaml")):
+            raise UserError(f"--resume {args.resume}: holds no run (there is no config.yaml)")
+    text, folder = settings.read(source, comm)
+    if not args.net:
+        folder = comm.text_from_root(os.getcwd())
+    loaded, notes = settings.configure(text, folder, source, args.set)
     if args.init_only:
         loaded = loaded.model_copy(update={"solver": loaded.solver.model_copy(update={"max_iterations": 0})})
     return loaded, source, notes
@@ -72,7 +61,7 @@ def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str, l
 def _main(comm: Comm) -> None:
     started = time.perf_counter()
     args = arguments(sys.argv[1:], comm.rank)
-    settings, source, notes = _configuration(args, comm)
+    config, source, notes = _configuration(args, comm)
     stamp = f"runs/{Path(source).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     out = RunDirectory(comm.text_from_root(args.resume or args.out or stamp))
     with comm.phase("setup"):
@@ -80,7 +69,7 @@ def _main(comm: Comm) -> None:
             with comm.together():  # before the data are read: a taken directory is found at once
                 if comm.rank == 0:
                     out.check(args.overwrite)
-        job = assemble(settings, comm, source)
+        job = assemble(config, comm, source)
     if isinstance(job, Server):
         job.serve()
         return

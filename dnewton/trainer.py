@@ -16,14 +16,15 @@ from dnewton.data.samples import Samples
 from dnewton.errors import UserError
 from dnewton.layout import cut
 from dnewton.rundir import RunDirectory
+from dnewton.settings import PARTS
 from dnewton.solvers.solver import Saved, Start, Step
 
 PHASES = (
     "setup", "function", "gradient", "jacobian", "cg", "early_stop", "combine", "factors", "precondition", "exchange",
     "evaluate", "report", "output",
 )  # fmt: skip
+BESIDE = ("evaluate", "report", "output")  # phases that train nothing
 FORMAT = "1"
-PARTS = ("train", "test", "validation")
 NO_CG = {"min": 0, "mean": 0.0, "max": 0}
 
 Record = dict[str, Any]
@@ -38,12 +39,14 @@ class Trainer:
     ) -> None:  # fmt: skip
         """`started` is the clock (perf_counter) that `seconds` counts from; a resumed run has its first line.
 
-        With a `budget`, the run ends after the iteration in which so many seconds are over.
+        With a `budget`, the run ends after the iteration in which so many seconds of training are over; what the job
+        sent before this run is then not counted as the run's.
         """
         self._budget, self._begun = budget, time.perf_counter()
+        self._beside = sum(job.comm.ledger[name].elapsed for name in BESIDE)
         self._job, self._out, self._started, self._show = job, out, started, show
         self._resumed = resumed
-        self._seen = dict.fromkeys(PHASES, (0.0, 0.0, 0.0, 0.0))
+        self._seen = {n: job.comm.ledger[n].values() if budget is not None else (0.0,) * 4 for n in PHASES}
         self.totals: dict[str, dict[str, float]] = {name: {} for name in PHASES}
         self.records: list[Record] = []
         self._checkpointed = -1
@@ -78,7 +81,12 @@ class Trainer:
             return True
         if self._budget is None:
             return False
-        return bool(self._job.comm.from_root([time.perf_counter() - self._begun >= self._budget])[0])
+        return bool(self._job.comm.from_root([self._trained() >= self._budget])[0])
+
+    def _trained(self) -> float:
+        """Seconds of the run without evaluations for the record, messages for the report, and files."""
+        beside = sum(self._job.comm.ledger[name].elapsed for name in BESIDE)
+        return time.perf_counter() - self._begun - (beside - self._beside)
 
     def _checkpoint(self) -> None:
         job, solver = self._job, self._job.solver
@@ -164,6 +172,7 @@ class Trainer:
             "trials": step.trials,
             **scores,
             "seconds": time.perf_counter() - self._started,
+            "train_seconds": self._trained(),
             "phase_seconds": {n: change[n][3] for n in PHASES},
             "comm": {n: {"calls": int(c), "bytes": int(b), "seconds": s} for n, (c, b, s) in summed.items()},
             "peak_rss_bytes": int(peak),

@@ -15,7 +15,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Arrows point one way: a module imports only modules that come later in this list.
 ORDER = [
-    "train", "predict", "plan", "data.__main__", "launch", "cli", "trainer", "assemble", "calibration", "rundir",
+    "compare", "compare_report", "train", "predict", "plan", "data.__main__", "launch", "cli", "trainer", "assemble",
+    "calibration", "settings", "rundir",
     "progress", "solvers.registry", "solvers.served", "solvers.server", "solvers.elastic", "solvers.averaging",
     "solvers.entropy",
     "solvers.rank_m", "solvers.hessian_free", "solvers.krylov",
@@ -73,7 +74,7 @@ def test_no_pickle_no_shell_no_stray_print() -> None:
     for path in MODULES:
         text = path.read_text()
         assert not re.search(r"\b(pickle(?!tools)|allow_pickle=True|os\.system|shell=True|eval\(|exec\()", text), path
-        if name(path) not in ("train", "predict", "plan", "data.__main__", "launch"):
+        if name(path) not in ("train", "compare", "predict", "plan", "data.__main__", "launch"):
             assert not re.search(r"^\s*print\(", text, re.M), f"{path} prints"
         assert "except: pass" not in text and not re.search(r"except[^\n]*:\s*\n\s*pass\b", text), path
 

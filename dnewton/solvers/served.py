@@ -94,7 +94,7 @@ class Served(LocalSteps):
     def __init__(self, workers: Workers, options: ServedSection, crew: Crew, momentum: float = 0.0) -> None:
         super().__init__(workers, options, momentum)
         self._link = Link(crew, workers.objective.network.size)
-        self._passed: list[float] = [0.0, 0.0]
+        self._passed = [0.0, 0.0]
 
     def prepare(self, start: Start) -> None:
         """Replica 0 gives the servers the starting point. Collective over the workers."""
@@ -103,6 +103,7 @@ class Served(LocalSteps):
             if self.workers.index == 0:
                 self._link.begin(self.centre)
             self.workers.all.barrier()
+        self.figures()  # what the servers sent before this run is not its own
 
     def meet(self) -> None:
         """All pushes are taken in; every worker gets the centre (the averaged one where there is one)."""

@@ -1,0 +1,185 @@
+"""Command line: `mpirun -np P python -m dnewton.compare --net mlp.yaml --solvers newton,adam --budget 60s`."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dnewton import compare_report, progress, settings
+from dnewton.assemble import assemble
+from dnewton.cli import Parser
+from dnewton.comm import Comm
+from dnewton.config import Config
+from dnewton.config_solvers import SOLVERS, keys
+from dnewton.errors import UserError
+from dnewton.launch import run
+from dnewton.rundir import RunDirectory
+from dnewton.solvers.server import Server
+from dnewton.trainer import Record, Trainer, initial_state
+
+FOREVER = 2**31 - 1
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of the comparison."""
+
+    name: str
+    config: Config
+
+
+def seconds(text: str) -> float:
+    """`90`, `60s`, `2m` or `1h` in seconds. Raises UserError."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*(s|m|min|h|)\s*", text)
+    if not match or not 0 < float(match[1]) < math.inf:
+        raise UserError(f"--budget {text}: a time such as 60s, 2m or 1h is needed")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def swept(items: Sequence[str]) -> dict[str, list[str]]:
+    """`key=v1,v2` as values by key; a key without a section is the solver's. Raises UserError."""
+    found: dict[str, list[str]] = {}
+    for item in items:
+        key, equals, values = item.partition("=")
+        if not equals or not key.strip() or not values.strip(", "):
+            raise UserError(f"--sweep {item}: write key=v1,v2,... for example learning_rate=0.1,0.01")
+        key = key.strip() if "." in key else f"solver.{key.strip()}"
+        if key == "solver.name":
+            raise UserError("--sweep solver.name: the solvers to compare are --solvers' business")
+        found[key] = [v.strip() for v in values.split(",")]
+    return found
+
+
+def plans(
+    text: str, folder: str, source: str, solvers: Sequence[str], sweep: dict[str, list[str]], overrides: Sequence[str],
+    endless: bool,
+) -> list[Plan]:  # fmt: skip
+    """Every run, checked before the first one begins. A solver that lacks a swept key runs once. Raises UserError."""
+    wanted = [name.strip() for name in solvers if name.strip()]
+    unknown = [name for name in wanted if name not in SOLVERS]
+    if unknown or not wanted:
+        raise UserError(f"--solvers {','.join(solvers)}: choose from {', '.join(SOLVERS)}")
+    found, used = [], set()
+    for name in dict.fromkeys(wanted):
+        fitting = {k: v for k, v in sweep.items() if not k.startswith("solver.") or _knows(name, k)}
+        used |= set(fitting)
+        for values in itertools.product(*fitting.values()):
+            chosen = [f"{k}={v}" for k, v in zip(fitting, values, strict=True)]
+            words = [f"{k.split('.')[-1]}={v}" for k, v in zip(fitting, values, strict=True)]
+            sets = [f"solver.name={name}", *overrides, *chosen]
+            if endless and not any(s.startswith("solver.max_iterations=") for s in sets):
+                sets.append(f"solver.max_iterations={FOREVER}")
+            config, _ = settings.configure(text, folder, source, sets)
+            found.append(Plan("-".join([name, *words]).replace(os.sep, "_"), config))
+    if unused := set(sweep) - used:
+        raise UserError(f"--sweep {sorted(unused)[0]}: none of the solvers {', '.join(wanted)} has this key")
+    return found
+
+
+def _knows(solver: str, key: str) -> bool:
+    return key.split(".")[1] in keys(SOLVERS[solver])
+
+
+def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
+    """Parse the command line. Raises UserError."""
+    parser = Parser("python -m dnewton.compare", "Run several solvers on one net from the same start.", rank)
+    parser.add_argument("--net", metavar="FILE", required=True, help="YAML file, or the name of a shipped net")
+    parser.add_argument("--solvers", metavar="A,B,...", required=True, help=f"of {', '.join(SOLVERS)}")
+    parser.add_argument("--budget", metavar="TIME", help="training time of each run, such as 60s; evaluations are free")
+    parser.add_argument(
+        "--sweep", metavar="KEY=V1,V2", action="append", default=[], help="run each solver with every value"
+    )
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a YAML entry")
+    parser.add_argument("--init", metavar="FILE", help="start from the weights of a safetensors file")
+    parser.add_argument("--out", metavar="DIR", help="folder for the runs (default: runs/compare-<net>-<time>)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the runs that --out holds")
+    return parser.parse_args(argv)
+
+
+def _main(comm: Comm) -> None:
+    args = arguments(sys.argv[1:], comm.rank)
+    budget = None if args.budget is None else seconds(args.budget)
+    text, folder = settings.read(args.net, comm)
+    todo = plans(text, folder, args.net, args.solvers.split(","), swept(args.sweep), args.set, budget is not None)
+    stamp = f"runs/compare-{Path(args.net).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    folder = comm.text_from_root(args.out or stamp)
+    with comm.together():
+        if comm.rank == 0:
+            for plan in todo:
+                RunDirectory(os.path.join(folder, plan.name)).check(args.overwrite)
+    results: list[compare_report.Result] = []
+    for plan in todo:
+        say(comm, f"--- {plan.name}")
+        try:
+            records = one(plan, comm, os.path.join(folder, plan.name), args, budget)
+            results.append(compare_report.Result(plan.name, records))
+        except UserError as error:  # alike on all ranks: the other runs go on
+            say(comm, f"{plan.name}: {error}")
+            results.append(compare_report.Result(plan.name, [], str(error)))
+    with comm.together():
+        if comm.rank == 0:
+            os.makedirs(folder, exist_ok=True)
+            for line in compare_report.write(results, Path(folder)):
+                print(line)
+    failed = [r.name for r in results if r.failed]
+    if failed:
+        raise UserError(f"{', '.join(failed)}: did not run; the reasons are above and in {folder}/compare.txt")
+
+
+def one(plan: Plan, comm: Comm, folder: str, args: argparse.Namespace, budget: float | None) -> list[Record]:
+    """One run into its directory; the records on rank 0. Raises UserError alike on all ranks. Collective."""
+    started = time.perf_counter()
+    job = assemble(plan.config, comm, args.net)
+    if isinstance(job, Server):
+        job.serve()
+        return []
+    out = RunDirectory(folder)
+    error = ""
+    try:
+        start = initial_state(job, args.init)
+        with job.comm.together():
+            if job.comm.rank == 0:
+                out.create(job.config.dump())
+                for note in job.notes:
+                    out.log(note)
+
+        def show(record: Record) -> None:
+            if job.comm.rank == 0:
+                out.log(progress.line(record))
+
+        trainer = Trainer(job, out, started, show, budget=math.inf if budget is None else budget)
+        trainer.run(start)
+    except UserError as mistake:
+        error = str(mistake)
+        raise
+    finally:
+        if error or sys.exc_info()[0] is None:  # an internal failure ends the job; nobody would answer
+            job.solver.close(error)
+    if trainer.records:
+        print(progress.HEADER, progress.line(trainer.records[-1]), sep="\n", flush=True)
+    return trainer.records
+
+
+def say(comm: Comm, text: str) -> None:
+    """A line of rank 0."""
+    if comm.rank == 0:
+        print(text, flush=True)
+
+
+def main(argv: Any = None) -> NoReturn:
+    """Entry point. Collective over all processes."""
+    run(_main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Problems laid out on D replicas of M model ranks, for the tests of the comparison solvers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from problems import OnRanks, Problem, lay_out, whole
+
+from dnewton.comm import Comm
+from dnewton.config import Config
+from dnewton.config_solvers import AnySolver
+from dnewton.crew import Crew, Layout
+from dnewton.solvers import registry
+from dnewton.solvers.server import Server
+from dnewton.solvers.solver import Solver, Start
+
+
+@dataclass
+class OnCrew:
+    """A rank that trains: its problem, its solver and its place."""
+
+    on: OnRanks
+    crew: Crew
+    solver: Solver
+
+    def params(self, vector: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Whole tensors of θ, or of a vector laid out like it. Collective over the replica."""
+        return whole(self.on, self.solver.theta if vector is None else vector)
+
+    def flat(self, vector: np.ndarray | None = None) -> np.ndarray:
+        """The same as one vector in the oracle's order."""
+        params = self.params(vector)
+        return np.concatenate([params[k].reshape(-1) for k in sorted(params)])
+
+    def begin(self) -> None:
+        self.solver.begin(Start(self.on.theta.copy()))
+
+
+def section(problem: Problem, **options: Any) -> AnySolver:
+    """A solver's options, checked as from a file; C is not used: problems have their own."""
+    net = {"input": list(problem.input), "loss": problem.loss, "layers": problem.layers}
+    return Config.model_validate({"net": net, "solver": options}).solver
+
+
+def crewed(problem: Problem, comm: Comm, replicas: int, **options: Any) -> OnCrew | Server | None:
+    """The solver on D replicas of as many model ranks as there are; None on ranks that are left over.
+
+    Methods with servers take one more rank (or `server_ranks`), the last one. Collective over `comm`.
+    """
+    chosen = section(problem, **options)
+    servers = getattr(chosen, "servers", 0)
+    model_ranks = (comm.size - servers) // replicas
+    used = replicas * model_ranks + servers
+    assert model_ranks >= 1, "too few ranks"
+    world = comm.split(0 if comm.rank < used else 1)
+    if comm.rank >= used:
+        return None
+    crew = Crew.of(Layout(replicas, model_ranks, servers), world)
+    if crew.workers is None:
+        alone = lay_out(problem, world.split(1 + world.rank))
+        if model_ranks == 1:
+            return Server(crew, alone.plan, chosen, "float64")
+        raise NotImplementedError("servers of model-parallel workers: see test_cli")
+    if servers:
+        world.split(0)
+    assert crew.model is not None
+    on = lay_out(problem, crew.model)
+    crew = replace(crew, model=on.comm)
+    return OnCrew(on, crew, registry.make(chosen, on.objective, crew, None))  # type: ignore[arg-type]
