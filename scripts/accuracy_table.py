@@ -2,7 +2,8 @@
 """Train the shipped benchmark nets with their common solver section; write a table as markdown and JSON.
 
     python scripts/accuracy_table.py --data DIR [--nets usps_mlp dna_mlp ...] [--solvers newton] [--ranks 2]
-                                     [--set solver.seed=1] [--markdown docs/benchmarks.md] [--json docs/benchmarks.json]
+                                     [--samples 10000] [--set solver.seed=1]
+                                     [--markdown docs/benchmarks.md] [--json docs/benchmarks.json]
 
 DIR holds the data files under the names that the nets have. A net whose data are missing, or whose run fails, stands in
 the table with the reason.
@@ -20,7 +21,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dnewton.nets import shipped_nets
+import numpy as np
+import yaml
+
+from dnewton.nets import read_net, shipped_nets
 
 BENCHMARKS = [n.removesuffix(".yaml") for n in shipped_nets() if "_" in n and n != "mlp_regression.yaml"]
 BEGIN, END = "<!-- accuracy_table begins -->", "<!-- accuracy_table ends -->"
@@ -33,6 +37,7 @@ def train(net: str, solver: str, args: argparse.Namespace) -> dict[str, Any]:
         command += ["--net", f"{net}.yaml", "--out", f"{folder}/run", "--set=output.checkpoint_every=0"]
         command += [f"--set=solver.name={solver}"] if solver != "newton" else []
         command += [f"--set={s}" for s in args.set]
+        command += [f"--set=data.train={cut(net, args, folder)}"] if args.samples else []
         result = subprocess.run(command, cwd=args.data, capture_output=True, text=True, check=False)
         if result.returncode:
             errors = [line for line in result.stderr.splitlines() if "error" in line] or [result.stderr[-200:]]
@@ -43,9 +48,20 @@ def train(net: str, solver: str, args: argparse.Namespace) -> dict[str, Any]:
     return {
         **row, "measure": key, "test": lines[-1][f"test_{key}"], "train": lines[-1][f"train_{key}"],
         "best_test": best[f"test_{key}"], "best_iteration": best["iteration"], "loss": lines[-1]["loss"],
-        "iterations": lines[-1]["iteration"], "seconds": lines[-1]["seconds"],
+        "iterations": lines[-1]["iteration"], "seconds": lines[-1]["seconds"], "samples": args.samples,
         "peak_rss_bytes": max(line["peak_rss_bytes"] for line in lines),
     }  # fmt: skip
+
+
+def cut(net: str, args: argparse.Namespace, folder: str) -> str:
+    """The first samples of a net's training file, as files of their own."""
+    source = yaml.safe_load(read_net(f"{net}.yaml")[0])["data"]["train"]
+    whole = f"{folder}/whole.npy"
+    convert = [sys.executable, "-m", "dnewton.data", "convert", source, whole]
+    subprocess.run(convert, cwd=args.data, check=True, capture_output=True)
+    for name in (whole, f"{folder}/whole.y.npy"):
+        np.save(name.replace("whole", "cut"), np.load(name, mmap_mode="r")[: args.samples])
+    return f"{{x: {folder}/cut.npy, y: {folder}/cut.y.npy}}"
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -69,6 +85,7 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", default=BENCHMARKS, help=f"default: {' '.join(BENCHMARKS)}")
     parser.add_argument("--solvers", nargs="+", default=["newton"])
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--samples", type=int, help="train on the first so many samples of the file alone")
     parser.add_argument("--set", action="append", default=[], help="override a YAML entry in all runs")
     parser.add_argument("--launcher", default="mpirun", help="for example 'mpirun --oversubscribe'")
     parser.add_argument("--markdown", type=Path, help=f"file to put the table in, between '{BEGIN}' and '{END}'")

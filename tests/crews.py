@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from problems import OnRanks, Problem, lay_out, whole
+from problems import OnRanks, Problem, flat, lay_out, whole
 
 from dnewton.comm import Comm
 from dnewton.config import Config
@@ -31,8 +31,7 @@ class OnCrew:
 
     def flat(self, vector: np.ndarray | None = None) -> np.ndarray:
         """The same as one vector in the oracle's order."""
-        params = self.params(vector)
-        return np.concatenate([params[k].reshape(-1) for k in sorted(params)])
+        return flat(self.params(vector))
 
     def begin(self) -> None:
         self.solver.begin(Start(self.on.theta.copy()))
