@@ -21,6 +21,7 @@ from dnewton.netplan import NetPlan, infer_shapes
 from dnewton.network import Network
 from dnewton.objective import Objective, subsample_size
 from dnewton.solvers import registry
+from dnewton.solvers.newton_replicas import SharedObjective
 from dnewton.solvers.server import Server
 from dnewton.solvers.solver import Solver
 
@@ -64,7 +65,7 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     parts = open_parts(config.data, config.net.input, config.solver.seed, world)
     memory = _memory_per_rank(config, world)
     resident = world.extremes(_resident(config, memory))[0]  # alike on all ranks: the plan depends on it
-    work = _workload(config, parts, shapes[-1].out_shape[0], resident)
+    work = _workload(config, parts, shapes[-1].out_shape[0], resident, crew.layout.replicas)
     grid = None if config.parallel.grid == "auto" else config.parallel.grid
     stated = planner.Machine.shared(world.least_cores)
     plan = planner.choose(
@@ -103,10 +104,13 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
         )  # fmt: skip
     targets = loaded.targets
     notes.extend(_streams(loaded, crew.workers))
-    objective = Objective(
+    shared = crew.layout.replicas > 1 and isinstance(options, SolverSection)
+    objective = (SharedObjective if shared else Objective)(
         network, network.comm, loaded.train, LOSSES[config.net.loss], targets.metric_sum(),
         regulariser(config, parts.train.samples), how.batch, passes,
     )  # fmt: skip
+    if isinstance(objective, SharedObjective):
+        objective.crew = crew
     solver = registry.make(options, objective, crew, how)
     notes.extend(solver.describe())
     others = {k: v for k, v in (("test", loaded.test), ("validation", loaded.validation)) if v is not None}
@@ -116,14 +120,21 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     )
 
 
-def _workload(config: Config, parts: Parts, outputs: int, resident: float) -> planner.Workload:
-    """What the planner plans for: the whole training set with newton, a worker's share of a pass with others."""
-    samples, solver = parts.train.samples, config.solver
-    s = subsample_size(solver.subsample, samples) if isinstance(solver, SolverSection) else 1
+def _workload(config: Config, parts: Parts, outputs: int, resident: float, replicas: int) -> planner.Workload:
+    """What the planner plans for: a replica's share of the training set and of S with newton, mini-batches with others.
+
+    The rest of the training set is held like the test set.
+    """
+    samples, solver, rest = parts.train.samples, config.solver, 0
+    s = 1
+    if isinstance(solver, SolverSection):
+        s = -(-subsample_size(solver.subsample, samples) // replicas)
+        rest = samples - -(-samples // replicas)
+        samples -= rest
     batch = solver.batch_size if isinstance(solver, SolverSection) else getattr(solver, "batch", solver.batch_size)
     return planner.Workload(
         samples, s, outputs, batch, 8 if config.parallel.dtype == "float64" else 4, resident=resident,
-        others=sum(part.samples for part in (parts.test, parts.validation) if part is not None),
+        others=rest + sum(part.samples for part in (parts.test, parts.validation) if part is not None),
     )  # fmt: skip
 
 

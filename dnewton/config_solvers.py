@@ -60,6 +60,7 @@ class SolverSection(Section):
     warm_start: bool = False  # begin each local solve at the last accepted step; cg without Gram coordinates
     early_stop: EarlyStopSection = EarlyStopSection()
     combine: Literal["none", "previous", "two_level"] = "previous"
+    replica_solve: Literal["average", "exact"] = "average"  # parallel.replicas > 1: each with its share of S, or all
     lambda_: Annotated[float, Field(alias="lambda", ge=1e-10, le=1e10)] = 1.0
     lambda_trials: Annotated[int, Field(ge=1, le=20)] = 1  # try lambda, lambda/10, ... and go on with the best
     drop: Annotated[float, Field(gt=0, le=1)] = 0.6667
@@ -74,13 +75,18 @@ class SolverSection(Section):
     @classmethod
     def _solved_in_step(cls, value: Any) -> Any:
         """Where all ranks solve in step a counter beside the solves has no use: `curvature: full` has one CG for all,
-        the products of `jacobian: implicit` are collectives that a count travels with."""
+        the products of `jacobian: implicit` are collectives that a count travels with, those of `replica_solve: exact`
+        are summed over the replicas."""
         if not isinstance(value, dict) or not isinstance(stop := value.get("early_stop", {}), dict):
             return value
         if value.get("curvature") == "full":
             why, instead = "needs curvature: diagonal; with full use mode: off", "off"
         elif value.get("jacobian") == "implicit":
             why, instead = "needs an explicit jacobian; with implicit use lockstep or off", "lockstep"
+        elif value.get("replica_solve") == "exact":
+            if stop.get("mode") == "lockstep":
+                raise ValueError("early_stop: {mode: lockstep} needs replica_solve: average; with exact use mode: off")
+            why, instead = "needs replica_solve: average; with exact use mode: off", "off"
         else:
             return value
         if stop.get("mode") == "async":

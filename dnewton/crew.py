@@ -37,8 +37,6 @@ def layout(config: Config, ranks: int, source: str) -> Layout:
             f"{source}: solver.server_ranks: {servers} of {ranks} rank(s) would serve and none would train; "
             f"start at least {servers + 1} ranks or use another solver.mode"
         )
-    if not solver.replicated and wanted not in (1, "auto"):
-        raise UserError(f"{source}: parallel.replicas: {wanted} needs a solver with workers; newton has 1 replica")
     model = 1 if grid == "auto" else grid[0] * grid[1]
     replicas = (max(1, workers // model) if solver.replicated else 1) if wanted == "auto" else wanted
     if workers % replicas:

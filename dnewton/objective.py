@@ -94,6 +94,19 @@ class Objective:
         self.regulariser = regulariser
         self._metric, self._batch_size, self._memory = metric, batch_size, memory
 
+    def share(self, indices: Indices) -> Indices:
+        """The samples of these that this replica evaluates: all, unless there are several replicas."""
+        return indices
+
+    def totals(self, squares: float, loss: float, metric: float) -> list[float]:
+        """‖θ‖² over the ranks, Σ ξ and the metric's sum as rank 0 has them. Collective over the world."""
+        root = self.comm.rank == 0
+        return self.comm.sum_scalars([squares, loss if root else 0.0, metric if root else 0.0])
+
+    def summed(self, gradient: Array) -> Array:
+        """Σ ∇ξ over the replicas."""
+        return gradient
+
     def others(self, indices: Indices) -> Indices:
         """The samples that are not in `indices`."""
         mask = np.ones(self.data.count, dtype=bool)
@@ -109,6 +122,8 @@ class Objective:
 
         All in one batch where they fit in one. Every rank gets rank 0's value, bit for bit. Collective over the world.
         """
+        samples = len(rest) + len(subsample)
+        rest, subsample = self.share(rest), self.share(subsample)
         joined = len(rest) + len(subsample) <= self._batch_size
         first = self.batches(np.concatenate([rest, subsample]) if joined else rest)
         last = [] if joined else self.batches(subsample)
@@ -125,11 +140,7 @@ class Objective:
             budget -= len(batch.indices) * per_sample
             if always or (tape.inputs and budget >= 0):
                 batch.tape = tape
-        samples = len(rest) + len(subsample)
-        root = self.comm.rank == 0
-        squares, total, metric = self.comm.sum_scalars(
-            [dot(theta, theta), total if root else 0.0, metric if root else 0.0]
-        )
+        squares, total, metric = self.totals(dot(theta, theta), total, metric)
         value = 0.5 * self.regulariser * squares + total / samples
         if joined and len(subsample):
             assert first[0].tape is not None
@@ -152,6 +163,7 @@ class Objective:
             self.network.gradient(theta, tape, cot, grad)
             if not any(batch is s for s in at.subsample):
                 batch.tape = None
+        grad = self.summed(grad)
         grad += self.regulariser * theta
         return grad
 

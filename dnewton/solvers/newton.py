@@ -316,7 +316,7 @@ class Newton:
     def _forward_subsample(self) -> None:
         objective = self._objective
         with self._comm.phase("function"):
-            batches = objective.batches(self._subsamples.draw(self.state.iteration))
+            batches = objective.batches(objective.share(self._subsamples.draw(self.state.iteration)))
             for batch in batches:
                 batch.tape = objective.forward(self.state.theta, batch.indices, keep=True)
             self._at.subsample = batches

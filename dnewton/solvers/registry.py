@@ -30,6 +30,7 @@ from dnewton.solvers.first_order import SGD, Adam
 from dnewton.solvers.hessian_free import HessianFree
 from dnewton.solvers.kfac import KFAC
 from dnewton.solvers.newton import Newton
+from dnewton.solvers.newton_replicas import ReplicaComm, ReplicatedNewton, SharedObjective
 from dnewton.solvers.rank_m import RankM
 from dnewton.solvers.served import AsyncElastic, DelayCompensated, Downpour
 from dnewton.solvers.solver import Solver
@@ -65,6 +66,10 @@ def make(options: AnySolver, objective: Objective, crew: Crew, how: Strategy | B
     """The solver of a rank that trains. Collective over the workers."""
     if isinstance(options, SolverSection):
         assert isinstance(how, Strategy)
+        if isinstance(objective, SharedObjective):
+            assert crew.workers is not None
+            comm = ReplicaComm(objective.comm, crew.workers, crew.replica)
+            return ReplicatedNewton(objective, options, comm, how, crew)
         return Newton(objective, options, objective.comm, how)
     workers = Workers(crew, objective, getattr(options, "batch", 1), options.seed)
     if isinstance(options, SGDSection):
