@@ -120,29 +120,36 @@ def _main(comm: Comm) -> None:
     results: list[compare_report.Result] = []
     for plan in todo:
         say(comm, f"--- {plan.name}")
+        records: list[Record] = []
+        failed = ""
         try:
-            records = one(plan, comm, os.path.join(folder, plan.name), args, budget)
-            results.append(compare_report.Result(plan.name, records))
+            one(plan, comm, os.path.join(folder, plan.name), args, budget, records)
         except UserError as error:  # alike on all ranks: the other runs go on
-            say(comm, f"{plan.name}: {error}")
-            results.append(compare_report.Result(plan.name, [], str(error)))
+            failed = str(error)
+            say(comm, f"{plan.name}: {failed}")
+        results.append(compare_report.Result(plan.name, records, failed))
     with comm.together():
         if comm.rank == 0:
             os.makedirs(folder, exist_ok=True)
             for line in compare_report.write(results, Path(folder)):
                 print(line)
-    failed = [r.name for r in results if r.failed]
-    if failed:
-        raise UserError(f"{', '.join(failed)}: did not run; the reasons are above and in {folder}/compare.txt")
+    lost = [r.name for r in results if r.failed]
+    if lost:
+        raise UserError(f"{', '.join(lost)}: failed; the reasons are above and in {folder}/compare.txt")
 
 
-def one(plan: Plan, comm: Comm, folder: str, args: argparse.Namespace, budget: float | None) -> list[Record]:
-    """One run into its directory; the records on rank 0. Raises UserError alike on all ranks. Collective."""
+def one(
+    plan: Plan, comm: Comm, folder: str, args: argparse.Namespace, budget: float | None, records: list[Record]
+) -> None:
+    """One run into its directory; its lines of metrics are added to `records` on rank 0.
+
+    Raises UserError alike on all ranks. Collective over the world.
+    """
     started = time.perf_counter()
     job = assemble(plan.config, comm, args.net)
     if isinstance(job, Server):
         job.serve()
-        return []
+        return
     out = RunDirectory(folder)
     error = ""
     try:
@@ -154,8 +161,8 @@ def one(plan: Plan, comm: Comm, folder: str, args: argparse.Namespace, budget: f
                     out.log(note)
 
         def show(record: Record) -> None:
-            if job.comm.rank == 0:
-                out.log(progress.line(record))
+            records.append(record)
+            out.log(progress.line(record))
 
         trainer = Trainer(job, out, started, show, budget=math.inf if budget is None else budget)
         trainer.run(start)
@@ -165,9 +172,8 @@ def one(plan: Plan, comm: Comm, folder: str, args: argparse.Namespace, budget: f
     finally:
         if error or sys.exc_info()[0] is None:  # an internal failure ends the job; nobody would answer
             job.solver.close(error)
-    if trainer.records:
-        print(progress.HEADER, progress.line(trainer.records[-1]), sep="\n", flush=True)
-    return trainer.records
+    if records:
+        say(comm, f"{progress.HEADER}\n{progress.line(records[-1])}")
 
 
 def say(comm: Comm, text: str) -> None:

@@ -41,8 +41,9 @@ def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def common_loss(results: Sequence[Result]) -> float | None:
-    """The lowest loss that every run has reached."""
-    losses = [[v for v in curves(r.records)["loss"] if v is not None] for r in results if r.records]
+    """The lowest loss that every run has reached; those that failed do not count."""
+    whole = [r for r in results if r.records and not r.failed]
+    losses = [[v for v in curves(r.records)["loss"] if v is not None] for r in whole]
     worst = max((min(values, default=math.inf) for values in losses), default=math.inf)
     return worst if math.isfinite(worst) else None
 
@@ -58,7 +59,7 @@ def table(results: Sequence[Result]) -> list[str]:
         f"{'MB sent':>10}{reached}   ({name})"
     ]
     for result in results:
-        if result.failed or not result.records:
+        if not result.records:
             lines.append(f"{result.name:<{width}} failed: {result.failed}")
             continue
         c = curves(result.records)
@@ -70,9 +71,11 @@ def table(results: Sequence[Result]) -> list[str]:
             f"{c['seconds'][-1]:>9.2f} {c['samples'][-1]:>11.4g} {c['bytes'][-1] / 1e6:>10.1f}"
         )
         if target is not None:
-            at = next(i for i, v in enumerate(c["loss"]) if v is not None and v <= target)
-            line += f" | {c['seconds'][at]:.2f}, {c['samples'][at]:.4g}, {c['bytes'][at] / 1e6:.1f}"
-        lines.append(line)
+            at = next((i for i, v in enumerate(c["loss"]) if v is not None and v <= target), None)
+            line += " | never" if at is None else (
+                f" | {c['seconds'][at]:.2f}, {c['samples'][at]:.4g}, {c['bytes'][at] / 1e6:.1f}"
+            )
+        lines.append(line + (f" | failed: {result.failed}" if result.failed else ""))
     return lines
 
 
@@ -84,7 +87,7 @@ def write(results: Sequence[Result], folder: Path) -> list[str]:
     """Write the three files; returns the table and where the plot lies."""
     lines = table(results)
     (folder / "compare.txt").write_text("\n".join(lines) + "\n")
-    about = {r.name: {"failed": r.failed} if r.failed else curves(r.records) for r in results}
+    about = {r.name: {**curves(r.records), **({"failed": r.failed} if r.failed else {})} for r in results}
     (folder / "compare.json").write_text(json.dumps(about, allow_nan=False) + "\n")
     drawn = [r for r in results if r.records]
     if drawn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -64,7 +65,13 @@ class Trainer:
             if every:
                 self._checkpoint()  # a run killed before its first regular checkpoint can go on, too
         while not self._done():
-            self._report(solver.step())
+            step = solver.step()
+            self._report(step)
+            if not math.isfinite(step.loss):
+                raise UserError(
+                    f"f is {step.loss} after iteration {solver.iteration}: {job.config.solver.name} has diverged; "
+                    "lower solver.learning_rate"
+                )
             if every and solver.iteration % every == 0:
                 self._checkpoint()
         if every:

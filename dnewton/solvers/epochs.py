@@ -77,8 +77,8 @@ class Epochs(ABC):
 
     @property
     def converged(self) -> bool:
-        """∇f = 0, its norm is `tolerance` times the first one, or the point is lost."""
-        return self._at.norm <= self.options.tolerance * self._first_norm or not math.isfinite(self._at.value)
+        """∇f = 0, or its norm is `tolerance` times the first one."""
+        return self._at.norm <= self.options.tolerance * self._first_norm
 
     def begin(self, start: Start) -> Step:
         """Evaluate the starting point. Raises UserError when f is not finite there. Collective over the workers."""

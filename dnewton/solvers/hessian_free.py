@@ -23,6 +23,7 @@ from dnewton.solvers.workers import Point, Workers
 
 SUBSAMPLE = 1  # purpose of the random draw, as newton's
 BOOST, DROP = 1.5, 2 / 3  # of λ where the model was bad (ρ < ¼), good (ρ > ¾)
+STEEP = 1e-6  # |cos| of the angle with ∇f below which a direction of negative curvature is no descent direction
 SWEEP = 256  # samples of a Hessian product at a time
 
 
@@ -165,12 +166,14 @@ class HessianFree:
             sign = -1.0 if slope > 0 else 1.0
             best = _Direction(sign * found.d, sign * slope, curvature, squares)
         # along q the Hessian itself, without λ, curves downward
-        if found.q is not None and found.lowest - self._lambda < 0:
-            gq, qq = dots((g, found.q), (found.q, found.q))
+        gq, qq = (0.0, 0.0) if found.q is None else dots((g, found.q), (found.q, found.q))
+        # Bi-CG-STAB makes some directions orthogonal to ∇f: rounding must not choose which way to go along them.
+        steep = abs(gq) > STEEP * self._at.norm * math.sqrt(qq)
+        if found.q is not None and steep and found.lowest - self._lambda < 0:
             length = math.sqrt((best.squares if best else self._at.norm**2) / qq)
             scale = -math.copysign(length, gq)
             other = _Direction(scale * found.q, scale * gq, found.lowest * qq * scale**2, scale**2 * qq, True)
-            if other.slope < 0 and (best is None or _model(other) < _model(best)):
+            if best is None or _model(other) < _model(best):
                 best = other
         if best is None:
             best = _Direction(-g, -self._at.norm**2, math.inf, self._at.norm**2)

@@ -6,6 +6,7 @@ p with a 1 appended, G = (1/bT) Σ_nt g gᵀ. g is the gradient of one sample's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -89,6 +90,9 @@ class Decomposition:
 
 def decompose(a: Array, g: Array, eigen: bool, damping: float) -> Decomposition:
     """Eigendecompositions, or the inverses of A + π√λ I and G + √λ/π I with π² = (tr A / a) / (tr G / g)."""
+    if not (_finite(a) and _finite(g)):  # the run has diverged: the next evaluation says so on all ranks
+        nothing = [math.nan * m for m in (g, a)]
+        return Decomposition(*nothing, *([m[0] for m in nothing] if eigen else []))
     if eigen:
         (left_values, left), (right_values, right) = _eigh(g), _eigh(a)
         return Decomposition(left, right, left_values, right_values)
@@ -106,7 +110,11 @@ def _eigh(matrix: Array) -> tuple[Array, Array]:
 
 
 def _inverse(matrix: Array, shift: float) -> Array:
+    """(matrix + shift I)⁻¹ by its eigenvalues, which rounding cannot make negative."""
+    values, vectors = _eigh(matrix)
+    return (vectors / (values + shift)) @ vectors.T
+
+
+def _finite(matrix: Array) -> bool:
     xp = namespace(matrix)
-    identity = xp.eye(matrix.shape[0], dtype=matrix.dtype)
-    root = xp.linalg.solve(xp.linalg.cholesky(matrix + shift * identity), identity)
-    return root.T @ root
+    return bool(xp.all(xp.isfinite(matrix)))

@@ -106,12 +106,15 @@ class Volumes:
     preconditioned: int  # every step, within each row
 
 
-def volumes(sizes: Sequence[LayerSize], placement: Placement, variant: Variant, workers: int) -> Volumes:
+def volumes(
+    sizes: Sequence[LayerSize], placement: Placement, variant: Variant, workers: int, eigen: bool = True
+) -> Volumes:
     """What one replica's position sends with M = 1 (docs/solvers.md has the table)."""
     weights = sum(s.a * s.g for s in sizes)
     rows = workers // placement.columns
     factors = 0 if variant == "dp_kfac" or workers == 1 else sum(s.a**2 + s.g**2 for s in sizes)
-    inverse = sum(s.a**2 + s.a + s.g**2 + s.g for s in sizes) if rows > 1 else 0
+    values = 1 if eigen else 0
+    inverse = sum(s.a**2 + s.g**2 + values * (s.a + s.g) for s in sizes) if rows > 1 else 0
     return Volumes(weights if workers > 1 else 0, factors, inverse, weights if placement.columns > 1 else 0)
 
 

@@ -36,10 +36,10 @@ def coefficients(yy: Array, sy: Array, yg: Array, sg: Array, kind: str, ridge: f
     xp = namespace(yy)
     m = yy.shape[0]
     scale = float(xp.sum(xp.linalg.diagonal(yy))) / m
+    if not (scale > 0 and bool(xp.all(xp.isfinite(yy) & xp.isfinite(sy)))):
+        return xp.zeros((m,), dtype=yy.dtype), 0  # the workers are at one point, or lost
     values = xp.linalg.eigvalsh(yy)
     rank = int(xp.sum(xp.astype(values > 1e-10 * max(float(values[-1]), 1e-300), xp.int64)))
-    if not scale > 0:
-        return xp.zeros((m,), dtype=yy.dtype), 0
     if kind == "II":
         matrix, right = yy, yg
     else:
@@ -65,7 +65,7 @@ class RankM(LocalSteps):
         """One local step; the secant step after every τ of them. Collective over the workers."""
         self.sgd_step(share, rate)
         if (count + 1) % self._own.tau == 0:
-            self._meet_at_secant(count)
+            self._meet_at_secant(count + 1)
 
     def meet(self) -> None:
         """A pass ends with a secant step, so that what is evaluated has all steps in it."""

@@ -23,7 +23,8 @@ from dnewton.network import blocks_of
 
 INIT, PULL, PUSH, SKIP, FINAL, STATS, STOP = 1, 2, 3, 4, 5, 6, 7  # requests
 MODEL, ACK = 11, 12  # answers
-IDLE = 2e-4  # seconds between two looks for a message
+IDLE = 2e-4  # seconds between two looks for a message, once there has been none for a while
+PATIENCE = 10_000  # looks before that, where the server has a core to itself
 EPSILON = 1e-7  # dc_asgd: beside the mean square
 
 
@@ -99,12 +100,15 @@ class Server:
 
     def serve(self) -> None:
         """Answer until told to stop; raises the UserError that ended the workers, if one did."""
+        idle = 0
         while True:
             found = self._next()
             if found is None:
-                time.sleep(IDLE)
+                idle += 1
+                if self._comm.polite or idle > PATIENCE:
+                    time.sleep(IDLE)
                 continue
-            source, tag = found
+            (source, tag), idle = found, 0
             if tag == STOP:
                 text = np.empty(256, dtype=np.uint8)
                 self._comm.receive(text, source, STOP)
