@@ -3,7 +3,7 @@
 
     python scripts/accuracy_table.py --data DIR [--nets usps_mlp dna_mlp ...] [--solvers newton] [--ranks 2]
                                      [--samples 10000] [--set solver.seed=1]
-                                     [--markdown docs/benchmarks.md] [--json docs/benchmarks.json]
+                                     [--markdown docs/benchmarks.md] [--marker accuracy_table] [--json FILE]
 
 DIR holds the data files under the names that the nets have. A net whose data are missing, or whose run fails, stands in
 the table with the reason.
@@ -27,7 +27,6 @@ import yaml
 from dnewton.nets import read_net, shipped_nets
 
 BENCHMARKS = [n.removesuffix(".yaml") for n in shipped_nets() if "_" in n and n != "mlp_regression.yaml"]
-BEGIN, END = "<!-- accuracy_table begins -->", "<!-- accuracy_table ends -->"
 
 
 def train(net: str, solver: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -88,7 +87,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, help="train on the first so many samples of the file alone")
     parser.add_argument("--set", action="append", default=[], help="override a YAML entry in all runs")
     parser.add_argument("--launcher", default="mpirun", help="for example 'mpirun --oversubscribe'")
-    parser.add_argument("--markdown", type=Path, help=f"file to put the table in, between '{BEGIN}' and '{END}'")
+    parser.add_argument("--markdown", type=Path, help="file to put the table in, between its markers")
+    parser.add_argument("--marker", default="accuracy_table", help="name of the markers, <!-- NAME begins/ends -->")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -104,9 +104,10 @@ def write(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
     if args.json:
         args.json.write_text(json.dumps(about, indent=1) + "\n")
     if args.markdown:
-        text = args.markdown.read_text() if args.markdown.exists() else f"{BEGIN}\n{END}\n"
-        before, _, rest = text.partition(BEGIN)
-        args.markdown.write_text(f"{before}{BEGIN}\n{markdown(rows)}\n{END}{rest.partition(END)[2]}")
+        begin, end = f"<!-- {args.marker} begins -->", f"<!-- {args.marker} ends -->"
+        text = args.markdown.read_text() if args.markdown.exists() else f"{begin}\n{end}\n"
+        before, _, rest = text.partition(begin)
+        args.markdown.write_text(f"{before}{begin}\n{markdown(rows)}\n{end}{rest.partition(end)[2]}")
 
 
 if __name__ == "__main__":
