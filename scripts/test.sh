@@ -68,7 +68,7 @@ tests 2 mpich 2 -q
 tests 3 mpich 3 -q
 tests 4 mpich 4 -q
 tests 5 mpich 16 -q -m at16 # pytest fails when it finds no such test
-tests 6 openmpi 1 -q --ignore=tests/test_memory.py # how much a reader holds does not depend on the MPI library
+tests 6 openmpi 1 -q -m serial --ignore=tests/test_memory.py # what starts jobs; alone, the library makes no difference
 tests 7 openmpi 2 -q
 tests 8 openmpi 3 -q
 if wanted 9; then
