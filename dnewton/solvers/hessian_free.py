@@ -23,7 +23,7 @@ from dnewton.solvers.workers import Point, Workers
 
 SUBSAMPLE = 1  # purpose of the random draw, as newton's
 BOOST, DROP = 1.5, 2 / 3  # of λ where the model was bad (ρ < ¼), good (ρ > ¾)
-STEEP = 1e-6  # |cos| of the angle with ∇f below which a direction of negative curvature is no descent direction
+STEEP = 1e-6  # |cos| of the angle with ∇f below which the sign of a slope is rounding's
 SWEEP = 256  # samples of a Hessian product at a time
 
 
@@ -162,12 +162,12 @@ class HessianFree:
         ad = -g - found.r
         slope, curvature, squares = dots((g, found.d), (found.d, ad), (found.d, found.d))
         best: _Direction | None = None
-        if math.isfinite(slope) and slope != 0 and math.isfinite(curvature):
+        if math.isfinite(curvature) and abs(slope) > STEEP * self._at.norm * math.sqrt(squares):
             sign = -1.0 if slope > 0 else 1.0
             best = _Direction(sign * found.d, sign * slope, curvature, squares)
         # along q the Hessian itself, without λ, curves downward
         gq, qq = (0.0, 0.0) if found.q is None else dots((g, found.q), (found.q, found.q))
-        # Bi-CG-STAB makes some directions orthogonal to ∇f: rounding must not choose which way to go along them.
+        # Bi-CG-STAB makes some directions orthogonal to ∇f
         steep = abs(gq) > STEEP * self._at.norm * math.sqrt(qq)
         if found.q is not None and steep and found.lowest - self._lambda < 0:
             length = math.sqrt((best.squares if best else self._at.norm**2) / qq)
