@@ -173,9 +173,18 @@ class AdamSection(WorkersSection):
 class ServedSection(WorkersSection):
     """Methods whose workers may talk to parameter servers."""
 
+    smaller_rates: ClassVar[dict[str, float]] = {"eamsgd": 0.05, "mdownpour": 0.01}  # momentum lengthens steps
+
     name: str
     mode: Literal["sync", "async", "round_robin"] = "async"  # round_robin: in turn, so that runs can be repeated
     server_ranks: Count = 1  # the last ranks of the job; each holds a slice of the centre
+
+    @model_validator(mode="before")
+    @classmethod
+    def _smaller_with_momentum(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("name") in cls.smaller_rates:
+            return {"learning_rate": cls.smaller_rates[value["name"]], **value}
+        return value
 
     @property
     def servers(self) -> int:
@@ -203,14 +212,6 @@ class DownpourSection(ServedSection):
     tau: Count = 1  # steps between two exchanges
     momentum: Fraction = 0.9  # mdownpour only: Nesterov momentum of the centre
     average: Annotated[float, Field(gt=0, le=1)] = 0.01  # mvadownpour only: weight of the newest centre
-
-    @model_validator(mode="before")
-    @classmethod
-    def _smaller_with_momentum(cls, value: Any) -> Any:
-        """A rate that suits plain steps diverges with momentum: mdownpour's default is a tenth."""
-        if isinstance(value, dict) and value.get("name") == "mdownpour":
-            return {"learning_rate": 0.01, **value}
-        return value
 
     @model_validator(mode="after")
     def _momentum_is_the_servers(self) -> DownpourSection:
