@@ -167,7 +167,12 @@ class AdamSection(WorkersSection):
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
     epsilon: Positive = 1e-8
-    weight_decay: NotNegative = 0.0  # adam: added to the gradient; adamw: theta *= 1 - rate * weight_decay
+    weight_decay: NotNegative = 0.0  # adam: added to the gradient; adamw (default 0.01): theta *= 1 - rate * it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adamw_decays(cls, value: Any) -> Any:
+        return {"weight_decay": 0.01, **value} if isinstance(value, dict) and value.get("name") == "adamw" else value
 
 
 class ServedSection(WorkersSection):
