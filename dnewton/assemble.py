@@ -12,7 +12,7 @@ from dnewton.config import Config, regulariser
 from dnewton.config_solvers import ServedSection, SolverSection
 from dnewton.crew import Crew, layout
 from dnewton.curvature.losses import LOSSES
-from dnewton.data.parts import Loaded, Parts, load_parts, open_parts
+from dnewton.data.parts import Loaded, load_parts, open_parts
 from dnewton.data.samples import Samples, Streamed, Window
 from dnewton.data.targets import Targets
 from dnewton.errors import UserError
@@ -65,7 +65,8 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     parts = open_parts(config.data, config.net.input, config.solver.seed, world)
     memory = _memory_per_rank(config, world)
     resident = world.extremes(_resident(config, memory))[0]  # alike on all ranks: the plan depends on it
-    work = _workload(config, parts, shapes[-1].out_shape[0], resident, crew.layout.replicas)
+    scored = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
+    work = workload(config, parts.train.samples, scored, shapes[-1].out_shape[0], crew.layout.replicas, resident)
     grid = None if config.parallel.grid == "auto" else config.parallel.grid
     stated = planner.Machine.shared(world.least_cores)
     plan = planner.choose(
@@ -120,13 +121,14 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     )
 
 
-def _workload(config: Config, parts: Parts, outputs: int, resident: float, replicas: int) -> planner.Workload:
+def workload(
+    config: Config, samples: int, others: int, outputs: int, replicas: int, resident: float = math.inf
+) -> planner.Workload:
     """What the planner plans for: a replica's share of the training set and of S with newton, mini-batches with others.
 
     The rest of the training set is held like the test set.
     """
-    samples, solver, rest = parts.train.samples, config.solver, 0
-    s = 1
+    solver, rest, s = config.solver, 0, 1
     if isinstance(solver, SolverSection):
         s = -(-subsample_size(solver.subsample, samples) // replicas)
         rest = samples - -(-samples // replicas)
@@ -134,7 +136,7 @@ def _workload(config: Config, parts: Parts, outputs: int, resident: float, repli
     batch = solver.batch_size if isinstance(solver, SolverSection) else getattr(solver, "batch", solver.batch_size)
     return planner.Workload(
         samples, s, outputs, batch, 8 if config.parallel.dtype == "float64" else 4, resident=resident,
-        others=rest + sum(part.samples for part in (parts.test, parts.validation) if part is not None),
+        others=rest + others,
     )  # fmt: skip
 
 

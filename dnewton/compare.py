@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dnewton import compare_report, progress, settings
+from dnewton import checkpoint, compare_report, progress, settings
 from dnewton.assemble import assemble
 from dnewton.cli import Parser
 from dnewton.comm import Comm
 from dnewton.config import Config
-from dnewton.config_solvers import SOLVERS, keys
+from dnewton.config_solvers import SOLVERS, KFACSection, keys
+from dnewton.crew import layout
 from dnewton.errors import UserError
 from dnewton.launch import run
 from dnewton.rundir import RunDirectory
+from dnewton.solvers import kfac_plan
 from dnewton.solvers.server import Server
 from dnewton.trainer import Record, Trainer, initial_state
 
@@ -36,6 +38,7 @@ class Plan:
 
     name: str
     config: Config
+    notes: list[str]
 
 
 def seconds(text: str) -> float:
@@ -56,7 +59,9 @@ def swept(items: Sequence[str]) -> dict[str, list[str]]:
         key = key.strip() if "." in key else f"solver.{key.strip()}"
         if key == "solver.name":
             raise UserError("--sweep solver.name: the solvers to compare are --solvers' business")
-        found[key] = [v.strip() for v in values.split(",")]
+        if key in found:
+            raise UserError(f"--sweep {item}: {key} is swept already; write all its values in one list")
+        found[key] = list(dict.fromkeys(v.strip() for v in values.split(",")))
     return found
 
 
@@ -79,8 +84,8 @@ def plans(
             sets = [f"solver.name={name}", *overrides, *chosen]
             if endless and not any(s.startswith("solver.max_iterations=") for s in sets):
                 sets.append(f"solver.max_iterations={FOREVER}")
-            config, _ = settings.configure(text, folder, source, sets)
-            found.append(Plan("-".join([name, *words]).replace(os.sep, "_"), config))
+            config, notes = settings.configure(text, folder, source, sets)
+            found.append(Plan("-".join([name, *words]).replace(os.sep, "_"), config, notes))
     if unused := set(sweep) - used:
         raise UserError(f"--sweep {sorted(unused)[0]}: none of the solvers {', '.join(wanted)} has this key")
     return found
@@ -88,6 +93,15 @@ def plans(
 
 def _knows(solver: str, key: str) -> bool:
     return key.split(".")[1] in keys(SOLVERS[solver])
+
+
+def check(config: Config, ranks: int, source: str) -> None:
+    """Raise UserError when the ranks cannot be divided as a run asks for."""
+    how, options = layout(config, ranks, source), config.solver
+    if isinstance(options, KFACSection):
+        kfac_plan.place(
+            [], how.replicas, how.model_ranks, options.name, options.assignment, options.grad_worker_fraction, source
+        )
 
 
 def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
@@ -111,10 +125,16 @@ def _main(comm: Comm) -> None:
     budget = None if args.budget is None else seconds(args.budget)
     text, folder = settings.read(args.net, comm)
     todo = plans(text, folder, args.net, args.solvers.split(","), swept(args.sweep), args.set, budget is not None)
+    for plan in todo:
+        check(plan.config, comm.size, args.net)
+    if args.out == "":
+        raise UserError("--out needs the name of a directory, not an empty one")
     stamp = f"runs/compare-{Path(args.net).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder = comm.text_from_root(args.out or stamp)
     with comm.together():
         if comm.rank == 0:
+            if args.init:
+                checkpoint.read_metadata(args.init)
             for plan in todo:
                 RunDirectory(os.path.join(folder, plan.name)).check(args.overwrite)
     results: list[compare_report.Result] = []
@@ -157,7 +177,7 @@ def one(
         with job.comm.together():
             if job.comm.rank == 0:
                 out.create(job.config.dump())
-                for note in job.notes:
+                for note in [*job.notes, *plan.notes]:
                     out.log(note)
 
         def show(record: Record) -> None:

@@ -12,6 +12,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Needs = ClassVar[dict[str, tuple[str, tuple[str, ...]]]]  # key: another key, and the values it works with
 WholeNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -19,6 +20,16 @@ class Section(BaseModel):
     """A mapping in the YAML file: unknown keys are errors, numbers are not strings."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    needs: Needs = {}
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> Section:
+        """What would be ignored is refused; a default is not, as written-out configurations hold them all."""
+        for key, (other, values) in self.needs.items():
+            default = type(self).model_fields[key].default
+            if getattr(self, key) != default and str(getattr(self, other)) not in values:
+                raise ValueError(f"{key} needs {other}: {' or '.join(values)}")
+        return self
 
 
 def _subsample(value: float) -> float:
@@ -95,6 +106,12 @@ class SolverSection(Section):
 
     @model_validator(mode="after")
     def _jacobian_serves(self) -> SolverSection:
+        if self.replica_solve == "exact" and self.curvature == "diagonal":
+            asked = {"jacobian": self.jacobian in ("normal", "implicit"), "subproblem": self.subproblem == "exact",
+                     "preconditioner": self.preconditioner in ("diagonal", "kronecker")}  # fmt: skip
+            for key, other in asked.items():
+                if other:
+                    raise ValueError(f"{key}: {getattr(self, key)} needs replica_solve: average; exact is plain CG")
         if self.jacobian == "normal" and self.curvature == "full":
             raise ValueError("jacobian: normal needs curvature: diagonal")
         if self.jacobian in ("normal", "implicit") and self.preconditioner in ("diagonal", "kronecker"):
@@ -119,16 +136,32 @@ class CommonSection(Section):
     batch_size: Count = 1024  # samples at a time where f is evaluated; does not change results
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
+    @property
+    def servers(self) -> int:
+        """Ranks that hold the centre and do not train."""
+        return 0
+
 
 class ScheduleSection(Section):
     """The learning rate over the iterations (fractions of one included)."""
+
+    needs: Needs = {
+        "milestones": ("name", ("step",)), "factor": ("name", ("step",)), "decay": ("name", ("inverse",)),
+        "power": ("name", ("inverse",)),
+    }  # fmt: skip
 
     name: Literal["constant", "step", "cosine", "inverse"] = "constant"
     milestones: list[Positive] = []  # step: iterations after which the rate is multiplied by factor
     factor: Share = 0.1
     decay: NotNegative = 0.1  # inverse: rate / (1 + decay * iterations)^power
-    power: Positive = 1.0
+    power: Annotated[float, Field(gt=0, le=10)] = 1.0
     warmup: NotNegative = 0.0  # iterations over which the rate rises from 0
+
+    @model_validator(mode="after")
+    def _steps_are_somewhere(self) -> ScheduleSection:
+        if self.name == "step" and not self.milestones:
+            raise ValueError("step needs milestones: iterations after which the rate is multiplied by factor")
+        return self
 
 
 class WorkersSection(CommonSection):
@@ -137,11 +170,6 @@ class WorkersSection(CommonSection):
     batch: Count = 32  # samples per worker and step
     learning_rate: Positive = 0.1
     schedule: ScheduleSection = ScheduleSection()
-
-    @property
-    def servers(self) -> int:
-        """Ranks that hold the centre and do not train."""
-        return 0
 
 
 class SGDSection(WorkersSection):
@@ -200,6 +228,8 @@ class ServedSection(WorkersSection):
 class ElasticSection(ServedSection):
     """Elastic averaging (Zhang, Choromanska, LeCun 2015): workers are pulled to a centre and pull it."""
 
+    needs: Needs = {"momentum": ("name", ("eamsgd",)), "server_ranks": ("mode", ("async", "round_robin"))}
+
     name: Literal["easgd", "eamsgd"] = "easgd"
     mode: Literal["sync", "async", "round_robin"] = "sync"
     learning_rate: Positive = 0.2
@@ -210,6 +240,8 @@ class ElasticSection(ServedSection):
 
 class DownpourSection(ServedSection):
     """Downpour SGD and its averaged and momentum forms (Dean et al. 2012; Zhang et al. 2015, section 5)."""
+
+    needs: Needs = {"momentum": ("name", ("mdownpour",)), "average": ("name", ("mvadownpour",))}
 
     name: Literal["downpour", "mdownpour", "adownpour", "mvadownpour"] = "downpour"
     mode: Literal["async", "round_robin"] = "async"
@@ -228,11 +260,13 @@ class DownpourSection(ServedSection):
 class DelayCompensatedSection(ServedSection):
     """Delay-compensated asynchronous SGD (Zheng et al. 2017)."""
 
+    needs: Needs = {"mean_square": ("variant", ("adaptive",))}
+
     name: Literal["dc_asgd"] = "dc_asgd"
     mode: Literal["async", "round_robin"] = "async"
     learning_rate: Positive = 0.1
     variant: Literal["constant", "adaptive"] = "constant"
-    lambda_: Annotated[float, Field(alias="lambda", ge=0, allow_inf_nan=False)] = 0.04  # adaptive: about 2
+    compensation: NotNegative = 0.04  # the papers' lambda_0; adaptive: about 2
     mean_square: Fraction = 0.95  # adaptive: weight of the old mean square
 
 
@@ -246,6 +280,12 @@ class AveragingSection(WorkersSection):
     block_momentum: Fraction = 0.0  # above 0: BMUF
     block_rate: Positive = 1.0
     nesterov_block: bool = False  # BMUF: workers start ahead, at W + block_momentum * D
+
+    @model_validator(mode="after")
+    def _block_options_have_block_momentum(self) -> AveragingSection:
+        if self.block_momentum == 0 and (self.nesterov_block or self.block_rate != 1.0):
+            raise ValueError("block_rate and nesterov_block need a block_momentum above 0")
+        return self
 
 
 class KFACSection(WorkersSection):
@@ -281,7 +321,7 @@ class RankMSection(WorkersSection):
     tau: Count = 4  # local steps that spread the workers before a secant step
     momentum: Fraction = 0.9
     type: Literal["I", "II"] = "II"
-    ridge: Positive = 1e-3  # relative to trace(YᵀY)/m
+    ridge: Annotated[float, Field(ge=1e-15, allow_inf_nan=False)] = 1e-3  # relative to trace(YᵀY)/m
     overlap: Count = 256  # samples on which all workers take the same gradient difference
     secant_rate: NotNegative = 0.1  # eta: step along what is left of the gradient
     spread: Annotated[float, Field(ge=0, le=1)] = 0.0  # how much of its distance from the mean a worker keeps
@@ -293,31 +333,28 @@ class HessianFreeSection(CommonSection):
     name: Literal["hessian_free"] = "hessian_free"
     method: Literal["gn_cg", "bicgstab"] = "gn_cg"  # CG on the Gauss-Newton matrix, Bi-CG-STAB on the Hessian
     subsample: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_subsample)] = 0.2
-    lambda_: Annotated[float, Field(alias="lambda", gt=0, allow_inf_nan=False)] = 0.5
+    damping: Positive = 0.5  # lambda at the start
     cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
     max_cg: Count = 100
-    warm_start: Fraction = 0.95  # begin at this times the previous solution
+    carry_over: Fraction = 0.95  # an inner solve begins at this times the last solution
     backtrack: Annotated[float, Field(gt=0, lt=1)] = 0.8
     armijo: Annotated[float, Field(gt=0, lt=1)] = 1e-2
     max_trials: Count = 60
-
-    @property
-    def servers(self) -> int:
-        """Ranks that hold the centre and do not train."""
-        return 0
 
 
 class EntropySection(WorkersSection):
     """Entropy-SGD (Chaudhari et al. 2017), and Parle (Chaudhari et al. 2017): the same with elastically coupled
     workers."""
 
+    needs: Needs = {k: ("name", ("parle",)) for k in ("rho", "rho_growth")} | {"noise": ("name", ("entropy_sgd",))}
+
     name: Literal["entropy_sgd", "parle"] = "parle"
     inner_steps: Count = 5  # L: gradients of the inner loop per outer step
     inner_rate: Positive = 0.1
     momentum: Fraction = 0.9  # Nesterov's, in both loops
-    gamma: NotNegative = 1e-2  # how strongly the inner loop is held at the outer point
+    gamma: Annotated[float, Field(ge=0, le=1)] = 1e-2  # how strongly the inner loop is held at the outer point
     gamma_growth: NotNegative = 1e-3  # scoping: gamma * (1 + growth)^outer steps, at most 1
-    rho: NotNegative = 0.1  # parle: coupling of the workers
+    rho: Annotated[float, Field(ge=0, le=10)] = 0.1  # parle: coupling of the workers
     rho_growth: NotNegative = 1e-3  # rho * (1 + growth)^outer steps, at most 10
     noise: NotNegative = 1e-4  # entropy_sgd: of the inner gradients
     average: Annotated[float, Field(gt=0, le=1)] = 0.25  # weight of the newest inner point in their mean

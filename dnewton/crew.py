@@ -35,10 +35,15 @@ def layout(config: Config, ranks: int, source: str) -> Layout:
     if workers < 1:
         raise UserError(
             f"{source}: solver.server_ranks: {servers} of {ranks} rank(s) would serve and none would train; "
-            f"start at least {servers + 1} ranks or use another solver.mode"
+            f"start at least {servers + 1} ranks" + (" or use solver.mode: sync" if solver.name[0] == "e" else "")
         )
     model = 1 if grid == "auto" else grid[0] * grid[1]
     replicas = (max(1, workers // model) if solver.replicated else 1) if wanted == "auto" else wanted
+    if wanted == "auto" and solver.replicated and workers % model:
+        raise UserError(
+            f"{source}: parallel.grid: {list(grid)} has {model} ranks per replica and {workers} rank(s) train; use a "
+            f"multiple of {model} or another grid"
+        )
     if workers % replicas:
         fitting = ", ".join(str(d) for d in range(1, workers + 1) if workers % d == 0)
         raise UserError(

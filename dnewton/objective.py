@@ -184,7 +184,3 @@ class Objective:
             if gradient is not None:
                 self.network.gradient(theta, tape, self.loss.gradient(tape.z, y), gradient)
         return loss, metric
-
-    def metric_over(self, theta: Array, data: Samples) -> float:
-        """The metric's sum over another data set (to be taken from rank 0). Collective over the world."""
-        return self.accumulate(theta, np.arange(data.count), None, data)[1]

@@ -7,6 +7,7 @@ import math
 import sys
 
 from dnewton import config, config_text, forecast, planner, strategy
+from dnewton.assemble import workload
 from dnewton.comm import Comm
 from dnewton.config_solvers import SolverSection
 from dnewton.crew import layout
@@ -16,7 +17,6 @@ from dnewton.data.readers import find_part
 from dnewton.errors import UserError
 from dnewton.netplan import LayerShape, infer_shapes
 from dnewton.nets import read_net
-from dnewton.objective import subsample_size
 from dnewton.solvers import registry
 
 PROCESS = 100 << 20  # bytes that the interpreter and its libraries take
@@ -50,19 +50,23 @@ def show(
     settings: config.Config, shapes: tuple[LayerShape, ...], ranks: int, samples: int, test: int, source: str
 ) -> None:
     """Print the plan, the largest rank's memory and the forecast."""
-    s = settings.solver
+    s, crew = settings.solver, layout(settings, ranks, source)
     item = 8 if settings.parallel.dtype == "float64" else 4
-    if not isinstance(s, SolverSection):
-        _show_other(settings, shapes, ranks, samples, test, source)
-        return
-    subsample = subsample_size(s.subsample, samples)
-    work = planner.Workload(samples, subsample, shapes[-1].out_shape[0], s.batch_size, item, others=test)
+    work = workload(settings, samples, test, shapes[-1].out_shape[0], crew.replicas)
     grid = None if settings.parallel.grid == "auto" else settings.parallel.grid
-    plan = planner.choose(shapes, ranks, work, grid=grid, source=source)
-    print(f"{source} on {ranks} rank(s): grid {plan.grid.rows} x {plan.grid.cols}, l = {samples}, |S| = {subsample}")
+    plan = planner.choose(shapes, crew.model_ranks, work, grid=grid, source=source)
+    if crew.replicas > 1 or crew.servers:
+        print(f"{source}: {crew.describe()}; what follows is one replica's, sums between replicas come on top")
+    subsample = f", |S| = {work.subsample}" if isinstance(s, SolverSection) else ""
+    shape = f"grid {plan.grid.rows} x {plan.grid.cols}"
+    print(f"{source} on {crew.model_ranks} rank(s): {shape}, l = {work.samples}{subsample}")
     for line in plan.describe():
         print(line)
     limit = math.inf if settings.parallel.memory == "auto" else settings.parallel.memory
+    if not isinstance(s, SolverSection):
+        for line in registry.budget_for(s, plan, work, crew, limit, PROCESS, source).describe():
+            print(line)
+        return
     given = settings.parallel.rates
     rates = Rates() if given == "auto" else Rates(given.flops, given.bandwidth)
     how = strategy.decide(plan, work, s, memory=limit, process=PROCESS, rates=rates, source=source)
@@ -70,29 +74,14 @@ def show(
         print(line)
     full, joint = s.curvature == "full", s.curvature == "diagonal" and how.how == "implicit"
     did = forecast.Iteration(
-        samples, how.chunks(samples, subsample), columns=1 if s.combine == "none" else 2, combined=s.combine != "none",
-        two_level=s.combine == "two_level", full_cg=planner.Workload.cg if full else 0, how=how.how,
+        work.samples, how.chunks(work.samples, work.subsample), columns=1 if s.combine == "none" else 2,
+        combined=s.combine != "none", two_level=s.combine == "two_level",
+        full_cg=planner.Workload.cg if full else 0, how=how.how,
         joint_cg=planner.Workload.cg if joint else 0, units=max(1, len(how.ways)), test_samples=test, itemsize=item,
     )  # fmt: skip
     assumed = f" and {planner.Workload.cg} CG iterations" if full or joint else ""
     print(f"one iteration with one trial step{assumed}:")
     for line in forecast.table(plan, did):
-        print(line)
-
-
-def _show_other(
-    settings: config.Config, shapes: tuple[LayerShape, ...], ranks: int, samples: int, test: int, source: str
-) -> None:
-    """The layout and memory of a comparison solver; the forecast of messages is newton's."""
-    item = 8 if settings.parallel.dtype == "float64" else 4
-    how, s = layout(settings, ranks, source), settings.solver
-    work = planner.Workload(samples, 1, shapes[-1].out_shape[0], s.batch_size, item, others=test)
-    grid = None if settings.parallel.grid == "auto" else settings.parallel.grid
-    plan = planner.choose(shapes, how.model_ranks, work, grid=grid, source=source)
-    limit = math.inf if settings.parallel.memory == "auto" else settings.parallel.memory
-    found = registry.budget_for(s, plan, work, how, limit, PROCESS, source)
-    print(f"{source} on {ranks} rank(s): {how.describe()}; grid {plan.grid.rows} x {plan.grid.cols}, l = {samples}")
-    for line in [*plan.describe(), *found.describe()]:
         print(line)
 
 

@@ -51,13 +51,14 @@ class Trainer:
         self.totals: dict[str, dict[str, float]] = {name: {} for name in PHASES}
         self.records: list[Record] = []
         self._checkpointed = -1
-        self._samples_seen = 0.0
+        self._samples_seen, self._trained_before = 0.0, 0.0
 
     def run(self, start: Start) -> None:
         """Train from `start` (iteration 0, or a checkpoint's) to the end. Collective over the world."""
         job, solver = self._job, self._job.solver
         if start.saved is not None:
             self._samples_seen = float(start.saved.values.get("samples_seen", "0"))
+            self._trained_before = float(start.saved.values.get("train_seconds", "0"))
         first = solver.begin(start)
         every = job.config.output.checkpoint_every
         if not self._resumed:
@@ -70,7 +71,7 @@ class Trainer:
             if not math.isfinite(step.loss):
                 raise UserError(
                     f"f is {step.loss} after iteration {solver.iteration}: {job.config.solver.name} has diverged; "
-                    "lower solver.learning_rate"
+                    "a smaller solver.learning_rate usually helps"
                 )
             if every and solver.iteration % every == 0:
                 self._checkpoint()
@@ -93,7 +94,7 @@ class Trainer:
     def _trained(self) -> float:
         """Seconds of the run without evaluations for the record, messages for the report, and files."""
         beside = sum(self._job.comm.ledger[name].elapsed for name in BESIDE)
-        return time.perf_counter() - self._begun - (beside - self._beside)
+        return self._trained_before + time.perf_counter() - self._begun - (beside - self._beside)
 
     def _checkpoint(self) -> None:
         job, solver = self._job, self._job.solver
@@ -105,6 +106,7 @@ class Trainer:
             "format": FORMAT,
             "iteration": str(solver.iteration),
             "samples_seen": repr(self._samples_seen),
+            "train_seconds": repr(self._trained()),
             "replicas": str(job.crew.layout.replicas),
             "identity": json.dumps(identity(job)),
             **job.description,

@@ -267,7 +267,7 @@ class DelayCompensated(Method):
         for r, rows in enumerate(shares):
             if len(rows):
                 g = self.task.gradient(self.given[r], rows)
-                strength: Any = self.o["lambda_"]
+                strength: Any = self.o["compensation"]
                 if self.o["variant"] == "adaptive":
                     self.square = g**2 if self.square is None else m * self.square + (1 - m) * g**2
                     strength = strength / np.sqrt(self.square + 1e-7)
@@ -566,7 +566,7 @@ def bicgstab(A: Array, b: Array, tolerance: float, limit: int, x: Array) -> tupl
 
 def hessian_free(problem: Any, o: Options, iterations: int, subsets: Sequence[Indices]) -> list[tuple[Array, float]]:
     """θ and λ at the beginning and after every iteration."""
-    task, damping = Task(problem), o["lambda_"]
+    task, damping = Task(problem), o["damping"]
     theta, previous = task.start.copy(), np.zeros_like(task.start)
     found = [(theta, damping)]
     for k in range(iterations):
@@ -574,7 +574,7 @@ def hessian_free(problem: Any, o: Options, iterations: int, subsets: Sequence[In
         curvature = task.gauss_newton if o["method"] == "gn_cg" else task.hessian
         B = curvature(theta, subsets[k])
         A = B + damping * np.eye(len(theta))
-        start, seen = o["warm_start"] * previous, []
+        start, seen = o["carry_over"] * previous, []
         if o["method"] == "gn_cg":
             previous = cg(A, -g, o["cg_tolerance"], o["max_cg"], start)
         else:

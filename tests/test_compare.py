@@ -49,10 +49,15 @@ def test_every_solver_runs(tmp_path: Path) -> None:
         assert ("staleness" in found[-1]) == (name in SERVED)
 
 
-@pytest.mark.parametrize("name", ["adam", "parle"])  # test_solvers has them all
-def test_resume_equals_a_straight_run(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),  # test_saved has those without servers
+    [("adam", {}), ("downpour", {"tau": 3}), ("mdownpour", {}), ("adownpour", {}),
+     ("dc_asgd", {"variant": "adaptive"})],
+)  # fmt: skip
+def test_resume_equals_a_straight_run(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
     problem = Problem((6,), MLP, samples=13)
-    net = values(problem, tmp_path, name)
+    turns = {"mode": "round_robin"} if name in SERVED else {}
+    net = values(problem, tmp_path, name, **options, **turns)
     assert train(3, tmp_path, net, "straight", "--init", "init.safetensors").returncode == 0
     half = train(3, tmp_path, net, "half", "--init", "init.safetensors", settings=["solver.max_iterations=2"])
     assert half.returncode == 0, half.stderr
@@ -64,6 +69,7 @@ def test_resume_equals_a_straight_run(tmp_path: Path, name: str) -> None:
     lines = metrics(tmp_path, "half")
     assert [r["iteration"] for r in lines] == [0, 1, 2, 3, 4]
     assert lines[-1]["samples_seen"] == metrics(tmp_path, "straight")[-1]["samples_seen"]
+    assert lines[3]["train_seconds"] > lines[2]["train_seconds"]
 
 
 @pytest.mark.parametrize("name", ["easgd", "downpour"])
@@ -97,7 +103,9 @@ def test_layouts_of_equal_replicas_agree(tmp_path: Path, name: str, extra: int) 
     [
         (1, ["solver.name=downpour"], ["server_ranks", "2 ranks"]),
         (3, ["solver.name=sgd", "parallel.replicas=2"], ["parallel.replicas", "1, 3"]),
-        (2, ["parallel.replicas=2"], ["parallel.replicas", "newton"]),
+        (5, ["solver.name=sgd", "parallel.grid=[1,2]"], ["parallel.grid", "multiple of 2"]),
+        (2, ["solver.name=easgd", "solver.momentum=0.5"], ["momentum", "eamsgd"]),
+        (2, ["solver.replica_solve=exact", "solver.subproblem=exact"], ["replica_solve"]),
         (3, ["solver.name=d_kfac", "solver.grad_worker_fraction=0.5"], ["grad_worker_fraction", "0.333"]),
         (2, ["solver.name=sgd", "solver.momentum=0", "solver.nesterov=true"], ["nesterov"]),
         (2, ["solver.name=adm"], ["solver.name", "adam"]),
@@ -153,13 +161,17 @@ def test_compare(tmp_path: Path) -> None:
 
 
 def test_compare_stops_at_the_budget(tmp_path: Path) -> None:
-    """And a run that cannot be is said, after the others have been done."""
+    """And a run that diverges is said, after the others have been done."""
     result = run_compare(
-        1, tmp_path, "--net", "mlp.yaml", "--solvers", "downpour,adam", "--budget", "0.5s", "--out", "all"
-    )
-    fails(result, "downpour")
-    assert "failed: mlp.yaml: solver.server_ranks" in (tmp_path / "all" / "compare.txt").read_text()
-    lines = metrics(tmp_path / "all", "adam")
+        2, tmp_path, "--net", "mlp.yaml", "--solvers", "sgd,adam", "--budget", "0.5s", "--out", "all",
+        "--sweep", "weight_decay=0.0,1e30",
+    )  # fmt: skip
+    fails(result, "sgd-weight_decay=1e30")
+    text = (tmp_path / "all" / "compare.txt").read_text()
+    assert "failed: f is nan after iteration 1: sgd has diverged" in text
+    folder = tmp_path / "all" / "adam-weight_decay=0.0"
+    assert "adam does not use newton's subsample" in (folder / "log.txt").read_text()
+    lines = metrics(tmp_path / "all", "adam-weight_decay=0.0")
     assert lines[-2]["train_seconds"] < 0.5 <= lines[-1]["train_seconds"]
 
 
@@ -172,6 +184,9 @@ def test_compare_stops_at_the_budget(tmp_path: Path) -> None:
         (["--solvers", "adam", "--budget", "soon"], ["--budget soon"]),
         (["--solvers", "adam", "--sweep", "learning_rate=0.1,fast"], ["learning_rate", "fast"]),
         (["--solvers", "adam", "--set", "solver.tau=3"], ["solver.tau"]),
+        (["--solvers", "adam,downpour", "--set", "parallel.replicas=2"], ["parallel.replicas: 2"]),
+        (["--solvers", "adam", "--init", "missing.safetensors"], ["missing.safetensors"]),
+        (["--solvers", "sgd", "--sweep", "momentum=0", "--sweep", "momentum=0.5"], ["swept already"]),
         ([], ["--solvers"]),
     ],
 )

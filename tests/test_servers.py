@@ -55,8 +55,8 @@ IN_TURN: dict[str, dict[str, Any]] = {
     "mdownpour": {"name": "mdownpour", "momentum": 0.8, "learning_rate": 0.03},
     "adownpour": {"name": "adownpour", "tau": 2},
     "mvadownpour": {"name": "mvadownpour", "average": 0.2},
-    "dc_asgd": {"name": "dc_asgd", "lambda": 2.0},
-    "dc_asgd-adaptive": {"name": "dc_asgd", "lambda": 2.0, "variant": "adaptive", "mean_square": 0.7},
+    "dc_asgd": {"name": "dc_asgd", "compensation": 2.0},
+    "dc_asgd-adaptive": {"name": "dc_asgd", "compensation": 2.0, "variant": "adaptive", "mean_square": 0.7},
 }
 
 
@@ -119,7 +119,8 @@ def test_a_slow_server_changes_nothing(comm: Comm) -> None:
 @served
 @pytest.mark.parametrize("mode", ["async", "round_robin"])
 @pytest.mark.parametrize("options", [
-    {"name": "downpour"}, {"name": "dc_asgd", "lambda": 3.0}, {"name": "dc_asgd", "lambda": 3.0, "variant": "adaptive"},
+    {"name": "downpour"}, {"name": "dc_asgd", "compensation": 3.0},
+    {"name": "dc_asgd", "compensation": 3.0, "variant": "adaptive"},
     {"name": "mdownpour", "momentum": 0.0, "learning_rate": 0.1},
 ])  # fmt: skip
 def test_one_worker_is_sgd(comm: Comm, mode: str, options: dict[str, Any]) -> None:
@@ -236,20 +237,21 @@ def test_the_averages_of_the_centre() -> None:
     rng = np.random.default_rng(0)
     pushes = rng.normal(size=(6, 3))
     centres = np.cumsum(np.vstack([np.ones(3), pushes]), axis=0)
-    plain, moving = Shard(np.ones(3), average=np.ones(3)), Shard(np.ones(3), average=np.ones(3))
+    plain, moving = Shard(np.ones(3), second=np.ones(3)), Shard(np.ones(3), second=np.ones(3))
     z = np.ones(3)
     for k, push in enumerate(pushes):
         take_in(plain, options_of(name="adownpour"), 0, push)
         take_in(moving, options_of(name="mvadownpour", average=0.3), 0, push)
         z = 0.7 * z + 0.3 * centres[k + 1]
-        assert np.allclose(plain.average, centres[: k + 2].mean(axis=0), rtol=1e-13)
-        assert np.allclose(moving.average, z, rtol=1e-13)
+        assert np.allclose(plain.second, centres[: k + 2].mean(axis=0), rtol=1e-13)
+        assert np.allclose(moving.second, z, rtol=1e-13)
 
 
 @pytest.mark.parametrize("variant", ["constant", "adaptive"])
 def test_delay_compensation_by_hand(variant: str) -> None:
     """Two workers: the second's gradient belongs to the point before the first's push."""
-    options = options_of(name="dc_asgd", variant=variant, mean_square=0.6, **{"lambda": 1.5})
+    extra = {"mean_square": 0.6} if variant == "adaptive" else {}
+    options = options_of(name="dc_asgd", variant=variant, compensation=1.5, **extra)
     shard = Shard(np.array([1.0, -2.0]))
     for w in (0, 1):
         hand_out(shard, options, w)

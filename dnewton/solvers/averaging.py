@@ -25,7 +25,6 @@ class Averaging(LocalSteps):
         """All workers begin at the common point."""
         super().prepare(start)
         self._block = taken(start, "block")
-        self._met = 0
 
     def update(self, share: Share, rate: float, count: int) -> None:
         """One local step; the meeting after every τ of them. Collective over the workers."""

@@ -3,6 +3,7 @@ outer point, and for Parle an elastic coupling of the workers' outer points."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,11 @@ from dnewton.solvers.solver import Saved, Start
 from dnewton.solvers.workers import Share, Workers
 
 NOISE = 6  # purpose of this random draw
+
+
+def _grown(value: float, growth: float, steps: int, most: float) -> float:
+    """value (1 + growth)^steps, at most `most`."""
+    return min(most, value * math.exp(min(700.0, steps * math.log1p(growth))))
 
 
 class Entropy(Epochs):
@@ -51,7 +57,7 @@ class Entropy(Epochs):
     def update(self, share: Share, rate: float, count: int) -> None:
         """An inner step, and an outer one where it is due. Collective over the workers."""
         options, workers = self._own, self.workers
-        gamma = min(1.0, options.gamma * (1 + options.gamma_growth) ** self._outer)
+        gamma = _grown(options.gamma, options.gamma_growth, self._outer, 1.0)
         if self._coupled:
             if len(share.indices):
                 with workers.all.phase("gradient"):
@@ -72,7 +78,7 @@ class Entropy(Epochs):
         options, workers, xp = self._own, self.workers, namespace(self._x)
         d = self._x - self._z
         if self._coupled:
-            rho = min(10.0, options.rho * (1 + options.rho_growth) ** self._outer)
+            rho = _grown(options.rho, options.rho_growth, self._outer, 10.0)
             with workers.all.phase("exchange"):
                 d = d + rho * (self._x - workers.mean(self._z))
         self._v = options.momentum * self._v + d
@@ -97,7 +103,7 @@ class Entropy(Epochs):
             block.weight(out)[...] = rows
             if block.has_bias:
                 block.bias(out)[...] = 0.0
-        return options.noise * namespace(self._x).asarray(out)
+        return options.noise / math.sqrt(0.5 * options.inner_rate) * namespace(self._x).asarray(out)
 
     def meet(self) -> None:
         """Replica 0's bits for all."""

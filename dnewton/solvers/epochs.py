@@ -98,13 +98,11 @@ class Epochs(ABC):
             at = self._iteration + k / steps
             rate = learning_rate(self.options.learning_rate, self.options.schedule, at, self.options.max_iterations)
             self.update(share, rate, self._iteration * steps + k)
-            self._seen += share.total * self.gradients_per_step
+            self._seen += share.total
         self._iteration += 1
         self.meet()
         self._evaluate()
         return self._report(rate)
-
-    gradients_per_step = 1.0  # gradient equivalents per sample of a batch
 
     def _evaluate(self) -> None:
         with self.workers.all.phase("evaluate"):

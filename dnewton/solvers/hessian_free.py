@@ -43,7 +43,7 @@ class HessianFree:
         self.workers, self.options = workers, options
         size = subsample_size(options.subsample, workers.samples)
         self._draws = Cycle(workers.samples, size, options.seed, SUBSAMPLE)
-        self._iteration, self._first_norm, self._lambda = 0, math.nan, options.lambda_
+        self._iteration, self._first_norm, self._lambda = 0, math.nan, options.damping
         self._theta: Array
         self._previous: Array | None = None
         self._at: Point
@@ -80,7 +80,7 @@ class HessianFree:
         """One outer step. Collective over the workers."""
         options, workers, total = self.options, self.workers, self.workers.samples
         product, size = self._curvature()
-        start = None if self._previous is None or not options.warm_start else options.warm_start * self._previous
+        start = None if self._previous is None or not options.carry_over else options.carry_over * self._previous
         solve = krylov.conjugate_gradients if options.method == "gn_cg" else krylov.bicgstab
         with workers.all.phase("cg"):
             found = solve(product, -self._at.gradient, options.cg_tolerance, options.max_cg, workers.dots, start)

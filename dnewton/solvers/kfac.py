@@ -70,7 +70,7 @@ class KFAC(FirstOrder):
             self._decompose()
         p = self._precondition(g)
         if options.kl_clip is not None:
-            change = rate**2 * self.workers.dots((p, g))[0]
+            change = rate * rate * self.workers.dots((p, g))[0]
             self._clip = min(1.0, (options.kl_clip / abs(change)) ** 0.5) if change else 1.0
             p *= self._clip
         if options.weight_decay:

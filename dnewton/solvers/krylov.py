@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dnewton.arrays import Array, namespace
 
+NEAR = 1e-10  # cosine below which two vectors of Bi-CG-STAB are taken for orthogonal
 Product = Callable[[Array], Array]
 Dots = Callable[..., list[float]]  # dot products of pairs, the same bits on all ranks
 
@@ -22,13 +23,12 @@ class Found:
     products: int = 0
     lowest: float = math.inf  # qᵀAq / qᵀq
     q: Array | None = None
-    aq: Array | None = None
 
-    def look(self, p: Array, ap: Array, curvature: float, squares: float) -> None:
+    def look(self, p: Array, curvature: float, squares: float) -> None:
         """Remember p if A curves less along it than along all before."""
         if squares > 0 and curvature / squares < self.lowest:
             xp = namespace(p)
-            self.lowest, self.q, self.aq = curvature / squares, xp.asarray(p, copy=True), xp.asarray(ap, copy=True)
+            self.lowest, self.q = curvature / squares, xp.asarray(p, copy=True)
 
 
 def _begin(product: Product, b: Array, start: Array | None) -> Found:
@@ -50,7 +50,7 @@ def conjugate_gradients(
         ap = product(p)
         found.products += 1
         curvature, squares = dots((p, ap), (p, p))
-        found.look(p, ap, curvature, squares)
+        found.look(p, curvature, squares)
         if not (curvature > 0 and math.isfinite(curvature)):
             break
         found.iterations += 1
@@ -67,7 +67,8 @@ def bicgstab(
 ) -> Found:
     """Stabilised bi-conjugate gradients (van der Vorst 1992): two products per iteration, A may be indefinite.
 
-    The iterate with the smallest residual is returned; a breakdown (ρ or ω near 0) begins anew from the residual.
+    The iterate with the smallest residual is returned. A breakdown (ω = 0, or r̂ orthogonal to r or Ap but for 1e-10 of
+    their lengths) begins anew from the residual; one at the very beginning ends the solve.
     """
     xp = namespace(b)
     found = _begin(product, b, start)
@@ -75,21 +76,24 @@ def bicgstab(
     bound *= tolerance**2
     x, r = xp.asarray(found.d, copy=True), xp.asarray(found.r, copy=True)
     best = rr
-    shadow, p, rho = r, r, rr
+    shadow, p, rho, fresh = r, r, rr, True
     while rr > bound and found.iterations < limit:
         found.iterations += 1
         ap = product(p)
         found.products += 1
-        with_shadow, curvature, squares = dots((shadow, ap), (p, ap), (p, p))
-        found.look(p, ap, curvature, squares)
-        if not math.isfinite(with_shadow) or abs(with_shadow) < 1e-30 * max(1.0, squares):
-            break
+        with_shadow, curvature, squares, length, known = dots((shadow, ap), (p, ap), (p, p), (ap, ap), (shadow, shadow))
+        found.look(p, curvature, squares)
+        if not math.isfinite(with_shadow) or abs(with_shadow) <= NEAR * math.sqrt(known) * math.sqrt(length):
+            if fresh or not math.isfinite(with_shadow):
+                break
+            shadow, p, rho, fresh = r, r, rr, True  # breakdown: begin anew
+            continue
         alpha = rho / with_shadow
         s = r - alpha * ap
         t = product(s)
         found.products += 1
         ts, tt, ss = dots((t, s), (t, t), (s, s))
-        found.look(s, t, ts, ss)
+        found.look(s, ts, ss)
         omega = ts / tt if tt > 0 else 0.0
         x = x + alpha * p + omega * s
         r = s - omega * t
@@ -98,8 +102,9 @@ def bicgstab(
             break
         if rr < best:
             best, found.d, found.r = rr, x, r
-        if omega == 0 or abs(after) <= 1e-12 * rr:
-            shadow, p, rho = r, r, rr  # breakdown: begin anew
+        fresh = omega == 0 or abs(after) <= NEAR * math.sqrt(known) * math.sqrt(rr)
+        if fresh:
+            shadow, p, rho = r, r, rr
             continue
         p, rho = r + (after / rho) * (alpha / omega) * (p - omega * ap), after
     return found

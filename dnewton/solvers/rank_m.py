@@ -45,7 +45,10 @@ def coefficients(yy: Array, sy: Array, yg: Array, sg: Array, kind: str, ridge: f
     else:
         matrix, right = 0.5 * (sy + sy.T), sg
         scale = float(xp.sum(xp.abs(xp.linalg.diagonal(matrix)))) / m
-    return xp.linalg.solve(matrix + ridge * scale * xp.eye(m, dtype=yy.dtype), right[:, None])[:, 0], rank
+    values, vectors = xp.linalg.eigh(matrix + ridge * scale * xp.eye(m, dtype=yy.dtype))
+    sound = xp.abs(values) > 1e-14 * float(xp.max(xp.abs(values)))  # type I may be singular
+    inverse = xp.where(sound, 1 / xp.where(sound, values, xp.ones_like(values)), xp.zeros_like(values))
+    return vectors @ (inverse * (vectors.T @ right)), rank
 
 
 class RankM(LocalSteps):

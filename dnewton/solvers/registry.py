@@ -15,11 +15,14 @@ from dnewton.config_solvers import (
     HessianFreeSection,
     KFACSection,
     RankMSection,
+    ServedSection,
     SGDSection,
     SolverSection,
 )
 from dnewton.crew import Crew, Layout
+from dnewton.errors import UserError
 from dnewton.netplan import NetPlan
+from dnewton.network import blocks_of
 from dnewton.objective import Objective, subsample_size
 from dnewton.planner import Workload
 from dnewton.solvers import kfac_plan
@@ -46,6 +49,8 @@ def budget_for(
 ) -> Budget:
     """What a comparison solver needs on the largest rank. Raises UserError when it does not fit."""
     batch, kept, extra = getattr(options, "batch", 1), 0, 0.0
+    if isinstance(options, ServedSection) and options.servers:
+        _check_servers(options, plan, work, layout, memory, process, source)
     if isinstance(options, KFACSection):
         sizes = kfac_plan.layer_sizes(plan)
         place = kfac_plan.place(
@@ -60,6 +65,20 @@ def budget_for(
         plan, work, vectors=VECTORS.get(options.name, 11), batch=options.batch_size, step=batch, kept=kept, extra=extra,
         memory=memory, process=process, source=source,
     )  # fmt: skip
+
+
+def _check_servers(
+    options: ServedSection, plan: NetPlan, work: Workload, layout: Layout, memory: float, process: float, source: str
+) -> None:
+    """Raise UserError when a server's slices, and dc_asgd's copies of them for every worker, do not fit."""
+    numbers = sum(b.size for m in range(layout.model_ranks) for b in blocks_of(plan, m))
+    copies = 5 + (layout.replicas if options.name == "dc_asgd" else 0)
+    needed = process + copies * work.itemsize * numbers / layout.servers
+    if needed > memory:
+        raise UserError(
+            f"{source}: parallel.memory: a server needs {needed / 2**20:.0f} MiB and may use {memory / 2**20:.0f}; "
+            "allow more, or raise solver.server_ranks"
+        )
 
 
 def make(options: AnySolver, objective: Objective, crew: Crew, how: Strategy | Budget) -> Solver:

@@ -14,9 +14,24 @@ from dnewton.arrays import Array, namespace
 from dnewton.comm import Comm
 from dnewton.config_solvers import DelayCompensatedSection, DownpourSection, ElasticSection, ServedSection
 from dnewton.crew import Crew
+from dnewton.solvers.epochs import taken
 from dnewton.solvers.local import LocalSteps
-from dnewton.solvers.server import ACK, FINAL, INIT, MODEL, PULL, PUSH, SKIP, STATS, STOP, slice_of
-from dnewton.solvers.solver import Start
+from dnewton.solvers.server import (
+    ACK,
+    FINAL,
+    INIT,
+    KNOWN,
+    MODEL,
+    PULL,
+    PUSH,
+    SKIP,
+    STATE,
+    STATS,
+    STOP,
+    averaged,
+    slice_of,
+)
+from dnewton.solvers.solver import Saved, Start
 from dnewton.solvers.workers import Share, Workers
 
 
@@ -30,11 +45,29 @@ class Link:
         self._parts = [(first + s, slice_of(length, servers, s)) for s in range(servers)]
         self._under_way: list[list[Any]] = []  # pushes: their requests and buffers
 
-    def begin(self, centre: Array) -> None:
-        """Give the servers their first centre (replica 0's workers only)."""
+    def begin(self, centre: Array, second: Array, version: int) -> None:
+        """Give the servers their first centre and what their rule keeps beside it (replica 0's workers only)."""
         for server, part in self._parts:
-            self._comm.wait(self._comm.send(np.ascontiguousarray(centre[part]), server, INIT))
+            state = np.concatenate([centre[part], second[part], np.array([version], dtype=centre.dtype)])
+            self._comm.wait(self._comm.send(state, server, INIT))
             self._comm.receive(centre[:0], server, ACK)
+
+    def known(self, x: Array) -> None:
+        """Tell the servers what this worker was given last."""
+        for server, part in self._parts:
+            self._comm.wait(self._comm.send(np.ascontiguousarray(x[part]), server, KNOWN))
+            self._comm.receive(x[:0], server, ACK)
+
+    def state(self, like: Array) -> tuple[Array, Array, int]:
+        """The servers' centre, what their rule keeps beside it, and the number of updates."""
+        centre, second, version = np.empty_like(like), np.empty_like(like), 0
+        for server, part in self._parts:
+            held = np.empty(2 * (part.stop - part.start) + 1, dtype=like.dtype)
+            self._comm.wait(self._comm.send(like[:0], server, STATE))
+            self._comm.receive(held, server, MODEL)
+            half = (len(held) - 1) // 2
+            centre[part], second[part], version = held[:half], held[half:-1], int(held[-1])
+        return centre, second, version
 
     def pull(self, like: Array, tag: int = PULL) -> Array:
         """The centre as the servers have it."""
@@ -93,15 +126,20 @@ class Served(LocalSteps):
 
     def __init__(self, workers: Workers, options: ServedSection, crew: Crew, momentum: float = 0.0) -> None:
         super().__init__(workers, options, momentum)
+        self._served = options
         self._link = Link(crew, workers.objective.network.size)
         self._passed = [0.0, 0.0]
 
     def prepare(self, start: Start) -> None:
         """Replica 0 gives the servers the starting point. Collective over the workers."""
         super().prepare(start)
+        saved = start.saved or Saved()
+        centre = saved.vectors.get("servers_centre", self.centre)
+        fresh = self.centre if averaged(self._served) else namespace(self.x).zeros_like(self.x)
+        second, version = saved.vectors.get("servers_second", fresh), int(saved.values.get("updates", "0"))
         with self.workers.all.phase("exchange"):
             if self.workers.index == 0:
-                self._link.begin(self.centre)
+                self._link.begin(centre, second, version)
             self.workers.all.barrier()
         self.figures()  # what the servers sent before this run is not its own
 
@@ -125,6 +163,14 @@ class Served(LocalSteps):
             "staleness": {"mean": total / count if count else 0.0, "max": int(largest), "pushes": int(count)},
             "servers": {"calls": int(calls), "bytes": int(moved), "peak_rss_bytes": int(found[:, 5].max())},
         }
+
+    def saved(self) -> Saved:
+        """The workers' points, and what the servers hold."""
+        saved = super().saved()
+        with self.workers.all.phase("output"):
+            centre, second, version = self._link.state(self.x)
+        vectors = {"servers_centre": centre, "servers_second": second}
+        return Saved(vectors, saved.own, {**saved.values, "updates": str(version)})
 
     def close(self, error: str = "") -> None:
         """Let the servers go. Collective over the workers."""
@@ -167,10 +213,10 @@ class Downpour(Served):
         self.tau = options.tau
 
     def prepare(self, start: Start) -> None:
-        """Nothing has added up."""
+        """Nothing has added up, or what had."""
         super().prepare(start)
-        self._sum = namespace(self.x).zeros_like(self.x)
-        self._moved = False
+        self._sum = taken(start, "sum")
+        self._moved = bool((self._sum != 0).any())
 
     def update(self, share: Share, rate: float, count: int) -> None:
         """One local step. Collective over the replica."""
@@ -190,6 +236,12 @@ class Downpour(Served):
         self._sum, self._moved = namespace(self.x).zeros_like(self.x), False
 
 
+    def saved(self) -> Saved:
+        """Also what has added up."""
+        saved = super().saved()
+        return Saved(saved.vectors, {**saved.own, "sum": self._sum}, saved.values)
+
+
 class DelayCompensated(Served):
     """DC-ASGD (Zheng et al. 2017): push g, pull the corrected model; the correction is the servers'."""
 
@@ -197,17 +249,13 @@ class DelayCompensated(Served):
         super().__init__(workers, options, crew)
 
     def prepare(self, start: Start) -> None:
-        """The servers must know what each worker was given: every run begins with a pull."""
+        """The servers must know what each worker was given."""
         super().prepare(start)
-        self._first = True
+        with self.workers.all.phase("exchange"):
+            self._link.known(self.x)
 
     def update(self, share: Share, rate: float, count: int) -> None:
         """One step. Collective over the replica."""
-        if self._first:
-            with self.workers.all.phase("exchange"):
-                self._link.skip()
-                self.x = self._link.pull(self.x)
-            self._first = False
         g = self.local_gradient(self.x, share)
         with self.workers.all.phase("exchange"):
             if g is None:

@@ -21,7 +21,7 @@ from dnewton.layout import cut
 from dnewton.netplan import NetPlan
 from dnewton.network import blocks_of
 
-INIT, PULL, PUSH, SKIP, FINAL, STATS, STOP = 1, 2, 3, 4, 5, 6, 7  # requests
+INIT, PULL, PUSH, SKIP, FINAL, STATE, KNOWN, STATS, STOP = range(1, 10)  # requests
 MODEL, ACK = 11, 12  # answers
 IDLE = 2e-4  # seconds between two looks for a message, once there has been none for a while
 PATIENCE = 10_000  # looks before that, where the server has a core to itself
@@ -39,18 +39,21 @@ class Shard:
 
     centre: Array
     version: int = 0  # updates taken in
-    velocity: Array | None = None  # mdownpour
-    average: Array | None = None  # adownpour, mvadownpour
+    second: Array | None = None  # velocity (mdownpour), average (adownpour, mvadownpour), mean square (dc_asgd)
     backup: dict[int, Array] = field(default_factory=dict)  # dc_asgd: what each worker was given last
-    mean_square: Array | None = None  # dc_asgd, adaptive
     pulled: dict[int, int] = field(default_factory=dict)  # the version that each worker was given last
+
+
+def averaged(options: ServedSection) -> bool:
+    """Whether the point that counts is an average of the centres."""
+    return options.name in ("adownpour", "mvadownpour")
 
 
 def hand_out(shard: Shard, options: ServedSection, worker: int) -> Array:
     """What a worker that pulls gets: the centre; with mdownpour x̃ + δ v, the point that Nesterov looks at."""
     shard.pulled[worker] = shard.version
-    if isinstance(options, DownpourSection) and options.name == "mdownpour" and shard.velocity is not None:
-        return shard.centre + options.momentum * shard.velocity
+    if isinstance(options, DownpourSection) and options.name == "mdownpour" and shard.second is not None:
+        return shard.centre + options.momentum * shard.second
     if isinstance(options, DelayCompensatedSection):
         shard.backup[worker] = shard.centre.copy()
     return shard.centre
@@ -66,22 +69,22 @@ def take_in(shard: Shard, options: ServedSection, worker: int, push: Array) -> i
     stale = shard.version - shard.pulled.get(worker, shard.version)
     if isinstance(options, DelayCompensatedSection):
         g, rate = push[:-1], push[-1]
-        strength: Array | float = options.lambda_
+        strength: Array | float = options.compensation
         if options.variant == "adaptive":
-            before = g * g if shard.mean_square is None else shard.mean_square
-            shard.mean_square = options.mean_square * before + (1 - options.mean_square) * g * g
-            strength = options.lambda_ / np.sqrt(shard.mean_square + EPSILON)
+            before = shard.second if shard.version and shard.second is not None else g * g
+            shard.second = options.mean_square * before + (1 - options.mean_square) * g * g
+            strength = options.compensation / np.sqrt(shard.second + EPSILON)
         shard.centre = shard.centre - rate * (g + strength * g * g * (shard.centre - shard.backup[worker]))
     elif isinstance(options, DownpourSection) and options.name == "mdownpour":
-        before = np.zeros_like(push) if shard.velocity is None else shard.velocity
-        shard.velocity = options.momentum * before + push
-        shard.centre = shard.centre + shard.velocity
+        before = np.zeros_like(push) if shard.second is None else shard.second
+        shard.second = options.momentum * before + push
+        shard.centre = shard.centre + shard.second
     else:
         shard.centre = shard.centre + push
     shard.version += 1
-    if shard.average is not None and isinstance(options, DownpourSection):
+    if averaged(options) and shard.second is not None and isinstance(options, DownpourSection):
         a = 1 / (shard.version + 1) if options.name == "adownpour" else options.average
-        shard.average = (1 - a) * shard.average + a * shard.centre
+        shard.second = (1 - a) * shard.second + a * shard.centre
     return stale
 
 
@@ -123,7 +126,7 @@ class Server:
         comm = self._comm
         if self._options.mode != "round_robin":
             return comm.arrived()
-        for tag in (INIT, FINAL, STATS, STOP):
+        for tag in (INIT, FINAL, STATE, KNOWN, STATS, STOP):
             if (found := comm.arrived(tag=tag)) is not None:
                 return found
         for m, turn in enumerate(self._turn):
@@ -147,16 +150,26 @@ class Server:
         length = here.stop - here.start
         nothing = np.empty(0, dtype=self._dtype)
         if tag == INIT:
-            centre = np.empty(length, dtype=self._dtype)
-            comm.receive(centre, source, INIT)
-            averaged = self._options.name in ("adownpour", "mvadownpour")
-            self.shards[m] = Shard(centre, average=centre.copy() if averaged else None)
+            state = np.empty(2 * length + 1, dtype=self._dtype)
+            comm.receive(state, source, INIT)
+            self.shards[m] = Shard(state[:length], int(state[-1]), state[length:-1].copy())
             comm.wait(comm.send(nothing, source, ACK))
-        elif tag in (PULL, FINAL):
+        elif tag == KNOWN:
+            known = np.empty(length, dtype=self._dtype)
+            comm.receive(known, source, KNOWN)
+            self.shards[m].backup[worker] = known
+            self.shards[m].pulled[worker] = self.shards[m].version
+            comm.wait(comm.send(nothing, source, ACK))
+        elif tag in (PULL, FINAL, STATE):
             comm.receive(nothing, source, tag)
             shard = self.shards[m]
-            final = shard.centre if shard.average is None else shard.average
-            given = final if tag == FINAL else hand_out(shard, self._options, worker)
+            second = shard.centre if shard.second is None else shard.second
+            if tag == PULL:
+                given = hand_out(shard, self._options, worker)
+            elif tag == FINAL:
+                given = second if averaged(self._options) else shard.centre
+            else:
+                given = np.concatenate([shard.centre, second, np.array([shard.version], dtype=self._dtype)])
             comm.wait(comm.send(np.ascontiguousarray(given), source, MODEL))
         elif tag == PUSH:
             extra = isinstance(self._options, DelayCompensatedSection)
