@@ -12,7 +12,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Needs = ClassVar[dict[str, tuple[str, tuple[str, ...]]]]  # key: another key, and the values it works with
+Rules = dict[str, tuple[str, tuple[str, ...]]]  # key: another key, and the values it works with
 WholeNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -20,7 +20,7 @@ class Section(BaseModel):
     """A mapping in the YAML file: unknown keys are errors, numbers are not strings."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    needs: Needs = {}
+    needs: ClassVar[Rules] = {}
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> Section:
@@ -86,8 +86,7 @@ class SolverSection(Section):
     @classmethod
     def _solved_in_step(cls, value: Any) -> Any:
         """Where all ranks solve in step a counter beside the solves has no use: `curvature: full` has one CG for all,
-        the products of `jacobian: implicit` are collectives that a count travels with, those of `replica_solve: exact`
-        are summed over the replicas."""
+        products of `jacobian: implicit` are collectives with a count, of `replica_solve: exact` sums over replicas."""
         if not isinstance(value, dict) or not isinstance(stop := value.get("early_stop", {}), dict):
             return value
         if value.get("curvature") == "full":
@@ -107,10 +106,8 @@ class SolverSection(Section):
     @model_validator(mode="after")
     def _jacobian_serves(self) -> SolverSection:
         if self.replica_solve == "exact" and self.curvature == "diagonal":
-            asked = {"jacobian": self.jacobian in ("normal", "implicit"), "subproblem": self.subproblem == "exact",
-                     "preconditioner": self.preconditioner in ("diagonal", "kronecker")}  # fmt: skip
-            for key, other in asked.items():
-                if other:
+            for key in ("jacobian", "subproblem", "preconditioner"):
+                if getattr(self, key) in ("normal", "implicit", "exact", "diagonal", "kronecker"):
                     raise ValueError(f"{key}: {getattr(self, key)} needs replica_solve: average; exact is plain CG")
         if self.jacobian == "normal" and self.curvature == "full":
             raise ValueError("jacobian: normal needs curvature: diagonal")
@@ -126,7 +123,7 @@ class SolverSection(Section):
 
 
 class CommonSection(Section):
-    """What all comparison solvers share. One iteration is one pass over the training set unless a solver says more."""
+    """What all comparison solvers share."""
 
     replicated: ClassVar[bool] = True
 
@@ -145,7 +142,7 @@ class CommonSection(Section):
 class ScheduleSection(Section):
     """The learning rate over the iterations (fractions of one included)."""
 
-    needs: Needs = {
+    needs: ClassVar[Rules] = {
         "milestones": ("name", ("step",)), "factor": ("name", ("step",)), "decay": ("name", ("inverse",)),
         "power": ("name", ("inverse",)),
     }  # fmt: skip
@@ -215,20 +212,19 @@ class ServedSection(WorkersSection):
     @model_validator(mode="before")
     @classmethod
     def _smaller_with_momentum(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("name") in cls.smaller_rates:
-            return {"learning_rate": cls.smaller_rates[value["name"]], **value}
-        return value
+        rate = cls.smaller_rates.get(value.get("name", "")) if isinstance(value, dict) else None
+        return value if rate is None else {"learning_rate": rate, **value}
 
     @property
     def servers(self) -> int:
-        """Ranks that hold the centre and do not train."""
+        """As in the base."""
         return 0 if self.mode == "sync" else self.server_ranks
 
 
 class ElasticSection(ServedSection):
     """Elastic averaging (Zhang, Choromanska, LeCun 2015): workers are pulled to a centre and pull it."""
 
-    needs: Needs = {"momentum": ("name", ("eamsgd",)), "server_ranks": ("mode", ("async", "round_robin"))}
+    needs: ClassVar[Rules] = {"momentum": ("name", ("eamsgd",)), "server_ranks": ("mode", ("async", "round_robin"))}
 
     name: Literal["easgd", "eamsgd"] = "easgd"
     mode: Literal["sync", "async", "round_robin"] = "sync"
@@ -241,7 +237,7 @@ class ElasticSection(ServedSection):
 class DownpourSection(ServedSection):
     """Downpour SGD and its averaged and momentum forms (Dean et al. 2012; Zhang et al. 2015, section 5)."""
 
-    needs: Needs = {"momentum": ("name", ("mdownpour",)), "average": ("name", ("mvadownpour",))}
+    needs: ClassVar[Rules] = {"momentum": ("name", ("mdownpour",)), "average": ("name", ("mvadownpour",))}
 
     name: Literal["downpour", "mdownpour", "adownpour", "mvadownpour"] = "downpour"
     mode: Literal["async", "round_robin"] = "async"
@@ -260,7 +256,7 @@ class DownpourSection(ServedSection):
 class DelayCompensatedSection(ServedSection):
     """Delay-compensated asynchronous SGD (Zheng et al. 2017)."""
 
-    needs: Needs = {"mean_square": ("variant", ("adaptive",))}
+    needs: ClassVar[Rules] = {"mean_square": ("variant", ("adaptive",))}
 
     name: Literal["dc_asgd"] = "dc_asgd"
     mode: Literal["async", "round_robin"] = "async"
@@ -282,7 +278,7 @@ class AveragingSection(WorkersSection):
     nesterov_block: bool = False  # BMUF: workers start ahead, at W + block_momentum * D
 
     @model_validator(mode="after")
-    def _block_options_have_block_momentum(self) -> AveragingSection:
+    def _block_options(self) -> AveragingSection:
         if self.block_momentum == 0 and (self.nesterov_block or self.block_rate != 1.0):
             raise ValueError("block_rate and nesterov_block need a block_momentum above 0")
         return self
@@ -343,10 +339,11 @@ class HessianFreeSection(CommonSection):
 
 
 class EntropySection(WorkersSection):
-    """Entropy-SGD (Chaudhari et al. 2017), and Parle (Chaudhari et al. 2017): the same with elastically coupled
-    workers."""
+    """Entropy-SGD (Chaudhari et al. 2017), and Parle, the same with elastically coupled workers."""
 
-    needs: Needs = {k: ("name", ("parle",)) for k in ("rho", "rho_growth")} | {"noise": ("name", ("entropy_sgd",))}
+    needs: ClassVar[Rules] = {
+        "noise": ("name", ("entropy_sgd",)), "rho": ("name", ("parle",)), "rho_growth": ("name", ("parle",))
+    }  # fmt: skip
 
     name: Literal["entropy_sgd", "parle"] = "parle"
     inner_steps: Count = 5  # L: gradients of the inner loop per outer step
@@ -383,8 +380,7 @@ def keys(section: type[Section]) -> set[str]:
 def choose(value: Any) -> Any:
     """The section that `name` asks for, from what the YAML holds.
 
-    Keys of newton alone are left out for other methods, so that one word changes the method of a file that was
-    written for newton; :func:`left_out` names them.
+    Keys of newton alone are left out for other methods (see :func:`left_out`), so that one word changes the method.
     """
     if not isinstance(value, dict):
         return value
