@@ -37,6 +37,25 @@ class OnCrew:
         self.solver.begin(Start(self.on.theta.copy()))
 
 
+# MPI libraries have about 2,000 communicators to give, so tests share them.
+_made: dict[Any, tuple[Comm, Crew | None, Comm | None]] = {}
+
+
+def divided(comm: Comm, replicas: int, model_ranks: int, servers: int = 0) -> tuple[Comm, Crew | None, Comm | None]:
+    """The first ranks of `comm` as D replicas of M and servers: those ranks, the crew (None for ranks left over), and
+    for a server a communicator of its own. Collective over `comm`."""
+    key = (id(comm), replicas, model_ranks, servers)
+    if key not in _made:
+        used = replicas * model_ranks + servers
+        world = comm.split(int(comm.rank >= used))
+        crew = Crew.of(Layout(replicas, model_ranks, servers), world) if comm.rank < used else None
+        alone = None
+        if servers and crew is not None:
+            alone = world.split(1 + world.rank if crew.workers is None else 0)
+        _made[key] = world, crew, alone
+    return _made[key]
+
+
 def section(problem: Problem, **options: Any) -> AnySolver:
     """A solver's options, checked as from a file; C is not used: problems have their own."""
     net = {"input": list(problem.input), "loss": problem.loss, "layers": problem.layers}
@@ -51,19 +70,16 @@ def crewed(problem: Problem, comm: Comm, replicas: int, **options: Any) -> OnCre
     chosen = section(problem, **options)
     servers = getattr(chosen, "servers", 0)
     model_ranks = (comm.size - servers) // replicas
-    used = replicas * model_ranks + servers
     assert model_ranks >= 1, "too few ranks"
-    world = comm.split(0 if comm.rank < used else 1)
-    if comm.rank >= used:
+    _, crew, own = divided(comm, replicas, model_ranks, servers)
+    if crew is None:
         return None
-    crew = Crew.of(Layout(replicas, model_ranks, servers), world)
     if crew.workers is None:
-        alone = lay_out(problem, world.split(1 + world.rank))
+        assert own is not None
+        alone = lay_out(problem, own)
         if model_ranks == 1:
             return Server(crew, alone.plan, chosen, "float64")
-        raise NotImplementedError("servers of model-parallel workers: see test_cli")
-    if servers:
-        world.split(0)
+        raise NotImplementedError("servers of model-parallel workers: see test_compare")
     assert crew.model is not None
     on = lay_out(problem, crew.model)
     crew = replace(crew, model=on.comm)

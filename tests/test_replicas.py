@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from crews import divided
 from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, relative, whole
 
 from dnewton import planner, strategy
 from dnewton.comm import Comm
 from dnewton.config import Config
 from dnewton.config_solvers import SolverSection
-from dnewton.crew import Crew, Layout, layout
+from dnewton.crew import Layout, layout
 from dnewton.errors import UserError
 from dnewton.objective import subsample_size
 from dnewton.solvers import registry
@@ -28,10 +29,9 @@ OPTIONS = {"subsample": 1.0, "cg_tolerance": 1e-8, "max_cg": 15, "early_stop": {
 def newton(problem: Problem, comm: Comm, replicas: int, **options: Any) -> tuple[OnRanks, Newton] | None:
     """The solver on D replicas of as many ranks as there are; None on ranks that are left over."""
     model = comm.size // replicas
-    world = comm.split(int(comm.rank >= replicas * model))
-    if comm.rank >= replicas * model:
+    _, crew, _ = divided(comm, replicas, model)
+    if crew is None:
         return None
-    crew = Crew.of(Layout(replicas, model), world)
     assert crew.model is not None
     on = lay_out(problem, crew.model)
     crew = replace(crew, model=on.comm)
@@ -97,10 +97,11 @@ def test_exact_is_one_replica_with_all_of_the_subsample(comm: Comm, replicas: in
     options = {"replica_solve": "exact", "combine": combine, "diagonal_unit": unit, "subsample": 9.0}
     found = newton(problem, comm, replicas, **options)
     if found is None:
-        comm.split(1)
         return
     together = run(found, 3)
-    alone = newton(problem, comm.split(0).split(found[1]._objective.crew.replica), 1, subproblem="cg", **options)  # type: ignore[attr-defined]
+    model = divided(comm, replicas, comm.size // replicas)[1].model  # type: ignore[union-attr]
+    assert model is not None
+    alone = newton(problem, model, 1, subproblem="cg", **options)
     assert alone is not None
     close(together, run(alone, 3))
 
@@ -142,7 +143,9 @@ def test_gradient_batches_are_shared(comm: Comm) -> None:
         pytest.skip("too few ranks")
     problem = Problem((6,), MLP, samples=13)
     found = newton(problem, comm, comm.size, curvature="full", gradient_batch=7, subsample=0.5)
-    alone = newton(problem, comm.split(comm.rank), 1, curvature="full", gradient_batch=7, subsample=0.5)
+    own = divided(comm, comm.size, 1)[1].model  # type: ignore[union-attr]
+    assert own is not None
+    alone = newton(problem, own, 1, curvature="full", gradient_batch=7, subsample=0.5)
     assert found is not None
     assert alone is not None
     close(run(found, 3), run(alone, 3))
@@ -154,7 +157,6 @@ def test_gradient_batches_are_shared(comm: Comm) -> None:
         ({"subsample": 1e-9}, "subsample"),
         ({"combine": "two_level"}, "two_level"),
         ({"curvature": "full", "subproblem": "exact"}, "subproblem"),
-        ({"jacobian": "implicit", "replica_solve": "exact", "early_stop": {"mode": "off"}}, "replica_solve"),
     ],
 )
 def test_what_replicas_cannot_do(comm: Comm, options: dict[str, Any], words: str) -> None:
