@@ -68,9 +68,9 @@ tests 2 mpich 2 -q
 tests 3 mpich 3 -q
 tests 4 mpich 4 -q
 tests 5 mpich 16 -q -m at16 # pytest fails when it finds no such test
-tests 6 openmpi 1 -q -m serial --ignore=tests/test_memory.py # what starts jobs; alone, the library makes no difference
+tests 6 openmpi 1 -q tests/test_cli.py tests/test_compare.py::test_every_solver_runs # what starts jobs
 tests 7 openmpi 2 -q
-tests 8 openmpi 3 -q
+tests 8 openmpi 3 -q -m at16
 if wanted 9; then
   step "step 9: every test ran on some number of ranks" python3 tests/check_ran.py "$DNEWTON_TEST_LEDGER"
 fi
