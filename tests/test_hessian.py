@@ -64,7 +64,6 @@ def check(problem: Problem, on: OnRanks, step: float, right: np.ndarray | None =
     assert relative(found, right) < 3e-13 / step
 
 
-@pytest.mark.at16
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 def test_every_grid(comm: Comm, net: str, loss: str) -> None:
@@ -127,7 +126,6 @@ def test_pooling(comm: Comm, options: dict[str, Any]) -> None:
     check(problem, lay_out(problem, comm), KINKS)
 
 
-@pytest.mark.at16
 @pytest.mark.parametrize("name", AWKWARD)
 def test_awkward_shapes(comm: Comm, name: str) -> None:
     """One sample, one output, no weights above the first layer, layers smaller than the number of ranks."""
