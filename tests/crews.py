@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from problems import OnRanks, Problem, flat, lay_out, whole
+from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, whole
 
 from dnewton.comm import Comm
 from dnewton.config import Config
@@ -84,3 +84,22 @@ def crewed(problem: Problem, comm: Comm, replicas: int, **options: Any) -> OnCre
     on = lay_out(problem, crew.model)
     crew = replace(crew, model=on.comm)
     return OnCrew(on, crew, registry.make(chosen, on.objective, crew, None))  # type: ignore[arg-type]
+
+
+def net(name: str, samples: int = 13, **options: Any) -> Problem:
+    return Problem((5,) if name == "mlp" else (2, 7, 6), MLP if name == "mlp" else CNN, samples=samples, **options)
+
+
+def replicas(comm: Comm) -> list[int]:
+    """Numbers of replicas: D = 1, ..., P of M = P/D model ranks each, so for P up to 4 all M of 1, 2, 3, 4."""
+    return [d for d in range(1, comm.size + 1) if comm.size % d == 0]
+
+
+def begun(problem: Problem, comm: Comm, workers: int, **options: Any) -> OnCrew | None:
+    """A solver at its starting point; None on ranks that are left over."""
+    found = crewed(problem, comm, workers, **options)
+    if found is None:
+        return None
+    assert isinstance(found, OnCrew)
+    found.begin()
+    return found

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import oracle_solvers as reference
 import pytest
-from crews import OnCrew, crewed, section
+from crews import OnCrew, begun, crewed, net, replicas, section
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, relative
+from problems import MLP, OnRanks, Problem, flat, lay_out, relative
 
 from dnewton.comm import Comm
 from dnewton.errors import UserError
@@ -30,23 +30,6 @@ ONE_POSITION = [
     "flatten",
     {"dense": {"units": 3}},
 ]
-
-
-def net(name: str, samples: int = 13, **options: Any) -> Problem:
-    return Problem((5,) if name == "mlp" else (2, 7, 6), MLP if name == "mlp" else CNN, samples=samples, **options)
-
-
-def replicas(comm: Comm) -> list[int]:
-    """D = 1, ..., P of M = P/D model ranks each."""
-    return [d for d in range(1, comm.size + 1) if comm.size % d == 0]
-
-
-def begun(problem: Problem, comm: Comm, workers: int, **options: Any) -> OnCrew | None:
-    found = crewed(problem, comm, workers, **options)
-    if found is not None:
-        assert isinstance(found, OnCrew)
-        found.begin()
-    return found
 
 
 def trajectory(problem: Problem, comm: Comm, workers: int, passes: int, **options: Any) -> list[np.ndarray] | None:

@@ -9,10 +9,10 @@ import numpy as np
 import oracle
 import oracle_solvers as reference
 import pytest
-from crews import OnCrew, crewed, section
+from crews import OnCrew, begun, crewed, net, replicas, section
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import CNN, MLP, Problem, relative
+from problems import Problem, relative
 
 from dnewton.comm import Comm
 from dnewton.layout import cut
@@ -27,25 +27,6 @@ pytestmark = pytest.mark.mpi
 
 SMALL = [{"dense": {"units": 3, "activation": "tanh"}}, {"dense": {"units": 2}}]
 LINEAR = [{"dense": {"units": 1}}]
-
-
-def net(name: str, samples: int = 13, **options: Any) -> Problem:
-    return Problem((5,) if name == "mlp" else (2, 7, 6), MLP if name == "mlp" else CNN, samples=samples, **options)
-
-
-def replicas(comm: Comm) -> list[int]:
-    """Numbers of replicas: D = 1, ..., P of M = P/D model ranks each, so for P up to 4 all M of 1, 2, 3, 4."""
-    return [d for d in range(1, comm.size + 1) if comm.size % d == 0]
-
-
-def begun(problem: Problem, comm: Comm, workers: int, **options: Any) -> OnCrew | None:
-    """A solver at its starting point; None on ranks that are left over."""
-    found = crewed(problem, comm, workers, **options)
-    if found is None:
-        return None
-    assert isinstance(found, OnCrew)
-    found.begin()
-    return found
 
 
 def trajectory(problem: Problem, comm: Comm, workers: int, passes: int, **options: Any) -> list[np.ndarray] | None:

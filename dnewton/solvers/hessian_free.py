@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from dnewton.arrays import Array, namespace
 from dnewton.config_solvers import HessianFreeSection
 from dnewton.curvature.hessian import Hessian
-from dnewton.curvature.implicit import Passes
 from dnewton.layout import cut
 from dnewton.objective import Cycle, in_batches, subsample_size
 from dnewton.solvers import krylov
@@ -138,12 +137,11 @@ class HessianFree:
             tapes = [objective.forward(theta, part, keep=True) for part in parts]
         shift = objective.regulariser + self._lambda
         if self.options.method == "gn_cg":
-            passes = Passes(network, theta, tapes, SWEEP)
             states = [loss.state(tape.z) for tape in tapes]
 
             def local(v: Array) -> Array:
                 out = namespace(v).zeros_like(v)
-                for (_, tape), state in zip(passes.parts, states, strict=True):
+                for tape, state in zip(tapes, states, strict=True):
                     u = network.tangents(theta, tape, v)[0]
                     network.pull(theta, tape, loss.hessian_product(state, u)[:, None], 0, out)
                 return out / size

@@ -12,7 +12,7 @@ import numpy as np
 
 from dnewton.arrays import Array, namespace
 from dnewton.comm import Comm
-from dnewton.config_solvers import DelayCompensatedSection, DownpourSection, ElasticSection, ServedSection
+from dnewton.config_solvers import DownpourSection, ElasticSection, ServedSection
 from dnewton.crew import Crew
 from dnewton.solvers.epochs import taken
 from dnewton.solvers.local import LocalSteps
@@ -235,7 +235,6 @@ class Downpour(Served):
             self.x = self._link.pull(self.x)
         self._sum, self._moved = namespace(self.x).zeros_like(self.x), False
 
-
     def saved(self) -> Saved:
         """Also what has added up."""
         saved = super().saved()
@@ -244,9 +243,6 @@ class Downpour(Served):
 
 class DelayCompensated(Served):
     """DC-ASGD (Zheng et al. 2017): push g, pull the corrected model; the correction is the servers'."""
-
-    def __init__(self, workers: Workers, options: DelayCompensatedSection, crew: Crew) -> None:
-        super().__init__(workers, options, crew)
 
     def prepare(self, start: Start) -> None:
         """The servers must know what each worker was given."""
