@@ -1,84 +1,145 @@
 """Models and checkpoints as safetensors: whole tensors in PyTorch's names and order, independent of the ranks.
 
-Every rank writes its own blocks by MPI-IO into a temporary file, which is renamed when all have written.
+Every rank writes and reads its own blocks. A checkpoint's tensors have checksums, to which all ranks contribute.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from dnewton import checksum, parallel_file
 from dnewton.arrays import Array
 from dnewton.comm import Comm
 from dnewton.errors import UserError, one_line
 from dnewton.network import Block, Network
-from dnewton.traffic import Piece
+from dnewton.parallel_file import Piece
 
 _DTYPES = {"float32": "F32", "float64": "F64"}
+FURTHER = "state."  # name prefix of tensors that are not like θ
+_READ = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 
 
-def save(
-    path: str, network: Network, vectors: Mapping[str, Array], metadata: Mapping[str, str], comm: Comm,
-    own: Mapping[str, Array] | None = None, replica: int = 0, replicas: int = 1,
-) -> None:  # fmt: skip
-    """Write vectors laid out like θ under name prefixes ("" for the weights), which replica 0 holds for all, and those
-    that every replica has of its `own`, under `worker<replica>.` and their prefixes.
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a file, as one rank has it."""
 
-    Raises OSError alike on all ranks. Collective over `comm`, the ranks of all replicas.
-    """
-    own = own or {}
-    dtype = next(iter(vectors.values())).dtype
-    names = [*vectors, *(f"worker{r}.{name}" for r in range(replicas) for name in own)]
-    header, offsets = _header(network, names, dtype, metadata)
-    held = dict(vectors) if replica == 0 else {}
-    held |= {f"worker{replica}.{name}": vector for name, vector in own.items()}
-    pieces = []
-    for prefix, vector in held.items():
-        for block in network.blocks:
-            weight, bias = _pieces(block, vector)
-            name = prefix + block.layer.shape.name
-            out = block.layer.shape.weight_shape[0]
-            starts = (block.out[0], block.inputs[0], *(0 for _ in block.layer.shape.weight_shape[2:]))
-            pieces.append(Piece(offsets[name + ".weight"], block.layer.shape.weight_shape, starts, weight))
-            pieces.append(Piece(offsets[name + ".bias"], (out,), (block.out[0],), bias))
-    temporary = path + ".tmp"
+    vectors: Mapping[str, Array]  # like θ, by name prefix ("" for the weights); replica 0's are written
+    metadata: Mapping[str, str]
+    own: Mapping[str, Array] = field(default_factory=dict)  # like θ; every replica's, under `worker<replica>.`
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of further tensors, alike on all ranks
+    whole: Mapping[str, Array] = field(default_factory=dict)  # those of them that this rank writes
+
+
+@dataclass(frozen=True)
+class Written:
+    """What can be checked of a file later."""
+
+    checksums: dict[str, int]  # by tensor
+    header: str  # SHA-256 of the file up to the first tensor
+    size: int
+
+
+def save(path: str, network: Network, contents: Contents, comm: Comm, replica: int = 0, replicas: int = 1) -> Written:
+    """Write a new file. Raises UserError alike on all ranks. Collective over `comm`, the ranks of all replicas."""
+    dtype = next(iter(contents.vectors.values())).dtype
+    prefixes = [*contents.vectors, *(f"worker{r}.{name}" for r in range(replicas) for name in contents.own)]
+    shapes = {prefix + name: shape for prefix in prefixes for name, shape in _shapes(network).items()}
+    shapes |= {FURTHER + name: shape for name, shape in contents.shapes.items()}
+    header, offsets, size = _header(shapes, dtype, contents.metadata)
+    held = dict(contents.vectors) if replica == 0 else {}
+    held |= {f"worker{replica}.{name}": vector for name, vector in contents.own.items()}
+    pieces = [p for prefix, vector in held.items() for p in _blocks(network, prefix, vector, offsets)]
+    for name, tensor in ((FURTHER + name, tensor) for name, tensor in contents.whole.items()):
+        flat = np.ascontiguousarray(tensor, dtype=dtype).reshape(_flat(shapes[name]))
+        pieces.append(Piece(name, offsets[name], flat.shape[1], 0, 0, flat))
     with comm.phase("output"):
-        with comm.together():
-            if comm.rank == 0 and os.path.lexists(temporary):
-                os.unlink(temporary)  # left by a run that was killed while writing
-        comm.write_file(temporary, header, pieces, dtype)
-        with comm.together():
-            if comm.rank == 0:
-                os.replace(temporary, path)
+        parallel_file.write(path, header, size, pieces, comm)
+        mine = dict.fromkeys(shapes, 0)
+        for piece in pieces:
+            mine[piece.name] = checksum.added([mine[piece.name], checksum.partial(piece.data, piece.row, piece.column)])
+        total = comm.sum(np.array(list(mine.values()), dtype=np.uint64))
+    return Written(dict(zip(mine, map(int, total), strict=True)), hashlib.sha256(header).hexdigest(), size)
 
 
-def _pieces(block: Block, vector: Array) -> tuple[np.ndarray, np.ndarray | None]:
-    weight = np.ascontiguousarray(block.to_file_order(block.weight(vector)))
-    return weight, np.asarray(block.bias(vector)) if block.has_bias else None
+def publish(path: str, network: Network, contents: Contents, comm: Comm, replica: int = 0) -> None:
+    """Write a file under a temporary name and rename it.
+
+    Raises UserError alike on all ranks. Collective over `comm`.
+    """
+    save(path + ".tmp", network, contents, comm, replica)
+    with comm.phase("output"), comm.together():
+        if comm.rank == 0:
+            os.replace(path + ".tmp", path)
+            parallel_file.sync_folder(os.path.dirname(path) or ".")
+
+
+def size(network: Network, contents: Contents, replicas: int) -> int:
+    """About how many bytes a file takes."""
+    length = sum(math.prod(s) for s in _shapes(network).values())
+    numbers = length * (len(contents.vectors) + replicas * len(contents.own))
+    numbers += sum(math.prod(s) for s in contents.shapes.values())
+    return numbers * int(next(iter(contents.vectors.values())).itemsize) + (1 << 16)
+
+
+def _shapes(network: Network) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights and biases."""
+    found: dict[str, tuple[int, ...]] = {}
+    for layer in network.plan.parametric():
+        found[f"{layer.shape.name}.weight"] = tuple(layer.shape.weight_shape)
+        found[f"{layer.shape.name}.bias"] = tuple(layer.shape.weight_shape[:1])
+    return found
+
+
+def _flat(shape: Sequence[int]) -> tuple[int, int]:
+    """A tensor as a matrix: what blocks cut is its first axis and, of weights, the second."""
+    return (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+
+
+def _blocks(network: Network, prefix: str, vector: Array, offsets: Mapping[str, int]) -> list[Piece]:
+    found = []
+    for block in network.blocks:
+        name, columns = prefix + block.layer.shape.name, _flat(block.layer.shape.weight_shape)[1]
+        if block.weights:
+            weight = np.ascontiguousarray(block.to_file_order(block.weight(vector)))
+            flat, column = weight.reshape(weight.shape[0], weight[0].size), _first_column(block)
+            found.append(Piece(f"{name}.weight", offsets[f"{name}.weight"], columns, block.out[0], column, flat))
+        if block.has_bias and block.shape[0]:
+            bias = np.ascontiguousarray(block.bias(vector)).reshape(block.shape[0], 1)
+            found.append(Piece(f"{name}.bias", offsets[f"{name}.bias"], 1, block.out[0], 0, bias))
+    return found
+
+
+def _first_column(block: Block) -> int:
+    return block.inputs[0] * math.prod(block.layer.shape.weight_shape[2:])
 
 
 def _header(
-    network: Network, prefixes: list[str], dtype: np.dtype, metadata: Mapping[str, str]
-) -> tuple[bytes, dict[str, int]]:
+    shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype, metadata: Mapping[str, str]
+) -> tuple[bytes, dict[str, int], int]:
+    """The bytes before the first tensor, where each tensor starts, and the length of the file."""
     entries: dict[str, object] = {"__metadata__": dict(metadata)}
     relative, end = {}, 0
-    for prefix in prefixes:
-        for layer in network.plan.parametric():
-            for kind, shape in (("weight", layer.shape.weight_shape), ("bias", layer.shape.weight_shape[:1])):
-                name, size = f"{prefix}{layer.shape.name}.{kind}", math.prod(shape) * dtype.itemsize
-                entries[name] = {"dtype": _DTYPES[dtype.name], "shape": list(shape), "data_offsets": [end, end + size]}
-                relative[name] = end
-                end += size
+    for name, shape in shapes.items():
+        length = math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": _DTYPES[dtype.name], "shape": list(shape), "data_offsets": [end, end + length]}
+        relative[name] = end
+        end += length
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
-    return struct.pack("<Q", len(text)) + text, {name: start + offset for name, offset in relative.items()}
+    return struct.pack("<Q", len(text)) + text, {name: start + at for name, at in relative.items()}, start + end
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def read_metadata(path: str) -> dict[str, str]:
@@ -90,6 +151,16 @@ def read_metadata(path: str) -> dict[str, str]:
         raise UserError(f"{path}: not a readable safetensors file: {one_line(error)}") from None
 
 
+def header_hash(path: str) -> str:
+    """SHA-256 of a safetensors file up to the first tensor. Raises UserError."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+        (length,) = struct.unpack("<Q", start.ljust(8, b"\0"))
+        if length > os.path.getsize(path):
+            raise UserError(f"{path}: is cut off within its header")
+        return hashlib.sha256(start + file.read(length)).hexdigest()
+
+
 def prefixes(path: str, network: Network) -> list[str]:
     """The name prefixes of the vectors like θ that a checkpoint holds ("" for the weights)."""
     first = f"{network.plan.parametric()[0].shape.name}.weight"
@@ -97,8 +168,8 @@ def prefixes(path: str, network: Network) -> list[str]:
         return [name.removesuffix(first) for name in list(file.keys()) if name == first or name.endswith("." + first)]
 
 
-def load(path: str, network: Network, dtype: str, prefix: str = "") -> Array:
-    """This rank's blocks of the tensors under `prefix`, as a vector like θ.
+def load(path: str, network: Network, dtype: str, prefix: str = "", sums: dict[str, int] | None = None) -> Array:
+    """This rank's blocks of the tensors under `prefix`, as a vector like θ; `sums` gets their parts of the checksums.
 
     Raises UserError naming the first tensor that is missing, left over or of another shape.
     """
@@ -114,13 +185,16 @@ def load(path: str, network: Network, dtype: str, prefix: str = "") -> Array:
                 bias = file.get_slice(name + ".bias")
                 _check_shape(path, name + ".bias", bias.get_shape(), block.layer.shape.weight_shape[:1])
                 for kind, entry in (("weight", weight), ("bias", bias)):
-                    if entry.get_dtype() not in ("F16", "F32", "F64"):
+                    if entry.get_dtype() not in _READ:
                         raise UserError(f"{path}: {name}.{kind} has dtype {entry.get_dtype()}; F32 or F64 is needed")
                 if block.weights:
                     part = weight[block.out[0] : block.out[1], block.inputs[0] : block.inputs[1]]
                     block.weight(theta)[...] = block.from_file_order(part)
+                    _add(sums, name + ".weight", part, block.out[0], _first_column(block))
                 if block.has_bias and block.shape[0]:
-                    block.bias(theta)[...] = bias[block.out[0] : block.out[1]]
+                    part = bias[block.out[0] : block.out[1]]
+                    block.bias(theta)[...] = part
+                    _add(sums, name + ".bias", part, block.out[0], 0)
                 if not np.isfinite(theta[block.span]).all():
                     raise UserError(f"{path}: {name} holds NaN or infinity; start from finite weights")
     except (SafetensorError, OSError, TypeError) as error:
@@ -128,13 +202,44 @@ def load(path: str, network: Network, dtype: str, prefix: str = "") -> Array:
     return theta
 
 
+def _add(sums: dict[str, int] | None, name: str, part: np.ndarray, row: int, column: int) -> None:
+    if sums is not None:
+        flat = np.ascontiguousarray(part).reshape(part.shape[0], part[0].size)
+        sums[name] = checksum.added([sums.get(name, 0), checksum.partial(flat, row, column)])
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """The further tensors of a checkpoint by their names without FURTHER, each read and checked when asked for."""
+
+    def __init__(self, path: str, checksums: Mapping[str, int]) -> None:
+        """`checksums`: of all tensors of the file."""
+        self._path = path
+        self._checksums = {k.removeprefix(FURTHER): v for k, v in checksums.items() if k.startswith(FURTHER)}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        known, name = self._checksums[name], FURTHER + name
+        with safe_open(self._path, framework="numpy") as file:
+            tensor: np.ndarray = file.get_tensor(name)
+        sums: dict[str, int] = {}
+        _add(sums, name, tensor, 0, 0)
+        if sums[name] != known:
+            raise UserError(f"{self._path}: tensor {name} is damaged: its checksum differs from the manifest's")
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._checksums)
+
+    def __len__(self) -> int:
+        return len(self._checksums)
+
+
 def _check_names(path: str, names: set[str], network: Network, prefix: str) -> None:
-    wanted = {f"{prefix}{layer.shape.name}.{k}" for layer in network.plan.parametric() for k in ("weight", "bias")}
+    wanted = {prefix + name for name in _shapes(network)}
     missing = sorted(wanted - names)
     if missing:
         raise UserError(f"{path}: has no tensor {missing[0]}; the net needs {', '.join(sorted(wanted))}")
     if prefix == "":
-        extra = sorted(n for n in names - wanted if not any(n.endswith("." + w) for w in wanted))
+        extra = sorted(n for n in names - wanted if not any(n.endswith("." + w) for w in wanted) and not n.startswith(FURTHER))
         if extra:
             raise UserError(f"{path}: tensor {extra[0]} belongs to no layer of the net")
 

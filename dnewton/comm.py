@@ -1,4 +1,4 @@
-"""The one wrapper over mpi4py: groups of the grid, counted collectives, agreement, files, abort on error.
+"""The one wrapper over mpi4py: groups of the grid, counted collectives, agreement, abort on error.
 
 Every collective is counted under the current phase: calls, payload bytes that this rank passes in, and seconds.
 The communicator is duplicated once at start; COMM_WORLD is named here and nowhere else.
@@ -9,22 +9,58 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import mpi4py
 import numpy as np
 
 mpi4py.rc.thread_level = "serialized"
-from mpi4py import MPI  # noqa: E402
+from mpi4py import MPI as MPI  # noqa: E402  (for the other parts of the wrapper)
 
 from dnewton.arrays import Array  # noqa: E402
 from dnewton.errors import UserError, one_line  # noqa: E402
 from dnewton.layout import Grid, Group  # noqa: E402
-from dnewton.traffic import Ledger, Piece  # noqa: E402
+from dnewton.traffic import Ledger  # noqa: E402
 
 MESSAGE_BYTES = 4 << 20  # longer messages are cut: faster (scripts/bench/overlap.py), and counts stay under 2³¹
 POLITE_YIELDS, POLITE_SLEEP = 5, 2e-4
+LOOK = 64  # tests of a request between two looks at what else there is to do
+
+
+class Watch:
+    """What a rank looks after beside its work; this one nothing. See :mod:`dnewton.vigil`."""
+
+    armed = False  # whether there are places to stop at, alike on all ranks
+
+    def look(self, waiting_since: float) -> None:
+        """Called now and then while the rank waits, since a time of time.monotonic()."""
+
+    def point(self) -> None:
+        """A place to stop at, passed in the same order by all ranks of a replica."""
+
+    def seam(self) -> None:
+        """The place before ranks of several replicas sum, passed by all ranks."""
+
+    def inside(self) -> bool:
+        """A place inside a computation that needs no other rank; True: finish at once."""
+        return False
+
+    def held(self) -> AbstractContextManager[None]:
+        """Inside there is no place to stop at."""
+        return nullcontext()
+
+    def due(self, at: float | None) -> None:
+        """A checkpoint is due when rank 0's time.monotonic() says so."""
+
+    def reserve(self, seconds: float) -> None:
+        """How long the last checkpoint took to write, and some more."""
+
+    def again(self) -> None:
+        """Go on after a stop; all ranks call it."""
+
+    def attend(self) -> None:
+        """What a rank does that has no places to stop at, as a server."""
 
 
 class Comm:
@@ -40,6 +76,7 @@ class Comm:
         self.rank: int = mpi.Get_rank()
         self.size: int = mpi.Get_size()
         self.ledger = Ledger()
+        self.vigil = Watch()
         self.grid = grid or Grid(1, self.size)
         if self.grid.size != self.size:
             raise ValueError(f"grid {self.grid} does not have {self.size} ranks")
@@ -70,33 +107,36 @@ class Comm:
         return self._shared(Comm(self._mpi.Split(color, self.rank), polite=self.polite))
 
     def _shared(self, other: Comm) -> Comm:
-        other.ledger = self.ledger
+        other.ledger, other.vigil = self.ledger, self.vigil
         other.ranks_on_node, other.cores, other.least_cores = self.ranks_on_node, self.cores, self.least_cores
         return other
 
-    def _collective(self, mpi: Any, name: str, *args: Any, **options: Any) -> None:
-        """A collective of `mpi` by its blocking name.
+    def apart(self) -> Comm:
+        """The same ranks with a communicator and a ledger of their own. Collective over the ranks."""
+        return Comm(self._mpi.Dup(), polite=self.polite)
 
-        MPI libraries spin while they wait. With more ranks than cores the spinning ranks take the core from those they
-        wait for: one sum of 100 kB on 16 ranks and 2 cores then takes a second, against 9 ms this way.
-        """
-        if self.polite:
-            self.wait(getattr(mpi, "I" + name.lower())(*args, **options))
-        else:
-            getattr(mpi, name)(*args, **options)
+    def _collective(self, mpi: Any, name: str, *args: Any, **options: Any) -> None:
+        """A collective of `mpi` by its blocking name, begun and then waited for: see :meth:`wait`."""
+        self.wait(getattr(mpi, "I" + name.lower())(*args, **options))
 
     def wait(self, request: Any) -> None:
-        """Complete a request, giving the core away between tests where ranks share cores."""
-        if not self.polite:
-            request.Wait()
-            return
-        tests = 0
+        """Complete a request, looking now and then for signals and at the clock (:mod:`dnewton.vigil`).
+
+        MPI libraries spin while they wait. With more ranks than cores the spinning ranks take the core from those they
+        wait for: one sum of 100 kB on 16 ranks and 2 cores then takes a second, against 9 ms by giving the core away.
+        """
+        tests, since = 0, 0.0
         while not request.Test():
             tests += 1
-            if tests <= POLITE_YIELDS:
-                os.sched_yield()
-            else:
+            if self.polite:
+                if tests <= POLITE_YIELDS:
+                    os.sched_yield()
+                    continue
                 time.sleep(POLITE_SLEEP if tests < 100 else 10 * POLITE_SLEEP)
+            elif tests % LOOK:
+                continue
+            since = since or time.monotonic()
+            self.vigil.look(since)
 
     # --- phases and counting ------------------------------------------------------------------------------------
 
@@ -277,15 +317,19 @@ class Comm:
         if failed[0] < self.size:
             raise UserError(self._text_from(message or "", int(failed[0])))
 
-    def abort(self) -> None:
-        """End the whole job at once with code 1; any rank may call it."""
-        self._mpi.Abort(1)
+    def abort(self, code: int = 1) -> None:
+        """End the whole job at once; any rank may call it."""
+        self._mpi.Abort(code)
+
+    def begin_largest(self, mine: Array, largest: Array) -> Any:
+        """Begin to find the element-wise maximum over the ranks, in `largest`; returns the request. Collective."""
+        return self._mpi.Iallreduce(mine, largest, op=MPI.MAX)
 
     def barrier(self) -> None:
         """Wait for all. Collective over the world."""
         self._collective(self._mpi, "Barrier")
 
-    # --- machine and files ------------------------------------------------------------------------------------------
+    # --- machine ----------------------------------------------------------------------------------------------------
 
     def _node(self) -> tuple[int, float]:
         """Ranks on this node, and this rank's fair share of the cores they may use. Collective over the world."""
@@ -304,97 +348,6 @@ class Comm:
         dtype, *shape = self.text_from_root(about).split()
         return self.of_first(np.empty([int(n) for n in shape], dtype=dtype) if self.rank else array)
 
-    def write_file(self, path: str, header: bytes, pieces: Sequence[Piece], dtype: np.dtype[Any]) -> None:
-        """Write a header and then every rank's blocks of the tensors by MPI-IO, in one collective write.
-
-        Raises OSError alike on all ranks when the file cannot be opened. Collective over the world.
-        """
-        try:
-            handle = MPI.File.Open(self._mpi, path, MPI.MODE_CREATE | MPI.MODE_WRONLY)
-        except MPI.Exception as error:
-            raise OSError(f"{path}: cannot be written: {one_line(error)}") from None
-        element = MPI.DOUBLE if dtype == np.float64 else MPI.FLOAT
-        blocks = [p for p in pieces if p.data is not None and p.data.size]
-        places = [element.Create_subarray(p.shape, p.data.shape, p.starts) for p in blocks]  # type: ignore[union-attr]
-        flat = [np.ascontiguousarray(p.data, dtype=dtype).reshape(p.data.size) for p in blocks]  # type: ignore[union-attr]
-        data = np.concatenate([np.zeros(0, dtype=dtype), *flat])
-        if blocks:
-            view = MPI.Datatype.Create_struct([1] * len(blocks), [p.offset for p in blocks], places)
-        else:
-            view = element.Dup()
-        view.Commit()
-        try:
-            if self.rank == 0:
-                handle.Write_at(0, header)
-            handle.Set_view(0, element, view)
-            self.wait(handle.Iwrite_all([data, element]))
-            handle.Sync()
-        finally:
-            handle.Close()
-            for datatype in (view, *places):
-                datatype.Free()
-
-    def counter(self) -> OneSidedCounter:
-        """A counter in an RMA window on rank 0. Collective over the world."""
-        return OneSidedCounter(self)
-
 
 def _bytes(array: Array) -> Array:
     return array.reshape(array.size).view(np.uint8)
-
-
-class OneSidedCounter:
-    """Counter slots on rank 0 that any rank adds to and reads without rank 0's help.
-
-    Request-based calls only: a plain fetch-and-op would wait until its busy target enters MPI.
-    """
-
-    SLOTS = 2
-
-    def __init__(self, comm: Comm) -> None:
-        """Collective over the world: allocates the window and opens a shared epoch for its whole life."""
-        self._comm = comm
-        self._window = MPI.Win.Allocate(8 * self.SLOTS if comm.rank == 0 else 0, 8, comm=comm._mpi)
-        self._window.Lock_all()
-        if comm.rank == 0:
-            for slot in range(self.SLOTS):
-                self.clear(slot)
-        self._read = np.zeros(1, dtype=np.int64)
-        self._one = np.ones(1, dtype=np.int64)
-        self._pending_read: Any = None
-        self._pending_add: Any = None
-        comm.barrier()
-
-    def clear(self, slot: int) -> None:
-        """Set a slot to zero; only rank 0, while nobody uses the slot."""
-        self._window.Accumulate(np.zeros(1, dtype=np.int64), 0, target=slot, op=MPI.REPLACE)
-        self._window.Flush(0)
-
-    def add(self, slot: int) -> None:
-        """Add one; the request is completed by :meth:`complete`."""
-        with self._comm._counted(8, "early_stop"):
-            self._pending_add = self._window.Raccumulate(self._one, 0, target=slot, op=MPI.SUM)
-
-    def poll(self, slot: int) -> int | None:
-        """The slot's value if a read has come back, else None; never waits."""
-        if self._pending_read is None:
-            with self._comm._counted(8, "early_stop"):
-                self._pending_read = self._window.Rget_accumulate(self._one, self._read, 0, target=slot, op=MPI.NO_OP)
-        if not self._pending_read.Test():
-            return None
-        self._pending_read = None
-        return int(self._read[0])
-
-    def complete(self) -> None:
-        """Finish pending requests; call it after a collective, so that no rank is asked while it computes."""
-        for request in (self._pending_read, self._pending_add):
-            if request is not None:
-                self._comm.wait(request)
-        if self._pending_add is not None:
-            self._window.Flush(0)
-        self._pending_read = self._pending_add = None
-
-    def free(self) -> None:
-        """Collective over the world."""
-        self._window.Unlock_all()
-        self._window.Free()

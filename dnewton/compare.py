@@ -23,10 +23,11 @@ from dnewton.config_solvers import SOLVERS, KFACSection, keys
 from dnewton.crew import layout
 from dnewton.errors import UserError
 from dnewton.launch import run
+from dnewton.resume import initial_state
 from dnewton.rundir import RunDirectory
 from dnewton.solvers import kfac_plan
 from dnewton.solvers.server import Server
-from dnewton.trainer import Record, Trainer, initial_state
+from dnewton.trainer import Record, Trainer
 
 FOREVER = 2**31 - 1
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}

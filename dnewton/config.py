@@ -199,6 +199,7 @@ class ParallelSection(Section):
     replicas: Count | Literal["auto"] = "auto"  # auto: 1 for newton, as many as there are ranks for other solvers
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
+    timeout: Annotated[float, Field(ge=1, le=1e7)] = 600.0  # seconds in which a rank that others wait for must answer
     memory: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = "auto"  # resident bytes per rank, all in all
     rates: RatesSection | Literal["auto"] = "auto"  # auto: measured once per machine and kept
 
@@ -206,7 +207,8 @@ class ParallelSection(Section):
 class OutputSection(Section):
     """What is written while training."""
 
-    checkpoint_every: Annotated[int, Field(ge=0, le=2**31 - 1)] = 10  # Newton iterations; 0 means never
+    checkpoint_every: Annotated[int, Field(ge=0, le=2**31 - 1)] = 10  # iterations; 0 means never
+    checkpoint_minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None  # and after so much time since the last
     keep: Count = 3
 
 

@@ -132,6 +132,7 @@ class Objective:
         per_sample = self.network.plan.kept_numbers() * theta.dtype.itemsize
         columns = self.data.batches([b.indices for b in first + last])
         for batch, always in [(b, joined) for b in first] + [(b, True) for b in last]:
+            self.comm.vigil.point()
             keep = always or budget > 0  # alike on all ranks
             tape = self.network.forward(theta, next(columns), keep)
             y = self.data.y[batch.indices]
@@ -158,6 +159,7 @@ class Objective:
         grad = namespace(theta).zeros_like(theta)
         columns = self.data.batches([b.indices for b in at.batches if b.tape is None])
         for batch in at.batches:
+            self.comm.vigil.point()
             tape = batch.tape or self.network.forward(theta, next(columns))
             cot = self.loss.gradient(tape.z, self.data.y[batch.indices]) / at.samples
             self.network.gradient(theta, tape, cot, grad)
@@ -178,6 +180,7 @@ class Objective:
         loss = metric = 0.0
         batches = in_batches(indices, self._batch_size)
         for part, x in zip(batches, data.batches(batches), strict=True):
+            self.comm.vigil.point()
             tape, y = self.network.forward(theta, x, keep=gradient is not None), data.y[part]
             loss += self.loss.value(tape.z, y)
             metric += self._metric(tape.z, y)

@@ -1,4 +1,7 @@
-"""The run directory, written by rank 0 alone: config.yaml, metrics.jsonl, log.txt, checkpoints/, model.safetensors."""
+"""The run directory: config.yaml, metrics.jsonl, log.txt, checkpoints/, model.safetensors, best.safetensors.
+
+Rank 0 writes the text files. A full disk does not end a run: lines wait until there is room again.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from dnewton.errors import UserError, one_line
+from dnewton.parallel_file import sync_folder
 
-OWN = ("config.yaml", "metrics.jsonl", "log.txt", "model.safetensors", "checkpoints")
+OWN = ("config.yaml", "metrics.jsonl", "log.txt", "model.safetensors", "best.safetensors", "checkpoints")
+STATE, TEMPORARY = "state.safetensors", ".writing-"
+MOST_LINES = 100_000  # that wait for room
 
 
 class RunDirectory:
@@ -19,11 +25,17 @@ class RunDirectory:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
+        self._waiting: dict[str, list[str]] = {}  # lines of files that could not be written yet
 
     @property
     def model(self) -> str:
         """The final model."""
         return str(self.path / "model.safetensors")
+
+    @property
+    def best(self) -> str:
+        """The best model."""
+        return str(self.path / "best.safetensors")
 
     @property
     def config(self) -> Path:
@@ -40,7 +52,7 @@ class RunDirectory:
 
         A run that ended before its first line of metrics left nothing worth keeping.
         """
-        if self.path.exists() and not self.path.is_dir():
+        if os.path.lexists(self.path) and not self.path.is_dir():
             raise UserError(f"{self.path}: is a file; --out needs a directory")
         begun = self.metrics.exists() and self.metrics.stat().st_size > 0
         if (begun or os.path.exists(self.model) or self.checkpoints()) and not overwrite:
@@ -66,47 +78,135 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {one_line(error.strerror or error)}") from None
 
-    def reopen(self, config: str, iteration: int) -> float:
-        """Go on after `iteration`: drop later lines of metrics.jsonl; returns the seconds spent until then."""
-        kept, seconds = [], 0.0
-        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+    def reopen(self, config: str, last: int) -> tuple[float, list[int]]:
+        """Go on after the line of iteration `last`, dropping later ones.
+
+        Returns the seconds spent until then, and iterations whose lines are missing.
+        """
+        kept: dict[int, str] = {}
+        seconds = 0.0
+        lines = self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
         for line in lines:
             try:
                 record = json.loads(line)
                 done, spent = int(record["iteration"]), float(record["seconds"])
             except (ValueError, KeyError, TypeError):
                 break  # a line cut off by the end of the last run
-            if done <= iteration:
-                kept.append(line)
+            if done <= last and done not in kept:
+                kept[done] = line
                 seconds = spent
-        temporary = self.metrics.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        os.replace(temporary, self.metrics)
-        self.config.write_text(config, encoding="utf-8", errors="surrogateescape")
-        return seconds
+        _replace(self.metrics, "".join(line + "\n" for line in kept.values()))
+        _replace(self.config, config)
+        for leftover in (self.path / "checkpoints").glob(TEMPORARY + "*"):
+            shutil.rmtree(leftover)
+        return seconds, sorted(set(range(last + 1)) - set(kept))
 
-    def checkpoint(self, iteration: int) -> str:
-        """The checkpoint file of an iteration."""
-        return str(self.path / "checkpoints" / f"iteration-{iteration:08d}.safetensors")
+    # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, iteration: int, position: int) -> Path:
+        """The folder of a checkpoint: after an iteration, and maybe some batches of the next one."""
+        within = f"-{position:08d}" if position else ""
+        return self.path / "checkpoints" / f"iteration-{iteration:08d}{within}"
 
     def checkpoints(self) -> list[str]:
         """Published checkpoints, oldest first."""
-        return sorted(str(p) for p in (self.path / "checkpoints").glob("iteration-*.safetensors"))
+        return sorted(str(p) for p in (self.path / "checkpoints").glob("iteration-*"))
 
-    def prune(self, keep: int) -> None:
-        """Remove all but the newest `keep` checkpoints."""
+    def begin_checkpoint(self, final: Path, needed: int) -> None:
+        """Make the temporary folder of a checkpoint of `needed` bytes. Raises UserError when there is no room."""
+        final.parent.mkdir(exist_ok=True)
+        free = shutil.disk_usage(final.parent).free
+        if free < needed:
+            raise UserError(f"{final}: needs {needed / 2**20:.1f} MiB and {free / 2**20:.1f} are free")
+        temporary = self.temporary(final)
+        if os.path.lexists(temporary):
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+
+    def temporary(self, final: Path) -> Path:
+        """Where a checkpoint is written before it is published."""
+        return final.parent / (TEMPORARY + final.name)
+
+    def publish(self, final: Path, manifest_name: str, manifest: bytes, keep: int) -> None:
+        """Give a checkpoint that all ranks have written its manifest and its name, and drop old ones.
+
+        Raises OSError; the checkpoints that were there stay then.
+        """
+        temporary = self.temporary(final)
+        if self.unwritten():
+            raise OSError(f"{self.metrics}: cannot be written")
+        with open(temporary / manifest_name, "wb") as file:
+            file.write(manifest)
+            file.flush()
+            os.fsync(file.fileno())
+        if self.metrics.exists():  # a checkpoint must not outlive the lines before it
+            with open(self.metrics, "rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(str(temporary))
+        if final.exists():  # a damaged one that a resumed run did not take
+            self._remove(final)
+        os.rename(temporary, final)
+        sync_folder(str(final.parent))
         for path in self.checkpoints()[:-keep]:
-            os.unlink(path)
+            self._remove(Path(path))
+
+    def drop(self, final: Path) -> None:
+        """Remove what was written of a checkpoint that failed."""
+        shutil.rmtree(self.temporary(final), ignore_errors=True)
+
+    def _remove(self, path: Path) -> None:
+        """Never a checkpoint that is partly removed: first it loses its name."""
+        away = self.temporary(path).with_name(TEMPORARY + "old-" + path.name)
+        if away.exists():
+            shutil.rmtree(away)
+        os.rename(path, away)
+        shutil.rmtree(away)
+
+    # --- files that grow --------------------------------------------------------------------------------------------
 
     def log(self, text: str) -> None:
         """Append a line to log.txt."""
-        with open(self.path / "log.txt", "a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text + "\n")
+        self._append("log.txt", text)
 
     def record(self, values: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
-        with open(self.metrics, "a") as file:
-            file.write(json.dumps(_finite(values), allow_nan=False) + "\n")
+        self._append("metrics.jsonl", json.dumps(_finite(values), allow_nan=False))
+
+    def unwritten(self) -> int:
+        """Lines that are waiting for room on the disk, after another try."""
+        for name in self._waiting:
+            self._flush(name)
+        return sum(map(len, self._waiting.values()))
+
+    def _append(self, name: str, line: str) -> None:
+        waiting = self._waiting.setdefault(name, [])
+        waiting.append(line)
+        del waiting[:-MOST_LINES]
+        self._flush(name)
+
+    def _flush(self, name: str) -> None:
+        """Write all lines that wait, or none and no part of one."""
+        lines = self._waiting[name]
+        content = "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace")
+        handle, length = None, 0
+        try:
+            handle = os.open(self.path / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            length = os.fstat(handle).st_size
+            while content:
+                content = content[os.write(handle, content) :]
+            lines.clear()
+        except OSError:
+            if handle is not None:
+                os.ftruncate(handle, length)
+        finally:
+            if handle is not None:
+                os.close(handle)
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+    os.replace(temporary, path)
 
 
 def _finite(value: Any) -> Any:

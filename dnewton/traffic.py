@@ -1,11 +1,8 @@
-"""What is counted of messages, and what a rank contributes to a file: plain data of the wrapper over MPI."""
+"""What is counted of messages."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
 
 
 @dataclass
@@ -31,13 +28,3 @@ class Ledger:
 
     def __getitem__(self, name: str) -> Traffic:
         return self.phases.setdefault(name, Traffic())
-
-
-@dataclass(frozen=True)
-class Piece:
-    """This rank's block of one tensor in a file: where the tensor starts and the block's place in it."""
-
-    offset: int
-    shape: tuple[int, ...]
-    starts: tuple[int, ...]
-    data: np.ndarray[Any, Any] | None  # None: this rank has no part of the tensor

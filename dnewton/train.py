@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 import sys
 import time
@@ -16,10 +18,16 @@ from dnewton.cli import Parser
 from dnewton.comm import Comm
 from dnewton.config import Config
 from dnewton.errors import UserError
-from dnewton.launch import run
+from dnewton.launch import REQUEUE, catch_signals, limit_time, run
+from dnewton.manifest import Manifest
+from dnewton.resume import changes, initial_state, resumed_state
 from dnewton.rundir import RunDirectory
-from dnewton.solvers.server import Server
-from dnewton.trainer import Record, Trainer, initial_state, resumed_state
+from dnewton.solvers.server import STOPPED, Server
+from dnewton.solvers.solver import Start
+from dnewton.trainer import Record, Trainer
+from dnewton.vigil import Stopped, Vigil
+
+TIMEOUT = 600.0  # seconds, until the configuration is known
 
 
 def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
@@ -30,16 +38,32 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/<net>-<time>)")
     parser.add_argument("--init", metavar="FILE", help="start from the weights of a safetensors file")
     parser.add_argument("--init-only", action="store_true", help="write the initial point and stop")
-    parser.add_argument("--resume", metavar="DIR", help="go on from the newest checkpoint of a run directory")
+    parser.add_argument(
+        "--resume", metavar="DIR|auto",
+        help="go on from the newest checkpoint of a run directory; auto: from that of --out, or start if it has none",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
+    parser.add_argument(
+        "--max-seconds", metavar="S", type=float,
+        help=f"before S seconds are over write a checkpoint and exit with {REQUEUE}",
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"dnewton {__version__}")
     args = parser.parse_args(argv)
+    args.auto = args.resume == "auto"
+    if args.auto:
+        if not args.out or not args.net:
+            raise UserError("--resume auto needs --net FILE, to start, and --out DIR, where it looks for checkpoints")
+        if args.overwrite or args.init_only:
+            raise UserError("--resume auto keeps the run of --out; leave --overwrite and --init-only out")
+        args.resume = None
     if args.resume and (args.out or args.init or args.init_only or args.overwrite):
         raise UserError("--resume goes on in its own directory; leave --out, --init, --init-only and --overwrite out")
     if args.out == "" or args.resume == "":
         raise UserError("--out and --resume need the name of a directory, not an empty one")
     if not args.net and not args.resume:
         raise UserError("--net FILE or --resume DIR is needed; see python -m dnewton.train --help")
+    if args.max_seconds is not None and not 0 < args.max_seconds < math.inf:
+        raise UserError(f"--max-seconds {args.max_seconds:g}: a number of seconds above 0 is needed")
     return args
 
 
@@ -60,51 +84,90 @@ def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str, l
 
 def _main(comm: Comm) -> None:
     started = time.perf_counter()
+    vigil = comm.vigil = Vigil(comm, TIMEOUT)
+    catch_signals(comm, vigil)
     args = arguments(sys.argv[1:], comm.rank)
     config, source, notes = _configuration(args, comm)
+    vigil.timeout = config.parallel.timeout
+    limit_time(vigil, args.max_seconds, started)
     stamp = f"runs/{Path(source).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     out = RunDirectory(comm.text_from_root(args.resume or args.out or stamp))
     with comm.phase("setup"):
         if not args.resume:
             with comm.together():  # before the data are read: a taken directory is found at once
                 if comm.rank == 0:
-                    out.check(args.overwrite)
+                    out.check(args.overwrite or args.auto)
         job = assemble(config, comm, source)
     if isinstance(job, Server):
+        vigil.armed = True
         job.serve()
+        if job.stopped:
+            sys.exit(REQUEUE)
         return
     job.notes.extend(notes)
     try:
-        _train(job, args, out, started, source)
+        stop = _train(job, args, out, started, source)
     except UserError as error:  # raised alike on all ranks
         job.solver.close(str(error))
         raise
-    job.solver.close()
+    job.solver.close(STOPPED if stop is not None else "")
+    if stop is not None:
+        sys.exit(REQUEUE)
 
 
-def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float, source: str) -> None:
-    comm = job.comm
-    start = resumed_state(job, out) if args.resume else initial_state(job, args.init)
+def _train(
+    job: Job, args: argparse.Namespace, out: RunDirectory, started: float, source: str
+) -> Stopped | None:  # fmt: skip
+    comm, found = job.comm, None
+    if args.resume or args.auto:
+        found = resumed_state(job, out, fresh=args.auto)
+    start, resumed = found or (initial_state(job, args.init), None)
+    notes = [f"dnewton {__version__}: {source} on {job.crew.world.size} rank(s), run directory {out.path}", *job.notes]
     with comm.together():  # only now: a mistake found above leaves nothing behind
-        if comm.rank == 0 and args.resume:
-            started -= out.reopen(job.config.dump(), start.iteration)
+        if comm.rank == 0 and resumed is not None:
+            last = start.iteration - (resumed.unreported is not None)
+            before, missing = out.reopen(job.config.dump(), last)
+            started -= before
+            notes += _about(resumed, job, start, missing)
         elif comm.rank == 0:
             out.create(job.config.dump())
     show, close = _display(comm.rank, out)
-    notes = [f"dnewton {__version__}: {source} on {job.crew.world.size} rank(s), run directory {out.path}", *job.notes]
-    notes += [f"going on after iteration {start.iteration}"] if args.resume else []
     for text in [*notes, progress.HEADER]:
         show(text)
-    trainer = Trainer(job, out, started, lambda record: show(progress.line(record), record), bool(args.resume))
+
+    def tell(text: str) -> None:
+        show(text)
+
+    trainer = Trainer(job, out, started, lambda record: show(progress.line(record), record), resumed, tell=tell)
     try:
-        trainer.run(start)
+        stop = trainer.run(start)
     finally:
         close()
+    if stop is not None:
+        at = f"after iteration {trainer.iteration}" if trainer.saved else "without a checkpoint of what was done last"
+        show(f"stopped by {stop.why} {at}; go on with --resume {out.path} (exit code {REQUEUE})")
+        return stop
     if trainer.records:
         peak = trainer.records[-1]["peak_rss_bytes"] / 2**20
         show(f"peak memory of the largest rank: {peak:.1f} MiB, planned {job.strategy.peak / 2**20:.1f} MiB")
     for text in progress.summary(trainer.records, trainer.totals):
         show(text)
+    with comm.together():
+        if comm.rank == 0 and (lines := out.unwritten()):
+            raise UserError(f"{out.path}: {lines} line(s) of metrics.jsonl and log.txt could not be written; make room")
+    return None
+
+
+def _about(resumed: Manifest, job: Job, start: Start, missing: list[int]) -> list[str]:
+    """What is worth knowing of a run that goes on."""
+    within = f" and {start.position} step(s) of the next" if start.position else ""
+    notes = [f"going on after iteration {start.iteration}{within}"]
+    now = json.loads(json.dumps(job.config.resolved()))
+    differing = [text for text in changes(resumed.config, now) if not text.startswith("parallel.rates")]
+    notes += [f"changed since the checkpoint: {text}" for text in differing]
+    if missing:
+        notes.append(f"warning: metrics.jsonl has no line for iteration(s) {', '.join(map(str, missing[:5]))}")
+    return notes
 
 
 def _display(rank: int, out: RunDirectory) -> tuple[Callable[..., None], Callable[[], None]]:
@@ -139,7 +202,7 @@ def _display(rank: int, out: RunDirectory) -> tuple[Callable[..., None], Callabl
 
 def main(argv: Any = None) -> NoReturn:
     """Entry point. Collective over all processes."""
-    run(_main)
+    run(_main, trains=True)
 
 
 if __name__ == "__main__":

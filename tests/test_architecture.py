@@ -15,8 +15,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Arrows point one way: a module imports only modules that come later in this list.
 ORDER = [
-    "compare", "compare_report", "train", "predict", "plan", "data.__main__", "launch", "cli", "trainer", "assemble",
-    "calibration", "settings", "rundir",
+    "compare", "compare_report", "train", "predict", "plan", "data.__main__", "launch", "cli", "trainer", "saver",
+    "resume", "assemble",
+    "calibration", "settings", "rundir", "manifest",
     "progress", "solvers.registry", "solvers.served", "solvers.server", "solvers.elastic", "solvers.averaging",
     "solvers.entropy",
     "solvers.rank_m", "solvers.hessian_free", "solvers.krylov",
@@ -25,14 +26,15 @@ ORDER = [
     "solvers.newton",
     "solvers.solver", "budget", "strategy", "solvers.combine", "solvers.ways", "solvers.exact",
     "solvers.precondition", "solvers.gram_cg", "solvers.later", "solvers.subproblem", "solvers.early_stop",
-    "solvers.damping", "solvers", "model_file", "scores", "objective", "checkpoint", "curvature.hessian",
+    "solvers.damping", "solvers", "model_file", "scores", "objective", "checkpoint", "parallel_file", "checksum",
+    "curvature.hessian",
     "curvature.implicit", "curvature.gauss_newton", "curvature.jacobian", "curvature.blocks",
     "curvature.sensitivity", "curvature.losses", "curvature", "network", "cotangent", "layers.linear", "layers.pool",
     "layers.activation", "layers", "forecast",
     "planner", "curvature.costs", "curvature.rates", "netplan", "data.convert", "data.parts", "data.samples",
     "data.targets", "data.scaling", "data.readers", "data.images", "data.cifar_batches", "data.hdf5",
     "data.array_files", "data.tables", "data.libsvm", "data.text", "data.sources", "data.files", "data",
-    "crew", "comm",
+    "crew", "vigil", "one_sided", "comm",
     "traffic", "machine", "config_text", "config", "config_solvers", "layout", "arrays",
     "yaml_io", "nets", "errors", "",
 ]  # fmt: skip

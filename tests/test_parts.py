@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from dnewton import checkpoint
 from dnewton.arrays import max_pool, max_unpool, patches, sample_blocks
+from dnewton.checkpoint import Contents
 from dnewton.comm import MPI, Comm
 from dnewton.curvature.losses import LOSSES
 from dnewton.data.array_files import open_npz
@@ -183,7 +184,7 @@ def test_models_do_not_depend_on_the_layout(comm: Comm, tmp_path_factory: pytest
         on = lay_out(problem, comm, grid)
         theta = on.theta.astype(dtype)
         path = f"{folder}/{i}-{dtype}.safetensors"
-        checkpoint.save(path, on.network, {"": theta, "previous.": 2 * theta}, {"note": "x"}, on.comm)
+        checkpoint.save(path, on.network, Contents({"": theta, "previous.": 2 * theta}, {"note": "x"}), on.comm)
         found = load_file(path)
         for key, value in problem.params.items():
             assert np.array_equal(found[key], value.astype(dtype))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,17 @@ from crews import OnCrew, crewed
 from problems import MLP, Problem
 
 from dnewton import checkpoint
-from dnewton.comm import Comm
+from dnewton.checkpoint import Contents
+from dnewton.comm import Comm, Watch
 from dnewton.solvers.solver import Saved, Start
+from dnewton.vigil import Stopped
 
-# The factors of K-FAC and what servers hold are not saved yet: those runs go on, but not on the same path.
+# What servers hold goes on, too, but they take in pushes in another order.
 WHOLE: dict[str, dict[str, Any]] = {
     "sgd": {}, "adam": {}, "adamw": {"weight_decay": 0.1}, "easgd": {"tau": 2}, "eamsgd": {"tau": 2},
     "averaging": {"tau": 3, "block_momentum": 0.5}, "rank_m": {"tau": 3, "overlap": 5}, "hessian_free": {},
-    "entropy_sgd": {"inner_steps": 3}, "parle": {"inner_steps": 3},
+    "entropy_sgd": {"inner_steps": 3}, "parle": {"inner_steps": 3}, "dp_kfac": {"inverse_every": 3},
+    "d_kfac": {"inverse_every": 2, "inverse": "pi"}, "mpd_kfac": {},
 }  # fmt: skip
 
 
@@ -30,6 +35,50 @@ def made(comm: Comm, name: str) -> OnCrew | None:
     return found
 
 
+def through_a_file(one: OnCrew, two: OnCrew) -> Start:
+    """What the first solver saves, as the second one reads it."""
+    saved, crew, workers = one.solver.saved(), one.crew, one.crew.workers
+    assert workers is not None
+    folder = workers.text_from_root(tempfile.mkdtemp() if workers.rank == 0 else None)
+    path = str(Path(folder) / "state.safetensors")
+    vectors = {"": one.solver.theta} | {f"{k}.": v for k, v in saved.vectors.items()}
+    own = {f"{k}.": v for k, v in saved.own.items()}
+    contents = Contents(vectors, {}, own, saved.shapes, saved.whole)
+    written = checkpoint.save(path, one.on.network, contents, workers, crew.replica, crew.layout.replicas)
+    mine = f"worker{crew.replica}."
+    prefixes = checkpoint.prefixes(path, two.on.network)
+    assert len(prefixes) == len(vectors) + len(own) * crew.layout.replicas
+    read = {p: checkpoint.load(path, two.on.network, "float64", p) for p in prefixes}
+    return Start(read[""], one.solver.iteration, Saved(
+        {p[:-1]: v for p, v in read.items() if p and not p.startswith("worker")},
+        {p.removeprefix(mine)[:-1]: v for p, v in read.items() if p.startswith(mine)},
+        saved.values,
+        whole=checkpoint.Tensors(path, written.checksums),
+    ), one.solver.position or 0)  # fmt: skip
+
+
+class StopAt(Watch):
+    """Stops at a point, on all ranks."""
+
+    def __init__(self, point: int) -> None:
+        self._left, self._held = point, 0
+
+    def point(self) -> None:
+        if not self._held:
+            self._left -= 1
+            if self._left == 0:
+                raise Stopped(15, 0)
+
+    def seam(self) -> None:
+        self.point()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self._held += 1
+        yield
+        self._held -= 1
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_goes_on_bit_by_bit(comm: Comm, name: str) -> None:
     one, two = made(comm, name), made(comm, name)
@@ -38,27 +87,43 @@ def test_goes_on_bit_by_bit(comm: Comm, name: str) -> None:
     one.begin()
     for _ in range(2):
         one.solver.step()
-    saved, theta = one.solver.saved(), one.solver.theta.copy()
-    crew, workers = one.crew, one.crew.workers
-    assert workers is not None
-    folder = workers.text_from_root(tempfile.mkdtemp() if workers.rank == 0 else None)
-    path = str(Path(folder) / "state.safetensors")
-    vectors = {"": theta} | {f"{k}.": v for k, v in saved.vectors.items()}
-    own = {f"{k}.": v for k, v in saved.own.items()}
-    checkpoint.save(path, one.on.network, vectors, saved.values, workers, own, crew.replica, crew.layout.replicas)
-    mine = f"worker{crew.replica}."
-    prefixes = checkpoint.prefixes(path, two.on.network)
-    assert len(prefixes) == len(vectors) + len(own) * crew.layout.replicas
-    read = {p: checkpoint.load(path, two.on.network, "float64", p) for p in prefixes}
-    start = Start(read[""], 2, Saved(
-        {p[:-1]: v for p, v in read.items() if p and not p.startswith("worker")},
-        {p.removeprefix(mine)[:-1]: v for p, v in read.items() if p.startswith(mine)},
-        checkpoint.read_metadata(path),
-    ))  # fmt: skip
-    first = two.solver.begin(start)
+    two.solver.begin(through_a_file(one, two))
     assert two.solver.iteration == 2
     for _ in range(2):
         last, again = one.solver.step(), two.solver.step()
         assert last.loss == again.loss and last.grad_norm == again.grad_norm
     assert np.array_equal(one.solver.theta, two.solver.theta)
-    assert np.isfinite(first.loss)
+
+
+@pytest.mark.parametrize("name", [name for name in WHOLE if name != "hessian_free"])
+@pytest.mark.parametrize("after", [2, 5, 9])
+def test_goes_on_from_the_middle_of_a_pass(comm: Comm, name: str, after: int) -> None:
+    one, two = made(comm, name), made(comm, name)
+    if one is None or two is None:
+        return
+    one.begin()
+    two.begin()
+    assert one.crew.workers is not None
+    shared = [c for c in (one.crew.workers, one.crew.peers, one.crew.model, one.on.network.comm) if c is not None]
+    before = [c.vigil for c in shared]
+    stop = StopAt(after)
+    try:
+        for c in shared:
+            c.vigil = stop
+        with pytest.raises(Stopped):
+            for _ in range(9):
+                one.solver.step()
+    finally:
+        for c, vigil in zip(shared, before, strict=True):
+            c.vigil = vigil
+    assert one.solver.iteration or one.solver.position
+    three = made(comm, name)
+    assert three is not None
+    three.solver.begin(through_a_file(one, three))
+    for _ in range(one.solver.iteration):
+        two.solver.step()
+    for _ in range(2):
+        last, again = two.solver.step(), three.solver.step()
+        assert (last.loss, last.grad_norm, last.seen) == (again.loss, again.grad_norm, again.seen)
+        assert last.extra == again.extra
+    assert np.array_equal(two.solver.theta, three.solver.theta)

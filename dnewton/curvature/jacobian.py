@@ -140,6 +140,7 @@ def build(
     start = 0
     for tape in tapes:
         for part in in_chunks(int(tape.z.shape[0]), chunk):
+            network.comm.vigil.point()
             here = slice(start + part.start, start + part.stop)
 
             def take(block: Block, op: Linear, cot: Cotangent, z: Array, here: slice = here) -> None:

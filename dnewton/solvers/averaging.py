@@ -34,7 +34,7 @@ class Averaging(LocalSteps):
 
     def meet(self) -> None:
         """A pass ends with a meeting too, so that what is evaluated is the average."""
-        if (self.iteration * self.workers.steps) % self._own.tau:
+        if ((self.iteration + 1) * self.workers.steps) % self._own.tau:
             self._average()
         super().meet()
 

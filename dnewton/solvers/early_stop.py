@@ -10,7 +10,9 @@ import math
 import time
 from typing import Protocol
 
-from dnewton.comm import Comm, OneSidedCounter
+from dnewton.comm import Comm
+from dnewton.comm import Watch as Vigil
+from dnewton.one_sided import OneSidedCounter
 
 
 class Watch(Protocol):
@@ -40,14 +42,15 @@ class Watch(Protocol):
 class NeverStop:
     """`mode: off`."""
 
-    def __init__(self) -> None:
-        self._end = time.perf_counter()
+    def __init__(self, vigil: Vigil) -> None:
+        """`vigil` is asked after every iteration whether the job has to stop."""
+        self._vigil, self._end = vigil, time.perf_counter()
 
     def begin(self, iteration: int, active: int) -> None:
         self._end = time.perf_counter()
 
     def cut(self) -> bool:
-        return False
+        return self._vigil.inside()
 
     def finished(self, counts: bool) -> None:
         self._end = time.perf_counter()
@@ -75,7 +78,7 @@ class AsyncStop:
 
     def cut(self) -> bool:
         value = self._counter.poll(self._slot)
-        stop = value is not None and value >= self._target
+        stop = (value is not None and value >= self._target) or self._comm.vigil.inside()
         if stop:
             self._end = time.perf_counter()
         return stop
@@ -91,6 +94,7 @@ class AsyncStop:
         return waited
 
     def close(self) -> None:
+        self._counter.complete()  # a solve that was left in the middle has requests under way
         self._counter.free()
 
 
@@ -120,6 +124,7 @@ class LockstepStop:
             self._count(1 if counts else 0)
 
     def _count(self, mine: int) -> bool:
+        self._comm.vigil.point()
         with self._comm.phase("early_stop"):
             self._over = self._comm.sum_scalars([mine])[0] >= self._target
         return self._over
@@ -131,10 +136,13 @@ class LockstepStop:
         return
 
 
-def make(mode: str, fraction: float, every: int, comm: Comm) -> Watch:
-    """The watch for `solver.early_stop`; one rank has nobody to wait for. Collective over the world."""
+def make(mode: str, fraction: float, every: int, comm: Comm, alone: bool = True) -> Watch:
+    """The watch for `solver.early_stop`; one rank has nobody to wait for. `alone`: the local solves need no other rank.
+
+    Collective over the world.
+    """
     if mode == "off" or comm.size == 1:
-        return NeverStop()
+        return NeverStop(comm.vigil if alone else Vigil())
     if mode == "lockstep":
         return LockstepStop(comm, fraction, every)
-    return AsyncStop(comm.counter(), comm, fraction)
+    return AsyncStop(OneSidedCounter(comm), comm, fraction)

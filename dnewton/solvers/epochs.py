@@ -31,8 +31,8 @@ class Epochs(ABC):
 
     def __init__(self, workers: Workers, options: WorkersSection) -> None:
         self.workers, self.options = workers, options
-        self._iteration, self._first_norm = 0, math.nan
-        self._at: Point
+        self._iteration, self._first_norm, self._norm = 0, math.nan, math.inf
+        self._position = 0
         self._seen = 0.0
 
     # --- what a method fills in -------------------------------------------------------------------------------------
@@ -78,44 +78,69 @@ class Epochs(ABC):
     @property
     def converged(self) -> bool:
         """∇f = 0, or its norm is `tolerance` times the first one."""
-        return self._at.norm <= self.options.tolerance * self._first_norm
+        return self._norm <= self.options.tolerance * self._first_norm
+
+    @property
+    def position(self) -> int:
+        """Batches done of the pass under way; one more when the workers have met, too, and f is evaluated."""
+        return self._position
 
     def begin(self, start: Start) -> Step:
         """Evaluate the starting point. Raises UserError when f is not finite there. Collective over the workers."""
-        self._iteration = start.iteration
-        self.prepare(start)
-        self._evaluate()
-        self.workers.check(self._at)
-        values = start.saved.values if start.saved is not None else {}
-        self._first_norm = float(values.get("first_norm", self._at.norm))
-        return self._report(None)
+        self._iteration, self._position = start.iteration, start.position
+        with self.workers.all.vigil.held():
+            self.prepare(start)
+        if start.saved is not None and "norm" in start.saved.values:
+            values = start.saved.values
+            self._first_norm, self._norm = float(values["first_norm"]), float(values["norm"])
+            self._seen = float(values["seen"])
+            return Step(math.nan, self._norm, math.nan, self.workers.samples)
+        at = self._evaluate()
+        self.workers.check(at)
+        self._first_norm = self._norm = at.norm
+        return self._report(at, None)
 
     def step(self) -> Step:
-        """One pass over the training set. Collective over the workers."""
-        rate, steps = 0.0, self.workers.steps
-        self._seen = 0.0
+        """One pass over the training set, or what is left of one. Collective over the workers.
+
+        May be left by Stopped before any batch, and called again.
+        """
+        steps, vigil = self.workers.steps, self.workers.all.vigil
         for k, share in enumerate(self.workers.shares(self._iteration)):
-            at = self._iteration + k / steps
-            rate = learning_rate(self.options.learning_rate, self.options.schedule, at, self.options.max_iterations)
-            self.update(share, rate, self._iteration * steps + k)
-            self._seen += share.total
-        self._iteration += 1
-        self.meet()
-        self._evaluate()
-        return self._report(rate)
+            if k >= self._position:
+                vigil.point()
+                with vigil.held():
+                    self.update(share, self._rate(k / steps), self._iteration * steps + k)
+                self._seen += share.total
+                self._position = k + 1
+        if self._position == steps:
+            vigil.seam()
+            with vigil.held():
+                self.meet()
+            self._position = steps + 1
+        at = self._evaluate()
+        rate = self._rate((steps - 1) / steps)
+        self._iteration, self._position, self._norm = self._iteration + 1, 0, at.norm
+        with vigil.held():
+            step = self._report(at, rate)
+        self._seen = 0.0
+        return step
 
-    def _evaluate(self) -> None:
+    def _rate(self, part: float) -> float:
+        options = self.options
+        return learning_rate(options.learning_rate, options.schedule, self._iteration + part, options.max_iterations)
+
+    def _evaluate(self) -> Point:
         with self.workers.all.phase("evaluate"):
-            self._at = self.workers.evaluate(self.theta)
+            return self.workers.evaluate(self.theta)
 
-    def _report(self, rate: float | None) -> Step:
+    def _report(self, at: Point, rate: float | None) -> Step:
         extra = {"learning_rate": rate, **self.figures()}
-        at = self._at
         return Step(at.value, at.norm, at.metric, self.workers.samples, seen=self._seen, extra=extra)
 
     def saved_values(self) -> dict[str, str]:
         """What every method saves."""
-        return {"first_norm": repr(self._first_norm)}
+        return {"first_norm": repr(self._first_norm), "norm": repr(self._norm), "seen": repr(self._seen)}
 
 
 def taken(start: Start, name: str) -> Array:

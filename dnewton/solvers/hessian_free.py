@@ -17,7 +17,7 @@ from dnewton.curvature.hessian import Hessian
 from dnewton.layout import cut
 from dnewton.objective import Cycle, in_batches, subsample_size
 from dnewton.solvers import krylov
-from dnewton.solvers.solver import BACKWARD, FORWARD, Saved, Start, Step
+from dnewton.solvers.solver import BACKWARD, FORWARD, Saved, Solver, Start, Step
 from dnewton.solvers.workers import Point, Workers
 
 SUBSAMPLE = 1  # purpose of the random draw, as newton's
@@ -35,7 +35,7 @@ class _Direction:
     negative: bool = False
 
 
-class HessianFree:
+class HessianFree(Solver):
     """One iteration: curvature, an inner solve, a line search, λ by the ratio of decrease and prediction."""
 
     def __init__(self, workers: Workers, options: HessianFreeSection) -> None:
@@ -114,13 +114,6 @@ class HessianFree:
         vectors = {} if self._previous is None else {"solution": self._previous}
         return Saved(vectors, values={"lambda": repr(self._lambda), "first_norm": repr(self._first_norm)})
 
-    def describe(self) -> list[str]:
-        """Nothing for the log."""
-        return []
-
-    def close(self, error: str = "") -> None:
-        """Nothing to give back."""
-
     def _evaluate(self) -> None:
         with self.workers.all.phase("gradient"):
             self._at = self.workers.evaluate(self._theta)
@@ -150,7 +143,9 @@ class HessianFree:
             local = Hessian(network, theta, batches, loss, size).product
 
         def product(v: Array) -> Array:
-            return workers.peers.sum(local(v)) + shift * v
+            mine = local(v)
+            workers.all.vigil.seam()
+            return workers.peers.sum(mine) + shift * v
 
         return product, size
 

@@ -4,6 +4,7 @@ mpd_kfac (Osawa et al. 2019). What differs is who computes which factors and wha
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from dnewton.arrays import Array, namespace
@@ -54,12 +55,31 @@ class KFAC(FirstOrder):
         self._at_position = [i for i in at if here[i]]
 
     def prepare(self, start: Start) -> None:
-        """Take over θ and the momentum; the factors begin anew."""
+        """Take over θ, the momentum, and of factors and decompositions what this rank works with."""
         super().prepare(start)
         self._velocity = taken(start, "velocity")
         self._factors: dict[int, tuple[Array, Array]] = {}
         self._decomposed: dict[int, Decomposition] = {}
         self._updates, self._clip = 0, 1.0
+        if start.saved is not None:
+            self._clip = float(start.saved.values.get("kl_clip", "1"))
+            with self.workers.all.together():
+                self._take_over(start.saved.whole)
+
+    def _take_over(self, whole: Mapping[str, Array]) -> None:
+        xp, dtype = namespace(self._theta), self._theta.dtype
+
+        def read(i: int, *parts: str) -> list[Array]:
+            names = [f"{self._sizes[i].name}.{part}" for part in parts]
+            return [xp.asarray(whole[name], dtype=dtype) for name in names if name in whole]
+
+        updates = {i: int(n[0]) for i in range(len(self._sizes)) for n in read(i, "updates")}
+        known = {i for i, n in updates.items() if n}
+        self._factors = {i: (a, g) for i in known.intersection(self._factored) for a, g in [read(i, "A", "G")]}
+        self._updates = max((updates[i] for i in self._factors), default=0)
+        for i in known.intersection(self._preconditioned):
+            if len(parts := read(i, *self._parts)) == len(self._parts):
+                self._decomposed[i] = Decomposition(*parts)
 
     def update(self, share: Share, rate: float, count: int) -> None:
         """One step. Collective over the workers."""
@@ -170,9 +190,32 @@ class KFAC(FirstOrder):
         largest = self.workers.all.extremes(float(sum(m.nbytes for m in kept)))[1]
         return {"kl_clip": self._clip, "curvature_bytes": int(largest)}
 
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return ("left", "right", "left_values", "right_values") if self._eigen else ("left", "right")
+
     def saved(self) -> Saved:
-        """The momentum."""
-        return Saved({"velocity": self._velocity}, values=self.saved_values())
+        """The momentum, the factors, and the decompositions where they are not made anew at every step; by owners."""
+        xp, dtype = namespace(self._theta), self._theta.dtype
+        shapes: dict[str, tuple[int, ...]] = {}
+        whole: dict[str, Array] = {}
+        for i, size in enumerate(self._sizes if self._iteration or self._position else []):
+            a, g = size.a, size.g
+            here = {"updates": (1,), "A": (a, a), "G": (g, g)}
+            if self._own.inverse_every > 1:
+                every = {"left": (g, g), "right": (a, a), "left_values": (g,), "right_values": (a,)}
+                here |= {part: every[part] for part in self._parts}
+            shapes |= {f"{size.name}.{part}": shape for part, shape in here.items()}
+            if i in self._owned:
+                found = {part: xp.zeros(shape, dtype=dtype) for part, shape in here.items()}
+                if i in self._factors:
+                    found["updates"] += self._updates
+                    found["A"], found["G"] = self._factors[i]
+                if i in self._decomposed and self._own.inverse_every > 1:
+                    found |= dict(zip(self._parts, self._decomposed[i].parts(), strict=True))
+                whole |= {f"{size.name}.{part}": tensor for part, tensor in found.items()}
+        values = {**self.saved_values(), "kl_clip": repr(self._clip)}
+        return Saved({"velocity": self._velocity}, values=values, shapes=shapes, whole=whole)
 
 
 def _count(shape: tuple[int, ...]) -> int:

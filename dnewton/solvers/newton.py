@@ -14,7 +14,7 @@ from dnewton.curvature.implicit import ByPasses, Normal, Passes
 from dnewton.errors import UserError
 from dnewton.objective import Cycle, Evaluation, Objective, subsample_size
 from dnewton.solvers import combine, damping, early_stop, exact, subproblem, ways
-from dnewton.solvers.solver import BACKWARD, FORWARD, Saved, Start, Step
+from dnewton.solvers.solver import BACKWARD, FORWARD, Saved, Solver, Start, Step
 from dnewton.strategy import Strategy
 
 MAX_TRIALS = 12
@@ -33,7 +33,7 @@ class State:
     evaluated: int = 0  # the iteration whose batches f and ∇f were evaluated in (older after rejected steps)
 
 
-class Newton:
+class Newton(Solver):
     """The solver: :meth:`start` once, then :meth:`step` until it has converged or enough iterations are done."""
 
     def __init__(self, objective: Objective, options: SolverSection, comm: Comm, strategy: Strategy) -> None:
@@ -49,7 +49,8 @@ class Newton:
         self._units = jacobian.units(network.blocks, options.diagonal_unit == "layer")
         stop = options.early_stop
         joint = options.curvature == "full" or strategy.how == "implicit"  # all ranks solve in step
-        self._watch = early_stop.make("off" if joint else stop.mode, stop.fraction, stop.every, comm)
+        mode = "off" if joint else stop.mode
+        self._watch = early_stop.make(mode, stop.fraction, stop.every, comm, options.replica_solve != "exact")
         self._at: Evaluation
         self._grad: Array
         self._norm, self._active, self._solves = math.nan, 0, 0
@@ -158,10 +159,6 @@ class Newton:
         total = self._gradient_draws.size if self._stochastic else self._objective.data.count
         sweep = 0.0 if self._strategy.how == "implicit" else BACKWARD * outputs * s
         return FORWARD * trials * total + (BACKWARD * total if accepted else FORWARD * s) + sweep
-
-    def describe(self) -> list[str]:
-        """Nothing for the log; the strategy has its own lines."""
-        return []
 
     def close(self, error: str = "") -> None:
         """Free the early-termination counter. Collective over the world."""

@@ -32,7 +32,7 @@ class ReplicaComm(Comm):
         """Collective over the replica."""
         super().__init__(model._mpi, model.grid, model.polite)
         self._everybody, self._counts = everybody, replica == 0
-        self.ledger = model.ledger
+        self.ledger, self.vigil = model.ledger, model.vigil
         self.ranks_on_node, self.cores, self.least_cores = model.ranks_on_node, model.cores, model.least_cores
 
     def sum_scalars(self, values: Sequence[float]) -> list[float]:
@@ -58,12 +58,14 @@ class SharedObjective(Objective):
         """‖θ‖², Σ ξ and the metric over all shares. Collective over all workers."""
         assert self.crew.workers is not None
         root = self.comm.rank == 0
+        self.crew.workers.vigil.seam()
         mine = [squares if self.crew.replica == 0 else 0.0, loss if root else 0.0, metric if root else 0.0]
         return self.crew.workers.sum_scalars(mine)
 
     def summed(self, gradient: Array) -> Array:
         """Σ ∇ξ over all shares, in the bits of replica 0. Collective over the peers."""
         assert self.crew.peers is not None
+        self.crew.peers.vigil.seam()
         return self.crew.peers.of_first(self.crew.peers.sum(gradient))
 
 
@@ -129,6 +131,7 @@ class ReplicatedNewton(Newton):
         self, model: GaussNewton | ByPasses, lam: float
     ) -> tuple[combine.Direction, subproblem.Solution, float]:
         comm, unit, shared = self._comm, self._rank_unit, SharedModel(model, self._peers, self._size)
+        comm.vigil.seam()
         with comm.phase("cg"):
             found = self._solve_shared(shared, lam)
         with comm.phase("combine"):

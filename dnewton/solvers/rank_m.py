@@ -61,8 +61,8 @@ class RankM(LocalSteps):
     def prepare(self, start: Start) -> None:
         """All workers begin at the common point."""
         super().prepare(start)
-        self._ranks: list[int] = []
-        self._kept = 0
+        saved = start.saved.values if start.saved is not None else {}
+        self._steps, self._ranks, self._kept = (int(n) for n in saved.get("secant", "0 0 0").split())
 
     def update(self, share: Share, rate: float, count: int) -> None:
         """One local step; the secant step after every τ of them. Collective over the workers."""
@@ -72,7 +72,7 @@ class RankM(LocalSteps):
 
     def meet(self) -> None:
         """A pass ends with a secant step, so that what is evaluated has all steps in it."""
-        count = self.iteration * self.workers.steps
+        count = (self.iteration + 1) * self.workers.steps
         if count % self._own.tau:
             self._meet_at_secant(count)
         super().meet()
@@ -86,8 +86,7 @@ class RankM(LocalSteps):
             before, after = workers.value(found.mean, overlap), workers.value(found.new, overlap)
         self._seen += 2 / 3 * len(overlap)
         good = after < before  # false for NaN
-        self._ranks.append(found.rank)
-        self._kept += good
+        self._steps, self._ranks, self._kept = self._steps + 1, self._ranks + found.rank, self._kept + bool(good)
         if good:
             new = found.new
         else:
@@ -123,7 +122,11 @@ class RankM(LocalSteps):
 
     def figures(self) -> dict[str, Any]:
         """Mean numerical rank of Y, and the share of secant steps that were kept, since the last line."""
-        steps = max(1, len(self._ranks))
-        found = {"secant_rank": sum(self._ranks) / steps, "secant_kept": self._kept / steps}
-        self._ranks, self._kept = [], 0
+        steps = max(1, self._steps)
+        found = {"secant_rank": self._ranks / steps, "secant_kept": self._kept / steps}
+        self._steps = self._ranks = self._kept = 0
         return found
+
+    def saved_values(self) -> dict[str, str]:
+        """Also what the next line of figures counts."""
+        return {**super().saved_values(), "secant": f"{self._steps} {self._ranks} {self._kept}"}

@@ -168,6 +168,8 @@ class Served(LocalSteps):
         """The workers' points, and what the servers hold."""
         saved = super().saved()
         with self.workers.all.phase("output"):
+            self._link.drain()
+            self.workers.all.barrier()
             centre, second, version = self._link.state(self.x)
         vectors = {"servers_centre": centre, "servers_second": second}
         return Saved(vectors, saved.own, {**saved.values, "updates": str(version)})

@@ -23,6 +23,7 @@ from dnewton.network import blocks_of
 
 INIT, PULL, PUSH, SKIP, FINAL, STATE, KNOWN, STATS, STOP = range(1, 10)  # requests
 MODEL, ACK = 11, 12  # answers
+STOPPED = "\0stopped"  # in the place of an error: before the end, on demand
 IDLE = 2e-4  # seconds between two looks for a message, once there has been none for a while
 PATIENCE = 10_000  # looks before that, where the server has a core to itself
 EPSILON = 1e-7  # dc_asgd: beside the mean square
@@ -100,11 +101,13 @@ class Server:
         self._turn = [0] * crew.layout.model_ranks  # round_robin: the replica whose exchange is next
         self._half = [False] * crew.layout.model_ranks  # it has made one of its two requests
         self._stale: list[int] = []
+        self.stopped = False  # the job has to go on later
 
     def serve(self) -> None:
         """Answer until told to stop; raises the UserError that ended the workers, if one did."""
         idle = 0
         while True:
+            self._comm.vigil.attend()
             found = self._next()
             if found is None:
                 idle += 1
@@ -116,7 +119,8 @@ class Server:
                 text = np.empty(256, dtype=np.uint8)
                 self._comm.receive(text, source, STOP)
                 message = text.tobytes().rstrip(b"\0").decode("utf-8", "replace")
-                if message:
+                self.stopped = message == STOPPED
+                if message and not self.stopped:
                     raise UserError(message)
                 return
             self._answer(source, tag)

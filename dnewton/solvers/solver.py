@@ -35,11 +35,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Saved:
-    """A solver's state besides θ: vectors laid out like θ, alike on all replicas or one per worker, and values."""
+    """A solver's state besides θ: vectors laid out like θ, alike on all replicas or one per worker, values, and tensors
+    of other shapes, whole."""
 
     vectors: Mapping[str, Array] = field(default_factory=dict)
     own: Mapping[str, Array] = field(default_factory=dict)
     values: Mapping[str, str] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of all tensors, alike on all ranks
+    whole: Mapping[str, Array] = field(default_factory=dict)  # those that this rank saves; all, when read
 
 
 @dataclass
@@ -49,6 +52,7 @@ class Start:
     theta: Array
     iteration: int = 0
     saved: Saved | None = None
+    position: int = 0  # batches done of the next iteration; one more than there are: all, and the workers have met
 
 
 class Solver(Protocol):
@@ -63,6 +67,11 @@ class Solver(Protocol):
     def iteration(self) -> int:
         """Iterations done."""
         ...
+
+    @property
+    def position(self) -> int | None:
+        """Batches done of the next iteration; None where only whole iterations can be saved."""
+        return None
 
     @property
     def converged(self) -> bool:
@@ -83,8 +92,8 @@ class Solver(Protocol):
 
     def describe(self) -> list[str]:
         """Lines for the log: what was derived from the options."""
-        ...
+        return []
 
     def close(self, error: str = "") -> None:
         """Give back what others wait for. Collective over the workers."""
-        ...
+        return

@@ -157,6 +157,7 @@ def solve_jointly(
         if left == 0 or (done and finished >= fraction * active):
             cut = any(system.working for system in systems)
             break
+        comm.vigil.point()
         mine = any(system.working for system in systems)
         iterations += mine
         for system in systems:
@@ -193,6 +194,7 @@ def full_cg(
         (squared,) = comm.sum_scalars([dot(r, r)])
         iterations = 1
     while squared > bound and iterations < max_cg:
+        comm.vigil.point()
         iterations += 1
         gv = product(v, unit)
         (curvature,) = comm.sum_scalars([dot(v, gv)])

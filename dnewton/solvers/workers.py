@@ -110,6 +110,7 @@ class Workers:
         mine, total = self._mine(indices)
         gradient = namespace(theta).zeros_like(theta)
         loss, metric = self.objective.accumulate(theta, mine, gradient)
+        self.all.vigil.seam()
         gradient = self.peers.sum(gradient)
         gradient /= total
         gradient += self.objective.regulariser * theta
@@ -120,6 +121,7 @@ class Workers:
         """f alone. Collective over the workers."""
         mine, total = self._mine(indices)
         loss, _ = self.objective.accumulate(theta, mine, None)
+        self.all.vigil.seam()
         value, _, _ = self._totals(theta, loss, 0.0, theta[:0])
         return value[0] / total + value[1]
 
