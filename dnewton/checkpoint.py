@@ -239,7 +239,8 @@ def _check_names(path: str, names: set[str], network: Network, prefix: str) -> N
     if missing:
         raise UserError(f"{path}: has no tensor {missing[0]}; the net needs {', '.join(sorted(wanted))}")
     if prefix == "":
-        extra = sorted(n for n in names - wanted if not any(n.endswith("." + w) for w in wanted) and not n.startswith(FURTHER))
+        known = tuple(f".{name}" for name in wanted)
+        extra = sorted(n for n in names - wanted if not n.endswith(known) and not n.startswith(FURTHER))
         if extra:
             raise UserError(f"{path}: tensor {extra[0]} belongs to no layer of the net")
 

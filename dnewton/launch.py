@@ -17,9 +17,9 @@ from dnewton.comm import Comm
 from dnewton.errors import UserError, one_line
 from dnewton.vigil import Unanswered, Vigil
 
+SAME = 1.0  # seconds in which a second SIGINT is the first one's echo: a terminal and a launcher may both send it
 REQUEUE = 85  # exit code: stopped before the end, go on with --resume
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-SAME = 1.0  # seconds in which a second SIGINT is the first one's echo: a terminal and a launcher may both send it
 LAUNCHERS = ("PMI", "OMPI_COMM_WORLD", "MV2_COMM_WORLD")  # who tell every process _SIZE and _RANK
 
 

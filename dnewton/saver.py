@@ -20,6 +20,17 @@ from dnewton.solvers.solver import Saved, Start, Step
 
 MODEL = "1"  # format of model files
 BEST = "best."  # prefix of the best model's tensors
+PER_RANK = ("cg", "active", "cut", "waited")  # of what a step reports; the rest is alike on all ranks
+
+
+def reported(found: Manifest, rank: int) -> Step | None:
+    """What the last iteration reports, as this rank had it."""
+    if found.unreported is None:
+        return None
+    values = dict(found.unreported)
+    ranks = values.pop("ranks")
+    mine = ranks[rank] if rank < len(ranks) else [0.0] * len(PER_RANK)
+    return Step(**{**values, **dict(zip(PER_RANK, mine, strict=True))})
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,7 @@ class Saver:
         needed = checkpoint.size(job.network, contents, job.crew.layout.replicas)
         try:
             with comm.phase("output"):
+                ranks = comm.gather_to_root([float(getattr(state.unreported, name, 0)) for name in PER_RANK])
                 with comm.together():
                     if comm.rank == 0:
                         out.begin_checkpoint(final, needed)
@@ -77,7 +89,7 @@ class Saver:
                 )
                 with comm.together():
                     if comm.rank == 0:
-                        about = self._manifest(state, written, samples_seen, train_seconds)
+                        about = self._manifest(state, written, samples_seen, train_seconds, ranks.tolist())
                         out.publish(final, manifest.NAME, manifest.render(about), job.config.output.keep)
             self._last = final
             self.write_best()
@@ -117,13 +129,16 @@ class Saver:
         )  # fmt: skip
 
     def _manifest(
-        self, state: State, written: checkpoint.Written, samples_seen: float, train_seconds: float
-    ) -> Manifest:
-        job, unreported = self._job, state.unreported
+        self, state: State, written: checkpoint.Written, samples_seen: float, train_seconds: float,
+        ranks: list[list[float]],
+    ) -> Manifest:  # fmt: skip
+        job, unreported = self._job, None
+        if state.unreported is not None:
+            unreported = {**dataclasses.asdict(state.unreported), "ranks": ranks}
         return Manifest(
             format=FORMAT, version=__version__, iteration=state.iteration, position=state.position,
             replicas=job.crew.layout.replicas, samples_seen=samples_seen, train_seconds=train_seconds,
-            best=self._best, unreported=None if unreported is None else dataclasses.asdict(unreported),
+            best=self._best, unreported=unreported,
             values=dict(state.saved.values), identity=identity(job), config=job.config.resolved(),
             tensors={name: f"{value:016x}" for name, value in written.checksums.items()},
             header=written.header, size=written.size,

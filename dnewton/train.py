@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dnewton import __version__, progress, settings
+from dnewton import early as early
 from dnewton.assemble import Job, assemble
 from dnewton.cli import Parser
 from dnewton.comm import Comm

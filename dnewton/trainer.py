@@ -16,7 +16,7 @@ from dnewton.errors import UserError
 from dnewton.layout import cut
 from dnewton.manifest import Manifest
 from dnewton.rundir import RunDirectory
-from dnewton.saver import Saver, State
+from dnewton.saver import Saver, State, reported
 from dnewton.solvers.solver import Start, Step
 from dnewton.vigil import CHECKPOINT, Stopped
 
@@ -73,7 +73,7 @@ class Trainer:
             return stop
         self._unreported = first
         if resumed is not None:
-            self._unreported = None if resumed.unreported is None else Step(**resumed.unreported)
+            self._unreported = reported(resumed, self._job.comm.rank)
         while True:
             try:
                 if self._advance():

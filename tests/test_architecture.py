@@ -35,7 +35,7 @@ ORDER = [
     "data.targets", "data.scaling", "data.readers", "data.images", "data.cifar_batches", "data.hdf5",
     "data.array_files", "data.tables", "data.libsvm", "data.text", "data.sources", "data.files", "data",
     "crew", "vigil", "one_sided", "comm",
-    "traffic", "machine", "config_text", "config", "config_solvers", "layout", "arrays",
+    "early", "traffic", "machine", "config_text", "config", "config_solvers", "layout", "arrays",
     "yaml_io", "nets", "errors", "",
 ]  # fmt: skip
 

@@ -53,7 +53,9 @@ def predict(ranks: int, folder: Path, *args: str) -> Any:
     return start(ranks, *args, cwd=folder, module="dnewton.predict")
 
 
-@pytest.mark.parametrize("model", ["run", "run/model.safetensors", "run/checkpoints/iteration-00000004/state.safetensors"])
+@pytest.mark.parametrize(
+    "model", ["run", "run/model.safetensors", "run/checkpoints/iteration-00000004/state.safetensors"]
+)
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_labels_and_figures(folder: Path, ranks: int, model: str) -> None:
     result = predict(ranks, folder, "--model", model, "--data", "test.csv", "--out", "p.txt", "--scores", "s.json")
