@@ -157,7 +157,7 @@ def header_hash(path: str) -> str:
         start = file.read(8)
         (length,) = struct.unpack("<Q", start.ljust(8, b"\0"))
         if length > os.path.getsize(path):
-            raise UserError(f"{path}: is cut off within its header")
+            raise UserError(f"{path}: is damaged: cut off within its header")
         return hashlib.sha256(start + file.read(length)).hexdigest()
 
 

@@ -145,7 +145,11 @@ def _train(
     finally:
         close()
     if stop is not None:
-        at = f"after iteration {trainer.iteration}" if trainer.saved else "without a checkpoint of what was done last"
+        at = f"after iteration {trainer.iteration}"
+        if not trainer.begun:
+            at = "before anything was done"
+        elif not trainer.saved:
+            at += ", of which there is no checkpoint"
         show(f"stopped by {stop.why} {at}; go on with --resume {out.path} (exit code {REQUEUE})")
         return stop
     if trainer.records:

@@ -56,6 +56,7 @@ class Trainer:
         self._before: State | None = None  # the step that is being taken; None where it may be left in the middle
         self._saved_at = time.monotonic()
         self._saver: Saver
+        self.begun = False  # whether anything has been done
         self.saved = resumed is not None  # whether what was done last is in a checkpoint
 
     def run(self, start: Start) -> Stopped | None:
@@ -69,8 +70,9 @@ class Trainer:
         vigil.armed = True
         try:
             first = self._job.solver.begin(start)
-        except Stopped as stop:  # nothing has been done
+        except Stopped as stop:
             return stop
+        self.begun = True
         self._unreported = first
         if resumed is not None:
             self._unreported = reported(resumed, self._job.comm.rank)

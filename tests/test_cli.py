@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import oracle
 import pytest
+from jobs import start
 from problems import CNN, MLP, Problem, with_outputs
 from safetensors.numpy import load_file, save_file
 
@@ -21,25 +17,11 @@ from dnewton import yaml_io
 
 pytestmark = pytest.mark.serial
 
-MPIRUN = Path(sysconfig.get_path("scripts")) / "mpirun"
 KEYS = {
     "iteration", "loss", "grad_norm", "lambda", "step", "ratio", "cg_iterations", "early_stopped", "seconds",
     "phase_seconds", "comm", "peak_rss_bytes",
 }  # fmt: skip
 QUIET = ["solver.early_stop.mode=off", "output.checkpoint_every=0"]
-
-
-def start(ranks: int, *args: str, cwd: Path, module: str = "dnewton.train", timeout: float = 120) -> Any:
-    """Run a job to its end; MPI's own variables of this process are not passed on."""
-    prefixes = ("PMI", "OMPI_", "PMIX", "HYDRA", "MPI_LOCAL", "MPIR_", "PRTE", "HYDI")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
-    kept.update(OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
-    launcher = str(MPIRUN) if MPIRUN.exists() else shutil.which("mpirun") or "mpirun"
-    version = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False).stdout
-    extra = ["--oversubscribe"] if "Open MPI" in version or "Open RTE" in version else []
-    run = [module] if module.endswith(".py") else ["-m", module]
-    command = [launcher, *extra, "-np", str(ranks), sys.executable, *run, *args]
-    return subprocess.run(command, cwd=cwd, env=kept, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def train(ranks: int, folder: Path, net: Any, out: str, *args: str, settings: list[str] | None = None) -> Any:

@@ -54,6 +54,7 @@ class Newton(Solver):
         self._at: Evaluation
         self._grad: Array
         self._norm, self._active, self._solves = math.nan, 0, 0
+        self._broken = damping.Broken()
         self.state: State
 
     def start(self, state: State) -> Step:
@@ -122,6 +123,8 @@ class Newton(Solver):
         waited = sum(seconds for _, _, seconds in tried)
         del tried
         state.iteration += 1
+        if self._broken.found(direction.slope + direction.curvature, state.iteration):
+            state.previous = None  # it may have come from there
         alpha, at, trials = self._line_search(direction)
         ratio = -1.0
         if at is not None:
