@@ -57,15 +57,23 @@ def save(path: str, network: Network, contents: Contents, comm: Comm, replica: i
     header, offsets, size = _header(shapes, dtype, contents.metadata)
     held = dict(contents.vectors) if replica == 0 else {}
     held |= {f"worker{replica}.{name}": vector for name, vector in contents.own.items()}
-    pieces = [p for prefix, vector in held.items() for p in _blocks(network, prefix, vector, offsets)]
-    for name, tensor in ((FURTHER + name, tensor) for name, tensor in contents.whole.items()):
-        flat = np.ascontiguousarray(tensor, dtype=dtype).reshape(_flat(shapes[name]))
-        pieces.append(Piece(name, offsets[name], flat.shape[1], 0, 0, flat))
-    with comm.phase("output"):
-        parallel_file.write(path, header, size, pieces, comm)
-        mine = dict.fromkeys(shapes, 0)
-        for piece in pieces:
+    mine = dict.fromkeys(shapes, 0)
+
+    def pieces() -> Iterator[Piece]:  # one after another: weights in the file's order are copies
+        for prefix, vector in held.items():
+            yield from _blocks(network, prefix, vector, offsets)
+        for name, tensor in contents.whole.items():
+            name = FURTHER + name
+            flat = np.ascontiguousarray(tensor, dtype=dtype).reshape(_flat(shapes[name]))
+            yield Piece(name, offsets[name], flat.shape[1], 0, 0, flat)
+
+    def summed() -> Iterator[Piece]:
+        for piece in pieces():
             mine[piece.name] = checksum.added([mine[piece.name], checksum.partial(piece.data, piece.row, piece.column)])
+            yield piece
+
+    with comm.phase("output"):
+        parallel_file.write(path, header, size, summed(), comm)
         total = comm.sum(np.array(list(mine.values()), dtype=np.uint64))
     return Written(dict(zip(mine, map(int, total), strict=True)), hashlib.sha256(header).hexdigest(), size)
 
@@ -104,18 +112,16 @@ def _flat(shape: Sequence[int]) -> tuple[int, int]:
     return (shape[0], math.prod(shape[1:])) if shape else (1, 1)
 
 
-def _blocks(network: Network, prefix: str, vector: Array, offsets: Mapping[str, int]) -> list[Piece]:
-    found = []
+def _blocks(network: Network, prefix: str, vector: Array, offsets: Mapping[str, int]) -> Iterator[Piece]:
     for block in network.blocks:
         name, columns = prefix + block.layer.shape.name, _flat(block.layer.shape.weight_shape)[1]
         if block.weights:
             weight = np.ascontiguousarray(block.to_file_order(block.weight(vector)))
             flat, column = weight.reshape(weight.shape[0], weight[0].size), _first_column(block)
-            found.append(Piece(f"{name}.weight", offsets[f"{name}.weight"], columns, block.out[0], column, flat))
+            yield Piece(f"{name}.weight", offsets[f"{name}.weight"], columns, block.out[0], column, flat)
         if block.has_bias and block.shape[0]:
             bias = np.ascontiguousarray(block.bias(vector)).reshape(block.shape[0], 1)
-            found.append(Piece(f"{name}.bias", offsets[f"{name}.bias"], 1, block.out[0], 0, bias))
-    return found
+            yield Piece(f"{name}.bias", offsets[f"{name}.bias"], 1, block.out[0], 0, bias)
 
 
 def _first_column(block: Block) -> int:

@@ -8,7 +8,7 @@ then has no reason to fill up the pages that two nodes share.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ class Piece:
     data: np.ndarray  # (rows, columns) of the block, contiguous
 
 
-def write(path: str, header: bytes, size: int, pieces: Sequence[Piece], comm: Comm) -> None:
+def write(path: str, header: bytes, size: int, pieces: Iterable[Piece], comm: Comm) -> None:
     """Write a new file of `size` bytes, a header and every rank's blocks, down to the disk.
 
     Raises UserError alike on all ranks when a rank cannot write. Collective over `comm`.

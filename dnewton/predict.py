@@ -28,6 +28,7 @@ from dnewton.model_file import Described, described
 from dnewton.netplan import infer_shapes
 from dnewton.network import Network
 from dnewton.objective import in_batches
+from dnewton.rundir import STATE
 from dnewton.scores import score
 
 
@@ -108,10 +109,10 @@ def _is_table(part: DataPart) -> bool:
 
 def _model_path(name: str) -> str:
     if os.path.isdir(name):
-        path = os.path.join(name, "model.safetensors")
-        if not os.path.isfile(path):
-            raise UserError(f"--model {name}: has no model.safetensors; give a finished run, or one of its checkpoints")
-        return path
+        for file in ("model.safetensors", STATE):
+            if os.path.isfile(path := os.path.join(name, file)):
+                return path
+        raise UserError(f"--model {name}: has no model.safetensors; give a finished run, or one of its checkpoints")
     if not os.path.isfile(name):
         raise UserError(f"--model {name}: no such run directory or model file")
     return name

@@ -28,7 +28,7 @@ GRAM_FLOOR = {4: 1e-3, 8: 1e-6}  # by itemsize: ‖r‖² is a difference in Gra
 SWEEP = 16 << 20  # bytes of a chunk's K-fold sweep that should stay in cache, where no messages make chunks dear
 MESSAGES = 64 << 20  # where they do: few enough for fresh memory not to cost more than the messages
 CLEARLY = 2.0  # how much faster passes must be by the model, which knows them less well
-VECTORS = 11  # of the length of θ: θ, ∇f, d, d_previous, the trial point, and those of CG
+VECTORS = 13  # of the length of θ: θ, ∇f, d, d_previous (two while a step is taken), trial point, best, and CG's
 
 
 Stages = tuple[tuple[str, int], ...]  # ways to solve that follow each other, and the iterations before each

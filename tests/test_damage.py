@@ -191,7 +191,7 @@ def test_a_full_disk_is_a_warning(
 
     def put(handle: int, piece: parallel_file.Piece) -> None:
         allowed[0] += 1
-        if comm.rank == comm.size - 1 and allowed[0] > lacking:
+        if comm.rank == 0 and allowed[0] > lacking:
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(parallel_file, "_put_block", put)

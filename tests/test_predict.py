@@ -54,7 +54,7 @@ def predict(ranks: int, folder: Path, *args: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "model", ["run", "run/model.safetensors", "run/checkpoints/iteration-00000004/state.safetensors"]
+    "model", ["run", "run/model.safetensors", "run/checkpoints/iteration-00000004"]
 )
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_labels_and_figures(folder: Path, ranks: int, model: str) -> None:

@@ -42,9 +42,9 @@ class Watch(Protocol):
 class NeverStop:
     """`mode: off`."""
 
-    def __init__(self, vigil: Vigil) -> None:
+    def __init__(self, vigil: Vigil | None = None) -> None:
         """`vigil` is asked after every iteration whether the job has to stop."""
-        self._vigil, self._end = vigil, time.perf_counter()
+        self._vigil, self._end = vigil or Vigil(), time.perf_counter()
 
     def begin(self, iteration: int, active: int) -> None:
         self._end = time.perf_counter()
@@ -142,7 +142,7 @@ def make(mode: str, fraction: float, every: int, comm: Comm, alone: bool = True)
     Collective over the world.
     """
     if mode == "off" or comm.size == 1:
-        return NeverStop(comm.vigil if alone else Vigil())
+        return NeverStop(comm.vigil if alone else None)
     if mode == "lockstep":
         return LockstepStop(comm, fraction, every)
     return AsyncStop(OneSidedCounter(comm), comm, fraction)

@@ -40,8 +40,8 @@ from dnewton.solvers.solver import Solver
 from dnewton.solvers.workers import Workers
 from dnewton.strategy import Strategy
 
-# Vectors of the length of θ that a solver holds, gradients, copies and messages included.
-VECTORS = {"sgd": 6, "adam": 8, "adamw": 8, "entropy_sgd": 14, "parle": 14, "rank_m": 20}
+# Vectors of the length of θ that a solver holds: gradients, copies, messages and the best model included.
+VECTORS = {"sgd": 7, "adam": 9, "adamw": 9, "entropy_sgd": 15, "parle": 15, "rank_m": 21}
 
 
 def budget_for(
@@ -62,7 +62,7 @@ def budget_for(
     if isinstance(options, HessianFreeSection):
         kept = -(-subsample_size(options.subsample, work.samples) // layout.replicas)
     return budget.fit(
-        plan, work, vectors=VECTORS.get(options.name, 11), batch=options.batch_size, step=batch, kept=kept, extra=extra,
+        plan, work, vectors=VECTORS.get(options.name, 12), batch=options.batch_size, step=batch, kept=kept, extra=extra,
         memory=memory, process=process, source=source,
     )  # fmt: skip
 
