@@ -12,7 +12,7 @@ class Parser(argparse.ArgumentParser):
     """Argument errors as UserError, help on rank 0 only."""
 
     def __init__(self, prog: str, description: str, rank: int) -> None:
-        super().__init__(prog=prog, description=description)
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
         self.rank = rank
 
     def error(self, message: str) -> NoReturn:

@@ -20,7 +20,9 @@ def _pair(value: Any) -> Any:
     """`3` means [3, 3]; a list of two is kept."""
     if isinstance(value, int) and not isinstance(value, bool):
         return (value, value)
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        return tuple(value)
+    raise ValueError("a whole number or [height, width] is needed")
 
 
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -128,9 +130,9 @@ class LayerSpec(Section):
 
 
 def _input(value: Any) -> Any:
-    if isinstance(value, list) and len(value) not in (1, 3):
-        raise ValueError("[features] or [channels, height, width] is needed")
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, (list, tuple)) and len(value) in (1, 3):
+        return tuple(value)
+    raise ValueError("[features] or [channels, height, width] is needed")
 
 
 class NetSection(Section):
@@ -149,7 +151,8 @@ class FilePair(Section):
 
 
 def _part(value: Any) -> Any:
-    if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(v, str) and v for v in value)):
+    names = value if isinstance(value, list) else [value]
+    if names and all(isinstance(v, str) and v for v in names):
         return value
     if isinstance(value, (dict, FilePair)):
         return FilePair.model_validate(value)

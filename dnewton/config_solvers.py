@@ -47,6 +47,7 @@ def _gradient_batch(value: Any) -> Any:
 class EarlyStopSection(Section):
     """When the local solves of the slowest ranks are cut off (Wang et al. 2018, section 5.1)."""
 
+    needs: ClassVar[Rules] = {"every": ("mode", ("lockstep",)), "fraction": ("mode", ("async", "lockstep"))}
     mode: Literal["async", "lockstep", "off"] = "async"
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
     every: Count = 5  # lockstep: CG iterations between two counts
@@ -56,6 +57,7 @@ class SolverSection(Section):
     """The Newton method of Wang et al. 2018."""
 
     replicated: ClassVar[bool] = False  # whether replicas are this method's workers
+    needs: ClassVar[Rules] = {"diagonal_unit": ("curvature", ("diagonal",))}
 
     name: Literal["newton"] = "newton"
     max_iterations: WholeNumber = 50
@@ -395,6 +397,4 @@ def choose(value: Any) -> Any:
 def left_out(value: Any) -> list[str]:
     """The keys that belong to newton and not to the method that a `solver` mapping names."""
     section = SOLVERS.get(str(value.get("name", "newton"))) if isinstance(value, dict) else None
-    if section is None:
-        return []
-    return sorted(set(value) & (keys(SolverSection) - keys(section)))
+    return sorted(set(value) & (keys(SolverSection) - keys(section))) if section else []

@@ -12,6 +12,18 @@ from dnewton import config_solvers, yaml_io
 from dnewton.config import Config
 from dnewton.errors import UserError, one_line
 
+_UNKNOWN = ("extra_forbidden", "invalid_key")
+_BRANCH = re.compile(r"(int|float|str|constrained-\w+|FilePair|RatesSection)$|.*\[")
+_DEPTH = 20  # keys of a --set
+_PLAIN = {None: "nothing", True: "true", False: "false"}
+_WORDS = (  # of the validation library, and what they mean to somebody who writes YAML
+    (r"^Input ", ""),
+    (r"a valid dictionary or instance of \w+", "a mapping of options"),
+    (r"a valid (tuple|list)", "a list"),
+    (r"a valid boolean", "true or false"),
+    (r"^List should have at least 1 item.*", "at least one entry is needed"),
+)
+
 
 def load(text: str, source: str, overrides: list[str] | None = None) -> Config:
     """Parse and check a YAML text; `overrides` are `section.key=value` strings whose values are YAML.
@@ -20,7 +32,8 @@ def load(text: str, source: str, overrides: list[str] | None = None) -> Config:
     """
     values = yaml_io.parse(text, source)
     if not isinstance(values, dict):
-        raise UserError(f"{source}: a mapping with the section 'net' is needed, got {_show(values)}")
+        found = "the file is empty" if values is None else f"got {_show(values)}"
+        raise UserError(f"{source}: a mapping with the section 'net' is needed, {found}")
     changed = [_override(values, item) for item in overrides or []]
     try:
         return Config.model_validate(values)
@@ -41,10 +54,12 @@ def _override(values: dict[str, Any], item: str) -> str:
     if not equals or not path.strip():
         raise UserError(f"--set {item}: write section.key=value, for example solver.C=0.1")
     keys, here = path.strip().split("."), values
+    if len(keys) > _DEPTH:
+        raise UserError(f"--set {path[:40]}...: has {len(keys)} keys, no entry lies deeper than {_DEPTH}")
     for i, key in enumerate(keys):
         last = i == len(keys) - 1
         if isinstance(here, list):
-            if not key.isdecimal() or int(key) >= len(here):
+            if not key.isdecimal() or len(key) > 9 or int(key) >= len(here):
                 raise UserError(f"--set {path}: {'.'.join(keys[:i])} has entries 0 to {len(here) - 1}, not {key!r}")
             slot: Any = int(key)
         elif isinstance(here, dict):
@@ -61,6 +76,8 @@ def _override(values: dict[str, Any], item: str) -> str:
 
 
 def _show(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return _PLAIN[value]
     text = one_line(repr(value))
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -68,15 +85,15 @@ def _show(value: Any) -> str:
 def _explain(error: ValidationError, source: str, changed: list[str], values: dict[str, Any]) -> str:
     """One line for the first (and most telling) validation error."""
     details = error.errors(include_url=False)
-    first = next((e for e in details if e["type"] == "extra_forbidden"), details[0])
-    loc = [part for part in first["loc"] if not _is_union_label(part)]
+    first = next((e for e in details if e["type"] in _UNKNOWN), details[0])
+    loc = _written(first["loc"])
     path = ""
     for part in loc:
         path += f"[{part}]" if isinstance(part, int) else ("." if path else "") + str(part)
     dotted = ".".join(str(part) for part in loc)
     origin = "--set" if any(f"{dotted}.".startswith(f"{c}.") or c.startswith(f"{dotted}.") for c in changed) else source
     where = f"{origin}: {path}" if path else origin
-    if first["type"] == "extra_forbidden":
+    if first["type"] in _UNKNOWN:
         known = _known_keys(loc[:-1], values)
         lower = {k.lower(): k for k in known}
         near = difflib.get_close_matches(str(loc[-1]).lower(), list(lower), n=1, cutoff=0.5)
@@ -89,21 +106,24 @@ def _explain(error: ValidationError, source: str, changed: list[str], values: di
         if path == "solver" and message.startswith("name: "):
             return f"{origin}: solver.{message}"
         return f"{where}: {one_line(first['ctx']['error'])} (got {_show(first['input'])})"
-    others = [e["msg"] for e in details if e["loc"][: len(loc)] == tuple(loc) or e is first]
+    others = [e["msg"] for e in details if _written(e["loc"]) == loc]
     message = " or ".join(dict.fromkeys(_plain(m) for m in others[:3]))
+    if first["type"] in ("model_type", "model_attributes_type", "dict_type") and (known := _known_keys(loc, values)):
+        message += f": {', '.join(known)}"
     return f"{where}: {message} (got {_show(first['input'])})"
 
 
 def _plain(message: str) -> str:
     """A message of the validation library in words that need no knowledge of Python."""
-    message = re.sub(r"^Input ", "", one_line(message))
-    message = re.sub(r"a valid dictionary or instance of \w+", "a mapping of options", message)
-    return message.replace("a valid tuple", "a list").replace("a valid list", "a list")
+    message = one_line(message)
+    for pattern, words in _WORDS:
+        message = re.sub(pattern, words, message)
+    return message
 
 
-def _is_union_label(part: Any) -> bool:
-    """Pydantic adds the branch of a union to a location; a user never wrote that word."""
-    return isinstance(part, str) and (part in ("int", "float", "str", "constrained-str", "FilePair") or "[" in part)
+def _written(loc: tuple[Any, ...]) -> list[Any]:
+    """A location without the branches of unions, which the validation library adds and no user ever wrote."""
+    return [part for part in loc if not (isinstance(part, str) and _BRANCH.match(part))]
 
 
 def _known_keys(loc: list[Any], values: dict[str, Any]) -> list[str]:
@@ -112,7 +132,8 @@ def _known_keys(loc: list[Any], values: dict[str, Any]) -> list[str]:
         if isinstance(part, int):
             continue
         if part == "solver" and model is Config:
-            model = config_solvers.SOLVERS[values["solver"].get("name", "newton")]
+            solver = values["solver"]
+            model = config_solvers.SOLVERS[solver.get("name", "newton") if isinstance(solver, dict) else "newton"]
             continue
         field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
         if field is None:

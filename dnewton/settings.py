@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
 
 from dnewton import config_text
 from dnewton.comm import Comm
 from dnewton.config import Config
 from dnewton.data.readers import find_part
+from dnewton.errors import UserError
 from dnewton.nets import read_net
 
 PARTS = ("train", "test", "validation")
+LONGEST = 2 << 20  # bytes of a YAML file; nets have a few hundred, and the parser takes seconds for each million
 
 
 def read(source: str, comm: Comm) -> tuple[str, str]:
@@ -21,8 +25,24 @@ def read(source: str, comm: Comm) -> tuple[str, str]:
     text = folder = ""
     with comm.together():
         if comm.rank == 0:
+            _check_file(source)
             text, folder = read_net(source)
     return comm.text_from_root(text), comm.text_from_root(folder)
+
+
+def _check_file(source: str) -> None:
+    """Raise UserError where reading would wait for ever, or where the file is too long to be a net."""
+    try:
+        status = os.stat(source)
+    except (OSError, ValueError):
+        return  # a shipped net, or nothing: read_net knows
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise UserError(f"--net {source}: is not a regular file; write the net into a YAML file")
+    if status.st_size > LONGEST:
+        raise UserError(
+            f"--net {source}: has {status.st_size / 2**20:.1f} MiB, a YAML file with a net has at most "
+            f"{LONGEST >> 20}; data files are named in its data section"
+        )
 
 
 def configure(text: str, folder: str, source: str, overrides: Sequence[str]) -> tuple[Config, list[str]]:

@@ -16,6 +16,16 @@ _FLOAT = re.compile(
     re.X,
 )
 _MAX_DEPTH = 40
+_LONGEST_INT = 30  # digits
+_CURES = (  # for what the YAML library says of the commonest slips
+    ("character '\\t'", "indent with blanks, not with tabs"),
+    ("mapping values are not allowed", "write `key: value` with a blank after the colon, equal keys equally indented"),
+    ("expected ',' or", "close the bracket"),
+    ("expected <block end>", "indent the keys of a section equally"),
+    ("found another document", "leave only one, without lines of ---"),
+    ("could not determine a constructor", "leave the tag out: plain words, numbers, lists and mappings are read"),
+    ("cannot start any token", "put the word in quotation marks"),
+)
 
 
 class _Loader(yaml.SafeLoader):
@@ -36,7 +46,18 @@ class _Loader(yaml.SafeLoader):
         return float(str(self.construct_scalar(node)).replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
 
     def construct_int(self, node: yaml.ScalarNode) -> int:
-        return int(self.construct_scalar(node))
+        text = str(self.construct_scalar(node))
+        if len(text) > _LONGEST_INT:
+            raise yaml.MarkedYAMLError(problem=f"a number of {len(text)} digits", problem_mark=node.start_mark)
+        return int(text)
+
+    def construct_scalar(self, node: Any) -> Any:
+        try:
+            node.value.encode("utf-8", "surrogateescape")  # messages and names of files are
+        except UnicodeEncodeError:
+            problem = "\\u escapes of half a character are not allowed"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+        return super().construct_scalar(node)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):  # aliases serve no purpose here and can blow a small file up
@@ -75,7 +96,12 @@ def parse(text: str, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{source}{line}: not valid YAML: {one_line(error.problem or error)}") from None
+        problem = one_line(error.problem or error)
+        cure = next((f"; {cure}" for words, cure in _CURES if words in problem), "")
+        raise UserError(f"{source}{line}: not valid YAML: {problem}{cure}") from None
+    except yaml.reader.ReaderError as error:
+        line = f":{text.count(chr(10), 0, error.position) + 1}"
+        raise UserError(f"{source}{line}: not valid YAML: U+{error.character:04X} is no character of text") from None
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         # an explicit tag such as `!!bool x` makes PyYAML's constructors fail in all these ways
         raise UserError(f"{source}: not valid YAML: {one_line(error)}") from None

@@ -180,6 +180,8 @@ def _header(file: IO[bytes], path: str, what: str) -> tuple[int, tuple[int, ...]
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
+        if min(shape, default=0) < 0:
+            raise ValueError(f"its header says that it is {list(shape)}")
     except (ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:
         raise UserError(f"{what}: cannot be read as an array: {one_line(error)}") from None
     return file.tell(), shape, fortran and len(shape) > 1, dtype

@@ -49,7 +49,7 @@ def read_batch(data: bytes, path: str) -> tuple[Any, Any]:
         if not isinstance(labels, list) or not all(type(v) is int and 0 <= v < classes for v in labels):
             raise ValueError(f"its {key} are not a list of numbers from 0 to {classes - 1}")
         y = np.array(labels, dtype=np.int64)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: not a CIFAR python batch: {one_line(error)}") from None
     if not isinstance(x, _Array) or x.values is None or x.values.ndim != 2 or x.values.shape[1] != 3072:
         raise UserError(f"{path}: not a CIFAR python batch: its data are not [samples, 3072] bytes")

@@ -59,8 +59,8 @@ class Targets:
                 f"{source}: y has {len(found)} classes ({shown}, ...) but the net has {outputs} output(s); the last "
                 "layer needs as many units as there are classes"
             )
-        if len(found) < 2:
-            raise UserError(f"{source}: y has one class only ({found[0]}); there is nothing to learn")
+        if len(seen) < 2:
+            raise UserError(f"{source}: y has one class only ({seen[0]}); there is nothing to learn")
         return cls(outputs, found, nothing, one, seen)
 
     def encode(self, y: Values, dtype: str, source: str | Origin) -> Values:
