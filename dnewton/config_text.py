@@ -86,7 +86,7 @@ def _explain(error: ValidationError, source: str, changed: list[str], values: di
     """One line for the first (and most telling) validation error."""
     details = error.errors(include_url=False)
     first = next((e for e in details if e["type"] in _UNKNOWN), details[0])
-    loc = _written(first["loc"])
+    loc = [*_written(first["loc"][:-1]), *first["loc"][-1:]] if first["type"] in _UNKNOWN else _written(first["loc"])
     path = ""
     for part in loc:
         path += f"[{part}]" if isinstance(part, int) else ("." if path else "") + str(part)

@@ -82,6 +82,36 @@ def test_no_pickle_no_shell_no_stray_print() -> None:
         assert "except: pass" not in text and not re.search(r"except[^\n]*:\s*\n\s*pass\b", text), path
 
 
+RUN_WHAT_THEY_READ = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "torch",
+                      "runpy", "subprocess", "pty", "code", "multiprocessing"}  # fmt: skip
+PICKLING = {"send", "isend", "ssend", "bsend", "recv", "irecv", "sendrecv", "bcast", "ibcast", "gather", "scatter",
+            "allgather", "alltoall", "reduce", "allreduce", "scan", "exscan", "mprobe", "improbe"}  # fmt: skip
+CALLS = {"eval", "exec", "compile", "__import__", "system", "popen", "execv", "execve", "execvp", "spawnv", "startfile",
+         "unsafe_load", "full_load", "load_all", "import_module", "loads"}  # fmt: skip
+ALLOWED = {"re.compile", "json.loads"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_nothing_runs_what_it_reads(path: Path) -> None:
+    """No library that unpickles, no evaluation, no other program; NumPy and YAML only in their safe forms, and MPI only
+    with buffers: mpi4py's methods in small letters pickle."""
+    assert not {m.split(".")[0] for m in imports(path)} & RUN_WHAT_THEY_READ
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        whole = ast.unparse(node.func)
+        owner, _, called = whole.rpartition(".")
+        given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+        assert called not in CALLS or whole in ALLOWED, f"{path}:{node.lineno}: {whole}"
+        assert given.get("shell", "False") == "False", f"{path}:{node.lineno}: {whole}"
+        if whole in ("np.load", "numpy.load"):
+            assert given.get("allow_pickle") == "False", f"{path}:{node.lineno}: {whole}"
+        if whole == "yaml.load":
+            assert given.get("Loader") == "_Loader", f"{path}:{node.lineno}: {whole}"
+        if owner.endswith("mpi") or owner.startswith("MPI"):
+            assert called not in PICKLING, f"{path}:{node.lineno}: {whole} pickles"
+
+
 def test_modules_are_short() -> None:
     lengths = {name(p): len(p.read_text().splitlines()) for p in MODULES}
     assert max(lengths.values()) <= 400, lengths

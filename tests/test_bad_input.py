@@ -22,6 +22,7 @@ import bad_solvers
 import numpy as np
 import pytest
 from bad_inputs import CNN, MLP, Entry
+from test_cli import fails, start
 
 from dnewton import train, yaml_io
 from dnewton.comm import Comm
@@ -169,6 +170,25 @@ def test_nothing_is_in_the_way_of_the_corrected_run(job: Job, comm: Comm, monkey
     with np.errstate(), pytest.raises(SystemExit) as stop:
         train.main()
     assert stop.value.code == 0 and (comm.rank > 0 or Path("run/model.safetensors").exists())
+
+
+@pytest.mark.serial
+def test_jobs_of_their_own(job: Job, folder: Path) -> None:
+    """As a user starts them: the launcher, four processes, the module's own entry."""
+    for arguments, words in [
+        ("", ["--net FILE"]),
+        ("--net tabs.yaml", ["tabs.yaml:2", "blanks"]),
+        ("--net mlp.yaml --set solver.lamda=1", ["solver.lamda", "'lambda'"]),
+        ("--net mlp.yaml --set solver.name=downpour --set solver.server_ranks=4", ["server_ranks", "at least 5 ranks"]),
+        ("--net mlp.yaml --set parallel.grid=[3,2]", ["parallel.grid", "[2, 2]"]),
+        ("--net mlp.yaml --set parallel.memory=1MiB", ["parallel.memory", "allow more"]),
+        ("--net mlp.yaml --out mlp.yaml/run", ["mlp.yaml/run", "cannot be written"]),
+        ("--net mlp.yaml --init nan.safetensors", ["nan.safetensors", "finite weights"]),
+        ("--net mlp.yaml --set data.train=nan.npz", ["nan.npz", "row 4", "column 4"]),
+        ("--net mlp.yaml --set data.train=word.csv", ["word.csv", "line 5", "'three'"]),
+    ]:
+        fails(start(4, *arguments.split(), cwd=folder, timeout=60), *words)
+    assert not (folder / "run").exists()
 
 
 def one_row(comm: Comm) -> list[str]:

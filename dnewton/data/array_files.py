@@ -234,7 +234,7 @@ def open_npz(path: str) -> Source:
             raw = _member(archive, x, path)
             other = _member(archive, y, path) if y is not None else None
             stored = archive.getinfo(f"{x}.npy").compress_type == zipfile.ZIP_STORED
-    except (NotImplementedError, RuntimeError) as error:  # an unknown or encrypted archive
+    except (ValueError, RuntimeError) as error:  # damaged names, an unknown or encrypted archive
         raise UserError(f"{path}: cannot be read as .npz: {one_line(error)}") from None
     check_samples(path, raw.shape, raw.dtype)
     targets = None
