@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from dnewton import checkpoint, config_text, planner, settings
+from dnewton import checkpoint, config_text, planner, settings, yaml_io
 from dnewton.comm import Comm
 from dnewton.config import Config, DataSection
 from dnewton.config_solvers import SOLVERS, keys
@@ -138,13 +138,11 @@ def set_target() -> Target:
 
 def yaml_seeds() -> list[bytes]:
     texts = [read_net(name)[0] for name in shipped_nets()]
-    config = config_text.load(texts[0], "net.yaml")
-    tables = [config.dump()]
+    net = "net: {input: [5], loss: squared, layers: [{dense: {units: 4, activation: tanh}}, {dense: {units: 1}}]}\n"
+    tables = [config_text.load(net, "net.yaml").dump()]
     for name, section in SOLVERS.items():
-        if name != "newton":
-            solver = section.model_validate({"name": name}).model_dump(by_alias=True)
-            tables.append(Config.model_validate({**config.resolved(), "solver": solver}).dump())
-    return [text.encode() for text in (*texts, *tables)]
+        tables.append(net + yaml_io.dump({"solver": section.model_validate({"name": name}).model_dump(by_alias=True)}))
+    return [re.sub("^#.*\n", "", text, flags=re.MULTILINE).encode() for text in (*texts, *tables)]
 
 
 def words() -> list[bytes]:

@@ -132,7 +132,7 @@ LINES: list[Entry] = [  # command lines; the words that must be said stand behin
     ("--net mlp.yaml --out mlp.yaml|", "mlp.yaml: is a file", "--out needs a directory"),
     ("--net mlp.yaml --out mlp.yaml/run|", "mlp.yaml/run", "cannot be written"),
     ("--net mlp.yaml --out mlp.yaml/a/b|", "mlp.yaml/a/b", "cannot be written"),
-    ("--net mlp.yaml --out looped|", "looped", "cannot be written"),
+    ("--net mlp.yaml --out looped|", "looped: "),
     ("--net mlp.yaml --out looped/run|", "looped/run", "cannot be written"),
     ("--net mlp.yaml --out /dev/null|", "/dev/null", "--out needs a directory"),
     ("--net mlp.yaml --out /proc/run|", "/proc/run", "cannot be written"),

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import tokenize
+import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -152,7 +153,8 @@ def raw_npy(path: str) -> RawArray:
 
 def _whole(raw: RawArray) -> Any:
     def read() -> Values:
-        with guard(raw.path):
+        with guard(raw.path), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return _as_text(np.asarray(np.load(raw.path, allow_pickle=False)))
 
     return read
@@ -179,7 +181,9 @@ def _header(file: IO[bytes], path: str, what: str) -> tuple[int, tuple[int, ...]
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that are odd, but can be read
+            shape, fortran, dtype = read(file)
         if min(shape, default=0) < 0:
             raise ValueError(f"its header says that it is {list(shape)}")
     except (ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:
@@ -268,7 +272,8 @@ def stream_blocks(file: IO[bytes], raw: RawArray, lo: int, hi: int) -> Iterator[
 
 
 def _load(path: str, key: str) -> Values:
-    with guard(path):
+    with guard(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
             return _as_text(np.asarray(np.load(path, allow_pickle=False)[key]))
         except (ValueError, RuntimeError) as error:
