@@ -283,6 +283,7 @@ def main() -> int:
     parser.add_argument("--keep", default="fuzz-failures", help="folder for inputs that fail")
     args = parser.parse_args()
     signal.signal(signal.SIGALRM, too_slow)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     np.seterr(all="ignore")
     rng, counts, begin = random.Random(args.seed), Counter[str](), time.monotonic()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
@@ -292,16 +293,19 @@ def main() -> int:
                 raise SystemExit(f"a valid file fails: {tried(target, seed)}")
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
-        for number in range(args.inputs):
-            data = mutated(rng, target)
-            outcome, trace = tried(target, data)
-            counts[outcome] += 1
-            if trace and counts[outcome] == 1:
-                kept = Path(args.keep, f"{args.target}-{args.seed}-{number}")
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                kept.write_bytes(data)
-                print(f"{kept}: {outcome}\n{trace}", flush=True)
-    print(f"{args.target}: {args.inputs} inputs in {time.monotonic() - begin:.0f} s: {dict(counts.most_common())}")
+        try:
+            for number in range(args.inputs):
+                data = mutated(rng, target)
+                outcome, trace = tried(target, data)
+                counts[outcome] += 1
+                if trace and counts[outcome] == 1:
+                    kept = Path(args.keep, f"{args.target}-{args.seed}-{number}")
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    kept.write_bytes(data)
+                    print(f"{kept}: {outcome}\n{trace}", flush=True)
+        except KeyboardInterrupt:  # ended early: what was found is said all the same
+            pass
+    print(f"{args.target}: {counts.total()} inputs in {time.monotonic() - begin:.0f} s: {dict(counts.most_common())}")
     return int(any(outcome not in ("read", "refused", "out of memory") for outcome in counts))
 
 
