@@ -47,7 +47,6 @@ def _gradient_batch(value: Any) -> Any:
 class EarlyStopSection(Section):
     """When the local solves of the slowest ranks are cut off (Wang et al. 2018, section 5.1)."""
 
-    needs: ClassVar[Rules] = {"every": ("mode", ("lockstep",)), "fraction": ("mode", ("async", "lockstep"))}
     mode: Literal["async", "lockstep", "off"] = "async"
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
     every: Count = 5  # lockstep: CG iterations between two counts
@@ -57,7 +56,6 @@ class SolverSection(Section):
     """The Newton method of Wang et al. 2018."""
 
     replicated: ClassVar[bool] = False  # whether replicas are this method's workers
-    needs: ClassVar[Rules] = {"diagonal_unit": ("curvature", ("diagonal",))}
 
     name: Literal["newton"] = "newton"
     max_iterations: WholeNumber = 50
