@@ -7,11 +7,13 @@
 #                                    export SLURM_CONF=...
 #   scripts/local_slurm.sh status    that line and `sinfo`; exit status 1 when it is not up
 #   scripts/local_slurm.sh down      ends its jobs and daemons and removes all its files
+#   scripts/local_slurm.sh run COMMAND...   up, the command with SLURM_CONF set, down in any case; ends as the command does
 #
 #   LOCAL_SLURM_DIR=DIR              where everything is kept (default: /run/dnewton-slurm, else in the temporary folder)
 #   LOCAL_SLURM_INSTALL=0            never install packages
 #
-# up installs what is missing with apt-get when it may. Exit status: 0 done, 1 failed, 3 this machine cannot (one line says why).
+# up installs what is missing with apt-get when it may. Exit status: 0 done, 1 failed, 77 this machine cannot (one line on
+# stderr says why).
 set -euo pipefail
 unset CDPATH
 
@@ -25,7 +27,7 @@ die() {
 }
 cannot() {
   printf 'local_slurm: %s\n' "$*" >&2
-  exit 3
+  exit 77
 }
 
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -64,23 +66,25 @@ wait_until() {
   done
 }
 
+has_pmix() { compgen -G '/usr/lib/*/pmix2/lib/libpmix.so' >/dev/null; }
+
 install_packages() {
-  local missing=() program
+  local missing=() program may=true
   for program in "${programs[@]}"; do
     has "$program" || missing+=("$program")
   done
-  ((${#missing[@]})) || return 0
-  [[ ${LOCAL_SLURM_INSTALL:-1} != 0 ]] || cannot "missing: ${missing[*]} (and LOCAL_SLURM_INSTALL=0 forbids to install them)"
-  has apt-get || cannot "missing: ${missing[*]}; there is no apt-get to install them with"
-  ((EUID == 0)) || cannot "missing: ${missing[*]}; as root: apt-get install ${packages[*]}"
-  local log=$dir/log/apt.log
-  # The packages would start daemons of their own where a service manager runs; RUNLEVEL=1 makes their scripts not do so.
-  if ! { apt-get update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-    "${packages[@]}"; } >"$log" 2>&1; then
-    tail -n 5 "$log" >&2
-    rm -rf "$dir"
-    cannot "apt-get could not install ${packages[*]}; its last lines are above"
+  if ((${#missing[@]} == 0)) && has_pmix; then
+    return
   fi
+  [[ ${LOCAL_SLURM_INSTALL:-1} != 0 && $EUID == 0 ]] && has apt-get || may=false
+  if [[ $may == true ]]; then
+    # The packages would start daemons of their own where a service manager runs; RUNLEVEL=1 keeps their scripts from it.
+    { apt-get update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+      "${packages[@]}"; } >"$dir/log/apt.log" 2>&1 && return
+    tail -n 5 "$dir/log/apt.log" >&2
+  fi
+  ((${#missing[@]})) || return 0 # only srun --mpi=pmix does not work
+  cannot "missing: ${missing[*]}; on Debian or Ubuntu, as root: apt-get install --no-install-recommends ${packages[*]}"
 }
 
 # Ports that nobody listens on: one for slurmctld, one for each slurmd.
@@ -167,8 +171,9 @@ up() {
   umask 022
   mkdir -p "$dir"/{log,run,state,spool,tmp} "${nodes[@]/#/$dir/tmp/}" "${nodes[@]/#/$dir/spool/}"
   : >"$dir/made-by-local_slurm"
+  trap down EXIT
   install_packages
-  trap 'status=$?; ((status == 0)) || { tail -n 5 "$dir"/log/*.log >&2 || true; down; }' EXIT
+  trap 'tail -n 5 "$dir"/log/*.log >&2 || true; down' EXIT
   prepare_network
   write_configuration "$(free_port)"
   mkdir -m 0700 "$dir/key"
@@ -234,7 +239,17 @@ status() {
   sinfo -N
 }
 
+run() {
+  local status=0
+  trap 'exit 143' INT TERM HUP
+  up >/dev/null
+  trap down EXIT
+  "$@" || status=$?
+  exit "$status"
+}
+
 case ${1-} in
   up | down | status) "$1" ;;
-  *) die "use: $0 up|down|status" ;;
+  run) shift && run "$@" ;;
+  *) die "use: $0 up|status|down|run COMMAND..." ;;
 esac

@@ -4,7 +4,7 @@
 #
 #   scripts/two_hosts.sh mpirun -np 4 python -m dnewton.train --net mlp.yaml
 #   scripts/two_hosts.sh --slots 4 --rate 100mbit --delay 1ms mpirun -np 8 ...
-#   scripts/two_hosts.sh --check      exit status 0 if this machine allows it, else 3 and one line that says why not
+#   scripts/two_hosts.sh --check      exit status 0 if this machine allows it, else 77 and one line that says why not
 #
 #   --slots N    ranks that a host takes (default 2): ranks 0 to N-1 run on alpha, N to 2N-1 on beta
 #   --rate R     limit of the cable in each direction, --delay D one way, both as `tc` writes them (tbf; netem)
@@ -21,7 +21,7 @@ die() {
 }
 cannot() {
   printf 'two_hosts: %s\n' "$*" >&2
-  exit 3
+  exit 77
 }
 
 # What beta is entered with: ssh's way of calling, HOST COMMAND.
