@@ -7,9 +7,10 @@
 #                                    export SLURM_CONF=...
 #   scripts/local_slurm.sh status    that line and `sinfo`; exit status 1 when it is not up
 #   scripts/local_slurm.sh down      ends its jobs and daemons and removes all its files
-#   scripts/local_slurm.sh run COMMAND...   up, the command with SLURM_CONF set, down in any case; ends as the command does
+#   scripts/local_slurm.sh run COMMAND...
+#                                    up in a folder of its own, the command with SLURM_CONF set, down in any case
 #
-#   LOCAL_SLURM_DIR=DIR              where everything is kept (default: /run/dnewton-slurm, else in the temporary folder)
+#   LOCAL_SLURM_DIR=DIR              where everything is kept (default: dnewton-slurm in /run or in the temporary folder)
 #   LOCAL_SLURM_INSTALL=0            never install packages
 #
 # up installs what is missing with apt-get when it may. Exit status: 0 done, 1 failed, 77 this machine cannot (one line on
@@ -33,6 +34,10 @@ cannot() {
 export PATH="$PATH:/usr/sbin:/sbin"
 default=${TMPDIR:-/tmp}/dnewton-slurm-$EUID
 ((EUID != 0)) || default=/run/dnewton-slurm
+if [[ ${1-} == run && -z ${LOCAL_SLURM_DIR-} ]]; then
+  default=$(mktemp -d "$default-XXXXXX") # several may run at the same time
+  chmod 755 "$default"
+fi
 dir=${LOCAL_SLURM_DIR:-$default}
 [[ $dir == /* ]] || dir=$PWD/$dir
 [[ $dir != *[[:space:]]* ]] || die "LOCAL_SLURM_DIR=$dir: Slurm takes no path with spaces"

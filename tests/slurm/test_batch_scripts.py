@@ -1,0 +1,153 @@
+"""The shipped batch scripts as jobs of a real Slurm: to the end, interrupted, on failing nodes, started wrongly."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from jobs import ROOT, SCRIPTS, Job, command, environment, write_problem
+
+from dnewton import yaml_io
+
+Submit = Callable[..., Job]
+TWO_BY_TWO = ("-N2", "--ntasks-per-node=2")
+LIBRARY = subprocess.run(
+    [sys.executable, "-m", "mpi4py", "--mpi-lib-version"], capture_output=True, text=True, check=True
+).stdout
+OPEN_MPI = "Open MPI" in LIBRARY
+SRUN = "srun --mpi=pmix" if OPEN_MPI else "srun --mpi=pmi2"
+LONG = ("--set", "solver.max_iterations=150", "--set", "solver.early_stop.mode=off")
+
+
+@pytest.fixture
+def all_nodes() -> Iterator[None]:
+    """Nodes that a test takes down come back."""
+    yield
+    for node in ("n1", "n2", "n3"):
+        command("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+
+
+@pytest.mark.parametrize(("launcher", "words"), [("auto", SRUN), ("mpiexec", "mpiexec -n 4")])
+def test_to_the_end(submit: Submit, launcher: str, words: str) -> None:
+    job = submit("cpu.sbatch", options=TWO_BY_TWO, env={"LAUNCHER": launcher})
+    job.wait_end()
+    job.completed(iterations=6, ranks=4)
+    assert f"launcher: {words} (4 ranks on n[1-2])" in job.text()
+
+
+def test_one_rank_per_gpu(submit: Submit, tmp_path: Path) -> None:
+    """The nodes only pretend to have GPUs, so the ranks compute on the CPU; what they are given is real."""
+    launcher = tmp_path / "launcher"
+    launcher.write_text(f"#!/bin/sh\nsrun --mpi=none sh -c 'echo sees $CUDA_VISIBLE_DEVICES'\nexec {SRUN} \"$@\"\n")
+    launcher.chmod(0o755)
+    job = submit("gpu.sbatch", "--set", "parallel.device=cpu", options=["-N1", "-c1"], env={"LAUNCHER": str(launcher)})
+    job.wait_end()
+    job.completed(iterations=6, ranks=4)
+    assert job.text().count("sees 0,1,2,3\n") == 4, job.text()
+
+
+def test_sweep(submit: Submit) -> None:
+    job = submit("array.sbatch", "--set", "solver.max_iterations=3", options=["--array=1,5,6", "--ntasks-per-node=2"])
+    job.wait_end()
+    for task, solver, key, value in [(1, "newton", "seed", 1), (5, "adam", "learning_rate", 0.003)]:
+        job.completed(3, 2, task)
+        found = yaml_io.parse((job.run(task) / "config.yaml").read_text(), "config.yaml")["solver"]
+        assert (found["name"], found[key]) == (solver, value)
+    assert job.show(6)["ExitCode"] == "2:0" and "beyond the 6 settings" in job.text()
+
+
+@pytest.mark.parametrize("launcher", ["auto", "mpiexec"])
+def test_warned_saved_requeued_resumed(submit: Submit, launcher: str) -> None:
+    job = submit("requeue.sbatch", *LONG, options=TWO_BY_TWO, env={"LAUNCHER": launcher})
+    job.wait_iteration(3)
+    command("scancel", "--batch", "--signal=USR1", job.id)  # what --signal=B:USR1@180 sends before the time limit
+    job.wait(lambda: job.show().get("Restarts") == "1", "a restart")
+    saved = job.iterations()[-1]
+    assert 3 <= saved < 150
+    job.wait_end()
+    job.completed(iterations=150, ranks=4)
+    text = job.text()
+    assert "dnewton ended with exit code 85" in text and "run 2 of job" in text
+    assert f"going on after iteration {saved}" in (job.run() / "log.txt").read_text()  # nothing was computed twice
+
+
+@pytest.mark.usefixtures("all_nodes")
+def test_failed_node(submit: Submit) -> None:
+    job = submit("requeue.sbatch", *LONG, "--set", "output.checkpoint_every=2", options=TWO_BY_TWO)
+    job.wait_iteration(4)
+    node = command("scontrol", "show", "hostnames", job.show()["NodeList"]).split()[-1]
+    command("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    job.wait(lambda: job.show().get("Restarts") == "1", "a restart")
+    job.wait_end()
+    job.completed(iterations=150, ranks=4)
+    assert "going on after iteration" in (job.run() / "log.txt").read_text()
+
+
+def test_cancelled_is_not_requeued(submit: Submit) -> None:
+    job = submit("requeue.sbatch", *LONG, options=TWO_BY_TWO)
+    job.wait_iteration(2)
+    command("scancel", job.id)
+    job.wait_end()
+    assert (job.show()["JobState"], job.show()["Restarts"]) == ("CANCELLED", "0")
+
+
+def test_wrong_pmi_is_refused(submit: Submit) -> None:
+    job = submit("cpu.sbatch", options=TWO_BY_TWO, env={"LAUNCHER": "srun --mpi=none"})
+    job.wait_end()
+    assert job.show()["ExitCode"] == "2:0", job.report()
+    assert "dnewton: error:" in job.text() and SRUN in job.text()
+    assert not (job.run() / "metrics.jsonl").exists()
+
+
+def test_another_user() -> None:
+    """Root's files may be out of reach for others, so this user gets the repository and the environment anew."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can submit as another user")
+    python = readable_python()
+    if python is None:
+        pytest.skip(f"user nobody can run no Python {sys.version_info[0]}.{sys.version_info[1]} of this machine")
+    with tempfile.TemporaryDirectory(prefix="dnewton-nobody-") as temporary:
+        home = Path(temporary)
+        home.chmod(0o755)
+        venv, work = home / ".venv", home / "work"
+        subprocess.run([python, "-m", "venv", "--without-pip", str(venv)], check=True)
+        for part in ("lib", "bin"):  # what the new environment has already stays
+            shutil.copytree(Path(sys.prefix) / part, venv / part, dirs_exist_ok=True, copy_function=link)
+        shutil.copytree(ROOT / "dnewton", home / "dnewton")
+        shutil.copytree(SCRIPTS, home / "scripts" / "slurm")
+        work.mkdir()
+        write_problem(work)
+        shutil.chown(work, "nobody", "nogroup")
+        base = {**environment(str(venv), home), "HOME": str(work), "USER": "nobody"}
+        job = Job("cpu.sbatch", work, options=TWO_BY_TWO, root=home, user="nobody", base=base)
+        job.wait_end()
+        job.completed(iterations=6, ranks=4)
+        assert job.show()["UserId"].startswith("nobody(")
+        assert job.run().owner() == "nobody"
+
+
+def link(source: str, target: str) -> None:
+    """A hard link where the file system has them between these places, else a copy; nothing is replaced."""
+    if not os.path.lexists(target):
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except OSError:
+            shutil.copy2(source, target, follow_symlinks=False)
+
+
+def readable_python() -> str | None:
+    """An interpreter of this version that user nobody can run."""
+    code = f"import sys; sys.exit(sys.version_info[:2] != {tuple(sys.version_info[:2])})"
+    for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+        try:
+            if subprocess.run([python, "-c", code], user="nobody", group="nogroup", check=False).returncode == 0:
+                return python
+        except OSError:
+            continue
+    return None
