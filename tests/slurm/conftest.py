@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from glob import glob
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import Job, command, write_problem
+from jobs import OPEN_MPI, Job, command, write_problem
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -20,7 +21,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def local_slurm() -> None:
     """Not on whatever Slurm this machine may have: these tests take nodes down."""
     if not os.environ.get("DNEWTON_TEST_SLURM"):
-        pytest.skip("needs a Slurm for tests: scripts/local_slurm.sh run env DNEWTON_TEST_SLURM=1 pytest tests/slurm")
+        pytest.skip("needs a Slurm for tests: DNEWTON_TEST_SLURM=1 scripts/local_slurm.sh run pytest tests/slurm")
+    if OPEN_MPI and not glob("/usr/lib/*/pmix2/lib/libpmix.so"):
+        pytest.skip("Slurm's pmix plugin finds no libpmix.so here (Debian, Ubuntu: package libpmix-dev)")
 
 
 @pytest.fixture

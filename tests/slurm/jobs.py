@@ -17,6 +17,9 @@ from dnewton import yaml_io
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts" / "slurm"
+OPEN_MPI = "Open MPI" in subprocess.run(
+    [sys.executable, "-m", "mpi4py", "--mpi-lib-version"], capture_output=True, text=True, check=True
+).stdout  # fmt: skip
 TIMEOUT = 90.0  # seconds for anything that a job should do; a few are usual
 
 

@@ -11,16 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from jobs import ROOT, SCRIPTS, Job, command, environment, write_problem
+from jobs import OPEN_MPI, ROOT, SCRIPTS, Job, command, environment, write_problem
 
 from dnewton import yaml_io
 
 Submit = Callable[..., Job]
 TWO_BY_TWO = ("-N2", "--ntasks-per-node=2")
-LIBRARY = subprocess.run(
-    [sys.executable, "-m", "mpi4py", "--mpi-lib-version"], capture_output=True, text=True, check=True
-).stdout
-OPEN_MPI = "Open MPI" in LIBRARY
 SRUN = "srun --mpi=pmix" if OPEN_MPI else "srun --mpi=pmi2"
 LONG = ("--set", "solver.max_iterations=150", "--set", "solver.early_stop.mode=off")
 
