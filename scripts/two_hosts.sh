@@ -30,9 +30,10 @@ write_ssh() {
 #!/bin/sh
 while case \$1 in -*) true ;; *) false ;; esac; do shift; done
 case \$1 in
-  beta | $address.2) target=$2 ;;
-  *) target=\$\$ ;;
+  beta | $address.2) target=$2 TMPDIR=$place/beta ;;
+  *) target=\$\$ TMPDIR=$place/alpha ;;
 esac
+export TMPDIR # hosts do not share it, and Open MPI's daemons would meet there
 shift
 exec nsenter --target "\$target" --net --uts --ipc --mount /bin/sh -c "cd '$PWD' && \$*"
 SSH
@@ -54,6 +55,7 @@ sent() { "$@" ip -s -o link show eth0 | sed -E 's/.*TX:[^\\]*\\ *([0-9]+).*/\1/'
 inside() {
   local beta status=0 place=$1 pid
   shift
+  mkdir "$place/alpha" "$place/beta"
   hostname alpha
   printf '127.0.0.1 localhost\n%s.1 alpha\n%s.2 beta\n' "$address" "$address" >"$place/hosts"
   mount --bind "$place/hosts" /etc/hosts # seen in here only
@@ -83,6 +85,7 @@ inside() {
   printf 'alpha slots=%s\nbeta slots=%s\n' "$slots" "$slots" >"$place/openmpi"
   write_ssh "$place/ssh" "$beta"
   export HYDRA_LAUNCHER=ssh HYDRA_LAUNCHER_EXEC=$place/ssh HYDRA_HOST_FILE=$place/mpich
+  export TMPDIR=$place/alpha
   export PRTE_MCA_plm=ssh PRTE_MCA_plm_ssh_agent=$place/ssh PRTE_MCA_prte_default_hostfile=$place/openmpi
   # Not over loopback, which both hosts have: UCX may take alpha's for beta's.
   export UCX_NET_DEVICES=eth0 FI_TCP_IFACE=eth0 OMPI_MCA_btl_tcp_if_include=eth0
@@ -113,7 +116,7 @@ while (($#)); do
   esac
 done
 [[ $slots =~ ^[1-9][0-9]*$ ]] || die "--slots $slots: a number of ranks is needed"
-for program in unshare nsenter ip hostname; do
+for program in unshare nsenter setpriv ip hostname; do
   command -v "$program" >/dev/null || cannot "$program is missing (Debian, Ubuntu: apt-get install util-linux iproute2 hostname)"
 done
 namespaces=(unshare --mount --net --uts --pid --fork --kill-child --mount-proc)
@@ -124,8 +127,10 @@ namespaces=(unshare --mount --net --uts --pid --fork --kill-child --mount-proc)
 (($#)) || die "a command is needed; the head of this script explains"
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
-trap '[[ -z ${child-} ]] || kill -KILL "$child"; exit 143' INT TERM HUP # unshare's child goes with it
-"${namespaces[@]}" "$BASH" "$0" --slots "$slots" --rate "$rate" --delay "$delay" --inside "$place" "$@" <&0 &
+# All processes in there end with unshare, and unshare with this shell.
+trap '[[ -z ${child-} ]] || kill -KILL "$child"; exit 143' INT TERM HUP
+setpriv --pdeathsig KILL "${namespaces[@]}" \
+  "$BASH" "$0" --slots "$slots" --rate "$rate" --delay "$delay" --inside "$place" "$@" <&0 &
 child=$!
 status=0
 wait "$child" || status=$?

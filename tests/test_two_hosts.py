@@ -19,6 +19,7 @@ from dnewton import yaml_io
 pytestmark = pytest.mark.serial
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "two_hosts.sh"
+HOSTNAME = ["sh", "-c", "hostname; sleep 1"]  # Open MPI hangs now and then when ranks end before all have started
 NET = {
     "net": {
         "input": [64],
@@ -78,8 +79,18 @@ def test_two_hosts_train_as_one(tmp_path: Path) -> None:
 
 
 def test_ranks_see_two_hosts(tmp_path: Path) -> None:
-    done = run(tmp_path, "bash", str(SCRIPT), "--rate", "100mbit", "mpirun", "-np", "4", "hostname")
+    done = run(tmp_path, "bash", str(SCRIPT), "--rate", "100mbit", "mpirun", "-np", "4", *HOSTNAME)
     assert sorted(done.stdout.split()) == ["alpha", "alpha", "beta", "beta"]
+
+
+@pytest.mark.parametrize(("name", "each"), [("two-nodes", 8), ("one-rank-per-gpu", 4)])
+def test_shipped_hostfiles(tmp_path: Path, name: str, each: int) -> None:
+    version = run(tmp_path, "mpirun", "--version").stdout
+    mpi, option = ("openmpi", "--hostfile") if "Open MPI" in version or "prte" in version else ("mpich", "-f")
+    text = (SCRIPT.parents[1] / "hostfiles" / f"{mpi}-{name}").read_text()
+    (tmp_path / "hosts").write_text(text.replace("node1", "alpha").replace("node2", "beta"))
+    done = run(tmp_path, "bash", str(SCRIPT), "mpirun", option, "hosts", "-np", str(2 * each), *HOSTNAME)
+    assert sorted(done.stdout.split()) == ["alpha"] * each + ["beta"] * each
 
 
 def test_its_exit_status_is_the_commands(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from dnewton import yaml_io
 Submit = Callable[..., Job]
 TWO_BY_TWO = ("-N2", "--ntasks-per-node=2")
 SRUN = "srun --mpi=pmix" if OPEN_MPI else "srun --mpi=pmi2"
-LONG = ("--set", "solver.max_iterations=150", "--set", "solver.early_stop.mode=off")
+LONG = ("--set", "solver.max_iterations=60", "--set", "solver.early_stop.mode=off")
 
 
 @pytest.fixture
@@ -65,9 +65,9 @@ def test_warned_saved_requeued_resumed(submit: Submit, launcher: str) -> None:
     command("scancel", "--batch", "--signal=USR1", job.id)  # what --signal=B:USR1@180 sends before the time limit
     job.wait(lambda: job.show().get("Restarts") == "1", "a restart")
     saved = job.iterations()[-1]
-    assert 3 <= saved < 150
+    assert 3 <= saved < 60
     job.wait_end()
-    job.completed(iterations=150, ranks=4)
+    job.completed(iterations=60, ranks=4)
     text = job.text()
     assert "dnewton ended with exit code 85" in text and "run 2 of job" in text
     assert f"going on after iteration {saved}" in (job.run() / "log.txt").read_text()  # nothing was computed twice
@@ -81,7 +81,7 @@ def test_failed_node(submit: Submit) -> None:
     command("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     job.wait(lambda: job.show().get("Restarts") == "1", "a restart")
     job.wait_end()
-    job.completed(iterations=150, ranks=4)
+    job.completed(iterations=60, ranks=4)
     assert "going on after iteration" in (job.run() / "log.txt").read_text()
 
 
