@@ -43,18 +43,18 @@ def environment(venv: str = sys.prefix, root: Path = ROOT) -> dict[str, str]:
 
 
 def write_problem(folder: Path) -> None:
-    """net.yaml and its data: quick to read, quick to iterate, and not done before its last iteration."""
+    """net.yaml and its data: quick to read, and an iteration takes long enough to be interrupted."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(600, 20))
-    np.savez(folder / "data.npz", x=x, y=np.argmax(x @ rng.normal(size=(20, 4)) + rng.normal(size=(600, 4)), axis=1))
+    x = rng.normal(size=(4000, 20))
+    np.savez(folder / "data.npz", x=x, y=np.argmax(x @ rng.normal(size=(20, 4)) + rng.normal(size=(4000, 4)), axis=1))
     values = {
         "net": {
             "input": [20],
             "loss": "cross_entropy",
-            "layers": [{"dense": {"units": 16, "activation": "tanh"}}, {"dense": {"units": 4}}],
+            "layers": [{"dense": {"units": 64, "activation": "tanh"}}, {"dense": {"units": 4}}],
         },
         "data": {"train": str(folder / "data.npz")},
-        "solver": {"C": 1.0, "max_iterations": 6, "subsample": 0.2},
+        "solver": {"C": 1.0, "max_iterations": 6, "subsample": 0.5},
         "parallel": {"dtype": "float64"},
     }
     (folder / "net.yaml").write_text(yaml_io.dump(values))
