@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,15 +21,35 @@ Submit = Callable[..., Job]
 TWO_BY_TWO = ("-N2", "--ntasks-per-node=2")
 TWO = ("-N2", "--ntasks-per-node=1")  # no more ranks than cores where many iterations are waited for
 SRUN = "srun --mpi=pmix" if OPEN_MPI else "srun --mpi=pmi2"
+UNUSED = shutil.ignore_patterns("matplotlib*", "mypy*", "sklearn", "hypothesis", "pip", "fontTools", "PIL", "tests")
 LONG = ("--set", "solver.max_iterations=40", "--set", "solver.early_stop.mode=off")
 
 
 @pytest.fixture
-def all_nodes() -> Iterator[None]:
-    """Nodes that a test takes down come back."""
-    yield
+def frozen() -> Iterator[list[int]]:
+    """Processes that a test stops: the first one goes on afterwards, the others end. Nodes that are down come back."""
+    processes: list[int] = []
+    yield processes
+    for process in processes[1:]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    for process in processes[:1]:
+        os.kill(process, signal.SIGCONT)
     for node in ("n1", "n2", "n3"):
         command("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+
+
+def freeze(node: str, frozen: list[int]) -> None:
+    """Stop a node's slurmd and all that its jobs run there, as if its power had failed."""
+    frozen.append(int((Path(os.environ["SLURM_CONF"]).parent / "run" / f"slurmd.{node}.pid").read_text()))
+    marks = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={os.environ['SLURM_CONF']}".encode()}
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if marks <= set((place / "environ").read_bytes().split(b"\0")):
+                parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])  # slurmstepd
+                frozen += {int(place.name), parent} - {*frozen, 1}
+    for process in frozen:
+        os.kill(process, signal.SIGSTOP)
 
 
 @pytest.mark.parametrize(("launcher", "words"), [("auto", SRUN), ("mpiexec", "mpiexec -n 4")])
@@ -44,8 +66,8 @@ def test_one_rank_per_gpu(submit: Submit, tmp_path: Path) -> None:
     launcher.write_text(f"#!/bin/sh\nsrun --mpi=none sh -c 'echo sees $CUDA_VISIBLE_DEVICES'\nexec {SRUN} \"$@\"\n")
     launcher.chmod(0o755)
     job = submit(
-        "gpu.sbatch", "--set", "parallel.device=cpu", options=["-N1", "-c1", "--gpus-per-node=2", "--ntasks-per-node=2"],
-        env={"LAUNCHER": str(launcher)},
+        "gpu.sbatch", "--set", "parallel.device=cpu", env={"LAUNCHER": str(launcher)},
+        options=["-N1", "-c1", "--gpus-per-node=2", "--ntasks-per-node=2"],
     )  # fmt: skip
     job.wait_end()
     job.completed(iterations=6, ranks=2)
@@ -77,16 +99,20 @@ def test_warned_saved_requeued_resumed(submit: Submit, launcher: str) -> None:
     assert f"going on after iteration {saved}" in (job.run() / "log.txt").read_text()  # nothing was computed twice
 
 
-@pytest.mark.usefixtures("all_nodes")
-def test_failed_node(submit: Submit) -> None:
+@pytest.mark.parametrize("silent", [False, True], ids=["told", "silent"])
+def test_failed_node(submit: Submit, frozen: list[int], silent: bool) -> None:
+    """A node that is taken down, and one that no longer answers: there the other ranks cannot save anything."""
     job = submit("requeue.sbatch", *LONG, "--set", "output.checkpoint_every=2", options=TWO)
     job.wait_iteration(4)
     node = command("scontrol", "show", "hostnames", job.show()["NodeList"]).split()[-1]
+    if silent:
+        freeze(node, frozen)
     command("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     job.wait(lambda: job.show().get("Restarts") == "1", "a restart")
+    job.wait(lambda: job.text().count("going on after iteration") == 1 or not job.in_queue(), "the second run")
     job.wait_end()
     job.completed(iterations=40, ranks=2)
-    assert "going on after iteration" in (job.run() / "log.txt").read_text()
+    assert "run 2 of job" in job.text() and (job.show()["NodeList"] == "n[1,3]" or not silent)
 
 
 def test_cancelled_is_not_requeued(submit: Submit) -> None:
@@ -118,7 +144,7 @@ def test_another_user() -> None:
         venv, work = home / ".venv", home / "work"
         subprocess.run([python, "-m", "venv", "--without-pip", str(venv)], check=True)
         for part in ("lib", "bin"):  # what the new environment has already stays
-            shutil.copytree(Path(sys.prefix) / part, venv / part, dirs_exist_ok=True, copy_function=link)
+            shutil.copytree(Path(sys.prefix) / part, venv / part, dirs_exist_ok=True, copy_function=link, ignore=UNUSED)
         shutil.copytree(ROOT / "dnewton", home / "dnewton")
         shutil.copytree(SCRIPTS, home / "scripts" / "slurm")
         work.mkdir()
