@@ -99,6 +99,16 @@ def test_warned_saved_requeued_resumed(submit: Submit, launcher: str) -> None:
     assert f"going on after iteration {saved}" in (job.run() / "log.txt").read_text()  # nothing was computed twice
 
 
+def test_warned_before_the_ranks_are_ready(submit: Submit) -> None:
+    job = submit("requeue.sbatch", options=TWO)
+    job.wait(lambda: "launcher: " in job.text(), "the start")
+    command("scancel", "--batch", "--signal=USR1", job.id)
+    job.wait(lambda: job.show().get("Restarts") == "1" or not job.in_queue(), "a restart")
+    job.wait_end()
+    job.completed(iterations=6, ranks=2)
+    assert "run 2 of job" in job.text()
+
+
 @pytest.mark.parametrize("silent", [False, True], ids=["told", "silent"])
 def test_failed_node(submit: Submit, frozen: list[int], silent: bool) -> None:
     """A node that is taken down, and one that no longer answers: there the other ranks cannot save anything."""
