@@ -100,7 +100,7 @@ def test_warned_saved_requeued_resumed(submit: Submit, launcher: str) -> None:
 
 
 def test_warned_before_the_ranks_are_ready(submit: Submit) -> None:
-    job = submit("requeue.sbatch", options=TWO)
+    job = submit("requeue.sbatch", options=TWO, env={"SLURM_WAIT": "5"})
     job.wait(lambda: "launcher: " in job.text(), "the start")
     command("scancel", "--batch", "--signal=USR1", job.id)
     job.wait(lambda: job.show().get("Restarts") == "1" or not job.in_queue(), "a restart")
