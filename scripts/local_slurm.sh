@@ -115,7 +115,8 @@ write_configuration() {
   done
   # NodeName=...: pretended cores, so config_overrides. cred_expire: a requeued job waits that long plus 1 s (1 would be taken
   # as the default, 120). sched_interval: otherwise it waits for the main cycle, 60 s. TmpFS: pmix of several nodes on one host.
-  # SlurmUser: whoever starts it.
+  # SlurmUser: whoever starts it. FirstJobId: MPICH names its shared memory after the job, and a killed job of an earlier
+  # Slurm may have left some.
   cat >"$SLURM_CONF" <<CONF
 ClusterName=local
 SlurmctldHost=$host(127.0.0.1)
@@ -148,6 +149,7 @@ MailProg=/bin/true
 ReturnToService=2
 KillWait=10
 MinJobAge=600
+FirstJobId=$((10000 + $(date +%s) % 1000000 * 50))
 JobRequeue=1
 GresTypes=gpu
 NodeName=n[1-3] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + 3))] CPUs=8 Boards=1 Sockets=1 CoresPerSocket=8 ThreadsPerCore=1 RealMemory=4000 Gres=gpu:4 State=UNKNOWN

@@ -52,7 +52,7 @@ def freeze(node: str, frozen: list[int]) -> None:
         os.kill(process, signal.SIGSTOP)
 
 
-@pytest.mark.parametrize(("launcher", "words"), [("auto", SRUN), ("mpiexec", "mpiexec -n 4")])
+@pytest.mark.parametrize(("launcher", "words"), [("auto", SRUN), ("mpiexec", "mpiexec -n 4")], ids=["auto", "mpiexec"])
 def test_to_the_end(submit: Submit, launcher: str, words: str) -> None:
     job = submit("cpu.sbatch", options=TWO_BY_TWO, env={"LAUNCHER": launcher})
     job.wait_end()
