@@ -115,6 +115,7 @@ write_configuration() {
   done
   # NodeName=...: pretended cores, so config_overrides. cred_expire: a requeued job waits that long plus 1 s (1 would be taken
   # as the default, 120). sched_interval: otherwise it waits for the main cycle, 60 s. TmpFS: pmix of several nodes on one host.
+  # KillWait: less than that, or what is left of a job's first run on a node that only pretended to fail kills its second one.
   # SlurmUser: whoever starts it. FirstJobId: MPICH names its shared memory after the job, and a killed job of an earlier
   # Slurm may have left some.
   cat >"$SLURM_CONF" <<CONF
@@ -147,7 +148,7 @@ SwitchType=switch/none
 MpiDefault=none
 MailProg=/bin/true
 ReturnToService=2
-KillWait=10
+KillWait=5
 MinJobAge=600
 FirstJobId=$((10000 + $(date +%s) % 1000000 * 50))
 JobRequeue=1
