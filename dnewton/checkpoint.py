@@ -9,9 +9,12 @@ import hashlib
 import json
 import math
 import os
+import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -148,13 +151,23 @@ def _header(
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """A safetensors file. Raises UserError when it is none."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"{path}: is not a file; a safetensors file is needed")
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (SafetensorError, OSError, TypeError) as error:
+        why = one_line(error.strerror if isinstance(error, OSError) and error.strerror else error)
+        raise UserError(f"{path}: not a readable safetensors file: {why}; give one that dnewton wrote") from None
+
+
 def read_metadata(path: str) -> dict[str, str]:
     """The metadata of a safetensors file. Raises UserError when it is not one."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a readable safetensors file: {one_line(error)}") from None
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
 
 
 def header_hash(path: str) -> str:
@@ -170,7 +183,7 @@ def header_hash(path: str) -> str:
 def prefixes(path: str, network: Network) -> list[str]:
     """The name prefixes of the vectors like θ that a checkpoint holds ("" for the weights)."""
     first = f"{network.plan.parametric()[0].shape.name}.weight"
-    with safe_open(path, framework="numpy") as file:
+    with _opened(path) as file:
         return [name.removesuffix(first) for name in list(file.keys()) if name == first or name.endswith("." + first)]
 
 
@@ -180,31 +193,28 @@ def load(path: str, network: Network, dtype: str, prefix: str = "", sums: dict[s
     Raises UserError naming the first tensor that is missing, left over or of another shape.
     """
     theta = np.zeros(network.size, dtype=dtype)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = set(file.keys())
-            _check_names(path, names, network, prefix)
-            for block in network.blocks:
-                name = prefix + block.layer.shape.name
-                weight = file.get_slice(name + ".weight")
-                _check_shape(path, name + ".weight", weight.get_shape(), block.layer.shape.weight_shape)
-                bias = file.get_slice(name + ".bias")
-                _check_shape(path, name + ".bias", bias.get_shape(), block.layer.shape.weight_shape[:1])
-                for kind, entry in (("weight", weight), ("bias", bias)):
-                    if entry.get_dtype() not in _READ:
-                        raise UserError(f"{path}: {name}.{kind} has dtype {entry.get_dtype()}; F32 or F64 is needed")
-                if block.weights:
-                    part = weight[block.out[0] : block.out[1], block.inputs[0] : block.inputs[1]]
-                    block.weight(theta)[...] = block.from_file_order(part)
-                    _add(sums, name + ".weight", part, block.out[0], _first_column(block))
-                if block.has_bias and block.shape[0]:
-                    part = bias[block.out[0] : block.out[1]]
-                    block.bias(theta)[...] = part
-                    _add(sums, name + ".bias", part, block.out[0], 0)
-                if not np.isfinite(theta[block.span]).all():
-                    raise UserError(f"{path}: {name} holds NaN or infinity; start from finite weights")
-    except (SafetensorError, OSError, TypeError) as error:
-        raise UserError(f"{path}: not a readable safetensors file: {one_line(error)}") from None
+    with _opened(path) as file:
+        names = set(file.keys())
+        _check_names(path, names, network, prefix)
+        for block in network.blocks:
+            name = prefix + block.layer.shape.name
+            weight = file.get_slice(name + ".weight")
+            _check_shape(path, name + ".weight", weight.get_shape(), block.layer.shape.weight_shape)
+            bias = file.get_slice(name + ".bias")
+            _check_shape(path, name + ".bias", bias.get_shape(), block.layer.shape.weight_shape[:1])
+            for kind, entry in (("weight", weight), ("bias", bias)):
+                if entry.get_dtype() not in _READ:
+                    raise UserError(f"{path}: {name}.{kind} has dtype {entry.get_dtype()}; F32 or F64 is needed")
+            if block.weights:
+                part = weight[block.out[0] : block.out[1], block.inputs[0] : block.inputs[1]]
+                block.weight(theta)[...] = block.from_file_order(part)
+                _add(sums, name + ".weight", part, block.out[0], _first_column(block))
+            if block.has_bias and block.shape[0]:
+                part = bias[block.out[0] : block.out[1]]
+                block.bias(theta)[...] = part
+                _add(sums, name + ".bias", part, block.out[0], 0)
+            if not np.isfinite(theta[block.span]).all():
+                raise UserError(f"{path}: {name} holds NaN or infinity; start from finite weights")
     return theta
 
 
@@ -224,7 +234,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         known, name = self._checksums[name], FURTHER + name
-        with safe_open(self._path, framework="numpy") as file:
+        with _opened(self._path) as file:
             tensor: np.ndarray = file.get_tensor(name)
         sums: dict[str, int] = {}
         _add(sums, name, tensor, 0, 0)

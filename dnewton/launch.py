@@ -107,6 +107,12 @@ def catch_signals(comm: Comm, vigil: Vigil) -> None:
         signal.signal(number, handle)
 
 
+def ignore_signals() -> None:
+    """All is done and saved: a signal that comes now must not turn this into a failure."""
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def limit_time(vigil: Vigil, seconds: float | None, started: float) -> None:
     """Stop in time by rank 0's clock: `seconds` after `started` (perf_counter)."""
     if seconds is not None:

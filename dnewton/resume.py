@@ -117,6 +117,9 @@ def _difference(found: Manifest, job: Job) -> str:
 def check(path: str) -> Manifest:
     """The manifest of a checkpoint whose file has the length and the header that it says. Raises UserError."""
     state = os.path.join(path, STATE)
+    for name in (manifest.NAME, STATE):
+        if not os.path.isfile(os.path.join(path, name)):
+            raise UserError(f"{os.path.join(path, name)}: is missing or no file; the checkpoint is not whole")
     found = manifest.parse(os.path.join(path, manifest.NAME), Path(path, manifest.NAME).read_bytes())
     length = os.path.getsize(state)
     if length != found.size:

@@ -9,13 +9,14 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dnewton.errors import UserError, one_line
 from dnewton.parallel_file import sync_folder
 
-OWN = ("config.yaml", "metrics.jsonl", "log.txt", "model.safetensors", "best.safetensors", "checkpoints")
+OWN = ("metrics.jsonl", "config.yaml", "log.txt", "model.safetensors", "best.safetensors", "checkpoints")
 STATE, TEMPORARY = "state.safetensors", ".writing-"
 MOST_LINES = 100_000  # that wait for room
 
@@ -47,16 +48,47 @@ class RunDirectory:
         """One JSON object per iteration."""
         return self.path / "metrics.jsonl"
 
-    def check(self, overwrite: bool) -> None:
-        """Raise UserError when the directory holds another run and `overwrite` is false.
+    def check(self, overwrite: bool, resume: bool = False) -> None:
+        """Raise UserError when the directory cannot be written, or holds what a new run would replace.
 
-        A run that ended before its first line of metrics left nothing worth keeping.
+        `overwrite` allows that. `resume` allows a run that has not ended. A run that ended before its first line of
+        metrics left nothing worth keeping.
         """
-        if os.path.lexists(self.path) and not self.path.is_dir():
-            raise UserError(f"{self.path}: is a file; --out needs a directory")
-        begun = self.metrics.exists() and self.metrics.stat().st_size > 0
-        if (begun or os.path.exists(self.model) or self.checkpoints()) and not overwrite:
+        self._check_writable()
+        found = [name for name in OWN if os.path.lexists(self.path / name)]
+        begun = self.metrics.is_file() and self.metrics.stat().st_size > 0
+        if overwrite or not found:
+            return
+        if resume and self.metrics.is_file():
+            if os.path.lexists(self.model) and not self.checkpoints():
+                raise UserError(
+                    f"{self.path}: holds a finished run without checkpoints; give --overwrite to run it again, or "
+                    "another --out"
+                )
+            return
+        if begun or os.path.lexists(self.model) or self.checkpoints():
             raise UserError(f"{self.path}: holds another run; give --overwrite, --resume or another --out")
+        if not self.metrics.is_file() or any(self._strangers()):
+            raise UserError(
+                f"{self.path}: holds {found[0]}, which is of no run and would be replaced; give another --out, or "
+                "--overwrite"
+            )
+
+    def _check_writable(self) -> None:
+        if os.path.lexists(self.path) and not self.path.is_dir():
+            raise UserError(f"{self.path}: is not a directory; --out needs one, or a name that is free")
+        above = self.path.absolute()
+        while not os.path.lexists(above):
+            above = above.parent
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise UserError(f"{self.path}: cannot be made or written in {above}; give another --out")
+
+    def _strangers(self) -> Iterator[Path]:
+        """What is among the checkpoints and no checkpoint."""
+        folder = self.path / "checkpoints"
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if not entry.name.startswith((TEMPORARY, "iteration-")):
+                yield entry
 
     def create(self, config: str) -> None:
         """Make the directory, remove what another run left in it and write the configuration.
@@ -64,19 +96,21 @@ class RunDirectory:
         Raises UserError when it cannot be written.
         """
         try:
-            for name in OWN:
-                entry = self.path / name
-                if not os.path.lexists(entry):
-                    continue
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
-            (self.path / "checkpoints").mkdir(parents=True)
-            self.config.write_text(config, encoding="utf-8", errors="surrogateescape")
-            self.metrics.write_text("")
+            self.path.mkdir(parents=True, exist_ok=True)
+            _replace(self.metrics, "")  # first: it tells that what else is here is a run's
+            folder = self.path / "checkpoints"
+            folder.mkdir(exist_ok=True)
+            for entry in [*folder.glob("iteration-*"), *folder.glob(TEMPORARY + "*")]:
+                shutil.rmtree(entry)
+            for name in OWN[2:-1]:
+                if os.path.lexists(self.path / name):
+                    os.unlink(self.path / name)
+            _replace(self.config, config)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written: {one_line(error.strerror or error)}") from None
+            where = error.filename or self.path
+            raise UserError(
+                f"{where}: cannot be written: {one_line(error.strerror or error)}; give another --out"
+            ) from None
 
     def reopen(self, config: str, last: int) -> tuple[float, list[int]]:
         """Go on after the line of iteration `last`, dropping later ones.

@@ -19,7 +19,7 @@ from dnewton.cli import Parser
 from dnewton.comm import Comm
 from dnewton.config import Config
 from dnewton.errors import UserError
-from dnewton.launch import REQUEUE, catch_signals, limit_time, run
+from dnewton.launch import REQUEUE, catch_signals, ignore_signals, limit_time, run
 from dnewton.manifest import Manifest
 from dnewton.resume import changes, initial_state, resumed_state
 from dnewton.rundir import RunDirectory
@@ -61,6 +61,8 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
         raise UserError("--resume goes on in its own directory; leave --out, --init, --init-only and --overwrite out")
     if args.out == "" or args.resume == "":
         raise UserError("--out and --resume need the name of a directory, not an empty one")
+    if args.init == "":
+        raise UserError("--init needs the name of a safetensors file, not an empty one")
     if not args.net and not args.resume:
         raise UserError("--net FILE or --resume DIR is needed; see python -m dnewton.train --help")
     if args.max_seconds is not None and not 0 < args.max_seconds < math.inf:
@@ -97,7 +99,7 @@ def _main(comm: Comm) -> None:
         if not args.resume:
             with comm.together():  # before the data are read: a taken directory is found at once
                 if comm.rank == 0:
-                    out.check(args.overwrite or args.auto)
+                    out.check(args.overwrite, resume=args.auto)
         job = assemble(config, comm, source)
     if isinstance(job, Server):
         vigil.armed = True
@@ -112,6 +114,7 @@ def _main(comm: Comm) -> None:
         job.solver.close(str(error))
         raise
     job.solver.close(STOPPED if stop is not None else "")
+    ignore_signals()
     if stop is not None:
         sys.exit(REQUEUE)
 

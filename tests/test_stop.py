@@ -191,6 +191,7 @@ def test_auto_starts_and_goes_on(folder: Path) -> None:
     assert [line["iteration"] for line in job.lines()] == [0, 1, 2]
     for path in (folder / "run" / "checkpoints").iterdir():
         (path / "manifest.json").unlink()
+    (folder / "run" / "model.safetensors").unlink()  # as if it had not come to its end
     code, out, err = Job(folder, 1, *arguments, sets=sets).end()
     assert code == 0 and [line["iteration"] for line in job.lines()] == [0, 1, 2]
 
