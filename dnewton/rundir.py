@@ -81,7 +81,7 @@ class RunDirectory:
         while not os.path.lexists(above):
             above = above.parent
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            raise UserError(f"{self.path}: cannot be made or written in {above}; give another --out")
+            raise UserError(f"{self.path}: cannot be written, {above} is no directory that can be; give another --out")
 
     def _strangers(self) -> Iterator[Path]:
         """What is among the checkpoints and no checkpoint."""

@@ -85,7 +85,7 @@ UNREADABLE = (
 )  # fmt: skip
 MODELS: list[Entry] = [  # --init this
     *((f"{name}.safetensors", f"{name}.safetensors", "not a readable safetensors file") for name in UNREADABLE),
-    (".", ".: not a readable safetensors file"),
+    (".", ".: is not a file", "a safetensors file is needed"),
     ("mlp.yaml", "mlp.yaml", "not a readable safetensors file"),
     ("dtype_half.safetensors", "layers.0.weight", "BF16", "F32 or F64 is needed"),
     ("dtype_int.safetensors", "layers.0.weight", "I32", "F32 or F64 is needed"),

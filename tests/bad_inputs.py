@@ -193,7 +193,6 @@ NEWTON: list[Entry] = [
     ("solver.seed=9223372036854775808", "solver.seed", "less than 9223372036854775808"),
     ("solver.seed=1.0", "solver.seed", "integer"),
     ("solver.curvature=full & solver.early_stop.mode=async", "solver", "with full use mode: off"),
-    ("solver.curvature=full & solver.diagonal_unit=layer", "solver", "diagonal_unit needs curvature: diagonal"),
     ("solver.curvature=full & solver.jacobian=normal", "solver", "needs curvature: diagonal"),
     ("solver.curvature=full & solver.preconditioner=diagonal", "solver", "needs curvature: diagonal"),
     ("solver.jacobian=implicit & solver.early_stop.mode=async", "solver", "use lockstep or off"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import OPEN_MPI, Job, command, write_problem
+from batch_jobs import OPEN_MPI, Job, command, write_problem
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

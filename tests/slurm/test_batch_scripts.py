@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from jobs import OPEN_MPI, ROOT, SCRIPTS, Job, command, environment, write_problem
+from batch_jobs import OPEN_MPI, ROOT, SCRIPTS, Job, command, environment, write_problem
 
 from dnewton import yaml_io
 
