@@ -38,7 +38,11 @@ class Manifest(BaseModel):
 
 def render(manifest: Manifest) -> bytes:
     """As it stands in the file."""
-    content = json.loads(json.dumps(manifest.model_dump(), default=_plain))
+    return sealed(json.loads(json.dumps(manifest.model_dump(), default=_plain)))
+
+
+def sealed(content: Any) -> bytes:
+    """What a manifest holds, with its SHA-256."""
     return _bytes({"manifest": content, "sha256": _hash(content)})
 
 

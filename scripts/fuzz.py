@@ -2,9 +2,9 @@
 
     python scripts/fuzz.py --target yaml --inputs 100000 --seed 0
 
-Targets: yaml (the loader and the schema), set (--set), init (model files), and the formats of samples npy, npz, libsvm,
-csv, idx, records, batch. HDF5 and .mat are left out: their libraries can hang or crash on damaged files. What fails is
-printed and kept in --keep; the exit status is then 1.
+Targets: yaml (the loader and the schema), set (--set), init (model files), manifest (of checkpoints), and the formats of
+samples npy, npz, libsvm, csv, idx, records, batch. HDF5 and .mat are left out: their libraries can hang or crash on
+damaged files. What fails is printed and kept in --keep; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import io
+import json
 import math
 import os
 import pickle
@@ -33,7 +34,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from dnewton import checkpoint, config_text, planner, settings, yaml_io
+from dnewton import checkpoint, config_text, manifest, planner, settings, yaml_io
 from dnewton.comm import Comm
 from dnewton.config import Config, DataSection
 from dnewton.config_solvers import SOLVERS, keys
@@ -181,6 +182,28 @@ def init_target(path: Path, comm: Comm) -> Target:
     return Target(seeds, names, read, mend)
 
 
+def manifest_target() -> Target:
+    about = manifest.Manifest(
+        format=manifest.FORMAT, version="0", iteration=1, position=0, replicas=1, samples_seen=1.0, train_seconds=0.5,
+        best=(1, 2.0), unreported={"loss": 1.5, "ranks": [[1.0]]}, values={"a": "b"}, identity={"net": [1]}, config={},
+        tensors={"w": "00"}, header="ab", size=9,
+    )  # fmt: skip
+
+    def read(data: bytes) -> None:
+        manifest.parse("manifest.json", data)
+
+    def mend(rng: random.Random, data: bytes) -> bytes:
+        """Mostly with a SHA-256 that fits again, so that more than that is read."""
+        try:
+            content = json.loads(data)["manifest"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return data
+        return data if rng.random() < 0.2 else manifest.sealed(content)
+
+    names = [*(w.encode() for w in manifest.Manifest.model_fields), b"manifest", b"sha256", b"null", b"[1, 2.0]"]
+    return Target([manifest.render(about)], names, read, mend)
+
+
 def sample_target(path: Path, comm: Comm, seeds: list[bytes], names: list[bytes]) -> Target:
     section = DataSection(train=str(path), scale="standardize")
 
@@ -207,6 +230,8 @@ def make(name: str, folder: Path, comm: Comm) -> Target:
         return yaml_target()
     if name == "set":
         return set_target()
+    if name == "manifest":
+        return manifest_target()
     if name == "init":
         return init_target(folder / "model.safetensors", comm)
     if name == "npy":

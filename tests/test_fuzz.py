@@ -23,7 +23,9 @@ fuzz = sys.modules["fuzz"] = importlib.util.module_from_spec(found)
 found.loader.exec_module(fuzz)
 
 
-@pytest.mark.parametrize("name", ["yaml", "set", "init", "npy", "npz", "libsvm", "csv", "idx", "records", "batch"])
+@pytest.mark.parametrize(
+    "name", ["yaml", "set", "init", "manifest", "npy", "npz", "libsvm", "csv", "idx", "records", "batch"]
+)
 def test_damaged_files(comm: Comm, tmp_path: Path, name: str) -> None:
     target = fuzz.make(name, tmp_path, comm)
     for seed in target.seeds:
