@@ -12,7 +12,7 @@ import numpy as np
 from dnewton import machine
 from dnewton.assemble import Job
 from dnewton.data.samples import Samples
-from dnewton.errors import UserError
+from dnewton.errors import UserError, one_line
 from dnewton.layout import cut
 from dnewton.manifest import Manifest
 from dnewton.rundir import RunDirectory
@@ -70,12 +70,15 @@ class Trainer:
         vigil.armed = True
         try:
             first = self._job.solver.begin(start)
+            self._unreported = first if resumed is None else reported(resumed, self._job.comm.rank)
         except Stopped as stop:
             return stop
+        except (KeyError, ValueError, TypeError) as error:  # alike on all ranks: all have read the same manifest
+            if resumed is None:
+                raise
+            where = self._out.checkpoint(resumed.iteration, resumed.position)
+            raise UserError(f"{where}: does not hold what the solver needs: {one_line(error)}") from error
         self.begun = True
-        self._unreported = first
-        if resumed is not None:
-            self._unreported = reported(resumed, self._job.comm.rank)
         while True:
             try:
                 if self._advance():

@@ -2,8 +2,8 @@
 
     python scripts/fuzz.py --target yaml --inputs 100000 --seed 0
 
-Targets: yaml (the loader and the schema), set (--set), init (model files), manifest (of checkpoints), and the formats of
-samples npy, npz, libsvm, csv, idx, records, batch. HDF5 and .mat are left out: their libraries can hang or crash on
+Targets: yaml (the loader and the schema), set (--set), init (model files), manifest (of checkpoints), and formats of
+samples: npy, npz, libsvm, csv, idx, records, batch. HDF5 and .mat are left out: their libraries can hang or crash on
 damaged files. What fails is printed and kept in --keep; the exit status is then 1.
 """
 
