@@ -12,7 +12,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,11 +86,18 @@ def publish(path: str, network: Network, contents: Contents, comm: Comm, replica
 
     Raises UserError alike on all ranks. Collective over `comm`.
     """
-    save(path + ".tmp", network, contents, comm, replica)
-    with comm.phase("output"), comm.together():
+    temporary = path + ".tmp"
+    try:
+        save(temporary, network, contents, comm, replica)
+        with comm.phase("output"), comm.together():
+            if comm.rank == 0:
+                os.replace(temporary, path)
+                parallel_file.sync_folder(os.path.dirname(path) or ".")
+    except UserError:
         if comm.rank == 0:
-            os.replace(path + ".tmp", path)
-            parallel_file.sync_folder(os.path.dirname(path) or ".")
+            with suppress(OSError):
+                os.unlink(temporary)  # it would keep room that others need
+        raise
 
 
 def size(network: Network, contents: Contents, replicas: int) -> int:

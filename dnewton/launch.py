@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import NoReturn
 
 import numpy as np
@@ -51,8 +52,9 @@ def run(main: Callable[[Comm], None], trains: bool = False) -> NoReturn:
         trace = traceback.format_exc()
         _say(f"rank {comm.rank} of {comm.size} failed; ending the job\n{trace}")
         comm.abort()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # a full disk
+            stream.flush()
     sys.exit(code)
 
 

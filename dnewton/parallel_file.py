@@ -48,6 +48,7 @@ def write(path: str, header: bytes, size: int, pieces: Iterable[Piece], comm: Co
         handle = os.open(path, os.O_WRONLY)
         try:
             for piece in pieces:
+                comm.vigil.busy()
                 _put_block(handle, piece)
             os.fsync(handle)
         finally:

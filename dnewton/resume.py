@@ -96,6 +96,10 @@ def _read(path: str, job: Job) -> tuple[Start, Manifest]:
             start = _start(state, found, job, sums)
         except (KeyError, ValueError) as error:
             raise UserError(f"{path}: does not hold what the solver needs: {one_line(error)}") from None
+        assert start.saved is not None
+        for name in list(start.saved.whole)[job.comm.rank :: job.comm.size]:
+            if not np.isfinite(start.saved.whole[name]).all():  # reading one checks it
+                raise UserError(f"{state}: {name} holds NaN or infinity")
     names = sorted(found.tensors)
     total = job.network.comm.sum(np.array([sums.get(name, 0) for name in names], dtype=np.uint64))
     read = job.network.comm.sum(np.array([name in sums for name in names], dtype=np.int64))

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from dnewton.errors import UserError, one_line
 from dnewton.parallel_file import sync_folder
 
 OWN = ("metrics.jsonl", "config.yaml", "log.txt", "model.safetensors", "best.safetensors", "checkpoints")
-STATE, TEMPORARY = "state.safetensors", ".writing-"
+STATE, TEMPORARY, REFUSED = "state.safetensors", ".writing-", ".refused-"
+CHECKPOINT = re.compile(r"iteration-\d{8,}(-\d{8,})?")
 MOST_LINES = 100_000  # that wait for room
 
 
@@ -87,7 +90,7 @@ class RunDirectory:
         """What is among the checkpoints and no checkpoint."""
         folder = self.path / "checkpoints"
         for entry in folder.iterdir() if folder.is_dir() else ():
-            if not entry.name.startswith((TEMPORARY, "iteration-")):
+            if not (entry.name.startswith((TEMPORARY, REFUSED)) or CHECKPOINT.fullmatch(entry.name)):
                 yield entry
 
     def create(self, config: str) -> None:
@@ -100,20 +103,36 @@ class RunDirectory:
             _replace(self.metrics, "")  # first: it tells that what else is here is a run's
             folder = self.path / "checkpoints"
             folder.mkdir(exist_ok=True)
-            for entry in [*folder.glob("iteration-*"), *folder.glob(TEMPORARY + "*")]:
+            for entry in [*map(Path, self.checkpoints()), *folder.glob(TEMPORARY + "*")]:
                 shutil.rmtree(entry)
             for name in OWN[2:-1]:
                 if os.path.lexists(self.path / name):
                     os.unlink(self.path / name)
             _replace(self.config, config)
+            sync_folder(str(self.path))
         except OSError as error:
             where = error.filename or self.path
             raise UserError(
                 f"{where}: cannot be written: {one_line(error.strerror or error)}; give another --out"
             ) from None
 
-    def reopen(self, config: str, last: int) -> tuple[float, list[int]]:
-        """Go on after the line of iteration `last`, dropping later ones.
+    def set_aside(self) -> str | None:
+        """Move what a run that cannot be gone on from left into a folder of its own, before a new one begins; its name,
+        or None where there was nothing but a beginning."""
+        if not self.checkpoints() and not (self.metrics.exists() and self.metrics.stat().st_size):
+            return None
+        number = 1 + sum(1 for _ in self.path.glob("before-*"))
+        while os.path.lexists(away := self.path / f"before-{number}"):
+            number += 1
+        away.mkdir()
+        for name in OWN:
+            if os.path.lexists(self.path / name):
+                os.rename(self.path / name, away / name)
+        return str(away)
+
+    def reopen(self, config: str, last: int, chosen: Path) -> tuple[float, list[int]]:
+        """Go on from a checkpoint, after the line of iteration `last`: later lines are dropped, and later checkpoints,
+        which were refused, lose their names, so that they do not count as kept.
 
         Returns the seconds spent until then, and iterations whose lines are missing.
         """
@@ -133,6 +152,13 @@ class RunDirectory:
         _replace(self.config, config)
         for leftover in (self.path / "checkpoints").glob(TEMPORARY + "*"):
             shutil.rmtree(leftover)
+        for path in map(Path, self.checkpoints()):
+            if path.name > chosen.name:
+                away = path.with_name(REFUSED + path.name)
+                if away.exists():
+                    shutil.rmtree(away)
+                os.rename(path, away)
+        sync_folder(str(self.path))
         return seconds, sorted(set(range(last + 1)) - set(kept))
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
@@ -144,7 +170,7 @@ class RunDirectory:
 
     def checkpoints(self) -> list[str]:
         """Published checkpoints, oldest first."""
-        return sorted(str(p) for p in (self.path / "checkpoints").glob("iteration-*"))
+        return sorted(str(p) for p in (self.path / "checkpoints").glob("iteration-*") if CHECKPOINT.fullmatch(p.name))
 
     def begin_checkpoint(self, final: Path, needed: int) -> None:
         """Make the temporary folder of a checkpoint of `needed` bytes. Raises UserError when there is no room."""
@@ -231,7 +257,8 @@ class RunDirectory:
             lines.clear()
         except OSError:
             if handle is not None:
-                os.ftruncate(handle, length)
+                with suppress(OSError):
+                    os.ftruncate(handle, length)
         finally:
             if handle is not None:
                 os.close(handle)
@@ -239,7 +266,10 @@ class RunDirectory:
 
 def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

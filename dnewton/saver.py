@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Saver:
 
     def consider(self, theta: Array, iteration: int, score: float) -> None:
         """Keep a model whose score, the same number on all ranks, is lower than all before."""
-        if self._best is None or score < self._best[1]:
+        if not math.isnan(score) and (self._best is None or score < self._best[1]):
             alone = self._job.solver.position is None  # other solvers change θ in place
             self._best_theta = theta if alone else namespace(theta).asarray(theta, copy=True)
             self._best, self._best_written = (iteration, score), False
@@ -76,6 +77,9 @@ class Saver:
         if final == self._last:
             return True
         contents = self._contents(state)
+        if not self._finite(contents):
+            self._tell(f"warning: no checkpoint after iteration {state.iteration}: what it would hold is not finite")
+            return False
         needed = checkpoint.size(job.network, contents, job.crew.layout.replicas)
         try:
             with comm.phase("output"):
@@ -91,16 +95,26 @@ class Saver:
                     if comm.rank == 0:
                         about = self._manifest(state, written, samples_seen, train_seconds, ranks.tolist())
                         out.publish(final, manifest.NAME, manifest.render(about), job.config.output.keep)
-            self._last = final
-            self.write_best()
         except UserError as error:
             with comm.together():
                 if comm.rank == 0:
                     out.drop(final)
             self._tell(f"warning: no checkpoint after iteration {state.iteration}: {error}")
             return False
+        self._last = final
+        try:
+            self.write_best()
+        except UserError as error:
+            self._tell(f"warning: the best model could not be written: {error}")
         comm.vigil.reserve(1.5 * (time.perf_counter() - began))
         return True
+
+    def _finite(self, contents: Contents) -> bool:
+        """Whether a checkpoint would be worth having: a run that diverges must not push out the ones before."""
+        arrays = (*contents.vectors.values(), *contents.own.values(), *contents.whole.values())
+        mine = all(bool(namespace(a).all(namespace(a).isfinite(a))) for a in arrays)
+        with self._job.comm.phase("output"):
+            return self._job.comm.extremes(float(mine))[0] == 1.0
 
     def write_best(self) -> None:
         """Bring best.safetensors up to date. Raises UserError alike on all ranks. Collective over the workers."""

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -130,10 +131,12 @@ def _train(
     with comm.together():  # only now: a mistake found above leaves nothing behind
         if comm.rank == 0 and resumed is not None:
             last = start.iteration - (resumed.unreported is not None)
-            before, missing = out.reopen(job.config.dump(), last)
+            before, missing = out.reopen(job.config.dump(), last, out.checkpoint(start.iteration, start.position))
             started -= before
             notes += _about(resumed, job, start, missing)
         elif comm.rank == 0:
+            if args.auto and (kept := out.set_aside()):
+                notes.append(f"warning: no checkpoint can be gone on from; what was there is in {kept} now")
             out.create(job.config.dump())
     show, close = _display(comm.rank, out)
     for text in [*notes, progress.HEADER]:
@@ -148,12 +151,14 @@ def _train(
     finally:
         close()
     if stop is not None:
-        at = f"after iteration {trainer.iteration}"
+        at, cure = f"after iteration {trainer.iteration}", f"go on with --resume {out.path}"
         if not trainer.begun:
             at = "before anything was done"
         elif not trainer.saved:
             at += ", of which there is no checkpoint"
-        show(f"stopped by {stop.why} {at}; go on with --resume {out.path} (exit code {REQUEUE})")
+        if resumed is None and not trainer.saved:
+            cure = "start again, or with --resume auto"
+        show(f"stopped by {stop.why} {at}; {cure} (exit code {REQUEUE})")
         return stop
     if trainer.records:
         peak = trainer.records[-1]["peak_rss_bytes"] / 2**20
@@ -186,7 +191,8 @@ def _display(rank: int, out: RunDirectory) -> tuple[Callable[..., None], Callabl
 
         def plain(text: str, record: Record | None = None) -> None:
             out.log(text)
-            print(text, flush=True)
+            with suppress(OSError):  # standard output may be a file on a disk that is full
+                print(text, flush=True)
 
         return plain, lambda: None
     from rich.live import Live

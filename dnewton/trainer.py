@@ -74,7 +74,7 @@ class Trainer:
         except Stopped as stop:
             return stop
         except (KeyError, ValueError, TypeError) as error:  # alike on all ranks: all have read the same manifest
-            if resumed is None:
+            if resumed is None or isinstance(error, np.linalg.LinAlgError):
                 raise
             where = self._out.checkpoint(resumed.iteration, resumed.position)
             raise UserError(f"{where}: does not hold what the solver needs: {one_line(error)}") from error
@@ -88,7 +88,6 @@ class Trainer:
                 if stop.reason != CHECKPOINT:
                     return stop
                 vigil.again()
-        vigil.armed = False
         if self._job.config.output.checkpoint_every:
             self._save()
         self._saver.write_model(self._out.model, self._job.solver.theta, {})

@@ -65,7 +65,9 @@ class Vigil(Watch):
         self._request: Any = None
         self._target: int | None = None
         self._sent: list[tuple[Any, Any]] = []  # what MPI may still read
-        self._asked, self._asked_for, self._answers = 0.0, 0.0, dict[int, str]()
+        self._inquiry, self._asked, self._asked_for = 0, 0.0, 0.0
+        self._answers, self._before = dict[int, tuple[str, int]](), dict[int, tuple[str, int]]()
+        self._moves, self._since = 0, 0.0  # how often this rank has got further, in a wait since when
         self._deadline: float | None = None
         self._due: float | None = None
         self._reserve = 0.0
@@ -90,6 +92,7 @@ class Vigil(Watch):
 
     def point(self) -> None:
         """See :class:`Watch`. Raises Stopped, alike on all ranks."""
+        self._moves += 1
         if self._held:
             self._messages(waiting=False)
         else:
@@ -104,6 +107,7 @@ class Vigil(Watch):
 
     def inside(self) -> bool:
         """See :class:`Watch`: True where others have got further, so that the result will not be used."""
+        self._moves += 1
         if not self._held:
             self._stop_at(self._at)
         return self._known is not None and not self._held
@@ -128,9 +132,10 @@ class Vigil(Watch):
         if not self._noticed():
             return
         self._propose(point)
+        since = time.monotonic()
         while not self._settled():
             time.sleep(PAUSE)
-            self._messages(waiting=True)
+            self._wait(since)
         if point >= int(self._agreed[0]):
             reason, rank = divmod(int(self._agreed[1]), self._world.size)
             raise Stopped(reason, rank)
@@ -147,8 +152,9 @@ class Vigil(Watch):
                     self.want(TIME_LIMIT)
                 elif self._due is not None and now >= self._due:
                     self.want(CHECKPOINT)
-            if self._wanted is not None:
-                self._known, self._wanted = self._wanted * self._world.size + self._world.rank, None
+            wanted, self._wanted = self._wanted, None  # a signal may come between any two lines
+            if wanted is not None:
+                self._known = wanted * self._world.size + self._world.rank
                 for rank in range(self._world.size):
                     if rank != self._world.rank:
                         self._tell(rank, NOTICE, self._known)
@@ -165,9 +171,9 @@ class Vigil(Watch):
             self._target = int(self._agreed[0])
         return self._target is not None
 
-    def attend(self) -> None:
-        """See :class:`Watch`: take part in what the others agree."""
-        self.look(time.monotonic())
+    def attend(self, waiting_since: float) -> None:
+        """See :class:`Watch`: take part in what the others agree. Raises Unanswered."""
+        self.look(waiting_since)
         if self._settled():
             self.again()
 
@@ -181,33 +187,42 @@ class Vigil(Watch):
         if self._noticed(waiting=True):
             self._propose(self._at + 1)
             self._settled()
+        self._wait(waiting_since)
+
+    def busy(self) -> None:
+        """See :class:`Watch`: answer, in the middle of work that has no places to stop at."""
+        self._moves += 1
+        self._messages(waiting=False)
+
+    def _wait(self, since: float) -> None:
+        self._moves, self._since = self._moves + (since != self._since), since
+        self._messages(waiting=True)
         now = time.monotonic()
-        if now - waiting_since > self.timeout:
-            self._inquire(waiting_since, now)
+        if self.armed and now - since > self.timeout:  # before, ranks read files for as long as it takes
+            self._inquire(since, now)
 
     def _inquire(self, waiting_since: float, now: float) -> None:
         others = set(range(self._world.size)) - {self._world.rank}
-        if self._asked_for != waiting_since:
-            self._asked, self._asked_for, self._answers = now, waiting_since, {}
+        if self._asked_for != waiting_since or now - self._asked > max(self.timeout, 3 * GRACE):
+            self._before = self._answers if self._asked_for == waiting_since else {}
+            self._inquiry, self._asked, self._asked_for, self._answers = self._inquiry + 1, now, waiting_since, {}
             for rank in others:
-                self._tell(rank, WHERE)
+                self._tell(rank, WHERE, self._inquiry)
         if now - self._asked < GRACE:
             return
         silent = sorted(others - set(self._answers))
         waited, phase = now - waiting_since, self._world.ledger.phase
         if silent:
             first = min({self._world.rank, *self._answers})
-            if self._world.rank == first or now - self._asked > 2 * GRACE:
+            if self._world.rank == first or now - self._asked > 2 * GRACE:  # one message for all, if possible
                 who = f"rank {silent[0]} does" if len(silent) == 1 else f"ranks {', '.join(map(str, silent))} do"
                 raise Unanswered(
                     f"{who} not answer; rank {self._world.rank} has waited for {waited:.0f} s in phase {phase} "
                     f"(parallel.timeout: {self.timeout:g}; raise it where a step may take longer)"
                 )
-        elif all(answer.startswith("waiting") for answer in self._answers.values()):
-            places = ", ".join(f"rank {r} in {a.split()[1]}" for r, a in sorted(self._answers.items()))
+        elif self._answers == self._before and all(a.startswith("waiting") for a, _ in self._answers.values()):
+            places = ", ".join(f"rank {r} in {a.split()[1]}" for r, (a, _) in sorted(self._answers.items()))
             raise Unanswered(f"all ranks wait for each other: rank {self._world.rank} in {phase}, {places}")
-        elif now - self._asked > max(self.timeout, GRACE):
-            self._asked_for = 0.0  # somebody is busy: ask again later
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
@@ -223,9 +238,12 @@ class Vigil(Watch):
                 elif generation == self._generation and self._known is None:
                     self._known = number
             elif tag == WHERE:
-                self._tell(source, HERE, text=f"{'waiting' if waiting else 'busy'} {self._world.ledger.phase}")
+                where = f"{'waiting' if waiting else 'busy'} {self._world.ledger.phase} {number}"
+                self._tell(source, HERE, self._moves, where)
             else:
-                self._answers[source] = message[16:].tobytes().rstrip(b"\0").decode()
+                where, _, inquiry = message[16:].tobytes().rstrip(b"\0").decode().rpartition(" ")
+                if inquiry == str(self._inquiry):
+                    self._answers[source] = where, number
 
     def _tell(self, rank: int, tag: int, number: int = 0, text: str = "") -> None:
         message = np.zeros(16 + TEXT, dtype=np.uint8)

@@ -203,7 +203,7 @@ def test_a_full_disk_is_a_warning(
     assert out.checkpoints() == before and not trainer.saved
     comm.barrier()
     if comm.rank == 0:
-        out.reopen("", 2)
+        out.reopen("", 2, out.checkpoint(2, 0))
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------

@@ -120,10 +120,27 @@ def test_going_on_drops_what_is_newer(tmp_path: Path) -> None:
     with run.metrics.open("a") as file:
         file.write('{"iteration": 4, "sec')
     (run.path / "checkpoints" / ".writing-x").mkdir()
-    assert run.reopen("net: {}", 2) == (2.0, [])
+    newer = run.checkpoint(3, 0)
+    newer.mkdir()
+    (run.path / "checkpoints" / "iteration-00000009-mine").mkdir()
+    assert run.reopen("net: {}", 2, run.checkpoint(2, 0)) == (2.0, [])
+    assert [Path(p).name for p in run.checkpoints()] == ["iteration-00000000"]  # the damaged one counts no more
+    names = [".refused-iteration-00000003", "iteration-00000000", "iteration-00000009-mine"]
+    assert sorted(os.listdir(newer.parent)) == names
     assert [json.loads(line)["iteration"] for line in run.metrics.read_text().splitlines()] == [0, 1, 2]
     assert not (run.path / "checkpoints" / ".writing-x").exists()
-    assert run.reopen("net: {}", 4) == (2.0, [3, 4])
+    assert run.reopen("net: {}", 4, run.checkpoint(4, 0)) == (2.0, [3, 4])
+
+
+def test_what_cannot_be_gone_on_from_is_set_aside(tmp_path: Path) -> None:
+    run = RunDirectory(str(tmp_path / "run"))
+    run.create("net: {}")
+    assert run.set_aside() is None
+    for number in (1, 2):
+        run = ended(tmp_path / "run")
+        assert run.set_aside() == str(run.path / f"before-{number}")
+        assert sorted(os.listdir(run.path)) == [f"before-{n + 1}" for n in range(number)]
+    assert len(RunDirectory(str(run.path / "before-1")).checkpoints()) == 1
 
 
 def test_lines_wait_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

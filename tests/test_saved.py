@@ -23,7 +23,7 @@ from dnewton.vigil import Stopped
 WHOLE: dict[str, dict[str, Any]] = {
     "sgd": {}, "adam": {}, "adamw": {"weight_decay": 0.1}, "easgd": {"tau": 2}, "eamsgd": {"tau": 2},
     "averaging": {"tau": 3, "block_momentum": 0.5}, "rank_m": {"tau": 3, "overlap": 5}, "hessian_free": {},
-    "entropy_sgd": {"inner_steps": 3}, "parle": {"inner_steps": 3}, "dp_kfac": {"inverse_every": 3},
+    "entropy_sgd": {"inner_steps": 3}, "parle": {"inner_steps": 3}, "dp_kfac": {"factor_every": 3, "inverse_every": 3},
     "d_kfac": {"inverse_every": 2, "inverse": "pi"}, "mpd_kfac": {},
 }  # fmt: skip
 

@@ -150,6 +150,7 @@ def test_a_rank_that_does_not_answer_is_named(watched: Comm, monkeypatch: pytest
     monkeypatch.setattr(module, "GRACE", 0.15)
     comm = watched.apart()  # a rank will leave it in the middle of a barrier
     comm.vigil = Vigil(comm, 0.2)
+    comm.vigil.armed = True
     last = comm.size - 1
     with comm.phase("combine"):
         if comm.rank == last:
@@ -167,12 +168,46 @@ def test_a_rank_that_does_not_answer_is_named(watched: Comm, monkeypatch: pytest
     watched.barrier()
 
 
+def test_short_waits_are_no_deadlock(watched: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank waits long for others that wait for each other again and again, but get further."""
+    if watched.size < 3:
+        return
+    monkeypatch.setattr(module, "GRACE", 0.1)
+    comm = watched.apart()
+    comm.vigil = Vigil(comm, 0.2)
+    comm.vigil.armed = True
+    others = comm.split(int(comm.rank > 0))
+    if comm.rank:
+        end = time.monotonic() + 1.5
+        while others.sum_scalars([float(others.rank == 0 and time.monotonic() < end)])[0]:
+            time.sleep(0.02 if others.rank else 0.0)
+    comm.barrier()
+    watched.barrier()
+
+
+def test_a_rank_that_hangs_while_others_agree_is_named(watched: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
+    if watched.size == 1:
+        return
+    monkeypatch.setattr(module, "GRACE", 0.1)
+    comm = watched.apart()
+    comm.vigil = vigil = Vigil(comm, 0.2)
+    vigil.armed = True
+    if comm.rank == comm.size - 1:
+        time.sleep(1.5)
+    else:
+        vigil.want(15)
+        with pytest.raises(Unanswered, match=f"^rank {comm.size - 1} does not answer"):
+            vigil.point()
+    watched.barrier()
+
+
 def test_ranks_that_wait_for_each_other_are_found_out(watched: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
     if watched.size != 2:
         return
     monkeypatch.setattr(module, "GRACE", 0.1)
     comm = watched.apart()
     comm.vigil = Vigil(comm, 0.2)
+    comm.vigil.armed = True
     wrong = pytest.raises(Unanswered, match="all ranks wait for each other")
     with comm.phase("cg" if comm.rank else "function"), wrong:
         comm.receive(np.zeros(1), 1 - comm.rank, 5)

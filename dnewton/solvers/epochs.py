@@ -94,11 +94,19 @@ class Epochs(ABC):
             values = start.saved.values
             self._first_norm, self._norm = float(values["first_norm"]), float(values["norm"])
             self._seen = float(values["seen"])
+            self._rescale(int(values["stride"]))
             return Step(math.nan, self._norm, math.nan, self.workers.samples)
         at = self._evaluate()
         self.workers.check(at)
         self._first_norm = self._norm = at.norm
         return self._report(at, None)
+
+    def _rescale(self, stride: int) -> None:
+        """The position where a batch of all workers had `stride` samples then: no more samples than were done then."""
+        if stride != self.workers.stride and self._position:
+            done = min(self._position * stride, self.workers.samples)
+            self._position = done // self.workers.stride
+            self._seen = float(self._position * self.workers.stride)
 
     def step(self) -> Step:
         """One pass over the training set, or what is left of one. Collective over the workers.
@@ -113,6 +121,7 @@ class Epochs(ABC):
                     self.update(share, self._rate(k / steps), self._iteration * steps + k)
                 self._seen += share.total
                 self._position = k + 1
+        vigil.due(None)  # an evaluation that takes longer than the clock allows would never end
         if self._position == steps:
             vigil.seam()
             with vigil.held():
@@ -140,7 +149,8 @@ class Epochs(ABC):
 
     def saved_values(self) -> dict[str, str]:
         """What every method saves."""
-        return {"first_norm": repr(self._first_norm), "norm": repr(self._norm), "seen": repr(self._seen)}
+        numbers = {"first_norm": self._first_norm, "norm": self._norm, "seen": self._seen}
+        return {**{k: repr(v) for k, v in numbers.items()}, "stride": str(self.workers.stride)}
 
 
 def taken(start: Start, name: str) -> Array:

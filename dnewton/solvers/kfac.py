@@ -76,7 +76,8 @@ class KFAC(FirstOrder):
         updates = {i: int(n[0]) for i in range(len(self._sizes)) for n in read(i, "updates")}
         known = {i for i, n in updates.items() if n}
         self._factors = {i: (a, g) for i in known.intersection(self._factored) for a, g in [read(i, "A", "G")]}
-        self._updates = max((updates[i] for i in self._factors), default=0)
+        mine = [updates[i] for i in self._factors]  # without any, as others in the replica: they act together
+        self._updates = max(mine or updates.values(), default=0)
         for i in known.intersection(self._preconditioned):
             if len(parts := read(i, *self._parts)) == len(self._parts):
                 self._decomposed[i] = Decomposition(*parts)

@@ -117,6 +117,7 @@ class Newton(Solver):
         dampings = [max(damping.SMALLEST, state.damping / 10**j) for j in range(self._options.lambda_trials)]
         tried = [self._direction(model, value) for value in dampings]
         del model
+        self._comm.vigil.point()  # a solve that was cut short for a stop must not count
         chosen = self._lowest([direction for direction, _, _ in tried])
         state.damping = dampings[chosen]
         direction, found, _ = tried[chosen]

@@ -105,16 +105,16 @@ class Server:
 
     def serve(self) -> None:
         """Answer until told to stop; raises the UserError that ended the workers, if one did."""
-        idle = 0
+        idle, since = 0, math.inf  # until the first request workers read their samples
         while True:
-            self._comm.vigil.attend()
+            self._comm.vigil.attend(since)
             found = self._next()
             if found is None:
                 idle += 1
                 if self._comm.polite or idle > PATIENCE:
                     time.sleep(IDLE)
                 continue
-            (source, tag), idle = found, 0
+            (source, tag), idle, since = found, 0, time.monotonic()
             if tag == STOP:
                 text = np.empty(256, dtype=np.uint8)
                 self._comm.receive(text, source, STOP)

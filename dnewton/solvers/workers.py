@@ -53,14 +53,19 @@ class Workers:
         self._batch, self._seed = batch, seed
 
     @property
+    def stride(self) -> int:
+        """Samples of a batch of all workers."""
+        return self._batch * self.count
+
+    @property
     def steps(self) -> int:
         """Batches in a pass over the training set."""
-        return -(-self.samples // (self._batch * self.count))
+        return -(-self.samples // self.stride)
 
     def shares(self, epoch: int) -> Iterator[Share]:
         """This worker's part of every batch of a pass; it may be empty in the last one."""
         order = self._generator(ORDER, epoch).permutation(self.samples)
-        size = self._batch * self.count
+        size = self.stride
         for start in range(0, self.samples, size):
             here = order[start : start + size]
             lo, hi = cut(len(here), self.count, self.index)
