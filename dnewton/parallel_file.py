@@ -1,6 +1,6 @@
 """One file written by all ranks at once, each its own rows of the matrices in it.
 
-By positioned writes: MPI-IO is 20 times as slow here (scripts/bench/checkpoint.py), and what fails with them
+By positioned writes: MPI-IO takes three times as long (scripts/bench/checkpoint.py), and what fails with them
 is an OSError. Rank 0 makes the file in its whole length first, and nobody reads while it grows: a network file system
 then has no reason to fill up the pages that two nodes share.
 """

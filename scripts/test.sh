@@ -74,7 +74,9 @@ tests 2 mpich 2 -q
 tests 3 mpich 3 -q
 tests 4 mpich 4 -q
 tests 5 mpich 16 -q -m at16 # pytest fails when it finds no such test
-tests 6 openmpi 1 -q tests/test_cli.py tests/test_compare.py::test_every_solver_runs tests/test_two_hosts.py # start jobs
+stops=tests/test_stop.py::test_a
+tests 6 openmpi 1 -q tests/test_cli.py tests/test_compare.py::test_every_solver_runs tests/test_two_hosts.py \
+  "${stops}_signal_to_the_launcher_stops_all" "${stops}_killed_rank_ends_the_job" "${stops}_rank_that_stops_answering_is_named"
 tests 7 openmpi 2 -q
 tests 8 openmpi 3 -q -m at16
 around=(env DNEWTON_TEST_SLURM=1 scripts/local_slurm.sh run) # up before the step, down after it in any case
