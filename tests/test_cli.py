@@ -132,6 +132,24 @@ def test_resume_equals_a_straight_run(tmp_path: Path, ranks: int) -> None:
     assert [r["loss"] for r in metrics(tmp_path, "parts")] == [r["loss"] for r in a]
 
 
+@pytest.mark.parametrize(("curvature", "ranks", "grid"), [("full", 3, "[1, 3]"), ("diagonal", 2, "[2, 1]")])
+def test_resume_on_other_ranks(tmp_path: Path, curvature: str, ranks: int, grid: str) -> None:
+    """The same trajectory to rounding with the whole Gauss-Newton matrix; with blocks of it a method that goes on."""
+    solver = {"subsample": 0.5, "curvature": curvature, "early_stop": {"mode": "off"}, "max_cg": 20}
+    values = write_problem(Problem((5,), MLP, samples=20, solver=solver), tmp_path)
+    assert train(1, tmp_path, values, "straight", settings=["solver.max_iterations=8"]).returncode == 0
+    assert train(1, tmp_path, values, "parts", settings=["solver.max_iterations=4"]).returncode == 0
+    more = ("--set", "solver.max_iterations=8", "--set", f"parallel.grid={grid}")
+    result = start(ranks, "--resume", "parts", *more, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "changed since the checkpoint: parallel.grid: auto -> " in result.stdout
+    a, b = metrics(tmp_path, "straight"), metrics(tmp_path, "parts")
+    assert [r["iteration"] for r in b] == list(range(9)) and b[8]["loss"] < b[4]["loss"]
+    if curvature == "full":
+        assert [r["loss"] for r in b] == pytest.approx([r["loss"] for r in a], rel=1e-7)
+        assert [r["samples_seen"] for r in b] == [r["samples_seen"] for r in a]
+
+
 def test_data_beside_the_net_are_found_again(tmp_path: Path) -> None:
     """config.yaml names the data by their absolute path, so that it can be used from anywhere."""
     (tmp_path / "sub").mkdir()
