@@ -81,18 +81,18 @@ class Link:
 
     def push(self, vector: Array, extra: Array | None = None) -> None:
         """Begin to send a vector like θ, with `extra` numbers for every server behind it."""
+        more = extra if extra is not None else vector[:0]
+        self._send([np.concatenate([vector[part], more]) for _, part in self._parts], PUSH)
+
+    def skip(self, like: Array) -> None:
+        """Nothing to push this time: pass the turn on."""
+        self._send([like[:0] for _ in self._parts], SKIP)
+
+    def _send(self, buffers: list[Array], tag: int) -> None:
         if len(self._under_way) == 2:
             self._acknowledged()
-        sent = []
-        for server, part in self._parts:
-            buffer = np.concatenate([vector[part], extra if extra is not None else vector[:0]])
-            sent.append((self._comm.send(buffer, server, PUSH), buffer))
-        self._under_way.append(sent)
-
-    def skip(self) -> None:
-        """Nothing to push this time: pass the turn on."""
-        for server, _ in self._parts:
-            self._comm.wait(self._comm.send(np.empty(0), server, SKIP))
+        servers = [server for server, _ in self._parts]
+        self._under_way.append([(self._comm.send(b, s, tag), b) for b, s in zip(buffers, servers, strict=True)])
 
     def drain(self) -> None:
         """Wait until all pushes have been taken in."""
@@ -233,7 +233,7 @@ class Downpour(Served):
             if self._moved:
                 self._link.push(self._sum)
             else:
-                self._link.skip()
+                self._link.skip(self.x)
             self.x = self._link.pull(self.x)
         self._sum, self._moved = namespace(self.x).zeros_like(self.x), False
 
@@ -257,7 +257,7 @@ class DelayCompensated(Served):
         g = self.local_gradient(self.x, share)
         with self.workers.all.phase("exchange"):
             if g is None:
-                self._link.skip()
+                self._link.skip(self.x)
             else:
                 self._link.push(g, np.array([rate], dtype=g.dtype))
             self.x = self._link.pull(self.x)

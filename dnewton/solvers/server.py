@@ -130,7 +130,7 @@ class Server:
         comm = self._comm
         if self._options.mode != "round_robin":
             return comm.arrived()
-        for tag in (INIT, FINAL, STATE, KNOWN, STATS, STOP):
+        for tag in (STOP, INIT, FINAL, STATE, KNOWN, STATS):  # after STOP may come the INIT of another run
             if (found := comm.arrived(tag=tag)) is not None:
                 return found
         for m, turn in enumerate(self._turn):
@@ -183,6 +183,7 @@ class Server:
             comm.wait(comm.send(nothing, source, ACK))
         elif tag == SKIP:
             comm.receive(nothing, source, SKIP)
+            comm.wait(comm.send(nothing, source, ACK))
         else:
             comm.receive(nothing, source, STATS)
             comm.wait(comm.send(self._statistics(), source, MODEL))
