@@ -6,6 +6,7 @@ The jobs run in this process, on all of its ranks together, through the entry po
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -22,10 +23,12 @@ import bad_solvers
 import numpy as np
 import pytest
 from bad_inputs import CNN, MLP, Entry
-from test_cli import fails, start
+from jobs import start
+from test_cli import fails
 
 from dnewton import train, yaml_io
 from dnewton.comm import Comm
+from dnewton.vigil import Vigil
 
 LIMIT = 10.0  # seconds of a processor: a loose guard against what would grow with the size of a file or a net
 
@@ -73,6 +76,10 @@ def changed(base: dict[str, Any], settings: str) -> dict[str, Any]:
     return values
 
 
+LIBRARY = re.compile(r"^\[\S+:\d+\] \S*openmpi\S* .*\n(\s*\n)?", re.M)  # what Open MPI says of itself
+_vigils: dict[Comm, Vigil] = {}
+
+
 @pytest.fixture
 def job(
     comm: Comm, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -81,6 +88,12 @@ def job(
 
     All jobs share one communicator: MPI libraries have about 2,000 to give.
     """
+
+    monkeypatch.setattr(comm, "vigil", comm.vigil)  # what main puts there goes when the test does
+    monkeypatch.setattr(train, "Vigil", lambda world, timeout: _vigils.get(world) or _vigils.setdefault(
+        world, Vigil(world, timeout)
+    ))  # fmt: skip
+    monkeypatch.setattr(train, "catch_signals", lambda *_: None)
 
     def failed() -> None:
         raise AssertionError("an exception that is no UserError: see the traceback above")
@@ -95,7 +108,7 @@ def job(
         with np.errstate(), pytest.raises(SystemExit) as stop:
             train.main()
         seconds = time.process_time() - begin
-        out, said = capfd.readouterr()
+        out, said = (LIBRARY.sub("", text) for text in capfd.readouterr())
         assert stop.value.code == 2, (arguments, out, said)
         assert seconds < LIMIT, (arguments, seconds)
         assert "Traceback" not in said + out and not out, (arguments, out, said)
