@@ -14,10 +14,12 @@ from typing import NoReturn
 
 import numpy as np
 
+from dnewton import machine
 from dnewton.comm import Comm
 from dnewton.errors import UserError, one_line
 from dnewton.vigil import Unanswered, Vigil
 
+LEAVING = 0.8  # seconds that a job takes to end
 SAME = 1.0  # seconds in which a second SIGINT is the first one's echo: a terminal and a launcher may both send it
 REQUEUE = 85  # exit code: stopped before the end, go on with --resume
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -115,7 +117,7 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def limit_time(vigil: Vigil, seconds: float | None, started: float) -> None:
-    """Stop in time by rank 0's clock: `seconds` after `started` (perf_counter)."""
+def limit_time(vigil: Vigil, seconds: float | None) -> None:
+    """Stop in time by rank 0's clock: so many `seconds` after its process was started."""
     if seconds is not None:
-        vigil.limit(time.monotonic() + seconds - (time.perf_counter() - started))
+        vigil.limit(time.monotonic() - machine.process_age() + seconds - LEAVING)

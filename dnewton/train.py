@@ -93,7 +93,7 @@ def _main(comm: Comm) -> None:
     args = arguments(sys.argv[1:], comm.rank)
     config, source, notes = _configuration(args, comm)
     vigil.timeout = config.parallel.timeout
-    limit_time(vigil, args.max_seconds, started)
+    limit_time(vigil, args.max_seconds)
     stamp = f"runs/{Path(source).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     out = RunDirectory(comm.text_from_root(args.resume or args.out or stamp))
     with comm.phase("setup"):

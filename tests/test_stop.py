@@ -246,3 +246,10 @@ def test_resume_needs_what_it_needs(folder: Path) -> None:
     ):  # fmt: skip
         done = start(1, *words, cwd=folder)
         assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+def test_the_age_of_a_process() -> None:
+    code = "import time; time.sleep(0.3); from dnewton import machine; print(machine.process_age())"
+    began = time.monotonic()
+    age = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 0.3 <= age <= time.monotonic() - began + 0.05
