@@ -28,7 +28,7 @@ from dnewton.parallel_file import Piece
 
 _DTYPES = {"float32": "F32", "float64": "F64"}
 FURTHER = "state."  # name prefix of tensors that are not like θ
-_READ = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+_READ = ("F16", "F32", "F64")
 
 
 @dataclass(frozen=True)

@@ -120,9 +120,7 @@ def _main(comm: Comm) -> None:
         sys.exit(REQUEUE)
 
 
-def _train(
-    job: Job, args: argparse.Namespace, out: RunDirectory, started: float, source: str
-) -> Stopped | None:  # fmt: skip
+def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float, source: str) -> Stopped | None:
     comm, found = job.comm, None
     if args.resume or args.auto:
         found = resumed_state(job, out, fresh=args.auto)
@@ -142,10 +140,7 @@ def _train(
     for text in [*notes, progress.HEADER]:
         show(text)
 
-    def tell(text: str) -> None:
-        show(text)
-
-    trainer = Trainer(job, out, started, lambda record: show(progress.line(record), record), resumed, tell=tell)
+    trainer = Trainer(job, out, started, lambda record: show(progress.line(record), record), resumed, tell=show)
     try:
         stop = trainer.run(start)
     finally:

@@ -14,6 +14,7 @@ from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, local_cg, own_bl
 from dnewton.arrays import dot
 from dnewton.comm import Comm
 from dnewton.curvature.jacobian import units
+from dnewton.errors import UserError
 from dnewton.layout import Grid, grids
 from dnewton.objective import Cycle, subsample_size
 from dnewton.solvers import combine, damping, early_stop, subproblem
@@ -398,6 +399,27 @@ def test_lockstep_cuts_at_the_fraction(comm: Comm) -> None:
     needed = -(-comm.size // 2)
     assert cut == (comm.rank >= needed) and iterations <= needed
     watch.close()
+
+
+def test_directions_with_nan_are_not_taken_and_end_the_run(comm: Comm) -> None:
+    """λ rises, the point stays, and after a while the run ends with a line that says why."""
+    on = lay_out(Problem((5,), MLP, samples=20, solver={"early_stop": {"mode": "off"}}), comm)
+    solver = on.newton()
+    solver.start(State(on.theta.copy(), 1.0))
+    before, grad = solver.state.theta.copy(), solver._grad.copy()
+    solver._grad[:] = np.nan
+    for i in range(damping.MAX_BROKEN):
+        step = solver.step()
+        assert step.step == 0.0 and step.damping == pytest.approx(1.5 ** (i + 1)) and solver.state.previous is None
+        assert np.array_equal(solver.state.theta, before)
+    solver._grad = grad
+    assert solver.step().step  # one that is sound begins the count anew
+    solver._grad[:] = np.nan
+    for _ in range(damping.MAX_BROKEN):
+        solver.step()
+    with pytest.raises(UserError, match=r"direction has not been finite in iterations \d+ to \d+, whatever lambda"):
+        solver.step()
+    solver.close()
 
 
 @pytest.mark.parametrize("mode", ["async", "lockstep", "off"])
