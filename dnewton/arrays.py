@@ -1,26 +1,29 @@
 """The array namespace and the few operations that the array standard lacks.
 
-Images are (N, H, W, C): channels last, so that patches are copied in runs of kernel-width x channels and the
-matrix product's output is already in the right order. Code elsewhere asks an array for its namespace and never
-names NumPy; this is the only module that may import CuPy.
+Code elsewhere asks an array for its namespace and never names NumPy; this is the only module that may import CuPy. What
+the standard has no word for is one function here (or in :mod:`dnewton.windows`, for images), with the CUDA form and the
+plain one side by side.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_cupy_array
+
+from dnewton import kernels
 
 Array: TypeAlias = Any
-Pair: TypeAlias = tuple[int, int]
 
 _DOT_BLOCK = 1 << 16
 _CACHE_BYTES = 4 << 20
-
+DEVICE_BLOCK = 256 << 20  # bytes of temporaries at a time on a GPU: there is no cache to stay in, only launches to save
 
 _NAMESPACES: dict[type, Any] = {}  # looking a namespace up anew costs as much as a small operation
+_ON_CUDA: dict[type, bool] = {np.ndarray: False}
 
 
 def namespace(array: Array) -> Any:
@@ -31,146 +34,274 @@ def namespace(array: Array) -> Any:
     return found
 
 
+def on_host(array: Array) -> bool:
+    """Whether it is a NumPy array."""
+    return isinstance(array, np.ndarray)
+
+
+def on_cuda(array: Array) -> bool:
+    """Whether it is a CuPy array."""
+    found = _ON_CUDA.get(type(array))
+    if found is None:
+        found = _ON_CUDA[type(array)] = is_cupy_array(array)
+    return found
+
+
+# --- making and moving ------------------------------------------------------------------------------------------------
+
+
+def place(like: Array) -> dict[str, Any]:
+    """Where `like` is, as keywords of the standard's functions that make arrays (a process uses one GPU)."""
+    return {} if isinstance(like, np.ndarray) or on_cuda(like) else {"device": like.device}
+
+
+def _dtype(like: Array, dtype: Any) -> Any:
+    return like.dtype if dtype is None else getattr(namespace(like), dtype) if isinstance(dtype, str) else dtype
+
+
+def zeros(shape: int | Sequence[int], like: Array, dtype: Any = None) -> Array:
+    """Zeros where `like` is, of its dtype or another (or its name)."""
+    return namespace(like).zeros(shape, dtype=_dtype(like, dtype), **place(like))
+
+
+def empty(shape: int | Sequence[int], like: Array, dtype: Any = None) -> Array:
+    """As :func:`zeros`, with any content."""
+    return namespace(like).empty(shape, dtype=_dtype(like, dtype), **place(like))
+
+
+def ones(shape: int | Sequence[int], like: Array) -> Array:
+    """Ones where `like` is."""
+    return namespace(like).ones(shape, dtype=like.dtype, **place(like))
+
+
+def identity(n: int, like: Array) -> Array:
+    """The n x n identity matrix where `like` is."""
+    return namespace(like).eye(n, dtype=like.dtype, **place(like))
+
+
+def copy(array: Array) -> Array:
+    """A copy in C order."""
+    if on_host(array) or on_cuda(array):
+        return array.copy()
+    out = empty(array.shape, array)
+    out[...] = array
+    return out
+
+
+def contiguous(array: Array) -> Array:
+    """The array in C order; itself where it is."""
+    if on_host(array):
+        return np.ascontiguousarray(array)
+    return cuda().ascontiguousarray(array) if on_cuda(array) else copy(array)
+
+
+def dtype_name(array: Array) -> str:
+    """float32, float64, ..."""
+    return str(array.dtype).rpartition(".")[2]
+
+
+def itemsize(array: Array) -> int:
+    """Bytes of a number."""
+    return int(np.dtype(dtype_name(array)).itemsize)
+
+
+def nbytes(*arrays: Array | None) -> int:
+    """Bytes of the numbers of some arrays."""
+    return sum(int(a.size) * itemsize(a) for a in arrays if a is not None)
+
+
+def to_host(array: Array) -> np.ndarray[Any, Any]:
+    """The numbers as a NumPy array; the array itself where it is one."""
+    if isinstance(array, np.ndarray):
+        return array
+    if on_cuda(array):
+        return np.asarray(array.get())
+    return np.asarray(array.to_device(namespace(array).Device("CPU_DEVICE")))
+
+
+def to_device(values: Array, like: Array) -> Array:
+    """Numbers of the host where `like` is; what is there already as it is."""
+    if type(values) is type(like):
+        return values
+    if isinstance(like, np.ndarray):
+        return to_host(values)
+    xp = namespace(like)
+    # a view would keep the device from seeing its own memory; CuPy copies in any case
+    return xp.asarray(np.ascontiguousarray(values)) if on_cuda(like) else xp.asarray(values, copy=True, **place(like))
+
+
+def host(values: Sequence[float]) -> np.ndarray[Any, Any]:
+    """A few numbers as a float64 array of the host: small systems are solved there."""
+    return np.array(values, dtype=np.float64)
+
+
+def take(array: Array, indices: np.ndarray[Any, Any]) -> Array:
+    """Rows by their numbers, which are the host's; a view where they are one ascending run."""
+    if len(indices) and np.array_equal(indices, np.arange(indices[0], indices[0] + len(indices))):
+        return array[int(indices[0]) : int(indices[-1]) + 1, ...]
+    xp = namespace(array)
+    places = indices if on_host(array) else xp.asarray(indices, **place(array))
+    return xp.take(array, places, axis=0)
+
+
+# --- one GPU ----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def cuda() -> Any:
+    """The CuPy package. Raises ImportError."""
+    import cupy
+
+    return cupy
+
+
+def open_cuda(place: int) -> tuple[Array, str, int, str]:
+    """Take the GPU of a place among the node's ranks: an empty array on it, its name, its number, its bus address.
+
+    Raises ImportError without CuPy and RuntimeError without a GPU.
+    """
+    cupy = cuda()
+    runtime = cupy.cuda.runtime
+    number = place % int(runtime.getDeviceCount())
+    cupy.cuda.Device(number).use()
+    name = runtime.getDeviceProperties(number)["name"].decode()
+    return cupy.zeros(0), name, number, str(runtime.deviceGetPCIBusId(number))
+
+
+def cuda_memory() -> tuple[int, int]:
+    """Bytes that nobody has taken of the GPU in use, and the bytes that this process's pool has (it keeps its peak)."""
+    free, _ = cuda().cuda.runtime.memGetInfo()
+    return int(free), int(cuda().get_default_memory_pool().total_bytes())
+
+
+@cache
+def kernel(source: tuple[str, ...], reduction: bool = False) -> Any:
+    """The function of a source of :mod:`dnewton.kernels`, compiled when it is first called."""
+    return (cuda().ReductionKernel if reduction else cuda().ElementwiseKernel)(*source)
+
+
+def synchronize(array: Array) -> None:
+    """Wait until what was begun on the array's device is done; nothing to wait for on the host."""
+    if on_cuda(array):
+        cuda().cuda.get_current_stream().synchronize()
+
+
+def pinned(size: int) -> np.ndarray[Any, Any]:
+    """Bytes of the host that a GPU copies to and from directly."""
+    import cupyx
+
+    return np.asarray(cupyx.empty_pinned((size,), dtype=np.uint8))
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------
+
+
 def dot(x: Array, y: Array) -> float:
     """Inner product of two vectors, accumulated in float64 whatever their dtype."""
     xp = namespace(x)
+    if on_cuda(x):
+        return float(kernel(kernels.DOT, reduction=True)(x, y))
     if x.dtype == xp.float64:
         return float(xp.vecdot(x, y))
     total = 0.0
     for i in range(0, x.shape[0], _DOT_BLOCK):  # blocks keep the float64 copies in cache
-        part = slice(i, i + _DOT_BLOCK)
+        part = slice(i, min(x.shape[0], i + _DOT_BLOCK))
         total += float(xp.vecdot(xp.astype(x[part], xp.float64), xp.astype(y[part], xp.float64)))
     return total
 
 
-def symmetric_solve(matrix: Array, right: Array) -> Array | None:
-    """matrix⁻¹ right for a symmetric positive definite matrix; None when it is singular.
+def add_scaled(y: Array, a: float, x: Array) -> None:
+    """y += a x, in one pass over memory on a GPU."""
+    if on_cuda(y):
+        kernel(kernels.ADD_SCALED)(a, x, y)
+    else:
+        y += a * x
 
-    LAPACK as the array library brings it: SciPy would bring a second BLAS with threads of its own.
+
+def multiply(x: Array, y: Array, out: Array) -> Array:
+    """x y into `out`, which is returned."""
+    if on_host(out) or on_cuda(out):
+        return namespace(out).multiply(x, y, out=out)
+    out[...] = x * y
+    return out
+
+
+def sliding_windows(x: Array, size: tuple[int, int]) -> Array | None:
+    """(N, H, W, C) as (N, H', W', C, kh, kw) by strides, nothing copied; None where the library has no such views."""
+    if not (on_host(x) or on_cuda(x)):
+        return None
+    return (np if on_host(x) else cuda()).lib.stride_tricks.sliding_window_view(x, size, axis=(1, 2))
+
+
+def diagonal(matrix: Array) -> Array:
+    """View of a square matrix's diagonal. Raises ValueError where the matrix is not in C order: it would be a copy."""
+    n = matrix.shape[0]
+    if n and not getattr(getattr(matrix, "flags", None), "c_contiguous", True):
+        raise ValueError("a matrix in C order is needed")
+    return namespace(matrix).reshape(matrix, (n * n,))[:: n + 1]
+
+
+def symmetric_solve(matrix: Array, right: Array) -> Array | None:
+    """matrix⁻¹ right for a symmetric positive definite matrix and a vector; None when it is singular.
+
+    On the host by LAPACK as the array library brings it: SciPy would bring a second BLAS with threads of its own.
     """
-    xp = namespace(matrix)
     try:
-        return xp.linalg.solve(matrix, right)
+        if not on_cuda(matrix):
+            return namespace(matrix).linalg.solve(matrix, right)
+        from cupyx import errstate
+        from cupyx.scipy.linalg import solve_triangular
+
+        with errstate(linalg="raise"):
+            lower = cuda().linalg.cholesky(matrix)
+        half = solve_triangular(lower, right, lower=True, check_finite=False)
+        return solve_triangular(lower, half, trans=1, lower=True, overwrite_b=True, check_finite=False)
     except np.linalg.LinAlgError:
         return None
+
+
+def eigh(matrix: Array) -> tuple[Array, Array]:
+    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix. Raises LinAlgError."""
+    if not on_cuda(matrix):
+        values, vectors = namespace(matrix).linalg.eigh(matrix)
+        return values, vectors
+    from cupyx import errstate
+
+    with errstate(linalg="raise"):
+        values, vectors = cuda().linalg.eigh(matrix)
+    return values, vectors
+
+
+def least_squares(matrix: Array, right: Array, cut_off: float) -> Array | None:
+    """The least-squares solution of a small system of the host, singular values below `cut_off` times the largest
+    taken for zero; None where something is not finite."""
+    if not (np.isfinite(matrix).all() and np.isfinite(right).all()):
+        return None
+    return np.linalg.lstsq(matrix, right, rcond=cut_off)[0]
 
 
 def inverse(matrix: Array, shift: float) -> Array | None:
     """(matrix + shift I)⁻¹ of a symmetric positive semi-definite matrix; None when it is singular."""
-    xp, n = namespace(matrix), matrix.shape[0]
-    shifted = xp.asarray(matrix, copy=True)
-    shifted[xp.arange(n), xp.arange(n)] += shift
+    shifted = copy(matrix)
+    here = diagonal(shifted)
+    here += shift
     try:
-        return xp.linalg.inv(shifted)
+        if not on_cuda(matrix):
+            return namespace(matrix).linalg.inv(shifted)
+        from cupyx import errstate
+
+        with errstate(linalg="raise"):
+            return cuda().linalg.inv(shifted)
     except np.linalg.LinAlgError:
         return None
+
+
+def block_bytes(array: Array, cached: int = _CACHE_BYTES) -> int:
+    """Bytes of temporaries at a time: what stays in a processor's cache, or as much as saves launches on a GPU."""
+    return DEVICE_BLOCK if on_cuda(array) else cached
 
 
 def sample_blocks(n: int, bytes_per_sample: int, limit: int = _CACHE_BYTES) -> list[slice]:
     """Slices over `n` samples whose temporaries stay within `limit` bytes each (at least one sample)."""
     step = max(1, limit // max(1, bytes_per_sample))
     return [slice(i, min(n, i + step)) for i in range(0, n, step)]
-
-
-def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
-    """Height and width after a window of `kernel` moves by `stride` over a padded image (floor mode)."""
-    h, w = ((size[a] + 2 * padding[a] - kernel[a]) // stride[a] + 1 for a in (0, 1))
-    return h, w
-
-
-def pad(x: Array, padding: Pair, value: float = 0.0) -> Array:
-    """(..., H, W, C) with `padding` rows and columns of `value` on each side; x itself where there are none."""
-    ph, pw = padding
-    if ph == 0 and pw == 0:
-        return x
-    xp = namespace(x)
-    *lead, h, w, c = x.shape
-    out = xp.full((*lead, h + 2 * ph, w + 2 * pw, c), value, dtype=x.dtype)
-    out[..., ph : ph + h, pw : pw + w, :] = x
-    return out
-
-
-def patches(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> Array:
-    """im2col: (N, H, W, C) to (N, Ho*Wo, kh*kw*C), the φ of Wang, Tan, Lin 2018 section 2.1."""
-    xp = namespace(x)
-    n, h, w, c = x.shape
-    kh, kw = kernel
-    ho, wo = output_size((h, w), kernel, stride, padding)
-    x = pad(x, padding)
-    view = np.lib.stride_tricks.sliding_window_view(x, (kh, kw), axis=(1, 2))  # (N, H', W', C, kh, kw)
-    view = view[:, :: stride[0], :: stride[1]]
-    return xp.reshape(xp.permute_dims(view, (0, 1, 2, 4, 5, 3)), (n, ho * wo, kh * kw * c))
-
-
-def windows(x: Array, out: Pair, size: Pair, stride: Pair) -> list[tuple[int, Array]]:
-    """Per offset in a window of `size`, its row-major code and the strided view (..., Ho, Wo, C) of a padded image."""
-    (ho, wo), (kh, kw), (sh, sw) = out, size, stride
-    return [
-        (i * kw + j, x[..., i : i + sh * (ho - 1) + 1 : sh, j : j + sw * (wo - 1) + 1 : sw, :])
-        for i in range(kh)
-        for j in range(kw)
-    ]
-
-
-def max_pool(x: Array, size: Pair, stride: Pair, padding: Pair) -> tuple[Array, Array]:
-    """Maximum over windows of (N, H, W, C), and the code (row-major offset in the window) of the first maximum.
-
-    NaN is propagated, so that a diverged trial point is seen in the loss.
-    """
-    xp = namespace(x)
-    out = output_size((x.shape[1], x.shape[2]), size, stride, padding)
-    views = windows(pad(x, padding, -math.inf), out, size, stride)
-    best = xp.asarray(views[0][1], copy=True)
-    small = xp.uint8 if len(views) <= 256 else xp.int32
-    code = xp.zeros(best.shape, dtype=small)
-    for k, view in views[1:]:
-        view = xp.asarray(view, copy=True)  # contiguous: read three times
-        larger = xp.astype(view > best, small)
-        code = xp.maximum(code, larger * small(k))  # codes ascend, so the last strictly larger offset wins
-        best = xp.maximum(best, view)
-    return best, code
-
-
-def max_gather(x: Array, code: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
-    """What (N, H, W, C) has at the places that :func:`max_pool` coded, (N, Ho, Wo, C): the adjoint of `max_unpool`."""
-    xp = namespace(x)
-    out = xp.zeros(code.shape, dtype=x.dtype)
-    for k, view in windows(pad(x, padding), (code.shape[1], code.shape[2]), size, stride):
-        out += view * xp.astype(code == k, x.dtype)
-    return out
-
-
-def max_unpool(cot: Array, code: Array, image: Pair, size: Pair, stride: Pair, padding: Pair) -> Array:
-    """Adjoint of :func:`max_pool`: (N, K, Ho, Wo, C) to (N, K, H, W, C) by the codes (N, Ho, Wo, C)."""
-    return _unpool(cot, code, image, size, stride, padding)
-
-
-def avg_pool(x: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
-    """Mean over windows of (N, H, W, C), padded zeros counted (PyTorch's default)."""
-    out = output_size((x.shape[1], x.shape[2]), size, stride, padding)
-    views = windows(pad(x, padding), out, size, stride)
-    total = namespace(x).asarray(views[0][1], copy=True)
-    for _, view in views[1:]:
-        total += view
-    total /= len(views)
-    return total
-
-
-def avg_unpool(cot: Array, image: Pair, size: Pair, stride: Pair, padding: Pair) -> Array:
-    """Adjoint of :func:`avg_pool`: (N, K, Ho, Wo, C) to (N, K, H, W, C)."""
-    return _unpool(cot / (size[0] * size[1]), None, image, size, stride, padding)
-
-
-def _unpool(cot: Array, code: Array | None, image: Pair, size: Pair, stride: Pair, padding: Pair) -> Array:
-    xp = namespace(cot)
-    (h, w), (ph, pw) = image, padding
-    n, k = cot.shape[:2] if code is None else (code.shape[0], cot.shape[1])  # one cotangent may serve all samples
-    out = xp.zeros((n, k, h + 2 * ph, w + 2 * pw, cot.shape[4]), dtype=cot.dtype)
-    overlapping = stride[0] < size[0] or stride[1] < size[1]
-    for offset, view in windows(out, (cot.shape[2], cot.shape[3]), size, stride):
-        part = cot if code is None else cot * xp.astype(code == offset, cot.dtype)[:, None]
-        if overlapping:
-            view += part
-        else:
-            view[...] = part  # saves reading what was just set to zero
-    return out[:, :, ph : ph + h, pw : pw + w, :]

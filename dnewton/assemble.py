@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from dnewton import budget, calibration, machine, planner, strategy
+from dnewton.arrays import DEVICE_BLOCK
 from dnewton.comm import Comm
 from dnewton.config import Config, regulariser
 from dnewton.config_solvers import ServedSection, SolverSection
@@ -15,7 +16,7 @@ from dnewton.curvature.losses import LOSSES
 from dnewton.data.parts import Loaded, load_parts, open_parts
 from dnewton.data.samples import Samples, Streamed, Window
 from dnewton.data.targets import Targets
-from dnewton.errors import UserError
+from dnewton.device import Device, open_device
 from dnewton.model_file import check_width, describe
 from dnewton.netplan import NetPlan, infer_shapes
 from dnewton.network import Network
@@ -29,6 +30,7 @@ READERS = 64 << 20  # what readers hold besides the columns they were asked for
 SHARE = 0.75  # of the node's free memory that a job takes unless it is told how much
 STEP = 16 << 20
 SLACK = 28 << 20  # what libraries take when they are first used, and what the allocator keeps
+DEVICE_SLACK = 2.0 * DEVICE_BLOCK + (128 << 20)  # temporaries of a GPU, and what its libraries take
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Job:
     config: Config
     crew: Crew
     comm: Comm  # all ranks that train
+    device: Device  # where this rank's arrays are
     plan: NetPlan
     network: Network
     objective: Objective
@@ -57,14 +60,13 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     Raises UserError alike on all ranks. Collective over the world.
     """
     shapes = infer_shapes(config.net, source)
-    if config.parallel.device != "cpu":
-        raise UserError(f"{source}: parallel.device: cuda is not available in this version; use cpu")
+    device, about_device = open_device(config.parallel.device, config.parallel.device_buffers, world, source)
     crew = Crew.of(layout(config, world.size, source), world)
-    notes = [machine.limit_threads(world.ranks_on_node, world.cores)]
+    notes = [machine.limit_threads(world.ranks_on_node, world.cores), *about_device]
     check_width(config, math.prod(config.net.input))
     parts = open_parts(config.data, config.net.input, config.solver.seed, world)
-    memory = _memory_per_rank(config, world)
-    resident = world.extremes(_resident(config, memory))[0]  # alike on all ranks: the plan depends on it
+    memory = _memory_per_rank(config, world, device)
+    resident = world.extremes(_resident(config, memory, device))[0]  # alike on all ranks: the plan depends on it
     scored = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
     work = workload(config, parts.train.samples, scored, shapes[-1].out_shape[0], crew.layout.replicas, resident)
     grid = None if config.parallel.grid == "auto" else config.parallel.grid
@@ -72,13 +74,14 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     plan = planner.choose(
         shapes, crew.layout.model_ranks, work, grid=grid, memory=memory, machine=stated, source=source
     )
-    held = world.extremes(float(machine.resident_bytes() + SLACK))[1]
+    held = float(machine.resident_bytes() + SLACK) if device.is_host else device.peak_bytes() + DEVICE_SLACK
+    held = world.extremes(held)[1]
     process = math.ceil(held / STEP) * float(STEP)  # in steps, as two runs shall decide alike
     how: strategy.Strategy | budget.Budget
     origin = ""
     options = config.solver
     if isinstance(options, SolverSection):
-        rates, origin = calibration.rates(config, world)
+        rates, origin = calibration.rates(config, world, device)
         config = config.with_rates(rates.flops, rates.bandwidth)
         soft = math.inf if config.data.max_resident == "auto" else float(config.data.max_resident - READERS)
         how = strategy.decide(
@@ -106,18 +109,20 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     targets = loaded.targets
     notes.extend(_streams(loaded, crew.workers))
     shared = crew.layout.replicas > 1 and isinstance(options, SolverSection)
+    train = loaded.train.on(device.like)
     objective = (SharedObjective if shared else Objective)(
-        network, network.comm, loaded.train, LOSSES[config.net.loss], targets.metric_sum(),
+        network, network.comm, train, LOSSES[config.net.loss], targets.metric_sum(),
         regulariser(config, parts.train.samples), how.batch, passes,
     )  # fmt: skip
     if isinstance(objective, SharedObjective):
         objective.crew = crew
     solver = registry.make(options, objective, crew, how)
     notes.extend(solver.describe())
-    others = {k: v for k, v in (("test", loaded.test), ("validation", loaded.validation)) if v is not None}
+    beside = {"test": loaded.test, "validation": loaded.validation}
+    others = {k: v.on(device.like) for k, v in beside.items() if v is not None}
     description = describe(config, network, window, loaded.scaling, targets, parts.train)
     return Job(
-        config, crew, crew.workers, plan, network, objective, solver, targets, others, description, how, notes
+        config, crew, crew.workers, device, plan, network, objective, solver, targets, others, description, how, notes
     )
 
 
@@ -140,20 +145,25 @@ def workload(
     )  # fmt: skip
 
 
-def _memory_per_rank(config: Config, comm: Comm) -> float:
-    """`parallel.memory`, or three quarters of what the node has left, shared by its ranks; the smallest of all ranks.
+def _memory_per_rank(config: Config, comm: Comm, device: Device) -> float:
+    """`parallel.memory`, or three quarters of what the node or the GPU has left, shared by its ranks; the smallest of
+    all ranks.
 
     Collective over the world.
     """
     if config.parallel.memory != "auto":
         return float(config.parallel.memory)
+    if not device.is_host:
+        return comm.extremes(SHARE * device.free_bytes())[0]
     share = (machine.available_memory() + comm.ranks_on_node * machine.resident_bytes()) / comm.ranks_on_node
     return comm.extremes(SHARE * share)[0]
 
 
-def _resident(config: Config, memory: float) -> float:
+def _resident(config: Config, memory: float, device: Device) -> float:
     """Bytes of samples that a rank keeps in memory; what is larger is streamed."""
     if config.data.max_resident != "auto":
+        if not device.is_host:
+            return float(config.data.max_resident)
         return max(0.0, float(config.data.max_resident) - machine.resident_bytes()) / 2
     return memory / 2
 

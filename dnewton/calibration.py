@@ -1,9 +1,10 @@
 """The rates of this machine, measured once and kept in the user's cache directory.
 
 A matrix product and a matrix-vector product that does not fit into the caches, best of several, in a quarter of a
-second. The file is `dnewton/rates.json` under $XDG_CACHE_HOME or ~/.cache, with an entry per processor, number of BLAS
-threads and dtype; where it cannot be written, or ranks share cores, nothing is measured and the stated rates hold, so
-that two runs decide alike. A run's rates are in its `config.yaml`, so that a resumed run decides as before.
+second. The file is `dnewton/rates.json` under $XDG_CACHE_HOME or ~/.cache, with an entry per processor and number of
+BLAS threads, or GPU, and dtype; where it cannot be written, or ranks share cores or a GPU, nothing is measured and the
+stated rates hold, so that two runs decide alike. A run's rates are in its `config.yaml`, so that a resumed run decides
+as before.
 """
 
 from __future__ import annotations
@@ -15,26 +16,30 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from threadpoolctl import threadpool_info
 
+from dnewton.arrays import nbytes, ones, zeros
 from dnewton.comm import Comm
 from dnewton.config import Config
 from dnewton.curvature.rates import Rates
+from dnewton.device import Device
 
 ROUNDS = 5
 SQUARE, WIDE, TALL = 768, 4096, 2048  # a product of 768 x 768; a matrix of 32 MiB in float32
+CUDA_SQUARE, CUDA_TALL = 4096, 65536  # a GPU's: 1 GiB, which its caches do not hold
+STATED_CUDA = Rates(2e13, 1.5e12)  # operations and bytes a second of a data-centre GPU, where nothing was measured
 
 
-def rates(config: Config, comm: Comm) -> tuple[Rates, str]:
+def rates(config: Config, comm: Comm, device: Device) -> tuple[Rates, str]:
     """The rates that all ranks decide by, rank 0's, and where they come from. Collective over the world."""
     if config.parallel.rates != "auto":
         given = config.parallel.rates
         return Rates(given.flops, given.bandwidth), "given"
-    stated = Rates()
+    stated = Rates() if device.is_host else STATED_CUDA
     values, note = [stated.flops, stated.bandwidth], ""
     if comm.rank == 0:
-        found, note = _of_this_machine(config.parallel.dtype, comm.least_cores >= 1)
+        alone = comm.least_cores >= 1 if device.is_host else device.sharing == 1
+        found, note = _of_this_machine(config.parallel.dtype, alone, device, stated)
         values = [found.flops, found.bandwidth]
     flops, bandwidth = comm.from_root(values)
     return Rates(flops, bandwidth), comm.text_from_root(note)
@@ -46,18 +51,20 @@ def cache_file() -> Path:
     return Path(root) / "dnewton" / "rates.json"
 
 
-def _of_this_machine(dtype: str, alone: bool) -> tuple[Rates, str]:
-    """The kept rates, or newly measured ones; where ranks share a core, whatever was kept, or the stated ones."""
-    path, key = cache_file(), f"{_processor()}, {_threads()} BLAS thread(s), {dtype}"
+def _of_this_machine(dtype: str, alone: bool, device: Device, stated: Rates) -> tuple[Rates, str]:
+    """The kept rates, or newly measured ones; where ranks share a core (a GPU), whatever was kept, or the stated ones.
+    """
+    what, cores = (f"{_processor()}, {_threads()} BLAS thread(s)", "core") if device.is_host else (device.name, "GPU")
+    path, key = cache_file(), f"{what}, {dtype}"
     known = _read(path)
     if key in known:
         return known[key], f"measured before, kept in {path}"
     if not alone:
-        return Rates(), "stated, as ranks share cores: measured by a run that has a core per rank"
+        return stated, f"stated, as ranks share {cores}s: measured by a run that has a {cores} per rank"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}")
-        found = measure(dtype)
+        found = measure(dtype, device)
         entries = {k: {"flops": r.flops, "bandwidth": r.bandwidth} for k, r in {**_read(path), key: found}.items()}
         try:
             scratch.write_text(json.dumps(entries, indent=1) + "\n")
@@ -65,7 +72,7 @@ def _of_this_machine(dtype: str, alone: bool) -> tuple[Rates, str]:
         finally:
             scratch.unlink(missing_ok=True)
     except OSError as error:
-        return Rates(), f"stated, as {path} cannot be written ({error.strerror})"
+        return stated, f"stated, as {path} cannot be written ({error.strerror})"
     return found, f"measured now, kept in {path}"
 
 
@@ -79,20 +86,21 @@ def _read(path: Path) -> dict[str, Rates]:
     return {k: r for k, r in found.items() if 1e6 < r.flops < 1e18 and 1e6 < r.bandwidth < 1e16}
 
 
-def measure(dtype: str) -> Rates:
-    """Measure this process, with the BLAS threads that it may use; two significant digits."""
-    rng = np.random.default_rng(0)
-    a = rng.standard_normal((SQUARE, SQUARE)).astype(dtype)
-    rows, v = np.ones((TALL, WIDE), dtype=dtype), np.ones(WIDE, dtype=dtype)
-    flops = 2.0 * SQUARE**3 / _best(lambda: a @ a)
-    return Rates(_rounded(flops), _rounded(rows.nbytes / _best(lambda: rows @ v)))
+def measure(dtype: str, device: Device) -> Rates:
+    """Measure this process, with the BLAS threads that it may use, or its GPU; two significant digits."""
+    square, tall = (SQUARE, TALL) if device.is_host else (CUDA_SQUARE, CUDA_TALL)
+    a, rows, v = (ones(n, zeros((), device.like, dtype)) for n in ((square, square), (tall, WIDE), (WIDE,)))
+    flops = 2.0 * square**3 / _best(lambda: a @ a, device)
+    return Rates(_rounded(flops), _rounded(nbytes(rows) / _best(lambda: rows @ v, device)))
 
 
-def _best(work: Callable[[], object]) -> float:
+def _best(work: Callable[[], object], device: Device) -> float:
     times = []
     for _ in range(ROUNDS + 1):
+        device.synchronize()
         start = time.perf_counter()
         work()
+        device.synchronize()
         times.append(time.perf_counter() - start)
     return min(times)
 

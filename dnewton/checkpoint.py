@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from dnewton import checksum, parallel_file
-from dnewton.arrays import Array
+from dnewton.arrays import Array, dtype_name, itemsize, to_host
 from dnewton.comm import Comm
 from dnewton.errors import UserError, one_line
 from dnewton.network import Block, Network
@@ -53,7 +53,7 @@ class Written:
 
 def save(path: str, network: Network, contents: Contents, comm: Comm, replica: int = 0, replicas: int = 1) -> Written:
     """Write a new file. Raises UserError alike on all ranks. Collective over `comm`, the ranks of all replicas."""
-    dtype = next(iter(contents.vectors.values())).dtype
+    dtype = np.dtype(dtype_name(next(iter(contents.vectors.values()))))
     prefixes = [*contents.vectors, *(f"worker{r}.{name}" for r in range(replicas) for name in contents.own)]
     shapes = {prefix + name: shape for prefix in prefixes for name, shape in _shapes(network).items()}
     shapes |= {FURTHER + name: shape for name, shape in contents.shapes.items()}
@@ -64,10 +64,10 @@ def save(path: str, network: Network, contents: Contents, comm: Comm, replica: i
 
     def pieces() -> Iterator[Piece]:  # one after another: weights in the file's order are copies
         for prefix, vector in held.items():
-            yield from _blocks(network, prefix, vector, offsets)
+            yield from _blocks(network, prefix, to_host(vector), offsets)
         for name, tensor in contents.whole.items():
             name = FURTHER + name
-            flat = np.ascontiguousarray(tensor, dtype=dtype).reshape(_flat(shapes[name]))
+            flat = np.ascontiguousarray(to_host(tensor), dtype=dtype).reshape(_flat(shapes[name]))
             yield Piece(name, offsets[name], flat.shape[1], 0, 0, flat)
 
     def summed() -> Iterator[Piece]:
@@ -105,7 +105,7 @@ def size(network: Network, contents: Contents, replicas: int) -> int:
     length = sum(math.prod(s) for s in _shapes(network).values())
     numbers = length * (len(contents.vectors) + replicas * len(contents.own))
     numbers += sum(math.prod(s) for s in contents.shapes.values())
-    return numbers * int(next(iter(contents.vectors.values())).itemsize) + (1 << 16)
+    return numbers * itemsize(next(iter(contents.vectors.values()))) + (1 << 16)
 
 
 def _shapes(network: Network) -> dict[str, tuple[int, ...]]:

@@ -6,6 +6,7 @@ The communicator is duplicated once at start; COMM_WORLD is named here and nowhe
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,8 @@ import numpy as np
 mpi4py.rc.thread_level = "serialized"
 from mpi4py import MPI as MPI  # noqa: E402  (for the other parts of the wrapper)
 
-from dnewton.arrays import Array  # noqa: E402
+from dnewton.arrays import Array, contiguous, empty, itemsize, namespace, nbytes, on_host  # noqa: E402
+from dnewton.device_buffers import DeviceBuffers  # noqa: E402
 from dnewton.errors import UserError, one_line  # noqa: E402
 from dnewton.layout import Grid, Group  # noqa: E402
 from dnewton.traffic import Ledger  # noqa: E402
@@ -75,10 +77,10 @@ class Comm:
         `polite`: there are more ranks than cores, so waiting gives the core away instead of spinning on it.
         """
         self._mpi, self.polite = mpi, polite
-        self.ranks_on_node, self.cores, self.least_cores = 1, 1.0, 1.0
+        self.place_on_node, self.ranks_on_node, self.cores, self.least_cores = 0, 1, 1.0, 1.0
         self.rank: int = mpi.Get_rank()
         self.size: int = mpi.Get_size()
-        self.ledger = Ledger()
+        self.ledger, self.buffers = Ledger(), DeviceBuffers()
         self.vigil = Watch()
         self.grid = grid or Grid(1, self.size)
         if self.grid.size != self.size:
@@ -96,7 +98,7 @@ class Comm:
     def world(cls) -> Comm:
         """The whole job. Collective over all processes."""
         comm = cls(MPI.COMM_WORLD.Dup())
-        comm.ranks_on_node, comm.cores = comm._node()
+        comm.place_on_node, comm.ranks_on_node, comm.cores = comm._node()
         comm.least_cores = comm.extremes(comm.cores)[0]
         comm.polite, comm.ledger = comm.least_cores < 1.0, Ledger()
         return comm
@@ -110,8 +112,9 @@ class Comm:
         return self._shared(Comm(self._mpi.Split(color, self.rank), polite=self.polite))
 
     def _shared(self, other: Comm) -> Comm:
-        other.ledger, other.vigil = self.ledger, self.vigil
-        other.ranks_on_node, other.cores, other.least_cores = self.ranks_on_node, self.cores, self.least_cores
+        other.ledger, other.vigil, other.buffers = self.ledger, self.vigil, self.buffers
+        other.place_on_node, other.ranks_on_node = self.place_on_node, self.ranks_on_node
+        other.cores, other.least_cores = self.cores, self.least_cores
         return other
 
     def apart(self) -> Comm:
@@ -175,66 +178,83 @@ class Comm:
         """Sum over the ranks of `group`, in place where the array is contiguous. Collective over `group`."""
         if self.grid.ranks_in(group) == 1:
             return array
-        array = np.ascontiguousarray(array)
-        with self._counted(array.nbytes):
-            flat, step = array.reshape(array.size), max(1, MESSAGE_BYTES // array.itemsize)
+        with self._counted(nbytes(array)):
+            buffer = self.buffers.out(array)
+            flat, step = buffer.reshape(buffer.size), max(1, MESSAGE_BYTES // buffer.itemsize)
             for i in range(0, max(1, flat.size), step):
                 self._collective(self._groups[group], "Allreduce", MPI.IN_PLACE, flat[i : i + step])
-        return array
+            return self.buffers.back(buffer, array)
 
     def gather_features(self, array: Array, group: Group, widths: Sequence[int]) -> Array:
         """Concatenate slices along the last axis, rank j of `group` holding `widths[j]`. Collective over `group`."""
         if self.grid.ranks_in(group) == 1:
             return array
-        group_comm = self._groups[group]
-        lead, total = array.shape[:-1], sum(widths)
-        rows = int(np.prod(lead, dtype=np.int64))
-        with self._counted(array.nbytes):
-            flat = np.ascontiguousarray(array).reshape(rows, array.shape[-1])
-            out = np.empty((rows, total), dtype=array.dtype)
-            step = max(1, MESSAGE_BYTES // max(1, total * array.itemsize))
-            for i in range(0, max(1, rows), step):
-                part = np.ascontiguousarray(flat[i : i + step].T)  # features first: slices then lie one after another
-                n = part.shape[1]
-                whole = np.empty((total, n), dtype=array.dtype)
-                self._collective(group_comm, "Allgatherv", part, [whole, [w * n for w in widths]])
-                out[i : i + step] = whole.T
-        return out.reshape(*lead, total)
+        lead, total, xp = tuple(array.shape[:-1]), sum(widths), namespace(array)
+        rows = math.prod(lead)
+        step = max(1, MESSAGE_BYTES // max(1, total * itemsize(array)))
+        with self._counted(nbytes(array)):
+            flat = xp.reshape(array, (rows, array.shape[-1]))
+            out = empty((rows, total), array)
+            parts = [slice(i, min(rows, i + step)) for i in range(0, max(1, rows), step)]
+            # Features first: slices then lie one after another. A host's cache holds one message; a device is waited
+            # for once, so all messages are made ready before.
+            for some in [[part] for part in parts] if on_host(array) else [parts]:
+                turned = [xp.reshape(flat[part, :].T, (-1,)) for part in some]
+                sent = self.buffers.out(turned[0] if len(turned) == 1 else xp.concat(turned))
+                numbers = sum(part.stop - part.start for part in some)
+                whole, start = self.buffers.room(numbers * total, array), 0
+                for part in some:
+                    n = part.stop - part.start
+                    mine = sent[start * flat.shape[1] : (start + n) * flat.shape[1]]
+                    every = whole[start * total : (start + n) * total]
+                    self._collective(self._groups[group], "Allgatherv", mine, [every, [w * n for w in widths]])
+                    start += n
+                whole, start = self.buffers.back(whole, array), 0
+                for part in some:
+                    n = part.stop - part.start
+                    out[part, :] = xp.reshape(whole[start * total : (start + n) * total], (total, n)).T
+                    start += n
+        return xp.reshape(out, (*lead, total))
 
     def concatenate(self, array: Array) -> Array:
         """The rows of every rank in rank order, on every rank. Collective over the world."""
-        array = np.ascontiguousarray(array)
         if self.size == 1:
-            return array
-        with self._counted(array.nbytes):
+            return contiguous(array)
+        with self._counted(nbytes(array)):
             counts = np.empty(self.size, dtype=np.int64)
-            self._collective(self._mpi, "Allgather", np.array([len(array)], dtype=np.int64), counts)
-            out = np.empty((int(counts.sum()), *array.shape[1:]), dtype=array.dtype)
-            row = MPI.BYTE.Create_contiguous(int(np.prod(out.shape[1:], dtype=np.int64)) * out.itemsize).Commit()
-            self._collective(self._mpi, "Allgatherv", [_bytes(array), len(array), row], [_bytes(out), counts, row])
+            self._collective(self._mpi, "Allgather", np.array([array.shape[0]], dtype=np.int64), counts)
+            mine = self.buffers.out(array)
+            out = self.buffers.room((int(counts.sum()), *array.shape[1:]), array)
+            row = MPI.BYTE.Create_contiguous(math.prod(out.shape[1:]) * out.itemsize).Commit()
+            self._collective(self._mpi, "Allgatherv", [_bytes(mine), len(mine), row], [_bytes(out), counts, row])
             row.Free()
-        return out
+            return self.buffers.back(out, array)
 
     def exchange(self, parts: Sequence[Array]) -> list[Array]:
-        """Give `parts[r]` to rank r; returns, as bytes, what each rank gave to this one. Collective over the world."""
+        """Give `parts[r]` to rank r; returns, flat, what each rank gave to this one. All parts of all ranks have one
+        dtype. Collective over the world."""
+        flat = [namespace(p).reshape(p, (-1,)) for p in parts]
         if self.size == 1:
-            return [_bytes(np.ascontiguousarray(parts[0]))]
-        given = np.array([p.nbytes for p in parts], dtype=np.int64)
+            return [contiguous(flat[0])]
+        given = np.array([nbytes(p) for p in parts], dtype=np.int64)
         taken = np.empty_like(given)
         with self._counted(int(given.sum())):
             self._collective(self._mpi, "Alltoall", given, taken)
-            out = np.empty(int(taken.sum()), dtype=np.uint8)
-            flat = np.concatenate([_bytes(np.ascontiguousarray(p)) for p in parts])
-            self._collective(self._mpi, "Alltoallv", [flat, given, MPI.BYTE], [out, taken, MPI.BYTE])
-        return list(np.split(out, np.cumsum(taken)[:-1]))
+            mine = self.buffers.out(namespace(flat[0]).concat(flat))
+            out = self.buffers.room(int(taken.sum()) // mine.itemsize, flat[0])
+            self._collective(self._mpi, "Alltoallv", [_bytes(mine), given, MPI.BYTE], [_bytes(out), taken, MPI.BYTE])
+            out = self.buffers.back(out, flat[0])
+        ends = [int(n) for n in np.cumsum(taken) // mine.itemsize]
+        return [out[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
     def of_first(self, array: Array) -> Array:
         """Rank 0's array on every rank, in place where it is contiguous. Collective over the world."""
-        array = np.ascontiguousarray(array)
-        if self.size > 1:
-            with self._counted(array.nbytes if self.rank == 0 else 0):
-                self._collective(self._mpi, "Bcast", _bytes(array), root=0)
-        return array
+        if self.size == 1:
+            return contiguous(array)
+        with self._counted(nbytes(array) if self.rank == 0 else 0):
+            buffer = self.buffers.out(array)
+            self._collective(self._mpi, "Bcast", _bytes(buffer), root=0)
+            return self.buffers.back(buffer, array)
 
     # --- point to point ---------------------------------------------------------------------------------------------
 
@@ -335,22 +355,33 @@ class Comm:
 
     # --- machine ----------------------------------------------------------------------------------------------------
 
-    def _node(self) -> tuple[int, float]:
-        """Ranks on this node, and this rank's fair share of the cores they may use. Collective over the world."""
+    def _node(self) -> tuple[int, int, float]:
+        """This rank's place among the ranks on this node, their number, and its fair share of the cores they may use.
+
+        Collective over the world.
+        """
         node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
         mine = np.zeros(4096, dtype=np.int32)
         mine[[c for c in os.sched_getaffinity(0) if c < mine.size]] = 1
         users = np.empty_like(mine)
         node.Allreduce(mine, users)
-        ranks = int(node.Get_size())
+        place, ranks = int(node.Get_rank()), int(node.Get_size())
         node.Free()
-        return ranks, float(np.sum(mine[users > 0] / users[users > 0]))
+        return place, ranks, float(np.sum(mine[users > 0] / users[users > 0]))
 
     def array_from_root(self, array: Array | None) -> Array:
-        """Rank 0's array of numbers on every rank. Collective over the world."""
+        """Rank 0's array of numbers of the host on every rank. Collective over the world."""
         about = "" if array is None else f"{array.dtype.str} {' '.join(map(str, array.shape))}"
         dtype, *shape = self.text_from_root(about).split()
         return self.of_first(np.empty([int(n) for n in shape], dtype=dtype) if self.rank else array)
+
+    def node_sharing(self, what: int) -> int:
+        """How many ranks of this node give the same number. Collective over the world."""
+        node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        every = np.empty(node.Get_size(), dtype=np.int64)
+        node.Allgather(np.array([what], dtype=np.int64), every)
+        node.Free()
+        return int(np.sum(every == what))
 
 
 def _bytes(array: Array) -> Array:

@@ -41,6 +41,11 @@ def _bytes(value: Any) -> Any:
     return size
 
 
+def _yes_no(value: Any) -> Any:
+    """YAML reads an unquoted yes or no as true or false."""
+    return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+
+
 def _grid(value: Any) -> Any:
     if value == "auto":
         return value
@@ -201,6 +206,7 @@ class ParallelSection(Section):
     grid: Annotated[Literal["auto"] | tuple[int, int], BeforeValidator(_grid)] = "auto"
     replicas: Count | Literal["auto"] = "auto"  # auto: 1 for newton, as many as there are ranks for other solvers
     device: Literal["cpu", "cuda"] = "cpu"
+    device_buffers: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_yes_no)] = "auto"  # MPI on GPU memory
     dtype: Literal["float32", "float64"] = "float32"
     timeout: Annotated[float, Field(ge=1, le=1e7)] = 600.0  # seconds in which a rank that others wait for must answer
     memory: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = "auto"  # resident bytes per rank, all in all

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, multiply
 from dnewton.layers.pool import Winners
 
 
@@ -26,7 +26,7 @@ class Cotangent:
     def one(self, k: int) -> Cotangent:
         """The cotangent of one right-hand side."""
         alone = self.outer.shape[1] == 1
-        return self if alone else Cotangent(self.outer[:, k : k + 1], self.slope, self.winners)
+        return self if alone else Cotangent(self.outer[:, k : k + 1, ...], self.slope, self.winners)
 
     def keep(self, out: Array | None = None) -> Array:
         """Multiply out for all samples once, into `out` if given: :meth:`pooled` then takes it from there."""
@@ -36,9 +36,9 @@ class Cotangent:
             out[...] = self.outer  # type: ignore[index]
             self._pooled = out
         elif out is None:
-            self._pooled = self.outer * self.slope[:, None]
+            self._pooled = self.outer * self.slope[:, None, ...]
         else:
-            self._pooled = namespace(out).multiply(self.outer, self.slope[:, None], out=out)
+            self._pooled = multiply(self.outer, self.slope[:, None, ...], out)
         return self._pooled
 
     def keep_whole(self) -> Array:
@@ -50,13 +50,21 @@ class Cotangent:
     def pooled(self, part: slice) -> Array:
         """∂z_k/∂s of some samples, at the maxima if there are winners; (n or 1, K, Q, O)."""
         if self._pooled is not None:
-            return self._pooled if self._pooled.shape[0] == 1 else self._pooled[part]
-        outer = self.outer if self.outer.shape[0] == 1 else self.outer[part]
-        return outer if self.slope is None else outer * self.slope[part][:, None]
+            return _some(self._pooled, part)
+        outer = _some(self.outer, part)
+        return outer if self.slope is None else outer * self.slope[part, ...][:, None, ...]
 
     def product(self, part: slice = slice(None)) -> Array:
         """∂z_k/∂s of some samples at all positions, (n or 1, K, Q, O)."""
         if self._whole is not None:
-            return self._whole if self._whole.shape[0] == 1 else self._whole[part]
-        found = self.pooled(part)
-        return found if self.winners is None else self.winners.unpool(found, part)
+            return _some(self._whole, part)
+        if self.winners is None:
+            return self.pooled(part)
+        if self._pooled is None and self.slope is not None:
+            return self.winners.unpool(_some(self.outer, part), part, self.slope[part, ...])
+        return self.winners.unpool(self.pooled(part), part)
+
+
+def _some(array: Array, part: slice) -> Array:
+    """Some samples of what may be the same for all."""
+    return array if array.shape[0] == 1 else array[part, ...]

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from dnewton.arrays import Pair, output_size
 from dnewton.config import LayerSpec, NetSection
 from dnewton.errors import UserError
 from dnewton.layout import Grid, Kind, Move, Split, Units, moves
+from dnewton.windows import Pair, output_size
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,10 @@ cotangent is complete and identical on every holder of its slice (docs/layout.md
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, multiply, namespace, zeros
 from dnewton.comm import Comm
 from dnewton.cotangent import Cotangent
 from dnewton.layers.activation import ACTIVATIONS
@@ -60,6 +57,14 @@ class Block:
         """View of the bias; only where `has_bias`."""
         return theta[self.offset + self.weights : self.offset + self.size]
 
+    def add(self, out: Array, weight: Array, d: Array) -> None:
+        """out += a gradient in W, and in the bias the sum of cotangents (N, Q, O)."""
+        here = self.weight(out)
+        here += weight
+        if self.has_bias:
+            bias = self.bias(out)
+            bias += namespace(d).sum(d, axis=(0, 1))
+
     def whole_shape(self) -> tuple[int, ...]:
         """The shape, in PyTorch's order, that the rank's block has: (O, I) or (O, I, kh, kw)."""
         channels = self.inputs[1] - self.inputs[0]
@@ -70,13 +75,15 @@ class Block:
         o, c, *kernel = self.whole_shape()
         if not kernel:
             return weight
-        return weight.reshape(o, *kernel, c).transpose(0, 3, 1, 2)
+        xp = namespace(weight)
+        return xp.permute_dims(xp.reshape(weight, (o, *kernel, c)), (0, 3, 1, 2))
 
     def from_file_order(self, weight: Array) -> Array:
         """The inverse of :meth:`to_file_order`."""
+        xp = namespace(weight)
         if weight.ndim == 4:
-            weight = weight.transpose(0, 2, 3, 1)
-        return weight.reshape(self.shape)
+            weight = xp.permute_dims(weight, (0, 2, 3, 1))
+        return xp.reshape(weight, self.shape)
 
 
 @dataclass
@@ -92,9 +99,9 @@ class Tape:
         """The pass of some of the samples, as views."""
 
         def cut(arrays: list[Array | None]) -> list[Array | None]:
-            return [None if a is None else a[some] for a in arrays]
+            return [None if a is None else a[some, ...] for a in arrays]
 
-        return Tape(self.z[some], cut(self.inputs), cut(self.outputs), cut(self.codes))
+        return Tape(self.z[some, ...], cut(self.inputs), cut(self.outputs), cut(self.codes))
 
 
 Visit = Callable[[Block, Linear, Cotangent, Array], Array | None]  # see Network.backward
@@ -114,27 +121,6 @@ class Network:
         self._into = [moves(grid, layer.source, layer.in_split) for layer in plan.layers]
         self._back = [moves(grid, layer.in_split, layer.source) for layer in plan.layers]
         self._out, self._out_back = moves(grid, last.out_split, "full"), moves(grid, "full", last.out_split)
-
-    def initial(self, seed: int, dtype: str) -> Array:
-        """θ drawn by (seed, layer, output row), whatever the layout: normal weights of variance 2/fan-in before relu
-        and softplus (He et al. 2015), 1/fan-in otherwise; zero biases."""
-        theta = np.zeros(self.size, dtype=dtype)
-        for block in self.blocks:
-            shape = block.layer.shape
-            fan_in = math.prod(shape.weight_shape[1:])
-            gain = 2.0 if shape.activation in ("relu", "softplus") else 1.0
-            deviation = math.sqrt(gain / fan_in)
-            block.weight(theta)[...] = self.drawn_rows(block, [seed, shape.index], 0, deviation)
-        return theta
-
-    def drawn_rows(self, block: Block, key: list[int], draw: int, deviation: float) -> Array:
-        """Normal numbers for a block's W, by (key, draw, output row): a rank draws just its rows, whole ones."""
-        shape = block.layer.shape.weight_shape
-        rows = np.empty((block.shape[0], *shape[1:]))
-        for i in range(block.shape[0]):
-            generator = np.random.Generator(np.random.Philox(key=key, counter=[0, draw, block.out[0] + i, 0]))
-            rows[i] = generator.normal(0.0, deviation, size=shape[1:])
-        return block.from_file_order(rows[:, block.inputs[0] : block.inputs[1]])
 
     def forward(self, theta: Array, x: Array, keep: bool = True) -> Tape:
         """Outputs z^L (N, K) on every rank; with `keep`, what the backward sweep needs.
@@ -211,8 +197,8 @@ class Network:
             return Cotangent(outer, None, winners)
         slope = ACTIVATIONS[layer.shape.activation].slope
         if winners is None:
-            return Cotangent(outer, op.positions(slope(z)[:, None])[:, 0])
-        return Cotangent(outer, slope(winners.gather(op.positions(z[:, None])[:, 0])), winners)
+            return Cotangent(outer, op.positions(slope(z)[:, None, ...])[:, 0, ...])
+        return Cotangent(outer, slope(winners.gather(op.positions(z[:, None, ...])[:, 0, ...])), winners)
 
     def gradient(self, theta: Array, tape: Tape, cot: Array, out: Array) -> None:
         """Add Σ over the batch of ∂ξ/∂θ to `out`, for cot = ∂ξ/∂z (N, K). Collective like :meth:`backward`."""
@@ -224,10 +210,8 @@ class Network:
         differently. Collective like :meth:`backward`."""
 
         def add(block: Block, op: Linear, here: Cotangent, z: Array) -> None:
-            d = here.one(mine).keep_whole()[:, 0]  # (N, Q, O)
-            block.weight(out)[...] += op.weight_gradient(d, z)
-            if block.has_bias:
-                block.bias(out)[...] += namespace(d).sum(d, axis=(0, 1))
+            d = here.one(mine).keep_whole()[:, 0, ...]  # (N, Q, O)
+            block.add(out, op.weight_gradient(d, z), d)
 
         self.backward(theta, tape, cot, add)
 
@@ -249,17 +233,17 @@ class Network:
                 t = self._move(t, self._into[i], layer.in_units)
             if isinstance(op, (Pool, Flatten)):
                 if t is not None:
-                    t = xp.stack([op.push(one, code) for one in t])
+                    t = xp.stack([op.push(t[j, ...], code) for j in range(tangents)])
                 continue
             block, z = self._block_at[i], tape.inputs[i]
             own = op.forward(block.weight(v), z)
             if block.has_bias:
                 own += block.bias(v)
-            s = xp.zeros((tangents, *own.shape), dtype=own.dtype)
+            s = zeros((tangents, *own.shape), own)
             if t is not None:
                 flat = op.forward(block.weight(theta), xp.reshape(t, (tangents * n, *t.shape[2:])))
                 s = xp.reshape(flat, s.shape)
-            s[mine] += own
+            s[mine, ...] += own
             assert layer.split_kind is not None
             s = self.comm.sum(s, layer.split_kind.forward)
             if pushed is not None:
@@ -267,7 +251,7 @@ class Network:
             t = s
             if tape.outputs[i] is not None:
                 slope = ACTIVATIONS[layer.shape.activation].slope(tape.outputs[i])
-                t = xp.multiply(s, slope, out=s if pushed is None else None)
+                t = multiply(s, slope, s) if pushed is None else s * slope
         return self._move(t, self._out, self.plan.layers[-1].out_units)
 
     def whole_input(self, array: Array) -> Array:

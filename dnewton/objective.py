@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dnewton.arrays import Array, dot, namespace
+from dnewton.arrays import Array, dot, itemsize, namespace, take, to_device
 from dnewton.comm import Comm
 from dnewton.curvature.losses import Loss
 from dnewton.data.samples import Samples
@@ -129,13 +129,13 @@ class Objective:
         last = [] if joined else self.batches(subsample)
         total = metric = 0.0
         budget = self._memory
-        per_sample = self.network.plan.kept_numbers() * theta.dtype.itemsize
+        per_sample = self.network.plan.kept_numbers() * itemsize(theta)
         columns = self.data.batches([b.indices for b in first + last])
         for batch, always in [(b, joined) for b in first] + [(b, True) for b in last]:
             self.comm.vigil.point()
             keep = always or budget > 0  # alike on all ranks
-            tape = self.network.forward(theta, next(columns), keep)
-            y = self.data.y[batch.indices]
+            tape = self.network.forward(theta, to_device(next(columns), theta), keep)
+            y = take(self.data.y, batch.indices)
             total += self.loss.value(tape.z, y)
             metric += self._metric(tape.z, y)
             budget -= len(batch.indices) * per_sample
@@ -151,7 +151,7 @@ class Objective:
 
     def forward(self, theta: Array, indices: Indices, keep: bool) -> Tape:
         """The forward pass of some samples. Collective over the world."""
-        return self.network.forward(theta, next(self.data.batches([indices])), keep)
+        return self.network.forward(theta, to_device(next(self.data.batches([indices])), theta), keep)
 
     def gradient(self, theta: Array, at: Evaluation) -> Array:
         """∇f on this rank's blocks, at the point and over the samples of an evaluation; releases the kept passes
@@ -160,8 +160,8 @@ class Objective:
         columns = self.data.batches([b.indices for b in at.batches if b.tape is None])
         for batch in at.batches:
             self.comm.vigil.point()
-            tape = batch.tape or self.network.forward(theta, next(columns))
-            cot = self.loss.gradient(tape.z, self.data.y[batch.indices]) / at.samples
+            tape = batch.tape or self.network.forward(theta, to_device(next(columns), theta))
+            cot = self.loss.gradient(tape.z, take(self.data.y, batch.indices)) / at.samples
             self.network.gradient(theta, tape, cot, grad)
             if not any(batch is s for s in at.subsample):
                 batch.tape = None
@@ -181,7 +181,8 @@ class Objective:
         batches = in_batches(indices, self._batch_size)
         for part, x in zip(batches, data.batches(batches), strict=True):
             self.comm.vigil.point()
-            tape, y = self.network.forward(theta, x, keep=gradient is not None), data.y[part]
+            tape = self.network.forward(theta, to_device(x, theta), keep=gradient is not None)
+            y = take(data.y, part)
             loss += self.loss.value(tape.z, y)
             metric += self._metric(tape.z, y)
             if gradient is not None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dnewton import checkpoint, checksum, manifest
+from dnewton import checkpoint, checksum, initial, manifest
+from dnewton.arrays import Array, to_host
 from dnewton.assemble import Job
 from dnewton.errors import UserError, one_line
 from dnewton.manifest import Manifest
@@ -29,7 +30,7 @@ def identity(job: Job) -> dict[str, Any]:
         {k: {o: v for o, v in opts.items() if o != "split"} for k, opts in layer.items()}
         for layer in config["net"]["layers"]
     ]
-    y = np.asarray(job.objective.data.y, dtype=np.float32)
+    y = np.asarray(to_host(job.objective.data.y), dtype=np.float32)
     targets = np.ascontiguousarray(y.reshape(len(y), -1))
     return {
         "net": {**config["net"], "layers": layers},
@@ -58,7 +59,8 @@ def initial_state(job: Job, init: str | None) -> Start:
     dtype = job.config.parallel.dtype
     with job.comm.together():
         seed = job.config.solver.seed
-        return Start(checkpoint.load(init, job.network, dtype) if init else job.network.initial(seed, dtype))
+        theta = checkpoint.load(init, job.network, dtype) if init else initial.weights(job.network, seed, dtype)
+        return Start(job.device.put(theta))
 
 
 def resumed_state(job: Job, out: RunDirectory, fresh: bool = False) -> tuple[Start, Manifest] | None:
@@ -135,15 +137,19 @@ def check(path: str) -> Manifest:
 
 def _start(state: str, found: Manifest, job: Job, sums: dict[str, int]) -> Start:
     dtype, crew = job.config.parallel.dtype, job.crew
-    theta = checkpoint.load(state, job.network, dtype, "", sums)
+
+    def read(prefix: str) -> Array:
+        return job.device.put(checkpoint.load(state, job.network, dtype, prefix, sums))
+
+    theta = read("")
     vectors, own, mine = {}, {}, f"worker{crew.replica}."
     workers = found.replicas == crew.layout.replicas  # else they start again from the common point
     for prefix in checkpoint.prefixes(state, job.network):
         if prefix.startswith("worker"):
             if workers and prefix.startswith(mine):
-                own[prefix.removeprefix(mine)[:-1]] = checkpoint.load(state, job.network, dtype, prefix, sums)
+                own[prefix.removeprefix(mine)[:-1]] = read(prefix)
         elif prefix:
-            vectors[prefix[:-1]] = checkpoint.load(state, job.network, dtype, prefix, sums)
+            vectors[prefix[:-1]] = read(prefix)
     whole = checkpoint.Tensors(state, {name: int(value, 16) for name, value in found.tensors.items()})
     return Start(theta, found.iteration, Saved(vectors, own, found.values, whole=whole), found.position)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dnewton import __version__, checkpoint, manifest
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, copy, namespace
 from dnewton.assemble import Job
 from dnewton.checkpoint import Contents
 from dnewton.errors import UserError
@@ -64,7 +64,7 @@ class Saver:
         """Keep a model whose score, the same number on all ranks, is lower than all before."""
         if not math.isnan(score) and (self._best is None or score < self._best[1]):
             alone = self._job.solver.position is None  # other solvers change θ in place
-            self._best_theta = theta if alone else namespace(theta).asarray(theta, copy=True)
+            self._best_theta = theta if alone else copy(theta)
             self._best, self._best_written = (iteration, score), False
 
     def save(self, state: State, samples_seen: float, train_seconds: float) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-import numpy as np
-
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, copy, empty, namespace, zeros
 from dnewton.comm import Comm
 from dnewton.network import Block, Network, blocks_of
 
@@ -23,7 +22,7 @@ class Whole:
     def matrices(self, vector: Array) -> list[Array]:
         """Every layer's matrix (g, a) from a vector laid out like θ. Collective over the replica when M > 1."""
         xp = namespace(vector)
-        found = [xp.zeros(shape, dtype=vector.dtype) for shape in self.shapes]
+        found = [zeros(shape, vector) for shape in self.shapes]
         every = self.comm.concatenate(vector)
         start = 0
         for blocks in self._all:
@@ -39,16 +38,16 @@ class Whole:
     def vector(self, matrices: Sequence[Array]) -> Array:
         """This rank's blocks of whole matrices, laid out like θ."""
         xp = namespace(matrices[0])
-        out = xp.empty((sum(b.size for b in self._mine),), dtype=matrices[0].dtype)
+        out = empty((sum(b.size for b in self._mine),), matrices[0])
         for matrix, block in zip(matrices, self._mine, strict=True):
-            block.weight(out)[...] = xp.reshape(xp.asarray(_weight(matrix, block), copy=True), block.shape)
+            block.weight(out)[...] = xp.reshape(copy(_weight(matrix, block)), block.shape)
             if block.has_bias:
                 block.bias(out)[...] = matrix[block.out[0] : block.out[1], -1]
         return out
 
 
 def _inputs(block: Block) -> int:
-    return int(np.prod(block.layer.shape.weight_shape[1:], dtype=np.int64))
+    return math.prod(block.layer.shape.weight_shape[1:])
 
 
 def _by_channel(block: Block) -> tuple[int, int, int]:
@@ -59,5 +58,6 @@ def _weight(matrix: Array, block: Block) -> Array:
     """View of a block's part in its layer's matrix, (|O|, kh·kw, |I|)."""
     out, kernel = matrix.shape[0], block.layer.shape.kernel_size
     channels = block.layer.shape.weight_shape[1]
-    whole = matrix[:, : kernel * channels].reshape(out, kernel, channels)  # never a copy: rows have one stride
+    flat = matrix[:, : kernel * channels]
+    whole = namespace(matrix).reshape(flat, (out, kernel, channels))  # never a copy: rows have one stride
     return whole[block.out[0] : block.out[1], :, block.inputs[0] : block.inputs[1]]

@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     "compare", "compare_report", "train", "predict", "plan", "data.__main__", "launch", "cli", "trainer", "saver",
     "resume", "assemble",
-    "calibration", "settings", "rundir", "manifest",
+    "calibration", "device", "settings", "rundir", "manifest",
     "progress", "solvers.registry", "solvers.served", "solvers.server", "solvers.elastic", "solvers.averaging",
     "solvers.entropy",
     "solvers.rank_m", "solvers.hessian_free", "solvers.krylov",
@@ -26,7 +26,8 @@ ORDER = [
     "solvers.newton",
     "solvers.solver", "budget", "strategy", "solvers.combine", "solvers.ways", "solvers.exact",
     "solvers.precondition", "solvers.gram_cg", "solvers.later", "solvers.subproblem", "solvers.early_stop",
-    "solvers.damping", "solvers", "model_file", "scores", "objective", "checkpoint", "parallel_file", "checksum",
+    "solvers.damping", "solvers", "initial", "model_file", "scores", "objective",
+    "checkpoint", "parallel_file", "checksum",
     "curvature.hessian",
     "curvature.implicit", "curvature.gauss_newton", "curvature.jacobian", "curvature.blocks",
     "curvature.sensitivity", "curvature.losses", "curvature", "network", "cotangent", "layers.linear", "layers.pool",
@@ -34,8 +35,8 @@ ORDER = [
     "planner", "curvature.costs", "curvature.rates", "netplan", "data.convert", "data.parts", "data.samples",
     "data.targets", "data.scaling", "data.readers", "data.images", "data.cifar_batches", "data.hdf5",
     "data.array_files", "data.tables", "data.libsvm", "data.text", "data.sources", "data.files", "data",
-    "crew", "vigil", "one_sided", "comm",
-    "early", "traffic", "machine", "config_text", "config", "config_solvers", "layout", "arrays",
+    "crew", "vigil", "one_sided", "comm", "device_buffers",
+    "early", "traffic", "machine", "config_text", "config", "config_solvers", "layout", "windows", "arrays", "kernels",
     "yaml_io", "nets", "errors", "",
 ]  # fmt: skip
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import ALL_KINDS, CNN, MLP, OnRanks, Problem, flat, lay_out, relative, with_outputs
 
+from dnewton import initial
 from dnewton.comm import Comm
 from dnewton.curvature.jacobian import units
 from dnewton.layout import Grid, grids
@@ -257,9 +258,9 @@ def test_initial_weights_do_not_depend_on_the_layout(comm: Comm) -> None:
     reference = None
     for grid in grids(comm.size):
         on = lay_out(problem, comm, grid)
-        drawn = flat(on.whole(on.network.initial(3, "float64")))
+        drawn = flat(on.whole(initial.weights(on.network, 3, "float64")))
         assert reference is None or np.array_equal(drawn, reference)
         reference = drawn
     alone = lay_out(problem, comm.split(comm.rank), Grid(1, 1))
-    assert np.array_equal(flat(alone.whole(alone.network.initial(3, "float64"))), reference)
-    assert not np.array_equal(flat(alone.whole(alone.network.initial(4, "float64"))), reference)
+    assert np.array_equal(flat(alone.whole(initial.weights(alone.network, 3, "float64"))), reference)
+    assert not np.array_equal(flat(alone.whole(initial.weights(alone.network, 4, "float64"))), reference)

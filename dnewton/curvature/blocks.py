@@ -8,13 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, namespace, nbytes
 from dnewton.curvature.sensitivity import ALL, Sensitivity
 from dnewton.network import Block
-
-
-def _nbytes(*arrays: Array | None) -> int:
-    return sum(int(a.nbytes) for a in arrays if a is not None)
 
 
 class BlockJacobian(Protocol):
@@ -91,22 +87,24 @@ class Factored:
         return xp.reshape(t, (s, q, self.block.shape[0]))
 
     def part_times(self, begun: Array, part: slice) -> Array:
-        return self.d.contract(begun[part], part)
+        return self.d.contract(begun[part, ...], part)
 
     def part_transposed(self, w: Array, part: slice, begun: Array, out: Array) -> None:
-        begun[part] = self.d.expand(w, part)  # nobody needs φ Vᵀ of these samples any more
+        begun[part, ...] = self.d.expand(w, part)  # nobody needs φ Vᵀ of these samples any more
 
     def end(self, begun: Array, out: Array) -> None:
         xp, (s, q, i) = namespace(begun), self.phi.shape
         e = xp.reshape(begun, (s * q, self.block.shape[0]))
-        self.block.weight(out)[...] += e.T @ xp.reshape(self.phi, (s * q, i))
+        weight = self.block.weight(out)
+        weight += e.T @ xp.reshape(self.phi, (s * q, i))
         if self.block.has_bias:
-            self.block.bias(out)[...] += xp.sum(e, axis=0)
+            bias = self.block.bias(out)
+            bias += xp.sum(e, axis=0)
 
     def make_inputs_gram(self) -> None:
         """Form φφᵀ, so that J Jᵀ y of a dense layer costs 2 S² O operations instead of 4 S O I."""
         if self.inputs_gram is None:
-            flat = self.phi[:, 0]
+            flat = self.phi[:, 0, :]
             self.inputs_gram = flat @ flat.T + (1 if self.block.has_bias else 0)
 
     def gram_times(self, y: Array) -> Array:
@@ -135,11 +133,11 @@ class Factored:
         return xp.reshape(gram, (s * k, s * k))
 
     def as_rows(self, part: slice = ALL) -> Array:
-        xp, phi, o = namespace(self.phi), self.phi[part], self.block.shape[0]
+        xp, phi, o = namespace(self.phi), self.phi[part, ...], self.block.shape[0]
         s = phi.shape[0]
         d = self.d.dense(s, part)  # (n, K, Q, O)
         k = d.shape[1]
-        found = xp.matmul(xp.permute_dims(d, (0, 1, 3, 2)), phi[:, None])  # (n, K, O, I)
+        found = xp.matmul(xp.permute_dims(d, (0, 1, 3, 2)), phi[:, None, ...])  # (n, K, O, I)
         rows = xp.reshape(found, (s * k, o * self.phi.shape[2]))
         if self.block.has_bias:
             rows = xp.concat([rows, xp.reshape(xp.sum(d, axis=2), (s * k, o))], axis=1)
@@ -147,7 +145,7 @@ class Factored:
 
     @property
     def nbytes(self) -> int:
-        return _nbytes(self.phi, self.inputs_gram) + self.d.nbytes
+        return nbytes(self.phi, self.inputs_gram) + self.d.nbytes
 
 
 @dataclass(frozen=True)
@@ -190,8 +188,8 @@ class Rows:
         return
 
     def _some(self, part: slice) -> Array:
-        return self.rows[part.start * self.outputs : part.stop * self.outputs]
+        return self.rows[part.start * self.outputs : part.stop * self.outputs, :]
 
     @property
     def nbytes(self) -> int:
-        return _nbytes(self.rows)
+        return nbytes(self.rows)

@@ -22,7 +22,7 @@ class Bend:
 
     def bend(self, u: Array, here: slice) -> Array:
         """B u / |S| for u (..., n, K) of the samples of a slice."""
-        return self._loss.hessian_product(self._state[here], u) / self.samples
+        return self._loss.hessian_product(self._state[here, ...], u) / self.samples
 
     def half(self, u: Array) -> Array:
         """R u / √|S| per sample, with R Rᵀ = B; for u (..., S, K)."""
@@ -30,7 +30,7 @@ class Bend:
 
     def half_transposed(self, u: Array, here: slice = slice(None)) -> Array:
         """Rᵀ u / √|S| for u (..., n, K) of the samples of a slice."""
-        return self._loss.half_transposed(self._state[here], u) / math.sqrt(self.samples)
+        return self._loss.half_transposed(self._state[here, ...], u) / math.sqrt(self.samples)
 
     def damped(self, out: Array, v: Array, unit: Unit, damping: float) -> Array:
         """The unit's span of `out` with (λ + 1/C) v added."""

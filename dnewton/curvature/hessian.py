@@ -39,7 +39,7 @@ class Hessian:
         out = xp.zeros_like(v)
         for tape, cot, state in self._batches:
             pushed: Pushed = {}
-            rz = self._network.tangents(self._theta, tape, v, pushed=pushed)[0]
+            rz = self._network.tangents(self._theta, tape, v, pushed=pushed)[0, ...]
             pair = xp.stack([cot, self._loss.hessian_product(state, rz)], axis=1) / self._samples  # (N, 2, K)
             sweep = _Sweep(self._theta, tape, v, pushed, out)
             self._network.backward(self._theta, tape, pair, sweep.visit)
@@ -57,25 +57,23 @@ class _Sweep:
         inputs, sums = self._pushed[block.position]
         pair = here.keep_whole()  # (N, 2, Q, O)
         if here.slope is not None:  # else `pair` is what came in, and is not ours to change
-            pair[:, 1:] += self._bend(block, op, here, sums[0])
-        d, rd = pair[:, 0], pair[:, 1]
-        weight = block.weight(self._out)
-        weight += op.weight_gradient(rd, z)
+            pair[:, 1:, ...] += self._bend(block, op, here, sums[0, ...])
+        d, rd = pair[:, 0, ...], pair[:, 1, ...]
+        block.add(self._out, op.weight_gradient(rd, z), rd)
         if inputs is not None:
-            weight += op.weight_gradient(d, inputs[0])
-        if block.has_bias:
-            block.bias(self._out)[...] += namespace(rd).sum(rd, axis=(0, 1))
+            weight = block.weight(self._out)
+            weight += op.weight_gradient(d, inputs[0, ...])
         if block.layer.first:
             return None
         n = int(z.shape[0])
         cot = op.input_cotangent(block.weight(self._theta), here, n)
-        cot[:, 1:] += op.input_cotangent(block.weight(self._v), Cotangent(pair[:, :1], None), n)
+        cot[:, 1:, ...] += op.input_cotangent(block.weight(self._v), Cotangent(pair[:, :1, ...], None), n)
         return cot
 
     def _bend(self, block: Block, op: Linear, here: Cotangent, rs: Array) -> Array:
         """cot ∘ σ″ ∘ R{s}, (N, 1, Q, O): what R{·} of σ′ adds to R{d}."""
         curve = ACTIVATIONS[block.layer.shape.activation].curve(self._tape.outputs[block.position])
-        factor = op.positions((curve * rs)[:, None])[:, 0]
+        factor = op.positions((curve * rs)[:, None, ...])[:, 0, ...]
         if here.winners is not None:
             factor = here.winners.gather(factor)
-        return Cotangent(here.outer[:, :1], factor, here.winners).product()
+        return Cotangent(here.outer[:, :1, ...], factor, here.winners).product()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, namespace, zeros
 from dnewton.comm import Comm
 from dnewton.curvature.gauss_newton import Bend
 from dnewton.curvature.jacobian import Unit, build, in_chunks
@@ -32,7 +32,7 @@ class Passes:
 
     def image(self, v: Array) -> Array:
         """J v over all ranks, (S, K). Collective over the forward-sum groups."""
-        return self._tangents(v, 1, 0)[0]
+        return self._tangents(v, 1, 0)[0, ...]
 
     def images_by_rank(self, v: Array, ranks: int, rank: int) -> Array:
         """J_p v_p of every rank p, (P, S, K), the same on all. Collective over the forward-sum groups."""
@@ -45,7 +45,7 @@ class Passes:
     def add_transposed(self, w: Array, mine: int, out: Array) -> None:
         """out += J_pᵀ w[:, mine] for w (S, right-hand sides, K). Collective over the backward-sum groups."""
         for here, tape in self.parts:
-            self._network.pull(self._theta, tape, w[here], mine, out)
+            self._network.pull(self._theta, tape, w[here, ...], mine, out)
 
 
 class ByPasses(Bend):
@@ -62,14 +62,14 @@ class ByPasses(Bend):
 
     def own_images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
         """J_p z_p of this rank's blocks alone. Collective: P tangents per column."""
-        found = [self.passes.images_by_rank(z, comm.size, comm.rank)[comm.rank] for z in columns]
+        found = [self.passes.images_by_rank(z, comm.size, comm.rank)[comm.rank, ...] for z in columns]
         return namespace(columns[0]).stack(found)
 
     def full_product(self, v: Array, unit: Unit, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v. Collective: a tangent and a cotangent sweep."""
         out = namespace(v).zeros_like(v)
         u = self.passes.image(v)
-        self.passes.add_transposed(self.bend(u, slice(0, u.shape[0]))[:, None], 0, out)
+        self.passes.add_transposed(self.bend(u, slice(0, u.shape[0]))[:, None, ...], 0, out)
         return self.damped(out, v, unit, damping)
 
     def joint_product(self, v: Array, unit: Unit, damping: float, comm: Comm) -> Array:
@@ -93,9 +93,8 @@ class Normal(ByPasses):
     ) -> None:  # fmt: skip
         """Collective over the backward-sum groups, as :func:`dnewton.curvature.jacobian.build`."""
         super().__init__(passes, loss, z, regulariser)
-        xp = namespace(theta)
         self.kept: dict[object, tuple[Array, Array]] | None = None
-        self.matrices = {unit: xp.zeros((unit.size, unit.size), dtype=theta.dtype) for unit in units}
+        self.matrices = {unit: zeros((unit.size, unit.size), theta) for unit in units}
         for here, tape in passes.parts:
             chunk = build(network, theta, [tape], "dense")
             for unit, matrix in self.matrices.items():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dnewton.arrays import Array, namespace, sample_blocks
+from dnewton.arrays import Array, block_bytes, empty, identity, itemsize, namespace, ones, sample_blocks, zeros
 from dnewton.cotangent import Cotangent
 from dnewton.curvature.blocks import BlockJacobian, Factored, Rows
 from dnewton.curvature.costs import CACHE
@@ -23,7 +23,6 @@ from dnewton.netplan import NetPlan
 from dnewton.network import Block, Network, Tape
 
 Representation = Literal["factored", "dense"]
-
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +80,8 @@ class Jacobian:
         blocks = self.of(unit)
         begun = [j.begin(v) for j in blocks]
         width = sum(j.nbytes for j in blocks) // max(1, self.samples)
-        for here in sample_blocks(self.samples, width, CACHE):
-            u = namespace(v).zeros((here.stop - here.start, self.outputs), dtype=v.dtype)
+        for here in sample_blocks(self.samples, width, block_bytes(v, CACHE)):
+            u = zeros((here.stop - here.start, self.outputs), v)
             for j, b in zip(blocks, begun, strict=True):
                 u += j.part_times(b, here)
             w = bend(u, here)
@@ -121,7 +120,7 @@ class Jacobian:
         return found[0] if len(found) == 1 else namespace(found[0]).concat(found, axis=1)
 
     def _zeros(self, like: Array) -> Array:
-        return namespace(like).zeros((self.samples, self.outputs), dtype=like.dtype)
+        return zeros((self.samples, self.outputs), like)
 
 
 def build(
@@ -134,7 +133,7 @@ def build(
     Collective over the backward-sum groups of every layer but the first: K·|S| numbers per input number of a slice,
     or K per chunk where D does not depend on the sample.
     """
-    xp, outputs = namespace(theta), network.plan.outputs
+    outputs = network.plan.outputs
     samples = sum(int(tape.z.shape[0]) for tape in tapes)
     building: dict[int, _Building] = {}
     start = 0
@@ -150,7 +149,7 @@ def build(
                     building[block.position] = make(network.plan, block, samples, outputs)
                 building[block.position].take(here, op, cot, z)
 
-            network.backward(theta, tape.part(part), xp.eye(outputs, dtype=theta.dtype)[None], take)
+            network.backward(theta, tape.part(part), identity(outputs, theta)[None, ...], take)
         start += int(tape.z.shape[0])
     return Jacobian([building[block.position].done() for block in network.blocks], samples, outputs)
 
@@ -183,19 +182,18 @@ class _Building:
             return
         if name not in self._stores:
             shape = (self.samples, *values.shape[1:])
-            self._stores[name] = namespace(values).empty(shape, dtype=values.dtype)
-        self._stores[name][here] = values
-
+            self._stores[name] = empty(shape, values)
+        self._stores[name][here, ...] = values
 
     def _keep(self, here: slice, cot: Cotangent) -> None:
         """Multiply the cotangent out to where D is kept; the sweep goes on from there."""
-        n, xp = here.stop - here.start, namespace(cot.outer)
+        n = here.stop - here.start
         if "d" not in self._stores:
             shape = (self.samples, self.outputs, *cot.outer.shape[2:])
-            self._stores["d"] = xp.empty(shape, dtype=cot.outer.dtype)
+            self._stores["d"] = empty(shape, cot.outer)
         if cot.slope is None and n == self.samples == cot.outer.shape[0]:
             self._stores["d"] = cot.outer
-        cot.keep(self._stores["d"][here])
+        cot.keep(self._stores["d"][here, ...])
 
 
 class _BuildingFactored(_Building):
@@ -213,7 +211,7 @@ class _BuildingFactored(_Building):
             self._outer, slope = cot.outer, cot.slope
             _, _, q, o = cot.outer.shape
             if slope is None and q > 1:  # without a slope the positions would be lost in `expand`
-                slope = namespace(z).ones((z.shape[0], q, o), dtype=z.dtype)
+                slope = ones((z.shape[0], q, o), z)
             if slope is not None:
                 self._put("slope", here, slope)
 
@@ -230,7 +228,7 @@ class _BuildingFactored(_Building):
         if self.block.position == len(self.plan.layers) - 1:
             return Selection(*self.block.out, self.outputs, slope, self._outer)
         _, k, q, o = self._outer.shape
-        return Shared(namespace(self._outer).reshape(self._outer[0], (k, q * o)), slope)
+        return Shared(namespace(self._outer).reshape(self._outer[0, ...], (k, q * o)), slope)
 
 
 class _BuildingRows(_Building):
@@ -238,18 +236,19 @@ class _BuildingRows(_Building):
         """Σ_q D ⊗ φ for every sample and output, in sample blocks that stay in cache."""
         xp, block, outputs = namespace(z), self.block, self.outputs
         if "rows" not in self._stores:
-            self._stores["rows"] = xp.empty((self.samples, outputs, block.size), dtype=z.dtype)
-        rows = self._stores["rows"][here]
+            self._stores["rows"] = empty((self.samples, outputs, block.size), z)
+        rows = self._stores["rows"][here, ...]
         (o, i), s = block.shape, z.shape[0]
         q = cot.outer.shape[2] if cot.winners is None else math.prod(cot.winners.pool.image)
         cot.keep_whole()
-        for part in sample_blocks(s, (q * i + outputs * o * (2 * q + i)) * z.dtype.itemsize):
+        width = (q * i + outputs * o * (2 * q + i)) * itemsize(z)
+        for part in sample_blocks(s, width, block_bytes(z)):
             n = part.stop - part.start
             d = cot.product(part)
             if d.shape[0] != n:
                 d = xp.broadcast_to(d, (n, *d.shape[1:]))
             left = xp.permute_dims(d, (0, 1, 3, 2))  # transposed by the matrix product, not copied
-            found = xp.matmul(left, op.rows(z[part])[:, None])
+            found = xp.matmul(left, op.rows(z[part, ...])[:, None, ...])
             rows[part, :, : o * i] = xp.reshape(found, (n, outputs, o * i))
             if block.has_bias:
                 rows[part, :, o * i :] = xp.sum(d, axis=2)

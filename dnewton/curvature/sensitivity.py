@@ -9,14 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, diagonal, namespace, nbytes, zeros
 from dnewton.layers.pool import Winners
 
 ALL = slice(None)
-
-
-def _nbytes(*arrays: Array | None) -> int:
-    return sum(int(a.nbytes) for a in arrays if a is not None)
 
 
 class Sensitivity(Protocol):
@@ -51,24 +47,29 @@ class Selection:
     like: Array  # any array of the same kind
 
     def contract(self, t: Array, part: slice = ALL) -> Array:
-        u = namespace(t).zeros((t.shape[0], self.outputs), dtype=t.dtype)
-        u[:, self.lo : self.hi] = t[:, 0] if self.slope is None else (t * self.slope[part])[:, 0]
+        u = zeros((t.shape[0], self.outputs), t)
+        u[:, self.lo : self.hi] = (t if self.slope is None else t * self.slope[part, ...])[:, 0, :]
         return u
 
     def expand(self, w: Array, part: slice = ALL) -> Array:
         e = w[:, None, self.lo : self.hi]
-        return e if self.slope is None else e * self.slope[part]
+        return e if self.slope is None else e * self.slope[part, ...]
 
     def dense(self, samples: int, part: slice = ALL) -> Array:
-        xp = namespace(self.like)
-        d = xp.zeros((samples, self.outputs, 1, self.hi - self.lo), dtype=self.like.dtype)
-        j = xp.arange(self.hi - self.lo)
-        d[:, self.lo + j, 0, j] = 1 if self.slope is None else self.slope[part][:, 0]
-        return d
+        own = self.hi - self.lo
+        ones = zeros((self.outputs, own), self.like)
+        if own:
+            square = ones[self.lo : self.hi, :]
+            here = diagonal(square)
+            here += 1
+        ones = ones[None, :, None, :]
+        if self.slope is None:
+            return namespace(ones).broadcast_to(ones, (samples, self.outputs, 1, own))
+        return ones * self.slope[part, ...][:, None, ...]
 
     @property
     def nbytes(self) -> int:
-        return _nbytes(self.slope)
+        return nbytes(self.slope)
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,14 @@ class Shared:
     slope: Array | None  # (S, Q, O)
 
     def contract(self, t: Array, part: slice = ALL) -> Array:
-        t = t if self.slope is None else t * self.slope[part]
+        t = t if self.slope is None else t * self.slope[part, ...]
         return namespace(t).reshape(t, (t.shape[0], t.shape[1] * t.shape[2])) @ self.outer.T
 
     def expand(self, w: Array, part: slice = ALL) -> Array:
         e = w @ self.outer
         if self.slope is None:
             return e[:, None, :]
-        slope = self.slope[part]
+        slope = self.slope[part, ...]
         return namespace(e).reshape(e, slope.shape) * slope
 
     def dense(self, samples: int, part: slice = ALL) -> Array:
@@ -96,11 +97,11 @@ class Shared:
                 xp.reshape(self.outer, (1, k, 1, self.outer.shape[1])), (samples, k, 1, self.outer.shape[1])
             )
         _, q, o = self.slope.shape
-        return xp.reshape(self.outer, (1, k, q, o)) * self.slope[part][:, None]
+        return xp.reshape(self.outer, (1, k, q, o)) * self.slope[part, ...][:, None, ...]
 
     @property
     def nbytes(self) -> int:
-        return _nbytes(self.outer, self.slope)
+        return nbytes(self.outer, self.slope)
 
 
 @dataclass(frozen=True)
@@ -110,21 +111,21 @@ class PerSample:
     d: Array
 
     def contract(self, t: Array, part: slice = ALL) -> Array:
-        d = self.d[part]
+        d = self.d[part, ...]
         xp, (s, k, q, o) = namespace(t), d.shape
-        return xp.matmul(xp.reshape(d, (s, k, q * o)), xp.reshape(t, (s, q * o, 1)))[:, :, 0]
+        return xp.matmul(xp.reshape(d, (s, k, q * o)), xp.reshape(t, (s, q * o, 1)))[..., 0]
 
     def expand(self, w: Array, part: slice = ALL) -> Array:
-        d = self.d[part]
+        d = self.d[part, ...]
         xp, (s, k, q, o) = namespace(w), d.shape
         return xp.reshape(xp.matmul(w[:, None, :], xp.reshape(d, (s, k, q * o))), (s, q, o))
 
     def dense(self, samples: int, part: slice = ALL) -> Array:
-        return self.d[part]
+        return self.d[part, ...]
 
     @property
     def nbytes(self) -> int:
-        return _nbytes(self.d)
+        return nbytes(self.d)
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,8 @@ class Pooled:
         return self.winners.scatter(self.d.expand(w, part), part)
 
     def dense(self, samples: int, part: slice = ALL) -> Array:
-        return self.winners.unpool(self.d.d[part], part)
+        return self.winners.unpool(self.d.d[part, ...], part)
 
     @property
     def nbytes(self) -> int:
-        return self.d.nbytes + _nbytes(self.winners.code) + self.winners.mask_bytes
+        return self.d.nbytes + nbytes(self.winners.code) + self.winners.mask_bytes

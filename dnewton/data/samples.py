@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, take, to_device
 from dnewton.comm import Comm
 from dnewton.data.files import BLOCK_BYTES
 from dnewton.data.scaling import Scaling, Statistics, check_finite
@@ -114,20 +114,18 @@ class Samples:
         """Number of samples."""
         return int(self.y.shape[0])
 
+    def on(self, like: Array) -> Samples:
+        """The samples where `like` is; what is streamed goes there batch by batch, by whoever asks for it."""
+        x = self.x if isinstance(self.x, Streamed) else to_device(self.x, like)
+        return Samples(x, to_device(self.y, like))
+
     def batches(self, wanted: Sequence[Values]) -> Iterator[Array]:
         """The columns of batches of samples."""
         if isinstance(self.x, Streamed):
             yield from self.x.batches(wanted)
         else:
             for indices in wanted:
-                yield _take(self.x, indices)
-
-
-def _take(x: Array, indices: Values) -> Array:
-    """Rows of x; a view where the indices are one ascending run."""
-    if len(indices) and np.array_equal(indices, np.arange(indices[0], indices[0] + len(indices))):
-        return x[int(indices[0]) : int(indices[-1]) + 1]
-    return namespace(x).take(x, namespace(x).asarray(indices), axis=0)
+                yield take(self.x, indices)
 
 
 def check_shapes(source: Source, input_shape: tuple[int, ...], where: str) -> None:

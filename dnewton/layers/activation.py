@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, namespace, zeros
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,7 @@ class Activation:
 
 
 def _relu(s: Array) -> Array:
-    xp = namespace(s)
-    return xp.maximum(s, xp.zeros((), dtype=s.dtype))
+    return namespace(s).maximum(s, zeros((), s))
 
 
 def _relu_slope(z: Array) -> Array:
@@ -35,8 +34,7 @@ def _sigmoid(s: Array) -> Array:
 
 
 def _softplus(s: Array) -> Array:
-    xp = namespace(s)
-    return xp.logaddexp(s, xp.zeros((), dtype=s.dtype))
+    return namespace(s).logaddexp(s, zeros((), s))
 
 
 def _softplus_slope(z: Array) -> Array:

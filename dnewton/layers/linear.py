@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from dnewton.arrays import Array, Pair, namespace, output_size, patches, sample_blocks, windows
+from dnewton.arrays import Array, block_bytes, copy, empty, itemsize, namespace, sample_blocks, zeros
+from dnewton.windows import Pair, output_size, patches, windows
 
 
 class Parts(Protocol):
@@ -90,9 +91,12 @@ class Conv:
         """Height and width of the output."""
         return output_size(self.image, self.kernel, self.stride, self.padding)
 
-    def _bytes(self, z_channels: int, itemsize: int) -> int:
+    def _blocks(self, z: Array) -> list[slice]:
+        """Samples whose patches are formed at a time."""
         ho, wo = self.out_image
-        return ho * wo * self.kernel[0] * self.kernel[1] * z_channels * itemsize
+        return sample_blocks(
+            z.shape[0], ho * wo * self.kernel[0] * self.kernel[1] * z.shape[3] * itemsize(z), block_bytes(z)
+        )
 
     def rows(self, z: Array) -> Array:
         return patches(z, self.kernel, self.stride, self.padding)
@@ -100,22 +104,22 @@ class Conv:
     def forward(self, weight: Array, z: Array) -> Array:
         xp = namespace(z)
         (ho, wo), n, o = self.out_image, z.shape[0], weight.shape[0]
-        out = xp.empty((n, ho, wo, o), dtype=z.dtype)
-        for part in sample_blocks(n, self._bytes(z.shape[3], z.dtype.itemsize)):
-            p = self.rows(z[part])
+        out = empty((n, ho, wo, o), z)
+        for part in self._blocks(z):
+            p = self.rows(z[part, ...])
             s = xp.reshape(p, (p.shape[0] * ho * wo, p.shape[2])) @ weight.T
-            out[part] = xp.reshape(s, (p.shape[0], ho, wo, o))
+            out[part, ...] = xp.reshape(s, (p.shape[0], ho, wo, o))
         return out
 
     def weight_gradient(self, cot: Array, z: Array) -> Array:
         xp = namespace(z)
-        n, q, o = cot.shape
+        _, q, o = cot.shape
         inputs = self.kernel[0] * self.kernel[1] * z.shape[3]
-        out = xp.zeros((o, inputs), dtype=z.dtype)
-        for part in sample_blocks(n, self._bytes(z.shape[3], z.dtype.itemsize)):
-            p = self.rows(z[part])
+        out = zeros((o, inputs), z)
+        for part in self._blocks(z):
+            p = self.rows(z[part, ...])
             m = p.shape[0] * q
-            out += xp.reshape(cot[part], (m, o)).T @ xp.reshape(p, (m, inputs))
+            out += xp.reshape(cot[part, ...], (m, o)).T @ xp.reshape(p, (m, inputs))
         return out
 
     def input_cotangent(self, weight: Array, cot: Parts, samples: int) -> Array:
@@ -127,16 +131,16 @@ class Conv:
         (h, w), (kh, kw), (ph, pw) = self.image, self.kernel, self.padding
         c = weight.shape[1] // (kh * kw)
         by_offset = xp.reshape(weight, (o, kh * kw, c))
-        offsets = [xp.asarray(by_offset[:, j], copy=True) for j in range(kh * kw)]
-        out = xp.empty((n, k, h, w, c), dtype=one.dtype)
-        for part in sample_blocks(n, k * (3 * q * c + 2 * q * o) * one.dtype.itemsize):
+        offsets = [copy(by_offset[:, j, :]) for j in range(kh * kw)]
+        out = empty((n, k, h, w, c), one)
+        for part in sample_blocks(n, k * (3 * q * c + 2 * q * o) * itemsize(one), block_bytes(one)):
             m = (part.stop - part.start) * k
             here = xp.reshape(cot.product(part), (m * q, o))
-            padded = xp.zeros((m, h + 2 * ph, w + 2 * pw, c), dtype=one.dtype)
+            padded = zeros((m, h + 2 * ph, w + 2 * pw, c), one)
             for j, view in windows(padded, self.out_image, self.kernel, self.stride):
                 view += xp.reshape(here @ offsets[j], (m, *self.out_image, c))
             inner = padded[:, ph : ph + h, pw : pw + w, :]
-            out[part] = xp.reshape(inner, (part.stop - part.start, k, h, w, c))
+            out[part, ...] = xp.reshape(inner, (part.stop - part.start, k, h, w, c))
         return out
 
     def positions(self, cot: Array) -> Array:

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from dnewton.arrays import Array, Pair, avg_pool, avg_unpool, max_gather, max_pool, max_unpool, namespace, windows
+from dnewton.arrays import Array, namespace
+from dnewton.windows import Pair, avg_pool, avg_unpool, masks, max_gather, max_pool, max_unpool
 
 
 @dataclass(frozen=True)
@@ -50,48 +51,40 @@ class Winners:
 
     @cached_property
     def _masks(self) -> list[Array]:
-        xp, (kh, kw) = namespace(self.code), self.pool.size
-        return [xp.astype(self.code == k, xp.float32) for k in range(kh * kw)]
+        return masks(self.code, math.prod(self.pool.size), namespace(self.code).float32)
+
+    def _masks_of(self, part: slice) -> list[Array]:
+        return [mask[part, ...] for mask in self._masks]
 
     @property
     def mask_bytes(self) -> int:
         """Bytes of the masks that the first use makes."""
         return int(self.code.size) * math.prod(self.pool.size) * 4
 
-    def _image(self, x: Array) -> Array:
-        return namespace(x).reshape(x, (x.shape[0], *self.pool.image, x.shape[2]))
-
-    def _views(self, image: Array) -> list[tuple[int, Array]]:
-        return windows(image, (self.code.shape[1], self.code.shape[2]), self.pool.size, self.pool.stride)
-
     def gather(self, x: Array, part: slice = slice(None)) -> Array:
         """The values at the maxima of some samples: (n, Q, C) to (n, Qp, C)."""
-        xp = namespace(x)
-        n, ho, wo, c = self.code[part].shape
-        out = xp.zeros((n, ho, wo, c), dtype=x.dtype)
-        for k, view in self._views(self._image(x)):
-            out += view * self._masks[k][part]
-        return xp.reshape(out, (n, ho * wo, c))
+        xp, pool, code = namespace(x), self.pool, self.code[part, ...]
+        n, ho, wo, c = code.shape
+        image = xp.reshape(x, (n, *pool.image, c))
+        found = max_gather(image, code, pool.size, pool.stride, (0, 0), lambda: self._masks_of(part))
+        return xp.reshape(found, (n, ho * wo, c))
 
     def scatter(self, e: Array, part: slice = slice(None)) -> Array:
         """The adjoint of :meth:`gather`: (n, Qp, C) to (n, Q, C)."""
-        xp = namespace(e)
-        n, ho, wo, c = self.code[part].shape
-        out = xp.zeros((n, *self.pool.image, c), dtype=e.dtype)
-        e = xp.reshape(e, (n, ho, wo, c))
-        for k, view in self._views(out):
-            view += e * self._masks[k][part]
-        h, w = self.pool.image
-        return xp.reshape(out, (n, h * w, c))
+        return self.unpool(e[:, None, ...], part)[:, 0, ...]
 
-    def unpool(self, cot: Array, part: slice) -> Array:
-        """K cotangents of some samples, (n, K, Qp, C) to (n, K, Q, C)."""
+    def unpool(self, cot: Array, part: slice, slope: Array | None = None) -> Array:
+        """K cotangents of some samples, (n or 1, K, Qp, C) to (n, K, Q, C), times a slope (n, Qp, C) if given."""
         xp, pool = namespace(cot), self.pool
-        _, ho, wo, c = self.code.shape
+        code = self.code[part, ...]
+        n, ho, wo, c = code.shape
         k = cot.shape[1]
         image = xp.reshape(cot, (cot.shape[0], k, ho, wo, c))
-        out = max_unpool(image, self.code[part], pool.image, pool.size, pool.stride, pool.padding)
-        return xp.reshape(out, (out.shape[0], k, pool.image[0] * pool.image[1], c))
+        scale = None if slope is None else xp.reshape(slope, code.shape)
+        out = max_unpool(
+            image, code, pool.image, pool.size, pool.stride, (0, 0), scale, lambda: self._masks_of(part)
+        )  # fmt: skip
+        return xp.reshape(out, (n, k, pool.image[0] * pool.image[1], c))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dnewton.arrays import namespace
+from dnewton.arrays import copy, namespace
 from dnewton.config_solvers import AveragingSection
 from dnewton.solvers.epochs import taken
 from dnewton.solvers.local import LocalSteps
@@ -39,13 +39,13 @@ class Averaging(LocalSteps):
         super().meet()
 
     def _average(self) -> None:
-        options, workers, xp = self._own, self.workers, namespace(self.x)
+        options, workers = self._own, self.workers
         with workers.all.phase("exchange"):
             mean = workers.mean(self.x)
             if options.buffers == "average" and self.momentum:
                 self.velocity = workers.mean(self.velocity)
         if options.buffers == "reset":
-            self.velocity = xp.zeros_like(self.velocity)
+            self.velocity = namespace(self.x).zeros_like(self.velocity)
         if options.block_momentum:
             self._block = options.block_momentum * self._block + options.block_rate * (mean - self.centre)
             self.centre = self.centre + self._block
@@ -53,7 +53,7 @@ class Averaging(LocalSteps):
             self.x = self.centre + ahead * self._block
         else:
             self.centre = mean
-            self.x = xp.asarray(mean, copy=True)
+            self.x = copy(mean)
 
     def saved(self) -> Saved:
         """The workers' points and momenta, and the block momentum."""

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from dnewton.arrays import Array, dot, namespace
+from dnewton.arrays import Array, dot, host, least_squares, namespace, to_host, zeros
 from dnewton.comm import Comm
 from dnewton.curvature.gauss_newton import Model
 from dnewton.curvature.jacobian import Unit
@@ -36,17 +34,16 @@ def combine(
     """
     columns = [d] if previous is None else [d, previous]
     slopes, inner, ju = _products(model, unit, g, columns, comm)
-    c, curvature = np.zeros(len(columns)), 0.0
-    c[0] = 1.0
+    c, curvature = host([1.0] + [0.0] * (len(columns) - 1)), 0.0
     if comm.rank == 0:
         curved = _curvature(model, ju, inner)
-        fitted = _least_squares(curved + damping * inner, -slopes)
+        fitted = least_squares(curved + damping * inner, -slopes, CUT_OFF)
         if fitted is not None and slopes @ fitted < 0:
             c = fitted
         curvature = float(c @ curved @ c)
     *values, curvature = comm.from_root([*c, curvature])
     p = sum((ci * z for ci, z in zip(values[1:], columns[1:], strict=True)), values[0] * d)
-    return Direction(p, float(slopes @ np.array(values)), curvature)
+    return Direction(p, float(slopes @ host(values)), curvature)
 
 
 def plain(model: Model, unit: Unit, g: Array, d: Array, comm: Comm) -> Direction:
@@ -68,61 +65,60 @@ def two_level(
     mine = [d] if previous is None else [d, previous]
     images = model.own_images(mine, unit, comm)  # (1 or 2, S, K)
     samples, outputs = images.shape[1:]
-    parts = [images[:, slice(*cut(samples, ranks, r))] for r in range(ranks)]
+    parts = [images[:, slice(*cut(samples, ranks, r)), :] for r in range(ranks)]
     here = slice(*cut(samples, ranks, comm.rank))
     shape = (len(mine), here.stop - here.start, outputs)
-    taken = [xp.reshape(m.copy().view(images.dtype), shape) for m in comm.exchange(parts)]
-    z = xp.stack([m[0] for m in taken] + ([sum((m[1] for m in taken[1:]), taken[0][1])] if has else []))
+    taken = [xp.reshape(m, shape) for m in comm.exchange(parts)]
+    every = [m[0, ...] for m in taken]
+    if has:
+        every.append(sum((m[1, ...] for m in taken[1:]), taken[0][1, ...]))
+    z = xp.stack(every)
     n = ranks + has
     flat = xp.astype(xp.reshape(z, (n, shape[1] * outputs)), xp.float64)
     bent = xp.astype(xp.reshape(model.bend(z, here), (n, shape[1] * outputs)), xp.float64)
-    slopes, inner = np.zeros(n), np.zeros((n, n))
+    slopes, inner = host([0.0] * n), zeros((n, n), host([]))
     slopes[comm.rank], inner[comm.rank, comm.rank] = dot(g, d), dot(d, d)
     if previous is not None:
         slopes[-1], inner[-1, -1] = dot(g, previous), dot(previous, previous)
         inner[comm.rank, -1] = inner[-1, comm.rank] = dot(d, previous)
-    summed = np.array(comm.sum_scalars([*slopes, *inner.ravel(), *np.asarray(flat @ bent.T).ravel()]))
+    summed = host(comm.sum_scalars([*slopes, *inner.ravel(), *to_host(flat @ bent.T).ravel()]))
     slopes, inner = summed[:n], summed[n : n + n * n].reshape(n, n)
     curved = summed[n + n * n :].reshape(n, n)
     curved = 0.5 * (curved + curved.T) + model.regulariser * inner
-    c = np.ones(n)
-    c[ranks:] = 0.0
+    c = host([1.0] * ranks + [0.0] * has)
     if comm.rank == 0:
-        fitted = _least_squares(curved + damping * inner, -slopes)
+        fitted = least_squares(curved + damping * inner, -slopes, CUT_OFF)
         if fitted is not None and slopes @ fitted < 0:
             c = fitted
     *values, curvature = comm.from_root([*c, float(c @ curved @ c)])
     p = values[comm.rank] * d
     if previous is not None:
         p = p + values[-1] * previous
-    return Direction(p, float(slopes @ np.array(values)), curvature)
+    return Direction(p, float(slopes @ host(values)), curvature)
 
 
 def _products(
     model: Model, unit: Unit, g: Array, columns: list[Array], comm: Comm
-) -> tuple[np.ndarray, np.ndarray, Array]:
+) -> tuple[Array, Array, Array]:
     """Zᵀ∇f and ZᵀZ, the same on every rank, and J Z (columns, S, K)."""
     n = len(columns)
     ju = model.images(columns, unit, comm)
     pairs = [(a, b) for a in range(n) for b in range(a, n)]
     summed = comm.sum_scalars([dot(g, z) for z in columns] + [dot(columns[a], columns[b]) for a, b in pairs])
-    inner = np.zeros((n, n))
+    inner = zeros((n, n), host([]))
     for (a, b), value in zip(pairs, summed[n:], strict=True):
         inner[a, b] = inner[b, a] = value
-    return np.array(summed[:n]), inner, ju
+    return host(summed[:n]), inner, ju
 
 
-def _curvature(model: Model, ju: Array, inner: np.ndarray) -> np.ndarray:
+def _curvature(model: Model, ju: Array, inner: Array) -> Array:
     """ZᵀGZ."""
     n = len(inner)
-    data = np.array([[model.quadratic(ju[a], ju[b]) if a <= b else 0.0 for b in range(n)] for a in range(n)])
-    curved: np.ndarray = data + np.triu(data, 1).T + model.regulariser * inner
+    curved = model.regulariser * inner
+    for a in range(n):
+        for b in range(a, n):
+            value = model.quadratic(ju[a, ...], ju[b, ...])
+            curved[a, b] += value
+            if a != b:
+                curved[b, a] += value
     return curved
-
-
-def _least_squares(matrix: np.ndarray, right: np.ndarray) -> np.ndarray | None:
-    if not (np.isfinite(matrix).all() and np.isfinite(right).all()):
-        return None
-    solution = np.zeros(len(right))
-    solution[:] = np.linalg.lstsq(matrix, right, rcond=CUT_OFF)[0]
-    return solution

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dnewton.arrays import dot
 from dnewton.config_solvers import ElasticSection
 from dnewton.solvers.local import LocalSteps
 from dnewton.solvers.workers import Share, Workers
@@ -35,6 +36,6 @@ class Elastic(LocalSteps):
     def figures(self) -> dict[str, Any]:
         """α, and how far the workers are from the centre (root mean square over the workers)."""
         away = self.x - self.centre
-        mine = float((away * away).sum())
+        mine = dot(away, away)
         squares = self.workers.all.sum_scalars([mine])[0]
         return {"alpha": self.alpha, "spread": (max(0.0, squares) / self.workers.count) ** 0.5}

@@ -6,10 +6,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, copy, dtype_name, host, namespace, to_device, zeros
 from dnewton.config_solvers import EntropySection
+from dnewton.initial import drawn_rows
 from dnewton.solvers.epochs import Epochs
 from dnewton.solvers.solver import Saved, Start
 from dnewton.solvers.workers import Share, Workers
@@ -41,11 +40,11 @@ class Entropy(Epochs):
         xp, saved = namespace(start.theta), start.saved
         own = saved.own if saved is not None else {}
         zeros = xp.zeros_like(start.theta)
-        self._centre = xp.asarray(start.theta, copy=True)
-        self._x = own.get("x", xp.asarray(start.theta, copy=True))
+        self._centre = copy(start.theta)
+        self._x = own.get("x", copy(start.theta))
         self._v = own.get("velocity", zeros)  # Nesterov's buffer of the outer loop
-        self._y = own.get("y", xp.asarray(self._x, copy=True))
-        self._z = own.get("z", xp.asarray(self._x, copy=True))
+        self._y = own.get("y", copy(self._x))
+        self._z = own.get("z", copy(self._x))
         self._inner = own.get("inner", xp.zeros_like(zeros))
         self._outer = int(saved.values["outer"]) if saved is not None and own else 0
 
@@ -88,7 +87,7 @@ class Entropy(Epochs):
                 self._centre = workers.mean(self._x)
         else:
             self._centre = self._x
-        self._y, self._z = xp.asarray(self._x, copy=True), xp.asarray(self._x, copy=True)
+        self._y, self._z = copy(self._x), copy(self._x)
         self._inner = xp.zeros_like(self._inner)
         self._outer += 1
 
@@ -97,13 +96,11 @@ class Entropy(Epochs):
         options, network = self._own, self.workers.objective.network
         if not options.noise:
             return 0.0
-        out = np.empty(network.size, dtype=self._x.dtype)
+        out = zeros(network.size, host([]), dtype_name(self._x))
         for block in network.blocks:
-            rows = network.drawn_rows(block, [options.seed, NOISE + (block.layer.shape.index << 8)], count, 1.0)
+            rows = drawn_rows(block, [options.seed, NOISE + (block.layer.shape.index << 8)], count, 1.0)
             block.weight(out)[...] = rows
-            if block.has_bias:
-                block.bias(out)[...] = 0.0
-        return options.noise / math.sqrt(0.5 * options.inner_rate) * namespace(self._x).asarray(out)
+        return options.noise / math.sqrt(0.5 * options.inner_rate) * to_device(out, self._x)
 
     def meet(self) -> None:
         """Replica 0's bits for all."""

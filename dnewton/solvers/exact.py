@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dnewton.arrays import Array, dot, namespace, sample_blocks, symmetric_solve
+from dnewton.arrays import Array, copy, diagonal, dot, itemsize, namespace, sample_blocks, symmetric_solve, zeros
 from dnewton.comm import Comm
 from dnewton.curvature.costs import ROWS
 from dnewton.curvature.gauss_newton import GaussNewton
@@ -61,13 +61,13 @@ class Exact:
 
 def primal(model: GaussNewton | Normal, g: Array, unit: Unit, damping: float) -> Array | None:
     """d by a factorisation of G_uu + λI, on the unit's span; None where it is singular."""
-    xp, n = namespace(g), unit.size
+    n = unit.size
 
     def matrix() -> Array:
         if isinstance(model, Normal):
-            return xp.asarray(model.matrices[unit], copy=True)
-        found = xp.zeros((n, n), dtype=g.dtype)
-        per_sample = 3 * model.outputs * n * g.dtype.itemsize  # rows, turned and bent
+            return copy(model.matrices[unit])
+        found = zeros((n, n), g)
+        per_sample = 3 * model.outputs * n * itemsize(g)  # rows, turned and bent
         for here in sample_blocks(model.samples, per_sample, ROWS):
             add_normal(model, model.jacobian.rows(unit, here), unit, here, found)
         return found
@@ -98,8 +98,9 @@ def dual(model: GaussNewton, g: Array, unit: Unit, damping: float, comm: Comm | 
         image = comm.sum(image)
     y = symmetric_solve(shifted, xp.reshape(model.half_transposed(image), (size,)))
     if comm is not None:  # sums over ranks need not be the same bits everywhere
-        y = comm.array_from_root(y if y is not None else xp.zeros((0,), dtype=g.dtype))
-    if y is None or y.shape[0] < size:
+        (known,) = comm.from_root([float(y is not None)])
+        y = comm.of_first(y if y is not None else zeros((size,), image)) if known else None
+    if y is None:
         return None
     out = xp.zeros_like(g)
     jacobian.add_transposed(xp.astype(model.half(xp.reshape(y, shape)), g.dtype), unit, out)
@@ -109,12 +110,12 @@ def dual(model: GaussNewton, g: Array, unit: Unit, damping: float, comm: Comm | 
 def _shifted(model: GaussNewton | Normal, unit: Unit, make: Callable[[], Array], shift: float) -> Array:
     """The unit's matrix with `shift` added to its diagonal; kept where several λ are tried on a model."""
     if model.kept is not None and unit in model.kept:
-        matrix, diagonal = model.kept[unit]
+        matrix, before = model.kept[unit]
     else:
         matrix = make()
-        diagonal = namespace(matrix).asarray(namespace(matrix).linalg.diagonal(matrix), copy=True)
+        before = copy(diagonal(matrix))
         if model.kept is not None:
-            model.kept[unit] = matrix, diagonal
-    every = namespace(matrix).arange(diagonal.shape[0])
-    matrix[every, every] = diagonal + shift
+            model.kept[unit] = matrix, before
+    here = diagonal(matrix)
+    here[...] = before + shift
     return matrix

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, copy, namespace
 from dnewton.config_solvers import AdamSection, SGDSection
 from dnewton.solvers.epochs import Epochs, taken
 from dnewton.solvers.solver import Saved, Start
@@ -17,7 +17,7 @@ class FirstOrder(Epochs):
 
     def prepare(self, start: Start) -> None:
         """Take over θ."""
-        self._theta = namespace(start.theta).asarray(start.theta, copy=True)
+        self._theta = copy(start.theta)
 
     @property
     def theta(self) -> Array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dnewton.arrays import Array, dot, namespace
+from dnewton.arrays import Array, add_scaled, copy, dot, namespace, zeros
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.jacobian import Unit
 from dnewton.solvers.subproblem import PlainCG
@@ -26,8 +26,8 @@ class _Vector:
 
     def add(self, factor: float, other: _Vector) -> None:
         self.a += factor * other.a
-        self.y += factor * other.y
-        self.u += factor * other.u
+        add_scaled(self.y, factor, other.y)
+        add_scaled(self.u, factor, other.u)
 
     def squares(self, gg: float, h: Array) -> float:
         """‖v‖² = a² ‖g‖² + a h·y + y·u with h = J g."""
@@ -43,15 +43,15 @@ class _Recorder:
     """Products (G_uu + λI) v that keep J v and B J v / |S| of the last one."""
 
     def __init__(self, model: GaussNewton, damping: float, like: Array) -> None:
-        xp, shape = namespace(like), (model.samples, model.outputs)
+        shape = (model.samples, model.outputs)
         self._model, self._damping = model, damping
-        self.u, self.w = xp.zeros(shape, dtype=like.dtype), xp.zeros(shape, dtype=like.dtype)
+        self.u, self.w = zeros(shape, like), zeros(shape, like)
 
     def __call__(self, v: Array, unit: Unit) -> Array:
         def bend(u: Array, here: slice) -> Array:
-            self.u[here] = u
-            self.w[here] = self._model.bend(u, here)
-            return self.w[here]
+            self.u[here, ...] = u
+            self.w[here, ...] = self._model.bend(u, here)
+            return self.w[here, ...]
 
         out = namespace(v).zeros_like(v)
         self._model.jacobian.add_curved(v, unit, bend, out)
@@ -62,11 +62,11 @@ class RecordedCG(PlainCG):
     """Plain conjugate gradients from 0 that keep the coordinates of their vectors, for a change to Gram coordinates."""
 
     def __init__(self, model: GaussNewton, g: Array, unit: Unit, damping: float, tolerance: float) -> None:
-        xp, n = namespace(g), model.samples * model.outputs
+        n = model.samples * model.outputs
         self.model, self.g, self.mu = model, g, model.regulariser + damping
-        zeros = [xp.zeros(n, dtype=xp.float64) for _ in range(6)]
-        self.cd, self.cr = _Vector(0.0, zeros[0], zeros[1]), _Vector(-1.0, zeros[2], zeros[3])
-        self.cv = _Vector(-1.0, zeros[4], zeros[5])
+        empty = [zeros(n, g, "float64") for _ in range(6)]
+        self.cd, self.cr = _Vector(0.0, empty[0], empty[1]), _Vector(-1.0, empty[2], empty[3])
+        self.cv = _Vector(-1.0, empty[4], empty[5])
         self.h: Array | None = None
         self._recorder = _Recorder(model, damping, g)  # not a method of this object: a cycle would keep J alive
         super().__init__(self._recorder, g, unit, tolerance)
@@ -94,8 +94,8 @@ class GramCG:
         self._gg = dot(g[unit.span], g[unit.span])
         self._h = _wide(model.jacobian.times(g, unit))
         zero = xp.zeros_like(self._h)
-        self._d = _Vector(0.0, xp.asarray(zero, copy=True), xp.asarray(zero, copy=True))
-        self._r = _Vector(-1.0, xp.asarray(zero, copy=True), -self._h)
+        self._d = _Vector(0.0, copy(zero), copy(zero))
+        self._r = _Vector(-1.0, copy(zero), -self._h)
         self._v = _Vector(-1.0, zero, -self._h)
         self._squares, self._bound = self._gg, tolerance**2 * self._gg
         self.working = self._squares > self._bound

@@ -135,8 +135,8 @@ class HessianFree(Solver):
             def local(v: Array) -> Array:
                 out = namespace(v).zeros_like(v)
                 for tape, state in zip(tapes, states, strict=True):
-                    u = network.tangents(theta, tape, v)[0]
-                    network.pull(theta, tape, loss.hessian_product(state, u)[:, None], 0, out)
+                    u = network.tangents(theta, tape, v)[0, ...]
+                    network.pull(theta, tape, loss.hessian_product(state, u)[:, None, ...], 0, out)
                 return out / size
         else:
             batches = [(tape, objective.data.y[part]) for tape, part in zip(tapes, parts, strict=True)]

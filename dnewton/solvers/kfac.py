@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, namespace, nbytes, to_device, zeros
 from dnewton.comm import Comm
 from dnewton.config_solvers import KFACSection
 from dnewton.crew import Crew
@@ -71,7 +71,7 @@ class KFAC(FirstOrder):
 
         def read(i: int, *parts: str) -> list[Array]:
             names = [f"{self._sizes[i].name}.{part}" for part in parts]
-            return [xp.asarray(whole[name], dtype=dtype) for name in names if name in whole]
+            return [xp.astype(to_device(whole[name], self._theta), dtype) for name in names if name in whole]
 
         updates = {i: int(n[0]) for i in range(len(self._sizes)) for n in read(i, "updates")}
         known = {i for i, n in updates.items() if n}
@@ -135,8 +135,8 @@ class KFAC(FirstOrder):
             self._factors[i] = a, g
 
     def _nothing(self, i: int) -> tuple[Array, Array]:
-        xp, dtype, size = namespace(self._theta), self._theta.dtype, self._sizes[i]
-        return xp.zeros((size.a, size.a), dtype=dtype), xp.zeros((size.g, size.g), dtype=dtype)
+        size = self._sizes[i]
+        return zeros((size.a, size.a), self._theta), zeros((size.g, size.g), self._theta)
 
     def _summed(self, pairs: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
         """Sums over the workers, in one message."""
@@ -188,7 +188,7 @@ class KFAC(FirstOrder):
         """The last KL clip, and the bytes of factors and decompositions on the largest rank."""
         kept = [m for pair in self._factors.values() for m in pair]
         kept += [p for d in self._decomposed.values() for p in d.parts()]
-        largest = self.workers.all.extremes(float(sum(m.nbytes for m in kept)))[1]
+        largest = self.workers.all.extremes(float(nbytes(*kept)))[1]
         return {"kl_clip": self._clip, "curvature_bytes": int(largest)}
 
     @property
@@ -197,7 +197,6 @@ class KFAC(FirstOrder):
 
     def saved(self) -> Saved:
         """The momentum, the factors, and the decompositions where they are not made anew at every step; by owners."""
-        xp, dtype = namespace(self._theta), self._theta.dtype
         shapes: dict[str, tuple[int, ...]] = {}
         whole: dict[str, Array] = {}
         for i, size in enumerate(self._sizes if self._iteration or self._position else []):
@@ -208,7 +207,7 @@ class KFAC(FirstOrder):
                 here |= {part: every[part] for part in self._parts}
             shapes |= {f"{size.name}.{part}": shape for part, shape in here.items()}
             if i in self._owned:
-                found = {part: xp.zeros(shape, dtype=dtype) for part, shape in here.items()}
+                found = {part: zeros(shape, self._theta) for part, shape in here.items()}
                 if i in self._factors:
                     found["updates"] += self._updates
                     found["A"], found["G"] = self._factors[i]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from dnewton.arrays import Array, namespace, sample_blocks
+from dnewton.arrays import Array, block_bytes, eigh, itemsize, namespace, ones, sample_blocks, take, zeros
 from dnewton.cotangent import Cotangent
 from dnewton.layers.linear import Linear
 from dnewton.network import Block
@@ -27,13 +27,11 @@ def local_pass(
     """
     network, found = objective.network, {}
     tape = objective.forward(theta, indices, keep=True)
-    cot = objective.loss.gradient(tape.z, objective.data.y[indices])
+    cot = objective.loss.gradient(tape.z, take(objective.data.y, indices))
 
     def visit(block: Block, op: Linear, here: Cotangent, z: Array) -> None:
-        d = here.keep_whole()[:, 0]  # (N, Q, O)
-        block.weight(gradient)[...] += op.weight_gradient(d, z)
-        if block.has_bias:
-            block.bias(gradient)[...] += namespace(d).sum(d, axis=(0, 1))
+        d = here.keep_whole()[:, 0, ...]  # (N, Q, O)
+        block.add(gradient, op.weight_gradient(d, z), d)
         name = block.layer.shape.name
         if name in wanted:
             inputs, outputs = network.whole_slice(block, z), network.whole_slice(block, d, of_outputs=True)
@@ -47,11 +45,11 @@ def local_pass(
 def _inputs_factor(op: Linear, z: Array) -> Array:
     """Σ_nt [φ;1][φ;1]ᵀ."""
     xp, n = namespace(z), z.shape[0]
-    one = op.rows(z[:1])
+    one = op.rows(z[:1, ...])
     a, total = one.shape[2] + 1, None
-    for part in sample_blocks(n, one.shape[1] * a * z.dtype.itemsize):
-        rows = op.rows(z[part])
-        flat = xp.ones((rows.shape[0] * rows.shape[1], a), dtype=z.dtype)
+    for part in sample_blocks(n, one.shape[1] * a * itemsize(z), block_bytes(z)):
+        rows = op.rows(z[part, ...])
+        flat = ones((rows.shape[0] * rows.shape[1], a), z)
         flat[:, :-1] = xp.reshape(rows, (flat.shape[0], a - 1))
         product = flat.T @ flat
         total = product if total is None else total + product
@@ -105,8 +103,8 @@ def decompose(a: Array, g: Array, eigen: bool, damping: float) -> Decomposition:
 
 def _eigh(matrix: Array) -> tuple[Array, Array]:
     xp = namespace(matrix)
-    values, vectors = xp.linalg.eigh(matrix)
-    return xp.maximum(values, xp.zeros((), dtype=values.dtype)), vectors
+    values, vectors = eigh(matrix)
+    return xp.maximum(values, zeros((), values)), vectors
 
 
 def _inverse(matrix: Array, shift: float) -> Array:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, add_scaled, copy, namespace
 
 NEAR = 1e-10  # cosine below which two vectors of Bi-CG-STAB are taken for orthogonal
 Product = Callable[[Array], Array]
@@ -27,15 +27,13 @@ class Found:
     def look(self, p: Array, curvature: float, squares: float) -> None:
         """Remember p if A curves less along it than along all before."""
         if squares > 0 and curvature / squares < self.lowest:
-            xp = namespace(p)
-            self.lowest, self.q = curvature / squares, xp.asarray(p, copy=True)
+            self.lowest, self.q = curvature / squares, copy(p)
 
 
 def _begin(product: Product, b: Array, start: Array | None) -> Found:
-    xp = namespace(b)
     if start is None:
-        return Found(xp.zeros_like(b), xp.asarray(b, copy=True))
-    return Found(xp.asarray(start, copy=True), b - product(start), products=1)
+        return Found(namespace(b).zeros_like(b), copy(b))
+    return Found(copy(start), b - product(start), products=1)
 
 
 def conjugate_gradients(
@@ -45,7 +43,7 @@ def conjugate_gradients(
     found = _begin(product, b, start)
     bound, rr = dots((b, b), (found.r, found.r))
     bound *= tolerance**2
-    p = namespace(b).asarray(found.r, copy=True)
+    p = copy(found.r)
     while rr > bound and found.iterations < limit:
         ap = product(p)
         found.products += 1
@@ -55,8 +53,8 @@ def conjugate_gradients(
             break
         found.iterations += 1
         step = rr / curvature
-        found.d += step * p
-        found.r -= step * ap
+        add_scaled(found.d, step, p)
+        add_scaled(found.r, -step, ap)
         before, rr = rr, dots((found.r, found.r))[0]
         p = found.r + (rr / before) * p
     return found
@@ -70,11 +68,10 @@ def bicgstab(
     The iterate with the smallest residual is returned. A breakdown (ω = 0, or r̂ orthogonal to r or Ap but for 1e-10 of
     their lengths) begins anew from the residual; one at the very beginning ends the solve.
     """
-    xp = namespace(b)
     found = _begin(product, b, start)
     bound, rr = dots((b, b), (found.r, found.r))
     bound *= tolerance**2
-    x, r = xp.asarray(found.d, copy=True), xp.asarray(found.r, copy=True)
+    x, r = copy(found.d), copy(found.r)
     best = rr
     shadow, p, rho, fresh = r, r, rr, True
     while rr > bound and found.iterations < limit:

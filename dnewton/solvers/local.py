@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, copy, namespace
 from dnewton.config_solvers import WorkersSection
 from dnewton.solvers.epochs import Epochs, taken
 from dnewton.solvers.solver import Saved, Start
@@ -18,10 +18,9 @@ class LocalSteps(Epochs):
 
     def prepare(self, start: Start) -> None:
         """All workers begin at the common point, or where they were."""
-        copy = namespace(start.theta).asarray
         resumed = start.saved is not None and "x" in start.saved.own
-        self.x = start.saved.own["x"] if resumed and start.saved else copy(start.theta, copy=True)
-        self.centre = copy(start.theta, copy=True)
+        self.x = start.saved.own["x"] if resumed and start.saved else copy(start.theta)
+        self.centre = copy(start.theta)
         self.velocity = taken(start, "velocity") if resumed else namespace(start.theta).zeros_like(start.theta)
 
     @property

@@ -32,8 +32,7 @@ class ReplicaComm(Comm):
         """Collective over the replica."""
         super().__init__(model._mpi, model.grid, model.polite)
         self._everybody, self._counts = everybody, replica == 0
-        self.ledger, self.vigil = model.ledger, model.vigil
-        self.ranks_on_node, self.cores, self.least_cores = model.ranks_on_node, model.cores, model.least_cores
+        model._shared(self)
 
     def sum_scalars(self, values: Sequence[float]) -> list[float]:
         """Sums over the ranks of replica 0. Collective over all workers."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from dnewton.arrays import Array, inverse, namespace, sample_blocks
+from dnewton.arrays import Array, block_bytes, inverse, namespace, ones, sample_blocks
 from dnewton.curvature.blocks import BlockJacobian, Factored
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.jacobian import Unit
@@ -43,9 +43,9 @@ def _block(name: str, model: GaussNewton, j: BlockJacobian, mu: float) -> Precon
 
 
 def _kronecker(model: GaussNewton, j: Factored, mu: float) -> Preconditioner:
-    xp, phi, samples = namespace(j.phi), j.phi[:, 0], model.samples
+    xp, phi, samples = namespace(j.phi), j.phi[:, 0, :], model.samples
     if j.block.has_bias:
-        phi = xp.concat([phi, xp.ones((phi.shape[0], 1), dtype=phi.dtype)], axis=1)
+        phi = xp.concat([phi, ones((phi.shape[0], 1), phi)], axis=1)
     a = phi.T @ phi / samples
     # As many samples as give twice as many vectors D_ik as Γ has rows: more would not make it better, only dearer.
     o = j.block.shape[0]
@@ -75,7 +75,7 @@ def _kronecker(model: GaussNewton, j: Factored, mu: float) -> Preconditioner:
 def _bent(model: GaussNewton, d: Array, some: slice) -> Array:
     """Rᵀ D of some samples at one position, (n, K, 1, O) to (K, n, O)."""
     xp = namespace(d)
-    turned = xp.permute_dims(d[:, :, 0], (2, 0, 1))  # (O, n, K)
+    turned = xp.permute_dims(d[:, :, 0, :], (2, 0, 1))  # (O, n, K)
     return xp.permute_dims(model.half_transposed(turned, some), (2, 1, 0))
 
 
@@ -83,13 +83,14 @@ def _diagonal(model: GaussNewton, j: BlockJacobian) -> Array:
     """Σ_i of the diagonal of J_iᵀ B_i J_i / |S|, laid out like the block; summed over samples that stay in cache."""
     samples, k, size = model.samples, model.outputs, j.block.size
     per_sample = size if not isinstance(j, Factored) else j.phi.shape[1] * j.block.shape[0]
-    parts = sample_blocks(samples, 4 * k * per_sample * 8)
+    held = j.phi if isinstance(j, Factored) else j.as_rows(slice(0, 0))
+    parts = sample_blocks(samples, 4 * k * per_sample * 8, block_bytes(held))
     terms = [_squares(model, j, here) if not isinstance(j, Factored) else _by_factors(model, j, here) for here in parts]
     return sum(terms[1:], terms[0])
 
 
 def _by_factors(model: GaussNewton, j: Factored, here: slice) -> Array:
-    xp, block, phi = namespace(j.phi), j.block, j.phi[here]
+    xp, block, phi = namespace(j.phi), j.block, j.phi[here, ...]
     n, q, i = phi.shape
     o = block.shape[0]
     turned = xp.permute_dims(j.d.dense(n, here), (2, 3, 0, 1))  # (Q, O, n, K)

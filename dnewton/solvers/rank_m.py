@@ -10,9 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, copy, identity, namespace, to_device, to_host
 from dnewton.config_solvers import RankMSection
 from dnewton.layout import cut
 from dnewton.objective import Indices
@@ -45,7 +43,7 @@ def coefficients(yy: Array, sy: Array, yg: Array, sg: Array, kind: str, ridge: f
     else:
         matrix, right = 0.5 * (sy + sy.T), sg
         scale = float(xp.sum(xp.abs(xp.linalg.diagonal(matrix)))) / m
-    values, vectors = xp.linalg.eigh(matrix + ridge * scale * xp.eye(m, dtype=yy.dtype))
+    values, vectors = xp.linalg.eigh(matrix + ridge * scale * identity(m, yy))
     sound = xp.abs(values) > 1e-14 * float(xp.max(xp.abs(values)))  # type I may be singular
     inverse = xp.where(sound, 1 / xp.where(sound, values, xp.ones_like(values)), xp.zeros_like(values))
     return vectors @ (inverse * (vectors.T @ right)), rank
@@ -104,20 +102,21 @@ class RankM(LocalSteps):
         bounds = [cut(n, m, r) for r in range(m)]
         with workers.all.phase("exchange"):
             got = workers.peers.exchange([xp.concat([self.x[lo:hi], g[lo:hi]]) for lo, hi in bounds])
-            rows = xp.stack([xp.astype(xp.asarray(np.frombuffer(b, dtype=g.dtype)), xp.float64) for b in got])
+            rows = xp.stack([xp.astype(b, xp.float64) for b in got])
             half = rows.shape[1] // 2
             w, grads = rows[:, :half], rows[:, half:]
             mean, slope = xp.mean(w, axis=0), xp.mean(grads, axis=0)
             s, y = w - mean, grads - slope  # (m, n/m): rows are the columns of S and Y
             small = xp.concat([xp.reshape(y @ y.T, (m * m,)), xp.reshape(s @ y.T, (m * m,)), y @ slope, s @ slope])
-            small = workers.all.of_first(workers.all.sum(small))
-            yy, sy = xp.reshape(small[: m * m], (m, m)), xp.reshape(small[m * m : 2 * m * m], (m, m))
+            small = to_host(workers.all.of_first(workers.all.sum(small)))
+            yy, sy = small[: m * m].reshape(m, m), small[m * m : 2 * m * m].reshape(m, m)
             gamma, rank = coefficients(
                 yy, sy, small[2 * m * m : 2 * m * m + m], small[2 * m * m + m :], options.type, options.ridge
             )
+            gamma = to_device(gamma, s)
             new = mean - gamma @ s - options.secant_rate * (slope - gamma @ y)
             whole = workers.peers.concatenate(xp.astype(xp.stack([new, mean], axis=1), g.dtype))
-        new, mean = (xp.asarray(whole[:, i], copy=True) for i in (0, 1))
+        new, mean = (copy(whole[:, i]) for i in (0, 1))
         return Secant(new, mean, xp.astype(slope, g.dtype), rank)
 
     def figures(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dnewton.arrays import Array, dot, namespace
+from dnewton.arrays import Array, add_scaled, copy, dot, namespace
 from dnewton.comm import Comm
 from dnewton.curvature.jacobian import Unit
 from dnewton.solvers.early_stop import Watch
@@ -77,7 +77,7 @@ class PlainCG:
     def _begin(self) -> None:
         """The first search direction."""
         self._z = self._precondition(self.r)
-        self.v = namespace(self.r).asarray(self._z, copy=True)
+        self.v = copy(self._z)
         self._rz = dot(self.r, self._z)
         self.step = self.beta = 0.0  # of the last iteration
 
@@ -93,8 +93,8 @@ class PlainCG:
             self.working = False  # rounding (or overflow) has eaten the curvature: what has been found stands
             return
         self.step = self._rz / curvature
-        self.d += self.step * self.v
-        self.r -= self.step * gv
+        add_scaled(self.d, self.step, self.v)
+        add_scaled(self.r, -self.step, gv)
         self.squares = dot(self.r, self.r)
         self.working = self.squares > self.bound
         if self.working:
@@ -184,13 +184,13 @@ def full_cg(
     """
     xp = namespace(g)
     d, r = xp.zeros_like(g), -g
-    v = xp.asarray(r, copy=True)
+    v = copy(r)
     squared = grad_norm**2
     bound, iterations = tolerance**2 * squared, 0
     if start is not None:
         d = d + start
         r -= product(start, unit)
-        v = xp.asarray(r, copy=True)
+        v = copy(r)
         (squared,) = comm.sum_scalars([dot(r, r)])
         iterations = 1
     while squared > bound and iterations < max_cg:
@@ -201,8 +201,8 @@ def full_cg(
         if not (curvature > 0 and math.isfinite(curvature)):
             break
         step = squared / curvature
-        d += step * v
-        r -= step * gv
+        add_scaled(d, step, v)
+        add_scaled(r, -step, gv)
         (rr,) = comm.sum_scalars([dot(r, r)])
         v = r + (rr / squared) * v
         squared = rr

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnewton.arrays import Array, dot, namespace
+from dnewton.arrays import Array, copy, dot, namespace
 from dnewton.crew import Crew
 from dnewton.errors import UserError
 from dnewton.layout import cut
@@ -100,7 +100,7 @@ class Workers:
 
     def mean(self, vector: Array) -> Array:
         """The mean of the workers' vectors. Collective over the workers."""
-        return self.peers.sum(namespace(vector).asarray(vector, copy=True)) / self.count
+        return self.peers.sum(copy(vector)) / self.count
 
     def dots(self, *pairs: tuple[Array, Array]) -> list[float]:
         """Dot products of vectors that are alike on all replicas, the same bits on every rank. Collective."""

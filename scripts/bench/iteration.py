@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from dnewton import calibration, forecast, machine
+from dnewton import calibration, forecast, initial, machine
 from dnewton.assemble import Job, assemble
 from dnewton.comm import Comm
 from dnewton.config import Config
@@ -85,7 +85,7 @@ def worker(comm: Comm, name: str, iterations: int) -> dict[str, Any]:
         comm.barrier()
     solver, comm = job.solver, job.comm
     rate = calibration.measure("float32").flops
-    solver.start(State(job.network.initial(0, "float32"), 1.0))
+    solver.start(State(job.device.put(initial.weights(job.network, 0, "float32")), 1.0))
     rows, moved = [], False
     for _ in range(iterations + 1):
         before = {p: comm.ledger[p].values() for p in PHASES}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from dnewton import planner, strategy
+from dnewton import initial, planner, strategy
 from dnewton.comm import Comm
 from dnewton.config import Config
 from dnewton.config_solvers import SolverSection
@@ -61,7 +61,7 @@ class Ours:
         plan = planner.choose(shapes, 1, planner.Workload(samples, samples, self.outputs))
         self.comm = comm.on_grid(plan.grid)
         self.network, self.loss = Network(plan, self.comm), LOSSES[loss]
-        self.theta = self.network.initial(seed, "float32")
+        self.theta = initial.weights(self.network, seed, "float32")
         rng = np.random.default_rng(seed)
         self.images = rng.normal(size=(samples, *shape)).astype(np.float32)
         x = self.images if len(shape) == 1 else self.images.transpose(0, 2, 3, 1)

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from sides import dense, threads, write
 
-from dnewton import calibration, planner, strategy
+from dnewton import calibration, initial, planner, strategy
 from dnewton.assemble import assemble
 from dnewton.comm import Comm
 from dnewton.config import Config
@@ -95,7 +95,7 @@ class Task:
         plan = planner.choose(self.shapes, 1, planner.Workload(len(train[0]), len(train[0]), outputs))
         self.comm = Comm.world().on_grid(plan.grid)
         self.network = Network(plan, self.comm)
-        self.theta = self.network.initial(0, dtype)
+        self.theta = initial.weights(self.network, 0, dtype)
         self.outputs = outputs
 
     def targets(self, y: Any) -> Any:
