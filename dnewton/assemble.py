@@ -17,10 +17,11 @@ from dnewton.data.parts import Loaded, load_parts, open_parts
 from dnewton.data.samples import Samples, Streamed, Window
 from dnewton.data.targets import Targets
 from dnewton.device import Device, open_device
+from dnewton.draws import subsample_size
 from dnewton.model_file import check_width, describe
 from dnewton.netplan import NetPlan, infer_shapes
 from dnewton.network import Network
-from dnewton.objective import Objective, subsample_size
+from dnewton.objective import Objective
 from dnewton.solvers import registry
 from dnewton.solvers.newton_replicas import SharedObjective
 from dnewton.solvers.server import Server
@@ -60,7 +61,8 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     Raises UserError alike on all ranks. Collective over the world.
     """
     shapes = infer_shapes(config.net, source)
-    device, about_device = open_device(config.parallel.device, config.parallel.device_buffers, world, source)
+    asked = f"{source}: parallel.device: {config.parallel.device}"
+    device, about_device = open_device(config.parallel.device, config.parallel.device_buffers, world, asked)
     crew = Crew.of(layout(config, world.size, source), world)
     notes = [machine.limit_threads(world.ranks_on_node, world.cores), *about_device]
     check_width(config, math.prod(config.net.input))

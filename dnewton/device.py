@@ -13,7 +13,7 @@ from dnewton.comm import MPI, Comm
 from dnewton.device_buffers import straight
 from dnewton.errors import UserError, one_line
 
-ELSEWHERE = "or use parallel.device: cpu"
+ELSEWHERE = "or use the cpu"
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,16 @@ class Device:
         arrays.synchronize(self.like)
 
 
-def open_device(kind: str, buffers: str, comm: Comm, source: str) -> tuple[Device, list[str]]:
-    """The device of this rank by `parallel.device`, and lines for the log; arrays then reach MPI as `buffers` says.
+def open_device(kind: str, buffers: str, comm: Comm, asked: str) -> tuple[Device, list[str]]:
+    """The device of this rank, cpu or cuda, and lines for the log; arrays then reach MPI as `buffers` says. `asked` is
+    the user's word for it in messages.
 
     Raises UserError alike on all ranks. Collective over the world.
     """
     if kind == "cpu":
         return Device(), []
     with comm.together():
-        like, name, number, identity = _open(comm.place_on_node, source)
+        like, name, number, identity = _open(comm.place_on_node, asked)
     sharing = comm.node_sharing(zlib.crc32(identity.encode()))
     device = Device(like, name, sharing)
     most = int(comm.extremes(float(sharing))[1])
@@ -80,18 +81,18 @@ def _takes_device_memory() -> bool | None:
     return None if query is None else bool(query())
 
 
-def _open(place: int, source: str) -> tuple[Array, str, int, str]:
+def _open(place: int, asked: str) -> tuple[Array, str, int, str]:
     try:
         return arrays.open_cuda(place)
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "cupy"
         why = "CuPy is not installed" if missing else f"CuPy cannot be loaded ({one_line(error)})"
         raise UserError(
-            f"{source}: parallel.device: cuda: {why}; pip install 'dnewton[cuda12]' (or 'dnewton[cuda13]') for the "
+            f"{asked}: {why}; pip install 'dnewton[cuda12]' (or 'dnewton[cuda13]') for the "
             f"node's CUDA version, {ELSEWHERE}"
         ) from None
     except RuntimeError as error:
         raise UserError(
-            f"{source}: parallel.device: cuda: CuPy finds no GPU ({one_line(error)}); start on a node where nvidia-smi "
+            f"{asked}: CuPy finds no GPU ({one_line(error)}); start on a node where nvidia-smi "
             f"lists one (Slurm: --gpus-per-node), see to CUDA_VISIBLE_DEVICES, {ELSEWHERE}"
         ) from None

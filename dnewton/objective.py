@@ -8,52 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from dnewton.arrays import Array, dot, itemsize, namespace, take, to_device
 from dnewton.comm import Comm
 from dnewton.curvature.losses import Loss
 from dnewton.data.samples import Samples
+from dnewton.draws import Indices, in_batches, joined, rest_of
 from dnewton.network import Network, Tape
-
-Indices = np.ndarray[Any, np.dtype[np.int64]]
-
-
-class Cycle:
-    """Subsamples of `size` out of `total`, drawn by cycling through random permutations.
-
-    Draw k depends on (seed, purpose, k) alone; all draws have the same size, the last of an epoch is filled up from
-    the start of its permutation (as in the papers' code).
-    """
-
-    def __init__(self, total: int, size: int, seed: int, purpose: int) -> None:
-        self.total, self.size, self._key = total, size, [seed, purpose]
-        self._epoch: tuple[int, Indices] | None = None
-
-    def draw(self, k: int) -> Indices:
-        """Sorted sample indices of draw k = 0, 1, ..."""
-        if self.size == self.total:
-            return np.arange(self.total)
-        per_epoch = -(-self.total // self.size)
-        epoch, place = divmod(k, per_epoch)
-        if self._epoch is None or self._epoch[0] != epoch:
-            generator = np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, epoch, 0]))
-            self._epoch = epoch, generator.permutation(self.total)
-        order = self._epoch[1]
-        return np.sort(np.take(order, np.arange(place * self.size, (place + 1) * self.size), mode="wrap"))
-
-
-def subsample_size(wanted: float, total: int) -> int:
-    """A fraction of the samples, or a number of them when above 1; at least one, at most all."""
-    size = round(wanted * total) if wanted <= 1 else int(wanted)
-    return max(1, min(total, size))
-
-
-def in_batches(indices: Indices, size: int) -> list[Indices]:
-    """Sample numbers cut into batches of `size`."""
-    return [indices[i : i + size] for i in range(0, len(indices), size)]
 
 
 @dataclass
@@ -109,9 +70,7 @@ class Objective:
 
     def others(self, indices: Indices) -> Indices:
         """The samples that are not in `indices`."""
-        mask = np.ones(self.data.count, dtype=bool)
-        mask[indices] = False
-        return np.flatnonzero(mask)
+        return rest_of(self.data.count, indices)
 
     def batches(self, indices: Indices) -> list[Batch]:
         """Sample numbers cut into batches."""
@@ -124,14 +83,14 @@ class Objective:
         """
         samples = len(rest) + len(subsample)
         rest, subsample = self.share(rest), self.share(subsample)
-        joined = len(rest) + len(subsample) <= self._batch_size
-        first = self.batches(np.concatenate([rest, subsample]) if joined else rest)
-        last = [] if joined else self.batches(subsample)
+        at_once = len(rest) + len(subsample) <= self._batch_size
+        first = self.batches(joined(rest, subsample) if at_once else rest)
+        last = [] if at_once else self.batches(subsample)
         total = metric = 0.0
         budget = self._memory
         per_sample = self.network.plan.kept_numbers() * itemsize(theta)
         columns = self.data.batches([b.indices for b in first + last])
-        for batch, always in [(b, joined) for b in first] + [(b, True) for b in last]:
+        for batch, always in [(b, at_once) for b in first] + [(b, True) for b in last]:
             self.comm.vigil.point()
             keep = always or budget > 0  # alike on all ranks
             tape = self.network.forward(theta, to_device(next(columns), theta), keep)
@@ -143,7 +102,7 @@ class Objective:
                 batch.tape = tape
         squares, total, metric = self.totals(dot(theta, theta), total, metric)
         value = 0.5 * self.regulariser * squares + total / samples
-        if joined and len(subsample):
+        if at_once and len(subsample):
             assert first[0].tape is not None
             tail = Batch(subsample, first[0].tape.part(slice(len(rest), None)))
             return Evaluation(value, metric, first, [tail], samples)

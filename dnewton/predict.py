@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from dnewton import checkpoint, machine, planner, yaml_io
+from dnewton.arrays import to_device, to_host
 from dnewton.cli import Parser
 from dnewton.comm import Comm
 from dnewton.config import DataPart, DataSection
@@ -22,12 +23,13 @@ from dnewton.data.parts import check_columns
 from dnewton.data.readers import Opening, find_part, open_part
 from dnewton.data.samples import Samples, Window, check_shapes, load
 from dnewton.data.sources import Source, Values
+from dnewton.device import open_device
+from dnewton.draws import in_batches
 from dnewton.errors import UserError, one_line
 from dnewton.launch import run
 from dnewton.model_file import Described, described
 from dnewton.netplan import infer_shapes
 from dnewton.network import Network
-from dnewton.objective import in_batches
 from dnewton.rundir import STATE
 from dnewton.scores import score
 
@@ -49,6 +51,7 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     parser.add_argument("--target", metavar="COLUMN", help="data.target: the column(s) of a table that hold the labels")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=1024, help="samples at a time (default: %(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
     parser.add_argument("--memory", metavar="SIZE", default="auto", help="samples beyond it are streamed, such as 4GiB")
     args = parser.parse_args(argv)
     if args.batch_size < 1:
@@ -130,7 +133,9 @@ def _prepare(
     """The network with its weights on this rank, and the samples. Collective over the world."""
     shapes = infer_shapes(model.net, path)
     outputs = shapes[-1].out_shape[0]
-    memory = comm.extremes(0.5 * machine.available_memory() / comm.ranks_on_node)[0]
+    device, notes = open_device(args.device, "auto", comm, f"--device {args.device}")
+    free = device.free_bytes() if not device.is_host else machine.available_memory() / comm.ranks_on_node
+    memory = comm.extremes(0.5 * free)[0]
     resident = memory if section.max_resident == "auto" else float(section.max_resident)
     work = planner.Workload(source.samples, 1, outputs, args.batch_size, np.dtype(args.dtype).itemsize, cg=0)
     plan = planner.choose(shapes, comm.size, work, memory=memory, machine=planner.Machine.shared(comm.least_cores))
@@ -156,14 +161,17 @@ def _prepare(
         resident,
         section.max_resident != "auto",
     )
-    return network, theta, Samples(x, y)
+    if comm.rank == 0:
+        for note in notes:
+            print(note)
+    return network, device.put(theta), Samples(x, y)
 
 
 def outputs(network: Network, theta: Values, samples: Samples, batch_size: int) -> Values:
     """z^L of all samples (N, K), float64. Collective over the world."""
     batches = in_batches(np.arange(samples.count), batch_size)
-    found = [network.forward(theta, x, keep=False).z.astype(np.float64) for x in samples.batches(batches)]
-    return np.concatenate(found)
+    passes = (network.forward(theta, to_device(x, theta), keep=False) for x in samples.batches(batches))
+    return np.concatenate([to_host(tape.z).astype(np.float64) for tape in passes])
 
 
 def _write(args: argparse.Namespace, model: Described, z: Values, y: Values | None) -> None:

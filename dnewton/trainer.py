@@ -12,6 +12,7 @@ import numpy as np
 from dnewton import machine
 from dnewton.assemble import Job
 from dnewton.data.samples import Samples
+from dnewton.draws import run
 from dnewton.errors import UserError, one_line
 from dnewton.layout import cut
 from dnewton.manifest import Manifest
@@ -201,7 +202,7 @@ class Trainer:
         """The metric's sum over a data set, each replica taking its share. Collective over the workers."""
         job, replicas = self._job, self._job.crew.layout.replicas
         lo, hi = cut(samples.count, replicas, job.crew.replica)
-        total = job.objective.accumulate(job.solver.theta, np.arange(lo, hi), None, samples)[1]
+        total = job.objective.accumulate(job.solver.theta, run(lo, hi), None, samples)[1]
         if replicas == 1:
             return total
         job.comm.vigil.seam()
@@ -238,4 +239,15 @@ class Trainer:
             "phase_seconds": {n: change[n][3] for n in PHASES},
             "comm": {n: {"calls": int(c), "bytes": int(b), "seconds": s} for n, (c, b, s) in summed.items()},
             "peak_rss_bytes": int(peak),
+            **self._on_device(),
         }
+
+    def _on_device(self) -> Record:
+        """On a GPU, the most of its memory that a rank has held, and how messages came by its arrays so far."""
+        job = self._job
+        if job.device.is_host:
+            return {}
+        buffers, comm = job.comm.buffers, job.comm
+        peak = comm.extremes(float(job.device.peak_bytes()))[1]
+        waits, staged = comm.sum_scalars([float(buffers.synchronised), float(buffers.staged)])
+        return {"peak_device_bytes": int(peak), "device_waits": int(waits), "staged_bytes": int(staged)}

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import places  # noqa: F401  (before anything imports CuPy)
 import pytest
 from hypothesis import HealthCheck, settings
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, whole
 
+from dnewton.arrays import copy
 from dnewton.comm import Comm
 from dnewton.config import Config
 from dnewton.config_solvers import AnySolver
@@ -34,7 +35,7 @@ class OnCrew:
         return flat(self.params(vector))
 
     def begin(self) -> None:
-        self.solver.begin(Start(self.on.theta.copy()))
+        self.solver.begin(Start(copy(self.on.theta)))
 
 
 # MPI libraries have about 2,000 communicators to give, so tests share them.

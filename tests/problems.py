@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import oracle
+from places import host, put
 
 from dnewton import planner, strategy
+from dnewton.arrays import namespace
 from dnewton.comm import Comm
 from dnewton.config import Config
 from dnewton.config_solvers import SolverSection
@@ -17,10 +19,11 @@ from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.implicit import ByPasses, Normal, Passes
 from dnewton.curvature.losses import LOSSES
 from dnewton.data.samples import Samples
+from dnewton.draws import subsample_size
 from dnewton.layout import KINDS, Grid, Kind
 from dnewton.netplan import NetPlan, infer_shapes
 from dnewton.network import Network, Tape
-from dnewton.objective import Objective, subsample_size
+from dnewton.objective import Objective
 from dnewton.solvers import early_stop, subproblem
 from dnewton.solvers.newton import Newton
 
@@ -107,7 +110,7 @@ class OnRanks:
         indices = np.arange(self.problem.samples) if indices is None else indices
         tapes = self.tapes(indices, parts)
         jac = jacobian.build(self.network, self.theta, tapes, representation, chunk)  # type: ignore[arg-type]
-        z = np.concatenate([t.z for t in tapes])
+        z = namespace(self.theta).concat([t.z for t in tapes])
         return GaussNewton(jac, LOSSES[self.problem.loss], z, self.objective.regulariser)
 
     def tapes(self, indices: np.ndarray, parts: int = 1) -> list[Tape]:
@@ -117,7 +120,7 @@ class OnRanks:
         """The curvature on all samples, nothing stored."""
         tapes = self.tapes(np.arange(self.problem.samples), parts)
         passes = Passes(self.network, self.theta, tapes, chunk)
-        z = np.concatenate([t.z for t in tapes])
+        z = namespace(self.theta).concat([t.z for t in tapes])
         return ByPasses(passes, LOSSES[self.problem.loss], z, self.objective.regulariser)
 
     def normal(self, units: list[jacobian.Unit], chunk: int = 100) -> Normal:
@@ -154,7 +157,7 @@ def lay_out(
     if x.ndim == 4:
         x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
     objective = Objective(
-        network, comm, Samples(x, problem.y), LOSSES[problem.loss], lambda z, y: 0.0,
+        network, comm, Samples(put(x), put(problem.y)), LOSSES[problem.loss], lambda z, y: 0.0,
         1.0 / (problem.C * problem.samples), batch, memory,
     )  # fmt: skip
     return OnRanks(problem, comm, plan, network, blocks_of(network, problem.params), objective)
@@ -169,12 +172,12 @@ def blocks_of(network: Network, params: dict[str, np.ndarray]) -> np.ndarray:
         b.weight(theta)[...] = b.from_file_order(weight)
         if b.has_bias:
             b.bias(theta)[...] = params[f"{name}.bias"][b.out[0] : b.out[1]]
-    return theta
+    return put(theta)
 
 
 def whole(on: OnRanks, vector: np.ndarray) -> dict[str, np.ndarray]:
     """Whole tensors from every rank's vector like θ: each number has exactly one owner. Collective."""
-    out = {}
+    out, vector = {}, host(vector)
     for b in on.network.blocks:
         shape = b.layer.shape
         weight, bias = np.zeros(shape.weight_shape), np.zeros(shape.weight_shape[0])
@@ -193,7 +196,7 @@ def flat(params: dict[str, np.ndarray]) -> np.ndarray:
 
 def relative(a: Any, b: Any) -> float:
     """Largest difference relative to the largest entry."""
-    a, b = np.asarray(a), np.asarray(b)
+    a, b = host(a), host(b)
     return float(np.abs(a - b).max(initial=0.0) / max(1e-300, float(np.abs(b).max(initial=0.0))))
 
 

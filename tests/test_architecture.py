@@ -26,7 +26,7 @@ ORDER = [
     "solvers.newton",
     "solvers.solver", "budget", "strategy", "solvers.combine", "solvers.ways", "solvers.exact",
     "solvers.precondition", "solvers.gram_cg", "solvers.later", "solvers.subproblem", "solvers.early_stop",
-    "solvers.damping", "solvers", "initial", "model_file", "scores", "objective",
+    "solvers.damping", "solvers", "initial", "model_file", "scores", "objective", "draws",
     "checkpoint", "parallel_file", "checksum",
     "curvature.hessian",
     "curvature.implicit", "curvature.gauss_newton", "curvature.jacobian", "curvature.blocks",

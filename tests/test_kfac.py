@@ -11,8 +11,10 @@ import pytest
 from crews import OnCrew, begun, crewed, net, replicas, section
 from hypothesis import given
 from hypothesis import strategies as st
+from places import host, same
 from problems import MLP, OnRanks, Problem, flat, lay_out, relative
 
+from dnewton.arrays import copy, zeros
 from dnewton.comm import Comm
 from dnewton.errors import UserError
 from dnewton.solvers import kfac_plan
@@ -48,11 +50,12 @@ def trajectory(problem: Problem, comm: Comm, workers: int, passes: int, **option
 
 def found_factors(on: OnRanks, rows: np.ndarray) -> tuple[dict[int, tuple[np.ndarray, np.ndarray]], np.ndarray]:
     """A and G of every layer in the order of PyTorch's weights, and Σ ∇ξ. Collective."""
-    gradient = np.zeros_like(on.theta)
+    gradient = zeros(on.network.size, on.theta)
     names = {b.layer.shape.name for b in on.network.blocks}
     sums = local_pass(on.objective, on.theta, rows, gradient, names, names)
     found = {}
-    for name, (a, g) in sums.items():
+    for name, pair in sums.items():
+        a, g = (host(m) for m in pair)
         i = int(name.split(".")[1])
         shape = on.problem.params[f"{name}.weight"].shape
         kernel, channels = int(np.prod(shape[2:])), shape[1]  # columns are (kernel, channel); PyTorch's are the reverse
@@ -146,9 +149,9 @@ def test_whole_matrices(comm: Comm, name: str) -> None:
     for b, matrix in zip(on.network.blocks, matrices, strict=True):
         weight = on.problem.params[f"{b.layer.shape.name}.weight"]
         patch_order = np.moveaxis(weight.reshape(*weight.shape[:2], -1), 1, 2).reshape(len(weight), -1)
-        assert np.array_equal(matrix[:, :-1], patch_order)
-        assert np.array_equal(matrix[:, -1], on.problem.params[f"{b.layer.shape.name}.bias"])
-    assert np.array_equal(whole.vector(matrices), on.theta)
+        assert same(matrix[:, :-1], patch_order)
+        assert same(matrix[:, -1], on.problem.params[f"{b.layer.shape.name}.bias"])
+    assert same(whole.vector(matrices), on.theta)
 
 
 # --- trajectories -----------------------------------------------------------------------------------------------------
@@ -271,12 +274,12 @@ def test_a_run_goes_on_from_what_was_saved(comm: Comm) -> None:
     found = begun(net("mlp"), comm, comm.size, name="dp_kfac", batch=2)
     assert found is not None
     found.solver.step()
-    vectors = {k: v.copy() for k, v in found.solver.saved().vectors.items()}
-    assert set(vectors) == {"velocity"} and np.any(vectors["velocity"])
+    vectors = {k: copy(v) for k, v in found.solver.saved().vectors.items()}
+    assert set(vectors) == {"velocity"} and np.any(host(vectors["velocity"]))
     again = crewed(net("mlp"), comm, comm.size, name="dp_kfac", batch=2)
     assert isinstance(again, OnCrew) and isinstance(again.solver, KFAC)
-    again.solver.begin(Start(found.solver.theta.copy(), 1, Saved(vectors, values=found.solver.saved().values)))
-    assert np.array_equal(again.solver._velocity, vectors["velocity"])
+    again.solver.begin(Start(copy(found.solver.theta), 1, Saved(vectors, values=found.solver.saved().values)))
+    assert same(again.solver._velocity, vectors["velocity"])
     again.solver.step()
     assert again.solver.iteration == 2
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import oracle
 import pytest
+from places import cast, same
 from problems import CNN, Problem, flat, lay_out
 from safetensors.numpy import load_file, save_file
 
 from dnewton import checkpoint
-from dnewton.arrays import max_pool, max_unpool, patches, sample_blocks
+from dnewton.arrays import sample_blocks
 from dnewton.checkpoint import Contents
 from dnewton.comm import MPI, Comm
 from dnewton.curvature.losses import LOSSES
@@ -23,6 +24,7 @@ from dnewton.data.sources import Source, from_arrays
 from dnewton.data.targets import Targets
 from dnewton.errors import UserError
 from dnewton.layout import Grid, Units, grids
+from dnewton.windows import max_pool, max_unpool, patches
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -91,7 +93,7 @@ def test_columns_of_npz(tmp_path: Path, order: str, compressed: bool) -> None:
     (np.savez_compressed if compressed else np.savez)(tmp_path / "d.npz", x=x, y=np.arange(50))
     source = open_npz(str(tmp_path / "d.npz"))
     assert (source.samples, source.shape, source.features) == (50, (3, 4, 2), 24)
-    assert np.array_equal(np.concatenate(list(source.blocks(8, 24))), x.reshape(50, 24)[:, 8:24])
+    assert same(np.concatenate(list(source.blocks(8, 24))), x.reshape(50, 24)[:, 8:24])
     assert np.concatenate(list(source.blocks(5, 5))).shape == (50, 0)
 
 
@@ -116,13 +118,13 @@ def test_scaling_is_feature_wise_and_fitted_on_train(how: str) -> None:
         for rank in range(4):
             lo, hi = grid.bounds("all", Units(6), rank)
             part, _ = load_columns(source, (6,), Units(6), (lo, hi), how, "float64")
-            assert np.array_equal(part, whole[:, lo:hi])
+            assert same(part, whole[:, lo:hi])
 
 
 def test_images_arrive_channels_last() -> None:
     x = np.arange(2 * 3 * 4 * 5, dtype=float).reshape(2, 60)
     part, _ = load_columns(from_arrays("a", x, np.zeros(2)), (3, 4, 5), Units(3), (1, 3), "none", "float64")
-    assert np.array_equal(part, x.reshape(2, 3, 4, 5)[:, 1:].transpose(0, 2, 3, 1))
+    assert same(part, x.reshape(2, 3, 4, 5)[:, 1:].transpose(0, 2, 3, 1))
 
 
 def encode(y: object, outputs: int, loss: str, new: object = None) -> list[object]:
@@ -166,7 +168,7 @@ def test_real_targets_are_reported_unscaled() -> None:
 def test_bundled_splits_are_fixed_and_apart() -> None:
     (x, y), (xt, yt) = read_bundled("digits", "train"), read_bundled("digits", "test")
     assert (len(y), len(yt)) == (1437, 360) and np.bincount(yt).min() >= 34
-    assert np.array_equal(x, read_bundled("digits", "train")[0])
+    assert same(x, read_bundled("digits", "train")[0])
     assert x.shape[1] == xt.shape[1] == 64
 
 
@@ -182,16 +184,16 @@ def test_models_do_not_depend_on_the_layout(comm: Comm, tmp_path_factory: pytest
     problem = Problem((2, 7, 6), CNN)
     for i, grid in enumerate(grids(comm.size)):
         on = lay_out(problem, comm, grid)
-        theta = on.theta.astype(dtype)
+        theta = cast(on.theta, dtype)
         path = f"{folder}/{i}-{dtype}.safetensors"
         checkpoint.save(path, on.network, Contents({"": theta, "previous.": 2 * theta}, {"note": "x"}), on.comm)
         found = load_file(path)
         for key, value in problem.params.items():
-            assert np.array_equal(found[key], value.astype(dtype))
-            assert np.array_equal(found["previous." + key], 2 * value.astype(dtype))
+            assert same(found[key], value.astype(dtype))
+            assert same(found["previous." + key], 2 * value.astype(dtype))
         assert checkpoint.read_metadata(path) == {"note": "x"}
         other = lay_out(problem, comm, Grid(grid.cols, grid.rows))
-        assert np.array_equal(checkpoint.load(path, other.network, dtype), other.theta.astype(dtype))
+        assert same(checkpoint.load(path, other.network, dtype), cast(other.theta, dtype))
         comm.barrier()
 
 
@@ -239,18 +241,18 @@ def test_long_messages_are_cut(comm: Comm, monkeypatch: pytest.MonkeyPatch, limi
     """MPI counts are 32-bit numbers: sums and gathers of more elements go in pieces, with the same result."""
     monkeypatch.setattr("dnewton.comm.MESSAGE_BYTES", 8 * limit)
     total = comm.sum(np.arange(23.0).reshape(1, 23) * (comm.rank + 1))
-    assert np.array_equal(total, np.arange(23.0).reshape(1, 23) * sum(range(1, comm.size + 1)))
+    assert same(total, np.arange(23.0).reshape(1, 23) * sum(range(1, comm.size + 1)))
     widths = [r % 3 for r in range(comm.size)]  # some are empty
     mine = np.full((5, 2, widths[comm.rank]), float(comm.rank))
     whole = comm.gather_features(mine, "row", widths)
     expected = np.concatenate([np.full((5, 2, w), float(r)) for r, w in enumerate(widths)], axis=2)
-    assert np.array_equal(whole, expected if comm.size > 1 else mine)
+    assert same(whole, expected if comm.size > 1 else mine)
 
 
 def test_arrays_from_root_and_together(comm: Comm) -> None:
     for array in (np.arange(6).reshape(2, 3), np.zeros((0, 4), dtype=np.float32), np.array(["ant", "bee"])):
         found = comm.array_from_root(array if comm.rank == 0 else None)
-        assert np.array_equal(found, array) and found.dtype == array.dtype
+        assert same(found, array) and found.dtype == array.dtype
     with pytest.raises(UserError, match=f"rank {comm.size - 1} is wrong"), comm.together():
         if comm.rank == comm.size - 1:
             raise UserError(f"rank {comm.rank} is wrong")

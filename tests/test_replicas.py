@@ -9,15 +9,17 @@ import numpy as np
 import oracle
 import pytest
 from crews import divided
+from places import same
 from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, relative, whole
 
 from dnewton import planner, strategy
+from dnewton.arrays import copy
 from dnewton.comm import Comm
 from dnewton.config import Config
 from dnewton.config_solvers import SolverSection
 from dnewton.crew import Layout, layout
+from dnewton.draws import subsample_size
 from dnewton.errors import UserError
-from dnewton.objective import subsample_size
 from dnewton.solvers import registry
 from dnewton.solvers.newton import Newton
 from dnewton.solvers.newton_replicas import SharedObjective
@@ -53,7 +55,7 @@ def newton(problem: Problem, comm: Comm, replicas: int, **options: Any) -> tuple
 def run(found: tuple[OnRanks, Newton], steps: int) -> list[tuple[float, float, float, dict[str, np.ndarray]]]:
     on, solver = found
     out = []
-    first = solver.begin(Start(on.theta.copy()))
+    first = solver.begin(Start(copy(on.theta)))
     out.append((first.loss, first.grad_norm, 0.0, whole(on, solver.theta)))
     for _ in range(steps):
         step = solver.step()
@@ -114,8 +116,8 @@ def test_average_is_the_mean_of_what_each_share_says(comm: Comm) -> None:
     found = newton(problem, comm, comm.size, combine="none", subproblem="cg", cg_tolerance=1e-13 ** 0.5, max_cg=200)
     assert found is not None
     on, solver = found
-    solver.begin(Start(on.theta.copy()))
-    gradient = solver._grad.copy()
+    solver.begin(Start(copy(on.theta)))
+    gradient = copy(solver._grad)
     model = solver._curvature()
     direction, _, _ = solver._direction(model, 1.0)
     g = flat(whole(on, gradient))
@@ -135,7 +137,7 @@ def test_all_replicas_hold_the_same_bits(comm: Comm) -> None:
     found = newton(problem, comm, comm.size, subsample=0.5)
     assert found is not None
     theta = run(found, 4)[-1][3]["layers.0.weight"]
-    assert np.array_equal(comm.of_first(theta.copy()), theta)
+    assert same(comm.of_first(theta.copy()), theta)
 
 
 def test_gradient_batches_are_shared(comm: Comm) -> None:

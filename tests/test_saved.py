@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from crews import OnCrew, crewed
+from places import put, same
 from problems import MLP, Problem
 
 from dnewton import checkpoint
@@ -48,7 +48,7 @@ def through_a_file(one: OnCrew, two: OnCrew) -> Start:
     mine = f"worker{crew.replica}."
     prefixes = checkpoint.prefixes(path, two.on.network)
     assert len(prefixes) == len(vectors) + len(own) * crew.layout.replicas
-    read = {p: checkpoint.load(path, two.on.network, "float64", p) for p in prefixes}
+    read = {p: put(checkpoint.load(path, two.on.network, "float64", p)) for p in prefixes}
     return Start(read[""], one.solver.iteration, Saved(
         {p[:-1]: v for p, v in read.items() if p and not p.startswith("worker")},
         {p.removeprefix(mine)[:-1]: v for p, v in read.items() if p.startswith(mine)},
@@ -92,7 +92,7 @@ def test_goes_on_bit_by_bit(comm: Comm, name: str) -> None:
     for _ in range(2):
         last, again = one.solver.step(), two.solver.step()
         assert last.loss == again.loss and last.grad_norm == again.grad_norm
-    assert np.array_equal(one.solver.theta, two.solver.theta)
+    assert same(one.solver.theta, two.solver.theta)
 
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if name != "hessian_free"])
@@ -126,4 +126,4 @@ def test_goes_on_from_the_middle_of_a_pass(comm: Comm, name: str, after: int) ->
         last, again = two.solver.step(), three.solver.step()
         assert (last.loss, last.grad_norm, last.seen) == (again.loss, again.grad_norm, again.seen)
         assert last.extra == again.extra
-    assert np.array_equal(two.solver.theta, three.solver.theta)
+    assert same(two.solver.theta, three.solver.theta)

@@ -9,8 +9,10 @@ import numpy as np
 import oracle_solvers as reference
 import pytest
 from crews import OnCrew, crewed, section
+from places import same
 from problems import MLP, Problem, relative
 
+from dnewton.arrays import copy
 from dnewton.comm import Comm
 from dnewton.errors import UserError
 from dnewton.solvers.server import EPSILON, PULL, STOP, Server, Shard, hand_out, slice_of, take_in
@@ -38,7 +40,7 @@ def train(task: Problem, comm: Comm, workers: int, passes: int, **options: Any) 
         found.serve()
     if not isinstance(found, OnCrew):
         return None
-    steps, points = [found.solver.begin(Start(found.on.theta.copy()))], [found.flat()]
+    steps, points = [found.solver.begin(Start(copy(found.on.theta)))], [found.flat()]
     for _ in range(passes):
         steps.append(found.solver.step())
         points.append(found.flat())
@@ -85,7 +87,7 @@ def test_in_turn_twice_the_same_bits(comm: Comm, case: str) -> None:
     if runs[0] is None or runs[1] is None:
         return
     for a, b in zip(runs[0][0], runs[1][0], strict=True):
-        assert np.array_equal(a, b)
+        assert same(a, b)
     assert [s.loss for s in runs[0][1]] == [s.loss for s in runs[1][1]]
 
 
@@ -130,7 +132,7 @@ def test_one_worker_is_sgd(comm: Comm, mode: str, options: dict[str, Any]) -> No
     assert plain is not None
     if found is not None:
         for a, b in zip(found[0], plain[0], strict=True):
-            assert np.array_equal(a, b) if options["name"] != "downpour" else relative(a, b) < 1e-14
+            assert same(a, b) if options["name"] != "downpour" else relative(a, b) < 1e-14
 
 
 @served
@@ -263,11 +265,11 @@ def test_delay_compensation_by_hand(variant: str) -> None:
     strength = 1.5 if variant == "constant" else 1.5 / np.sqrt(0.6 * first**2 + 0.4 * second**2 + EPSILON)
     assert np.allclose(shard.centre, w1 - rate * (second + strength * second**2 * (w1 - [1.0, -2.0])), rtol=1e-14)
     given = hand_out(shard, options, 1)
-    assert np.array_equal(shard.backup[1], given) and np.array_equal(shard.backup[0], [1.0, -2.0])
+    assert same(shard.backup[1], given) and same(shard.backup[0], [1.0, -2.0])
 
 
 @pytest.mark.parametrize("servers", [1, 2, 3, 7])
 def test_slices_cover_everything_once(servers: int) -> None:
     for n in (0, 1, 5, 100):
         covered = np.concatenate([np.arange(n)[slice_of(n, servers, s)] for s in range(servers)])
-        assert np.array_equal(covered, np.arange(n))
+        assert same(covered, np.arange(n))

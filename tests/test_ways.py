@@ -8,6 +8,7 @@ import weakref
 import numpy as np
 import oracle
 import pytest
+from places import host, put
 from problems import CNN, MLP, OnRanks, Problem, lay_out, local_cg, with_outputs
 from test_newton import flat, own_blocks, relative, run
 
@@ -245,8 +246,8 @@ def test_preconditioners_do_not_change_the_solution(comm: Comm, net: str, repres
     if name == "diagonal" and representation == "dense" and unit.size:
         rows = model.jacobian.rows(unit, slice(None))
         assert rows is not None
-        b = model.half_transposed(rows.T.reshape(unit.size, problem.samples, problem.outputs))
-        exact_diagonal = (b**2).sum(axis=(1, 2)) + model.regulariser + LAMBDA
+        turned = put(host(rows).T.reshape(unit.size, problem.samples, problem.outputs))
+        exact_diagonal = put((host(model.half_transposed(turned)) ** 2).sum(axis=(1, 2))) + model.regulariser + LAMBDA
         assert preconditioner is not None and relative(preconditioner(exact_diagonal), np.ones(unit.size)) < 1e-10
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dnewton.arrays import Array
+from dnewton.arrays import Array, namespace, to_device
 from dnewton.data.scaling import at, check_finite, spread_of
 from dnewton.data.sources import Origin, Values
 from dnewton.errors import UserError
@@ -134,10 +134,21 @@ class Targets:
         """Of a batch's outputs and targets: the number of right answers, or squared errors in the targets' units."""
         if self.classes is None:
             squares = self.spread**2
-            return lambda z, y: float(np.sum(squares * (z - y).astype(np.float64) ** 2))
-        if self.outputs == 1:
-            return lambda z, y: float(np.sum((z > 0) == (y > 0.5)))
-        return lambda z, y: float(np.sum(np.argmax(z, axis=1) == np.argmax(y, axis=1)))
+
+            def errors(z: Array, y: Array) -> float:
+                xp = namespace(z)
+                d = xp.astype(z - y, xp.float64)
+                return float(xp.sum(to_device(squares, d) * d**2))
+
+            return errors
+        two = self.outputs == 1
+
+        def right(z: Array, y: Array) -> float:
+            xp = namespace(z)
+            same = (z > 0) == (y > 0.5) if two else xp.argmax(z, axis=1) == xp.argmax(y, axis=1)
+            return float(xp.sum(xp.astype(same, xp.int64)))
+
+        return right
 
     def metric_value(self, total: float, samples: int) -> float:
         """The metric from a sum over `samples` samples."""

@@ -11,11 +11,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, namespace, take
 from dnewton.config_solvers import HessianFreeSection
 from dnewton.curvature.hessian import Hessian
+from dnewton.draws import Cycle, in_batches, subsample_size
 from dnewton.layout import cut
-from dnewton.objective import Cycle, in_batches, subsample_size
 from dnewton.solvers import krylov
 from dnewton.solvers.solver import BACKWARD, FORWARD, Saved, Solver, Start, Step
 from dnewton.solvers.workers import Point, Workers
@@ -139,7 +139,7 @@ class HessianFree(Solver):
                     network.pull(theta, tape, loss.hessian_product(state, u)[:, None, ...], 0, out)
                 return out / size
         else:
-            batches = [(tape, objective.data.y[part]) for tape, part in zip(tapes, parts, strict=True)]
+            batches = [(tape, take(objective.data.y, part)) for tape, part in zip(tapes, parts, strict=True)]
             local = Hessian(network, theta, batches, loss, size).product
 
         def product(v: Array) -> Array:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from dnewton.arrays import Array, block_bytes, eigh, itemsize, namespace, ones, sample_blocks, take, zeros
 from dnewton.cotangent import Cotangent
+from dnewton.draws import Indices
 from dnewton.layers.linear import Linear
 from dnewton.network import Block
-from dnewton.objective import Indices, Objective
+from dnewton.objective import Objective
 
 
 def local_pass(

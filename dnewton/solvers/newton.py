@@ -11,8 +11,9 @@ from dnewton.config_solvers import SolverSection
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.implicit import ByPasses, Normal, Passes
+from dnewton.draws import Cycle, subsample_size
 from dnewton.errors import UserError
-from dnewton.objective import Cycle, Evaluation, Objective, subsample_size
+from dnewton.objective import Evaluation, Objective
 from dnewton.solvers import combine, damping, early_stop, exact, subproblem, ways
 from dnewton.solvers.solver import BACKWARD, FORWARD, Saved, Solver, Start, Step
 from dnewton.strategy import Strategy

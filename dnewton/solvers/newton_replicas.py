@@ -17,9 +17,10 @@ from dnewton.crew import Crew
 from dnewton.curvature.gauss_newton import GaussNewton, Model
 from dnewton.curvature.implicit import ByPasses
 from dnewton.curvature.jacobian import Unit
+from dnewton.draws import Indices, subsample_size
 from dnewton.errors import UserError
 from dnewton.layout import cut
-from dnewton.objective import Indices, Objective, subsample_size
+from dnewton.objective import Objective
 from dnewton.solvers import combine, subproblem
 from dnewton.solvers.newton import Newton
 from dnewton.strategy import Strategy

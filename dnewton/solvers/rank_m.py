@@ -12,8 +12,8 @@ from typing import Any
 
 from dnewton.arrays import Array, copy, identity, namespace, to_device, to_host
 from dnewton.config_solvers import RankMSection
+from dnewton.draws import Indices
 from dnewton.layout import cut
-from dnewton.objective import Indices
 from dnewton.solvers.local import LocalSteps
 from dnewton.solvers.solver import Start
 from dnewton.solvers.workers import Share, Workers

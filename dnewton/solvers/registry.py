@@ -20,10 +20,11 @@ from dnewton.config_solvers import (
     SolverSection,
 )
 from dnewton.crew import Crew, Layout
+from dnewton.draws import subsample_size
 from dnewton.errors import UserError
 from dnewton.netplan import NetPlan
 from dnewton.network import blocks_of
-from dnewton.objective import Objective, subsample_size
+from dnewton.objective import Objective
 from dnewton.planner import Workload
 from dnewton.solvers import kfac_plan
 from dnewton.solvers.averaging import Averaging

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dnewton.arrays import Array, namespace
+from dnewton.arrays import Array, dtype_name, namespace, to_device, to_host
 from dnewton.comm import Comm
 from dnewton.config_solvers import DownpourSection, ElasticSection, ServedSection
 from dnewton.crew import Crew
@@ -35,8 +35,12 @@ from dnewton.solvers.solver import Saved, Start
 from dnewton.solvers.workers import Share, Workers
 
 
+def _room(like: Array) -> np.ndarray:
+    return np.empty(like.shape, dtype=dtype_name(like))
+
+
 class Link:
-    """A worker's connection with all servers."""
+    """A worker's connection with all servers, which are processes without a GPU: messages are host arrays."""
 
     def __init__(self, crew: Crew, length: int) -> None:
         """`length` numbers are in this rank's θ."""
@@ -47,6 +51,7 @@ class Link:
 
     def begin(self, centre: Array, second: Array, version: int) -> None:
         """Give the servers their first centre and what their rule keeps beside it (replica 0's workers only)."""
+        centre, second = to_host(centre), to_host(second)
         for server, part in self._parts:
             state = np.concatenate([centre[part], second[part], np.array([version], dtype=centre.dtype)])
             self._comm.wait(self._comm.send(state, server, INIT))
@@ -54,39 +59,41 @@ class Link:
 
     def known(self, x: Array) -> None:
         """Tell the servers what this worker was given last."""
+        x = to_host(x)
         for server, part in self._parts:
             self._comm.wait(self._comm.send(np.ascontiguousarray(x[part]), server, KNOWN))
             self._comm.receive(x[:0], server, ACK)
 
     def state(self, like: Array) -> tuple[Array, Array, int]:
         """The servers' centre, what their rule keeps beside it, and the number of updates."""
-        centre, second, version = np.empty_like(like), np.empty_like(like), 0
+        centre, second, version = _room(like), _room(like), 0
         for server, part in self._parts:
-            held = np.empty(2 * (part.stop - part.start) + 1, dtype=like.dtype)
-            self._comm.wait(self._comm.send(like[:0], server, STATE))
+            held = np.empty(2 * (part.stop - part.start) + 1, dtype=centre.dtype)
+            self._comm.wait(self._comm.send(centre[:0], server, STATE))
             self._comm.receive(held, server, MODEL)
             half = (len(held) - 1) // 2
             centre[part], second[part], version = held[:half], held[half:-1], int(held[-1])
-        return centre, second, version
+        return to_device(centre, like), to_device(second, like), version
 
     def pull(self, like: Array, tag: int = PULL) -> Array:
         """The centre as the servers have it."""
-        asked = [self._comm.send(like[:0], server, tag) for server, _ in self._parts]
-        out = np.empty_like(like)
+        out = _room(like)
+        asked = [self._comm.send(out[:0], server, tag) for server, _ in self._parts]
         for server, part in self._parts:
             self._comm.receive(out[part], server, MODEL)
         for request in asked:
             self._comm.wait(request)
-        return out
+        return to_device(out, like)
 
-    def push(self, vector: Array, extra: Array | None = None) -> None:
+    def push(self, vector: Array, *extra: float) -> None:
         """Begin to send a vector like θ, with `extra` numbers for every server behind it."""
-        more = extra if extra is not None else vector[:0]
+        vector = to_host(vector)
+        more = np.array(extra, dtype=vector.dtype)
         self._send([np.concatenate([vector[part], more]) for _, part in self._parts], PUSH)
 
     def skip(self, like: Array) -> None:
         """Nothing to push this time: pass the turn on."""
-        self._send([like[:0] for _ in self._parts], SKIP)
+        self._send([to_host(like[:0]) for _ in self._parts], SKIP)
 
     def _send(self, buffers: list[Array], tag: int) -> None:
         if len(self._under_way) == 2:
@@ -218,7 +225,7 @@ class Downpour(Served):
         """Nothing has added up, or what had."""
         super().prepare(start)
         self._sum = taken(start, "sum")
-        self._moved = bool((self._sum != 0).any())
+        self._moved = bool(namespace(self._sum).any(self._sum != 0))
 
     def update(self, share: Share, rate: float, count: int) -> None:
         """One local step. Collective over the replica."""
@@ -259,5 +266,5 @@ class DelayCompensated(Served):
             if g is None:
                 self._link.skip(self.x)
             else:
-                self._link.push(g, np.array([rate], dtype=g.dtype))
+                self._link.push(g, rate)
             self.x = self._link.pull(self.x)

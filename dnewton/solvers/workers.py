@@ -11,13 +11,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from dnewton.arrays import Array, copy, dot, namespace
 from dnewton.crew import Crew
+from dnewton.draws import Indices, ascending, permutation, run
 from dnewton.errors import UserError
 from dnewton.layout import cut
-from dnewton.objective import Indices, Objective
+from dnewton.objective import Objective
 
 ORDER, OVERLAP = 4, 5  # purposes of random draws
 
@@ -64,19 +63,16 @@ class Workers:
 
     def shares(self, epoch: int) -> Iterator[Share]:
         """This worker's part of every batch of a pass; it may be empty in the last one."""
-        order = self._generator(ORDER, epoch).permutation(self.samples)
+        order = permutation(self._seed, ORDER, epoch, self.samples)
         size = self.stride
         for start in range(0, self.samples, size):
             here = order[start : start + size]
             lo, hi = cut(len(here), self.count, self.index)
-            yield Share(np.sort(here[lo:hi]), len(here))
+            yield Share(ascending(here[lo:hi]), len(here))
 
     def common(self, draw: int, size: int) -> Indices:
         """`size` samples that are the same on all workers."""
-        return np.sort(self._generator(OVERLAP, draw).permutation(self.samples)[: min(size, self.samples)])
-
-    def _generator(self, purpose: int, counter: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=[self._seed, purpose], counter=[0, 0, counter, 0]))
+        return ascending(permutation(self._seed, OVERLAP, draw, self.samples)[: min(size, self.samples)])
 
     def gradient(self, theta: Array, indices: Indices) -> Array:
         """Mean gradient over this worker's samples and the regulariser's. Collective over the replica."""
@@ -133,7 +129,7 @@ class Workers:
     def _mine(self, indices: Indices | None) -> tuple[Indices, int]:
         total = self.samples if indices is None else len(indices)
         lo, hi = cut(total, self.count, self.index)
-        return np.arange(lo, hi) if indices is None else indices[lo:hi], total
+        return run(lo, hi) if indices is None else indices[lo:hi], total
 
     def _totals(
         self, theta: Array, loss: float, metric: float, gradient: Array

@@ -33,9 +33,10 @@ from dnewton.config import Config
 from dnewton.curvature.losses import LOSSES
 from dnewton.data.readers import read_bundled
 from dnewton.data.samples import Samples
+from dnewton.draws import subsample_size
 from dnewton.netplan import infer_shapes
 from dnewton.network import Network
-from dnewton.objective import Objective, subsample_size
+from dnewton.objective import Objective
 from dnewton.solvers.newton import Newton, State
 
 RATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)

@@ -1,0 +1,70 @@
+"""Which samples: numbers of the host, drawn by keys, so that every rank draws the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Cycle:
+    """Subsamples of `size` out of `total`, drawn by cycling through random permutations.
+
+    Draw k depends on (seed, purpose, k) alone; all draws have the same size, the last of an epoch is filled up from
+    the start of its permutation (as in the papers' code).
+    """
+
+    def __init__(self, total: int, size: int, seed: int, purpose: int) -> None:
+        self.total, self.size, self._key = total, size, (seed, purpose)
+        self._epoch: tuple[int, Indices] | None = None
+
+    def draw(self, k: int) -> Indices:
+        """Sorted sample indices of draw k = 0, 1, ..."""
+        if self.size == self.total:
+            return np.arange(self.total)
+        per_epoch = -(-self.total // self.size)
+        epoch, place = divmod(k, per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, permutation(*self._key, epoch, self.total)
+        order = self._epoch[1]
+        return np.sort(np.take(order, np.arange(place * self.size, (place + 1) * self.size), mode="wrap"))
+
+
+def subsample_size(wanted: float, total: int) -> int:
+    """A fraction of the samples, or a number of them when above 1; at least one, at most all."""
+    size = round(wanted * total) if wanted <= 1 else int(wanted)
+    return max(1, min(total, size))
+
+
+def in_batches(indices: Indices, size: int) -> list[Indices]:
+    """Sample numbers cut into batches of `size`."""
+    return [indices[i : i + size] for i in range(0, len(indices), size)]
+
+
+def permutation(seed: int, purpose: int, counter: int, total: int) -> Indices:
+    """All of `total` samples in an order drawn by (seed, purpose, counter)."""
+    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, counter, 0])).permutation(total)
+
+
+def run(lo: int, hi: int) -> Indices:
+    """The samples from lo to hi."""
+    return np.arange(lo, hi)
+
+
+def rest_of(total: int, indices: Indices) -> Indices:
+    """The samples that are not in `indices`."""
+    mask = np.ones(total, dtype=bool)
+    mask[indices] = False
+    return np.flatnonzero(mask)
+
+
+def joined(first: Indices, second: Indices) -> Indices:
+    """One after the other."""
+    return np.concatenate([first, second])
+
+
+def ascending(indices: Indices) -> Indices:
+    """In the order of the file."""
+    return np.sort(indices)
