@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as _np
 
-from cupy import _core, _names, cuda
+from cupy import _core, _creation, _names, cuda
 from cupy._array import ndarray
-from cupy._creation import (
-    arange, array, asanyarray, asarray, ascontiguousarray, asfortranarray, asnumpy, astype, copy, empty, empty_like,
-    eye, full, full_like, identity, linspace, ones, ones_like, zeros, zeros_like,
-)  # fmt: skip
-from cupy._kernels import ElementwiseKernel, ReductionKernel
+from cupy._kernels import ElementwiseKernel as ElementwiseKernel
+from cupy._kernels import ReductionKernel as ReductionKernel
 
 __version__ = "14.2.0"
+_HELPERS = ("Any", "Callable", "annotations")
 
 
 def get_default_memory_pool() -> cuda.MemoryPool:
@@ -49,23 +47,30 @@ def _on_host(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _on_device(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    without = {"device", "like"} | _names.WITHOUT.get(name, set())
+    if isinstance(function, _np.ufunc) and name != "matmul":
+        without |= _names.UFUNC_WITHOUT
     free = name in _names.CREATING or isinstance(function, _np.ufunc)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if name in _names.SYNCHRONISING or (name == "where" and len(args) == 1):
             cuda.stream.blocking_transfer(8)
-        if not {"device", "like"}.isdisjoint(kwargs):
-            raise TypeError(f"{name}() got an unexpected keyword argument: CuPy has no `device` and no `like`")
+        if unknown := without & set(kwargs):
+            raise TypeError(f"{name}() got an unexpected keyword argument {unknown}: NumPy has it, CuPy has not")
         result = _core.apply(name, function, args, kwargs, needs_array=not free)
-        return asarray(result) if isinstance(result, bool) else result  # allclose, array_equal: arrays in CuPy
+        if isinstance(result, bool):  # allclose, array_equal: arrays in CuPy
+            return _core.wrap(_np.asarray(result))
+        return result
 
     call.__name__ = name
     return call
 
 
 def _fill() -> None:
-    """Take over NumPy's names: types and constants as they are, functions wrapped."""
+    """Functions that make arrays; then NumPy's names: types and constants as they are, functions wrapped."""
     here = globals()
+    for name in _creation.__all__:
+        here[name] = getattr(_creation, name)
     for name in dir(_np):
         if name.startswith("_") or name in _names.LACKING or name in _names.OMITTED or name in here:
             continue
@@ -81,6 +86,8 @@ def _fill() -> None:
 _fill()
 float_, complex_ = _np.float64, _np.complex128
 
-from cupy import fft, lib, linalg  # noqa: E402
+from cupy import fft as fft  # noqa: E402
+from cupy import lib as lib  # noqa: E402
+from cupy import linalg as linalg  # noqa: E402
 
-__all__ = [name for name in globals() if not name.startswith("_") and name not in ("Any", "Callable", "annotations")]
+__all__ = [name for name in globals() if not name.startswith("_") and name not in _HELPERS]

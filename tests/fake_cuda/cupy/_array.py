@@ -6,12 +6,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+
 from cupy import _fake
 from cupy._core import apply, check_device, is_device, unwrap, wrap
-from cupy.cuda import pinned_memory, runtime, stream
+from cupy.cuda import memory, pinned_memory, runtime
+from cupy.cuda import stream as _streams  # methods have parameters called `stream`
 from cupy.cuda.device import Device
 
-_REFUSED = "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
+_REFUSED = (
+    "Implicit conversion to a NumPy array is not allowed. "
+    "Please use `.get()` to construct a NumPy array explicitly."
+)
 
 
 class _Flags:
@@ -107,9 +112,7 @@ class ndarray:
             raise NotImplementedError("the fake has no memory pointers")
         self._a, self._device = np.empty(shape, dtype, order), runtime.getDevice()  # type: ignore[call-overload]
         _fake.garbage(self._a)
-        from cupy.cuda.memory import pool
-
-        pool._own(self._a)
+        memory.pool._own(self._a)
 
     # What the host knows without asking the device.
     shape = property(lambda self: self._a.shape)
@@ -152,8 +155,9 @@ class ndarray:
 
     # Transfers.
     def get(
-        self, stream: stream.Stream | None = None, order: str = "C", out: np.ndarray | None = None, blocking: bool = True
-    ) -> np.ndarray:
+        self, stream: _streams.Stream | None = None, order: str = "C", out: np.ndarray | None = None,
+        blocking: bool = True,
+    ) -> np.ndarray:  # fmt: skip
         """A copy on the host; without `blocking` there is garbage in it until the next synchronisation."""
         where = stream or _streams.get_current_stream()
         if out is None:
@@ -176,7 +180,7 @@ class ndarray:
         where._line(self._device).issue("copy to host", lambda: np.copyto(target, snapshot))
         return out
 
-    def set(self, arr: np.ndarray, stream: stream.Stream | None = None) -> None:
+    def set(self, arr: np.ndarray, stream: _streams.Stream | None = None) -> None:
         """Copy from the host; pinned memory must then be left alone until the next synchronisation."""
         if not isinstance(arr, np.ndarray):
             raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
@@ -269,6 +273,11 @@ class ndarray:
     def view(self, dtype: Any = None, type: Any = None) -> ndarray:
         return wrap(self._a.view() if dtype is None else self._a.view(dtype), self._device)
 
+    def nonzero(self) -> tuple[ndarray, ...]:
+        """The size of the result comes to the host."""
+        _streams.blocking_transfer(8)
+        return apply("nonzero", np.nonzero, (self,))  # type: ignore[no-any-return]
+
     def fill(self, value: Any) -> None:
         self[...] = value
 
@@ -277,16 +286,13 @@ class ndarray:
         apply("scatter_add", lambda a, s, v: np.add.at(a, s, v), (self, slices, value))
 
 
-from cupy.cuda import stream as _streams  # noqa: E402  (methods have parameters called `stream`)
-
-
 def _basic(key: Any) -> bool:
     is_int = isinstance(key, int | np.integer) and not isinstance(key, bool)
     return key is None or key is Ellipsis or isinstance(key, slice) or is_int
 
 
 def _check_key(parts: Any) -> None:
-    """Refuse host arrays as indices, and count what CuPy does with lists (copied in) and masks (their size copied out)."""
+    """Refuse host arrays, and count what CuPy does with lists (copied in) and masks (their size copied out)."""
     for part in parts:
         if isinstance(part, np.ndarray):
             raise TypeError(f"Unsupported type {type(part)} as an index")
@@ -336,6 +342,6 @@ for _name in ("max", "min", "any", "all", "argmax", "argmin"):
     setattr(ndarray, _name, _reduction(_name))
 for _name in (
     "transpose", "ravel", "flatten", "squeeze", "swapaxes", "take", "clip", "conj", "cumsum", "diagonal", "dot",
-    "round", "trace", "repeat", "sort", "argsort", "nonzero",
+    "round", "trace", "repeat", "sort", "argsort",
 ):  # fmt: skip
     setattr(ndarray, _name, _method(_name))

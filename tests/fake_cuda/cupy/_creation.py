@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from cupy import _fake
 from cupy._array import copy_in, ndarray
 from cupy._core import apply, is_device, wrap
 from cupy.cuda import pinned_memory, stream
+
+__all__ = [
+    "arange", "array", "asanyarray", "asarray", "ascontiguousarray", "asfortranarray", "asnumpy", "astype", "copy",
+    "empty", "empty_like", "eye", "full", "full_like", "identity", "linspace", "ones", "ones_like", "zeros",
+    "zeros_like",
+]  # fmt: skip
 
 
 def array(

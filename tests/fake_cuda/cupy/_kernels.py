@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from cupy import _compile, _fake
 from cupy._array import ndarray
 from cupy._core import check_device, is_device, wrap
@@ -174,14 +175,14 @@ class ElementwiseKernel:
             else:
                 hosts.append(np.ascontiguousarray(value._a))
                 back.append((value._a, hosts[-1]))
-        source = self._source(params, values, dtypes, types, [h.size for h in hosts])
+        source = self._source(params, values, dtypes, types)
         sizes = np.array([h.size for h in hosts], dtype=np.int64)
         _run(self.name, source, self.kwargs.get("options", ()), [*hosts, sizes], int(np.prod(shape, dtype=np.int64)))
         for target, made in back:
             target[...] = made
 
     def _source(
-        self, params: list[_Param], values: list[Any], dtypes: list[np.dtype], types: dict[str, np.dtype], _: Any
+        self, params: list[_Param], values: list[Any], dtypes: list[np.dtype], types: dict[str, np.dtype]
     ) -> str:
         declared, bound = [], []
         for k, (param, value, dtype) in enumerate(zip(params, values, dtypes, strict=True)):

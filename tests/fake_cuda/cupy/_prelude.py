@@ -5,11 +5,11 @@ No header is included: a snippet that uses `std::` or `int64_t` fails here as it
 
 from __future__ import annotations
 
-_UNARY = (
-    "exp expm1 exp2 log log1p log2 log10 sqrt cbrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh "
-    "floor ceil trunc round rint fabs erf erfc lgamma tgamma"
-).split()
-_BINARY = "pow fmod atan2 hypot copysign fmin fmax".split()
+_UNARY = """
+    exp expm1 exp2 log log1p log2 log10 sqrt cbrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh
+    floor ceil trunc round rint fabs erf erfc lgamma tgamma
+"""
+_BINARY = "pow fmod atan2 hypot copysign fmin fmax"
 
 _HEAD = """
 typedef __SIZE_TYPE__ size_t;
@@ -91,7 +91,7 @@ def prelude(half: bool) -> str:
     lines = [_HEAD]
     if half:
         lines.append("typedef _Float16 float16;")
-    for name in _UNARY:
+    for name in _UNARY.split():
         lines.append(f"inline float {name}(float x) {{ return __builtin_{name}f(x); }}")
         lines.append(f"inline double {name}(double x) {{ return __builtin_{name}(x); }}")
         lines.append(
@@ -100,8 +100,10 @@ def prelude(half: bool) -> str:
         )
         if half:
             lines.append(f"inline float {name}(float16 x) {{ return __builtin_{name}f((float)x); }}")
-    for name in _BINARY:
+    for name in _BINARY.split():
         lines.append(f"inline float {name}(float x, float y) {{ return __builtin_{name}f(x, y); }}")
-        for other in ("double x, double y", "float x, double y", "double x, float y"):
-            lines.append(f"inline double {name}({other}) {{ return __builtin_{name}(x, y); }}")
+        lines.extend(
+            f"inline double {name}({mixed}) {{ return __builtin_{name}(x, y); }}"
+            for mixed in ("double x, double y", "float x, double y", "double x, float y")
+        )
     return "\n".join([*lines, _TAIL])

@@ -6,12 +6,11 @@ import numpy as np
 
 from cupy._core import apply
 
-__all__ = [
-    "fft", "fft2", "fftfreq", "fftn", "fftshift", "hfft", "ifft", "ifft2", "ifftn", "ifftshift", "ihfft", "irfft",
-    "irfft2", "irfftn", "rfft", "rfft2", "rfftfreq", "rfftn",
-]  # fmt: skip
+_NAMES = """
+    fft fft2 fftfreq fftn fftshift hfft ifft ifft2 ifftn ifftshift ihfft irfft irfft2 irfftn rfft rfft2 rfftfreq rfftn
+"""
 
-for _name in __all__:
+for _name in _NAMES.split():
     globals()[_name] = lambda *args, _n=_name, **kwargs: apply(
         _n, getattr(np.fft, _n), args, kwargs, needs_array=not _n.endswith("freq")
     )

@@ -10,10 +10,11 @@ from typing import Any
 
 import cupyx
 import numpy as np
+from numpy.linalg import LinAlgError
+
 from cupy._array import ndarray
 from cupy._core import apply
 from cupy.cuda import stream
-from numpy.linalg import LinAlgError
 
 __all__ = [
     "LinAlgError", "cholesky", "cond", "cross", "det", "eig", "eigh", "eigvals", "eigvalsh", "inv", "lstsq", "matmul",
@@ -45,7 +46,9 @@ def _each(name: str, arrays: tuple[np.ndarray, ...], kwargs: dict[str, Any]) -> 
     first = arrays[0]
     if first.ndim > 2:
         stacks = [_each(name, tuple(a[i] for a in arrays), kwargs) for i in range(first.shape[0])]
-        return tuple(np.stack(s) for s in zip(*stacks, strict=True)) if isinstance(stacks[0], tuple) else np.stack(stacks)
+        if isinstance(stacks[0], tuple):
+            return tuple(np.stack(s) for s in zip(*stacks, strict=True))
+        return np.stack(stacks)
     like = routine(*(np.eye(*a.shape, dtype=a.dtype) if a is first else np.ones_like(a) for a in arrays), **kwargs)
     return tuple(np.full_like(x, np.nan) for x in like) if isinstance(like, tuple) else np.full_like(like, np.nan)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 
 import numpy as np
+
 from cupy.cuda import runtime
 
 _ROUND = 512

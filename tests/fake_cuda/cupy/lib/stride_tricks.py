@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from cupy._array import ndarray
 from cupy._core import wrap
 
