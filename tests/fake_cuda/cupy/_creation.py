@@ -85,7 +85,7 @@ def copy(a: Any, order: str = "K") -> ndarray:
     return array(a, order=order)
 
 
-def astype(x: ndarray, dtype: Any, /, *, copy: bool = True, device: Any = None) -> ndarray:
+def astype(x: ndarray, dtype: Any, /, *, copy: bool = True) -> ndarray:
     return x.astype(dtype, copy=copy)
 
 

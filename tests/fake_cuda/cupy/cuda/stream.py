@@ -7,6 +7,7 @@ its source was left alone.
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections import defaultdict
@@ -177,7 +178,9 @@ def require_synchronised(device: int, what: str) -> None:
         if stream.device_id in (-1, device):
             line = stream._line(device)
             if line.done < line.issued:
-                raise _fake.NotSynchronised(
+                why = (
                     f"{what} is read while {line.issued - line.done} operations are in flight on {stream!r} "
                     f"(the last: {line.last}); synchronise first"
                 )
+                sys.stderr.write(f"fake CUDA: {why}\n")  # mpi4py makes a bare TypeError of the exception
+                raise _fake.NotSynchronised(why)
