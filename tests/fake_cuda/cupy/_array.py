@@ -14,8 +14,7 @@ from cupy.cuda import stream as _streams  # methods have parameters called `stre
 from cupy.cuda.device import Device
 
 _REFUSED = (
-    "Implicit conversion to a NumPy array is not allowed. "
-    "Please use `.get()` to construct a NumPy array explicitly."
+    "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
 )
 
 

@@ -117,6 +117,7 @@ class ElementwiseKernel:
         self.nin, self.nout, self.nargs = len(self._ins), len(self._outs), len(self._ins) + len(self._outs)
         self.operation, self.preamble, self.kwargs = operation, preamble, kwargs
         self.no_return, self.return_tuple = no_return, return_tuple
+        self._sources: dict[Any, str] = {}
 
     def __call__(self, *args: Any, size: int = -1, stream: Any = None, block_size: int = 128) -> Any:
         if len(args) not in (self.nin, self.nargs):
@@ -175,7 +176,9 @@ class ElementwiseKernel:
             else:
                 hosts.append(np.ascontiguousarray(value._a))
                 back.append((value._a, hosts[-1]))
-        source = self._source(params, values, dtypes, types)
+        key = (tuple(dtypes), tuple(is_device(v) for v in values))
+        if (source := self._sources.get(key)) is None:
+            source = self._sources[key] = self._source(params, values, dtypes, types)
         sizes = np.array([h.size for h in hosts], dtype=np.int64)
         _run(self.name, source, self.kwargs.get("options", ()), [*hosts, sizes], int(np.prod(shape, dtype=np.int64)))
         for target, made in back:
@@ -217,6 +220,7 @@ class ReductionKernel:
         self.nin, self.nout, self.nargs = len(self._ins), 1, len(self._ins) + 1
         self.map_expr, self.reduce_expr, self.post_map_expr = map_expr, reduce_expr, post_map_expr
         self.identity, self.reduce_type, self.preamble, self.options = identity, reduce_type, preamble, options
+        self._sources: dict[Any, str] = {}
 
     def __call__(
         self, *args: Any, out: Any = None, axis: Any = None, keepdims: bool = False, stream: Any = None
@@ -267,7 +271,9 @@ class ReductionKernel:
                 hosts.append(np.ascontiguousarray(np.broadcast_to(value._a, shape).transpose(order)))
         sizes = np.array([h.size for h in (*hosts, result)], dtype=np.int64)
         if result.size:
-            source = self._source(ins, dtypes, types)
+            key = (tuple(dtypes), tuple(is_device(v) for v in ins))
+            if (source := self._sources.get(key)) is None:
+                source = self._sources[key] = self._source(ins, dtypes, types)
             _run(self.name, source, self.options, [*hosts, result, sizes], result.size, inner)
 
     def _source(self, ins: list[Any], dtypes: list[np.dtype], types: dict[str, np.dtype]) -> str:

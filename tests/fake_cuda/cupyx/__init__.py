@@ -59,9 +59,7 @@ def zeros_pinned(shape: Any, dtype: Any = float, order: str = "C") -> PinnedArra
     return made
 
 
-def empty_like_pinned(
-    a: Any, dtype: Any = None, order: str = "K", subok: Any = None, shape: Any = None
-) -> PinnedArray:
+def empty_like_pinned(a: Any, dtype: Any = None, order: str = "K", subok: Any = None, shape: Any = None) -> PinnedArray:
     return empty_pinned(a.shape if shape is None else shape, dtype or a.dtype)
 
 
