@@ -45,8 +45,14 @@ class _Line:
         self.done = max(self.done, until)
         due = [then for at, then in self.pending if at <= until]
         self.pending = [entry for entry in self.pending if entry[0] > until]
+        failed: list[_fake.Overwritten] = []
         for then in due:
-            then()
+            try:
+                then()
+            except _fake.Overwritten as error:
+                failed.append(error)  # the other copies have been made all the same
+        if failed:
+            raise failed[0]
 
 
 _all: weakref.WeakSet[Stream] = weakref.WeakSet()
