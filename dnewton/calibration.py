@@ -22,7 +22,7 @@ from dnewton.arrays import nbytes, ones, zeros
 from dnewton.comm import Comm
 from dnewton.config import Config
 from dnewton.curvature.rates import Rates
-from dnewton.device import Device
+from dnewton.device import HOST, Device
 
 ROUNDS = 5
 SQUARE, WIDE, TALL = 768, 4096, 2048  # a product of 768 x 768; a matrix of 32 MiB in float32
@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, Rates]:
     return {k: r for k, r in found.items() if 1e6 < r.flops < 1e18 and 1e6 < r.bandwidth < 1e16}
 
 
-def measure(dtype: str, device: Device) -> Rates:
+def measure(dtype: str, device: Device = HOST) -> Rates:
     """Measure this process, with the BLAS threads that it may use, or its GPU; two significant digits."""
     square, tall = (SQUARE, TALL) if device.is_host else (CUDA_SQUARE, CUDA_TALL)
     a, rows, v = (ones(n, zeros((), device.like, dtype)) for n in ((square, square), (tall, WIDE), (WIDE,)))

@@ -200,9 +200,9 @@ class Comm:
             # for once, so all messages are made ready before.
             for some in [[part] for part in parts] if on_host(array) else [parts]:
                 turned = [xp.reshape(flat[part, :].T, (-1,)) for part in some]
-                sent = self.buffers.out(turned[0] if len(turned) == 1 else xp.concat(turned))
                 numbers = sum(part.stop - part.start for part in some)
                 whole, start = self.buffers.room(numbers * total, array), 0
+                sent = self.buffers.out(turned[0] if len(turned) == 1 else xp.concat(turned))
                 for part in some:
                     n = part.stop - part.start
                     mine = sent[start * flat.shape[1] : (start + n) * flat.shape[1]]
@@ -223,8 +223,8 @@ class Comm:
         with self._counted(nbytes(array)):
             counts = np.empty(self.size, dtype=np.int64)
             self._collective(self._mpi, "Allgather", np.array([array.shape[0]], dtype=np.int64), counts)
-            mine = self.buffers.out(array)
             out = self.buffers.room((int(counts.sum()), *array.shape[1:]), array)
+            mine = self.buffers.out(array)
             row = MPI.BYTE.Create_contiguous(math.prod(out.shape[1:]) * out.itemsize).Commit()
             self._collective(self._mpi, "Allgatherv", [_bytes(mine), len(mine), row], [_bytes(out), counts, row])
             row.Free()
@@ -240,8 +240,8 @@ class Comm:
         taken = np.empty_like(given)
         with self._counted(int(given.sum())):
             self._collective(self._mpi, "Alltoall", given, taken)
+            out = self.buffers.room(int(taken.sum()) // itemsize(flat[0]), flat[0])
             mine = self.buffers.out(namespace(flat[0]).concat(flat))
-            out = self.buffers.room(int(taken.sum()) // mine.itemsize, flat[0])
             self._collective(self._mpi, "Alltoallv", [_bytes(mine), given, MPI.BYTE], [_bytes(out), taken, MPI.BYTE])
             out = self.buffers.back(out, flat[0])
         ends = [int(n) for n in np.cumsum(taken) // mine.itemsize]

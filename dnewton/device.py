@@ -47,6 +47,9 @@ class Device:
         arrays.synchronize(self.like)
 
 
+HOST = Device()
+
+
 def open_device(kind: str, buffers: str, comm: Comm, asked: str) -> tuple[Device, list[str]]:
     """The device of this rank, cpu or cuda, and lines for the log; arrays then reach MPI as `buffers` says. `asked` is
     the user's word for it in messages.
@@ -54,7 +57,7 @@ def open_device(kind: str, buffers: str, comm: Comm, asked: str) -> tuple[Device
     Raises UserError alike on all ranks. Collective over the world.
     """
     if kind == "cpu":
-        return Device(), []
+        return HOST, []
     with comm.together():
         like, name, number, identity = _open(comm.place_on_node, asked)
     sharing = comm.node_sharing(zlib.crc32(identity.encode()))

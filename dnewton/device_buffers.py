@@ -10,7 +10,19 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from dnewton.arrays import Array, contiguous, empty, nbytes, on_cuda, on_host, pinned, synchronize, to_device, to_host
+from dnewton.arrays import (
+    Array,
+    contiguous,
+    dtype_name,
+    empty,
+    nbytes,
+    on_cuda,
+    on_host,
+    pinned,
+    synchronize,
+    to_device,
+    to_host,
+)
 
 # What users set to turn device memory on (or off) in their MPI library, by a word of the library's version text.
 SWITCHES = {
@@ -61,6 +73,9 @@ class DeviceBuffers:
             return np.ascontiguousarray(array)
         array = contiguous(array)
         self.synchronised += 1
+        if not array.size:  # of no address on the device; it must be waited for all the same, for what MPI brings
+            synchronize(array)
+            return np.empty(array.shape, dtype=dtype_name(array))
         if self.straight:
             synchronize(array)
             return array
@@ -83,14 +98,14 @@ class DeviceBuffers:
         return view
 
     def room(self, shape: int | tuple[int, ...], like: Array) -> Array:
-        """A buffer for what MPI brings, to be given to :meth:`back`."""
-        if on_host(like) or self.straight:
+        """A buffer for what MPI brings, to be given to :meth:`back`. Made before :meth:`out` waits for the device."""
+        if on_host(like) or (self.straight and 0 not in np.atleast_1d(shape)):
             return empty(shape, like)
-        return np.empty(shape, dtype=to_host(like[:0]).dtype)
+        return np.empty(shape, dtype=dtype_name(like))
 
     def back(self, buffer: Array, like: Array) -> Array:
         """What MPI left in a buffer, where `like` is."""
-        if on_host(like) or self.straight:
+        if on_host(like) or not on_host(buffer):
             return buffer
         self.staged += nbytes(buffer)
         return to_device(buffer, like)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-import places  # noqa: F401  (before anything imports CuPy)
+import places  # before anything imports CuPy
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -102,4 +102,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def comm() -> Comm:
     """The whole job on a 1 x P grid."""
-    return Comm.world()
+    found = Comm.world()
+    found.buffers.straight = places.STRAIGHT
+    return found

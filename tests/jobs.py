@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from places import DEVICE
+
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 from torture import ranks_of as ranks_of
@@ -37,7 +39,14 @@ def launcher() -> tuple[str, ...]:
 
 def command(ranks: int, *args: str, module: str = "dnewton.train") -> list[str]:
     run = [module] if module.endswith(".py") else ["-m", module]
-    return [*launcher(), "-np", str(ranks), sys.executable, *run, *args]
+    return [*launcher(), "-np", str(ranks), sys.executable, *run, *args, *_device(module, args)]
+
+
+def _device(module: str, args: tuple[str, ...]) -> list[str]:
+    """What makes a job compute where the tests do (tests/places.py)."""
+    if DEVICE == "cpu" or "--help" in args or "--version" in args:
+        return []
+    return {"dnewton.train": ["--set", "parallel.device=cuda"], "dnewton.predict": ["--device", "cuda"]}.get(module, [])
 
 
 def start(ranks: int, *args: str, cwd: Path, module: str = "dnewton.train", timeout: float = 120) -> Any:

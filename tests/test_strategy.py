@@ -13,16 +13,19 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import put
 from problems import MLP, OnRanks, Problem, flat, lay_out, relative
 from test_ways import LAMBDA, NETS, dense_pieces, setting
 
 from dnewton import calibration, config_text, forecast, planner, strategy
+from dnewton.arrays import zeros
 from dnewton.comm import Comm
 from dnewton.config import Config
 from dnewton.config_solvers import SolverSection
 from dnewton.curvature import costs
 from dnewton.curvature.jacobian import Unit, units
 from dnewton.curvature.rates import Rates
+from dnewton.device import Device
 from dnewton.errors import UserError
 from dnewton.layout import grids
 from dnewton.netplan import infer_shapes
@@ -74,7 +77,7 @@ def test_diagonal_systems_by_passes(comm: Comm, net: str, per_layer: bool) -> No
 
     def solve(fraction: float, limit: int = 500) -> subproblem.Solution:
         systems = [PlainCG(multiply, grad, unit, 1e-12) for unit in mine]
-        nothing = np.zeros_like(grad)
+        nothing = zeros(grad.shape, grad)
         idle = lambda unit: (multiply(nothing, unit), None)[1]  # noqa: E731
         return subproblem.solve_jointly(systems, idle, grad, limit, fraction, on.comm)
 
@@ -108,7 +111,7 @@ def test_any_mlp_by_any_representation(widths: list[int], samples: int, chunk: i
     problem = Problem((3,), layers, "squared", samples=samples)
     on = lay_out(problem, comm)
     (unit,) = units(on.network.blocks, per_layer=False)
-    v = np.random.default_rng(0).normal(size=on.network.size)
+    v = put(np.random.default_rng(0).normal(size=on.network.size))
     expected = on.by_passes(chunk).joint_product(v, unit, 0.3, on.comm)
     for representation in ("factored", "dense"):
         model = on.model(representation=representation, chunk=chunk)
@@ -375,26 +378,26 @@ def test_rates_are_measured_once(comm: Comm, tmp_path: Path, monkeypatch: pytest
     alone.least_cores = 1.0
     text = json.dumps({"net": {"input": [2], "loss": "squared", "layers": net(2)}})
     config = config_text.load(text, "net.yaml", [])
-    first, note = calibration.rates(config, alone)
+    first, note = calibration.rates(config, alone, Device())
     assert "measured now" in note and first.flops > 1e8 and first.bandwidth > 1e8
-    monkeypatch.setattr(calibration, "measure", lambda dtype: pytest.fail("measured twice"))
-    again, note = calibration.rates(config, alone)
+    monkeypatch.setattr(calibration, "measure", lambda dtype, device: pytest.fail("measured twice"))
+    again, note = calibration.rates(config, alone, Device())
     assert again == first and "measured before" in note
-    resumed, note = calibration.rates(config.with_rates(1e9, 2e9), alone)
+    resumed, note = calibration.rates(config.with_rates(1e9, 2e9), alone, Device())
     assert resumed == Rates(1e9, 2e9) and note == "given"
 
 
 def test_a_damaged_cache_is_measured_anew(comm: Comm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(calibration, "measure", lambda dtype: Rates(3e9, 4e9))
+    monkeypatch.setattr(calibration, "measure", lambda dtype, device: Rates(3e9, 4e9))
     for damage in ("", "[1]", '{"a": 3}', '{"a": {"flops": "x", "bandwidth": 1}}', "\0"):
         calibration.cache_file().parent.mkdir(exist_ok=True)
         calibration.cache_file().write_text(damage)
-        assert calibration._of_this_machine("float32", True)[0] == Rates(3e9, 4e9)
+        assert calibration._of_this_machine("float32", True, Device(), Rates())[0] == Rates(3e9, 4e9)
         assert [f.name for f in calibration.cache_file().parent.iterdir()] == ["rates.json"]
     calibration.cache_file().unlink()
     calibration.cache_file().mkdir()
-    found, note = calibration._of_this_machine("float32", True)
+    found, note = calibration._of_this_machine("float32", True, Device(), Rates())
     assert found == Rates() and "cannot be written" in note
     assert [f.name for f in calibration.cache_file().parent.iterdir()] == ["rates.json"]
 
@@ -402,7 +405,7 @@ def test_a_damaged_cache_is_measured_anew(comm: Comm, tmp_path: Path, monkeypatc
 def test_without_a_cache_the_stated_rates_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    found, note = calibration._of_this_machine("float32", True)
+    found, note = calibration._of_this_machine("float32", True, Device(), Rates())
     assert found == Rates() and "cannot be written" in note
-    found, note = calibration._of_this_machine("float32", False)
+    found, note = calibration._of_this_machine("float32", False, Device(), Rates())
     assert found == Rates() and "share cores" in note

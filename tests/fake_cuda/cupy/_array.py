@@ -175,8 +175,10 @@ class ndarray:
             return out
         target, snapshot = out, self._a.copy()
         _fake.to_host(self.nbytes)
+        line = where._line(self._device)
+        line.check_sources()  # copies from `out` to the device that are before this one on the stream
         _fake.garbage(out)
-        where._line(self._device).issue("copy to host", lambda: np.copyto(target, snapshot))
+        line.issue("copy to host", lambda: np.copyto(target, snapshot))
         return out
 
     def set(self, arr: np.ndarray, stream: _streams.Stream | None = None) -> None:
@@ -313,7 +315,7 @@ def copy_in(device: ndarray, host: np.ndarray, where: Any = None) -> None:
 
     _fake.to_device(host.nbytes)
     np.copyto(device._a, host)
-    (where or _streams.get_current_stream())._line(device._device).issue("copy to device", check)
+    (where or _streams.get_current_stream())._line(device._device).issue(_streams.TO_DEVICE, check)
 
 
 _BINARY = {

@@ -58,6 +58,12 @@ def getDeviceProperties(device: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def deviceGetPCIBusId(device: int) -> str:
+    if not 0 <= device < getDeviceCount():
+        raise CUDARuntimeError(101)
+    return f"0000:{device:02x}:00.0"
+
+
 def deviceSynchronize() -> None:
     from cupy.cuda.device import Device
 

@@ -18,6 +18,8 @@ from typing import ClassVar
 from cupy import _fake
 from cupy.cuda import runtime
 
+TO_DEVICE = "copy to device"
+
 
 @dataclass
 class _Line:
@@ -27,6 +29,7 @@ class _Line:
     done: int = 0
     last: str = ""
     pending: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
+    sources: set[int] = field(default_factory=set)  # pending looks whether a source was left alone
     asked: int = 0  # up to where someone has polled
 
     def poll(self, until: int) -> bool:
@@ -40,6 +43,16 @@ class _Line:
         self.issued, self.last = self.issued + 1, what
         if then is not None:
             self.pending.append((self.issued, then))
+            if what == TO_DEVICE:
+                self.sources.add(self.issued)
+
+    def check_sources(self) -> None:
+        """What is issued next comes after the copies to the device: their sources may change from now on."""
+        checks = [then for at, then in self.pending if at in self.sources]
+        self.pending = [entry for entry in self.pending if entry[0] not in self.sources]
+        self.sources.clear()
+        for check in checks:
+            check()
 
     def complete(self, until: int) -> None:
         self.done = max(self.done, until)
