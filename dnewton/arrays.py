@@ -241,6 +241,26 @@ def diagonal(matrix: Array) -> Array:
     return namespace(matrix).reshape(matrix, (n * n,))[:: n + 1]
 
 
+def narrowed(array: Array, dtype: str) -> Array:
+    """Rounded to float16, or to bfloat16, whose 16 bits are kept as whole numbers (the upper half of a float32's)."""
+    xp = namespace(array)
+    if not (on_host(array) or on_cuda(array)):
+        raise TypeError("the array standard knows no half precision")
+    if dtype == "float16":
+        return array.astype(xp.float16)
+    bits = contiguous(array.astype(xp.float32)).view(xp.uint32)
+    rounded = (bits + ((bits >> 16) & 1) + 0x7FFF) >> 16  # to nearest, halves to even
+    return xp.where(xp.isfinite(array), rounded, bits >> 16).astype(xp.uint16)
+
+
+def widened(array: Array, dtype: str, like: Array) -> Array:
+    """The inverse of :func:`narrowed`, in the dtype of `like`."""
+    xp = namespace(array)
+    if dtype == "float16":
+        return array.astype(like.dtype)
+    return (array.astype(xp.uint32) << 16).view(xp.float32).astype(like.dtype, copy=False)
+
+
 def symmetric_solve(matrix: Array, right: Array) -> Array | None:
     """matrix⁻¹ right for a symmetric positive definite matrix and a vector; None when it is singular.
 

@@ -10,7 +10,8 @@ from dnewton import budget, calibration, machine, planner, strategy
 from dnewton.arrays import DEVICE_BLOCK
 from dnewton.comm import Comm
 from dnewton.config import Config, regulariser
-from dnewton.config_solvers import ServedSection, SolverSection
+from dnewton.config_newton import SolverSection
+from dnewton.config_solvers import ServedSection
 from dnewton.crew import Crew, layout
 from dnewton.curvature.losses import LOSSES
 from dnewton.data.parts import Loaded, load_parts, open_parts

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from dnewton import yaml_io
-from dnewton.config_solvers import AnySolver, Count, Positive, Section, SolverSection, choose
+from dnewton.config_newton import Count, Positive, Section, SolverSection
+from dnewton.config_solvers import AnySolver, choose
 from dnewton.layout import KindName
 
 ActivationName = Literal["relu", "tanh", "sigmoid", "softplus", "linear"]

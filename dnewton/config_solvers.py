@@ -5,121 +5,20 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Rules = dict[str, tuple[str, tuple[str, ...]]]  # key: another key, and the values it works with
-WholeNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
-
-
-class Section(BaseModel):
-    """A mapping in the YAML file: unknown keys are errors, numbers are not strings."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    needs: ClassVar[Rules] = {}
-
-    @model_validator(mode="after")
-    def _no_option_without_effect(self) -> Section:
-        """What would be ignored is refused; a default is not, as written-out configurations hold them all."""
-        for key, (other, values) in self.needs.items():
-            default = type(self).model_fields[key].default
-            if getattr(self, key) != default and str(getattr(self, other)) not in values:
-                raise ValueError(f"{key} needs {other}: {' or '.join(values)}")
-        return self
-
-
-def _subsample(value: float) -> float:
-    if value > 1 and value != int(value):
-        raise ValueError("a fraction (0, 1] or a whole number of samples is needed")
-    return value
-
-
-def _gradient_batch(value: Any) -> Any:
-    if value == "all" or (type(value) is int and value > 0):
-        return value
-    raise ValueError("all or a number of samples is needed")
-
-
-class EarlyStopSection(Section):
-    """When the local solves of the slowest ranks are cut off (Wang et al. 2018, section 5.1)."""
-
-    mode: Literal["async", "lockstep", "off"] = "async"
-    fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
-    every: Count = 5  # lockstep: CG iterations between two counts
-
-
-class SolverSection(Section):
-    """The Newton method of Wang et al. 2018."""
-
-    replicated: ClassVar[bool] = False  # whether replicas are this method's workers
-
-    name: Literal["newton"] = "newton"
-    max_iterations: WholeNumber = 50
-    C: Annotated[float, Field(gt=0)] = 1.0  # in units of l: the regulariser is |theta|^2 / (2 C l); inf means none
-    subsample: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_subsample)] = 0.1
-    curvature: Literal["diagonal", "full"] = "diagonal"
-    diagonal_unit: Literal["rank", "layer"] = "rank"
-    jacobian: Literal["auto", "factored", "dense", "normal", "implicit"] = "auto"
-    subproblem: Literal["auto", "cg", "exact"] = "auto"
-    preconditioner: Literal["auto", "none", "diagonal", "kronecker"] = "auto"  # of cg; auto leaves `cg` without one
-    cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    max_cg: Count = 250
-    warm_start: bool = False  # begin each local solve at the last accepted step; cg without Gram coordinates
-    early_stop: EarlyStopSection = EarlyStopSection()
-    combine: Literal["none", "previous", "two_level"] = "previous"
-    replica_solve: Literal["average", "exact"] = "average"  # parallel.replicas > 1: each with its share of S, or all
-    lambda_: Annotated[float, Field(alias="lambda", ge=1e-10, le=1e10)] = 1.0
-    lambda_trials: Annotated[int, Field(ge=1, le=20)] = 1  # try lambda, lambda/10, ... and go on with the best
-    drop: Annotated[float, Field(gt=0, le=1)] = 0.6667
-    boost: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.5
-    eta: Annotated[float, Field(gt=0, lt=1)] = 1.0e-4
-    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stop at |grad| <= tolerance * |first grad|
-    batch_size: Count = 1024
-    gradient_batch: Annotated[int | Literal["all"], BeforeValidator(_gradient_batch)] = "all"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _solved_in_step(cls, value: Any) -> Any:
-        """Where all ranks solve in step a counter beside the solves has no use: `curvature: full` has one CG for all,
-        products of `jacobian: implicit` are collectives with a count, of `replica_solve: exact` sums over replicas."""
-        if not isinstance(value, dict) or not isinstance(stop := value.get("early_stop", {}), dict):
-            return value
-        if value.get("curvature") == "full":
-            why, instead = "needs curvature: diagonal; with full use mode: off", "off"
-        elif value.get("jacobian") == "implicit":
-            why, instead = "needs an explicit jacobian; with implicit use lockstep or off", "lockstep"
-        elif value.get("replica_solve") == "exact":
-            if stop.get("mode") == "lockstep":
-                raise ValueError("early_stop: {mode: lockstep} needs replica_solve: average; with exact use mode: off")
-            why, instead = "needs replica_solve: average; with exact use mode: off", "off"
-        else:
-            return value
-        if stop.get("mode") == "async":
-            raise ValueError(f"early_stop: {{mode: async}} {why}")
-        return {**value, "early_stop": {"mode": instead, **stop}}
-
-    @model_validator(mode="after")
-    def _jacobian_serves(self) -> SolverSection:
-        if self.replica_solve == "exact" and self.curvature == "diagonal":
-            for key in ("jacobian", "subproblem", "preconditioner"):
-                if getattr(self, key) in ("normal", "implicit", "exact", "diagonal", "kronecker"):
-                    raise ValueError(f"{key}: {getattr(self, key)} needs replica_solve: average; exact is plain CG")
-        if self.jacobian == "normal" and self.curvature == "full":
-            raise ValueError("jacobian: normal needs curvature: diagonal")
-        if self.jacobian in ("normal", "implicit") and self.preconditioner in ("diagonal", "kronecker"):
-            raise ValueError(f"preconditioner: {self.preconditioner} needs jacobian: factored, dense or auto")
-        if self.preconditioner in ("diagonal", "kronecker") and self.curvature == "full":
-            raise ValueError(f"preconditioner: {self.preconditioner} is of local systems: it needs curvature: diagonal")
-        if self.preconditioner in ("diagonal", "kronecker") and self.subproblem == "exact":
-            raise ValueError(f"preconditioner: {self.preconditioner} needs subproblem: cg or auto")
-        if self.jacobian == "implicit" and self.subproblem == "exact":
-            raise ValueError("subproblem: exact needs a jacobian that is held: factored, dense, normal or auto")
-        return self
+from dnewton.config_newton import (
+    Count,
+    Fraction,
+    NotNegative,
+    Positive,
+    Rules,
+    Section,
+    Share,
+    SolverSection,
+    WholeNumber,
+    samples_or_share,
+)
 
 
 class CommonSection(Section):
@@ -148,7 +47,7 @@ class ScheduleSection(Section):
     }  # fmt: skip
 
     name: Literal["constant", "step", "cosine", "inverse"] = "constant"
-    milestones: list[Positive] = []  # step: iterations after which the rate is multiplied by factor
+    milestones: list[Positive] = []  # noqa: RUF012 (copied) step: iterations after which the rate is multiplied by factor
     factor: Share = 0.1
     decay: NotNegative = 0.1  # inverse: rate / (1 + decay * iterations)^power
     power: Annotated[float, Field(gt=0, le=10)] = 1.0
@@ -328,7 +227,7 @@ class HessianFreeSection(CommonSection):
 
     name: Literal["hessian_free"] = "hessian_free"
     method: Literal["gn_cg", "bicgstab"] = "gn_cg"  # CG on the Gauss-Newton matrix, Bi-CG-STAB on the Hessian
-    subsample: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_subsample)] = 0.2
+    subsample: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(samples_or_share)] = 0.2
     damping: Positive = 0.5  # lambda at the start
     cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
     max_cg: Count = 100

@@ -9,7 +9,7 @@ import sys
 from dnewton import config, config_text, forecast, planner, strategy
 from dnewton.assemble import workload
 from dnewton.comm import Comm
-from dnewton.config_solvers import SolverSection
+from dnewton.config_newton import SolverSection
 from dnewton.crew import layout
 from dnewton.curvature.rates import Rates
 from dnewton.data.parts import open_parts

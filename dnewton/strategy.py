@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from dnewton.config_solvers import SolverSection
+from dnewton.config_newton import SolverSection
 from dnewton.curvature import costs
 from dnewton.curvature.costs import BlockShape, Cost
 from dnewton.curvature.jacobian import in_chunks
@@ -215,6 +215,7 @@ def _curvature(at: _Setting, left: float, source: str) -> Found:
     """The fastest way to hold the curvature within `left` bytes; the last one tried if none fits."""
     wanted = at.options.jacobian
     found: Found | None = None
+    half = at.options.jacobian_dtype != "auto"
     if wanted in ("auto", "factored", "dense"):
         item, s, k = at.work.itemsize, at.work.subsample, at.work.outputs
         if wanted == "auto":
@@ -227,9 +228,11 @@ def _curvature(at: _Setting, left: float, source: str) -> Found:
         for held in choices:
             found = _explicit(at, held, left)
             if found is not None and found.size <= left:
-                return _by_passes_instead(at, found, left) if wanted == "auto" else found
-        if wanted != "auto" and found is None:
+                return found if wanted != "auto" or half else _by_passes_instead(at, found, left)
+        if (wanted != "auto" or half) and found is None:
             found = _explicit(at, choices[0], math.inf)
+        if half and found is not None:
+            return found  # it is what was asked for, and too large
     small = max(sum(b.size for b in unit) for unit in at.units) <= LARGEST_EXACT
     plain = at.options.preconditioner in ("auto", "none")
     if wanted == "normal" or (wanted == "auto" and at.options.curvature == "diagonal" and small and plain):
@@ -283,7 +286,8 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
     """With J held block by block; None where no way that the options allow fits."""
     work, options = at.work, at.options
     s, k, item = work.subsample, work.outputs, work.itemsize
-    per_sample = sum(b.numbers(held[b.name], k) for b in at.blocks) * item
+    half = options.jacobian_dtype != "auto"
+    per_sample = sum(b.bytes(held[b.name], k, item, half) for b in at.blocks)
     if s > options.batch_size:  # the inputs of several batches are put together
         per_sample += sum(b.i for b in at.blocks if not b.conv) * item
     jacobian = s * per_sample

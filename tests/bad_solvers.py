@@ -149,7 +149,6 @@ RANKS: list[Entry] = [
     ("parallel.replicas=", "parallel.replicas:", "integer", "'auto'"),
     ("parallel.replicas=97", "parallel.replicas", "does not divide", "use 1"),
     ("parallel.device=gpu", "parallel.device", "'cpu' or 'cuda'"),
-    ("parallel.device=cuda", "parallel.device", "not available in this version; use cpu"),
     ("parallel.dtype=float16", "parallel.dtype", "'float32' or 'float64'"),
     ("parallel.memory=0", "parallel.memory", "at least 1MiB"),
     ("parallel.memory=lots", "parallel.memory", "a size such as 4GiB"),

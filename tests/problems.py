@@ -13,7 +13,7 @@ from dnewton import planner, strategy
 from dnewton.arrays import namespace
 from dnewton.comm import Comm
 from dnewton.config import Config
-from dnewton.config_solvers import SolverSection
+from dnewton.config_newton import SolverSection
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.implicit import ByPasses, Normal, Passes

@@ -30,13 +30,15 @@ ORDER = [
     "checkpoint", "parallel_file", "checksum",
     "curvature.hessian",
     "curvature.implicit", "curvature.gauss_newton", "curvature.jacobian", "curvature.blocks",
-    "curvature.sensitivity", "curvature.losses", "curvature", "network", "cotangent", "layers.linear", "layers.pool",
+    "curvature.sensitivity", "curvature.held", "curvature.losses", "curvature", "network", "cotangent", "layers.linear",
+    "layers.pool",
     "layers.activation", "layers", "forecast",
     "planner", "curvature.costs", "curvature.rates", "netplan", "data.convert", "data.parts", "data.samples",
     "data.targets", "data.scaling", "data.readers", "data.images", "data.cifar_batches", "data.hdf5",
     "data.array_files", "data.tables", "data.libsvm", "data.text", "data.sources", "data.files", "data",
     "crew", "vigil", "one_sided", "comm", "device_buffers",
-    "early", "traffic", "machine", "config_text", "config", "config_solvers", "layout", "windows", "arrays", "kernels",
+    "early", "traffic", "machine", "config_text", "config", "config_solvers", "config_newton",
+    "layout", "windows", "arrays", "kernels",
     "yaml_io", "nets", "errors", "",
 ]  # fmt: skip
 

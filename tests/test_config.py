@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnewton import config, config_text, yaml_io
-from dnewton.config_solvers import SolverSection
+from dnewton.config_newton import SolverSection
 from dnewton.errors import UserError
 from dnewton.netplan import infer_shapes
 

@@ -16,7 +16,7 @@ from dnewton import planner, strategy
 from dnewton.arrays import copy
 from dnewton.comm import Comm
 from dnewton.config import Config
-from dnewton.config_solvers import SolverSection
+from dnewton.config_newton import SolverSection
 from dnewton.crew import Layout, layout
 from dnewton.draws import subsample_size
 from dnewton.errors import UserError

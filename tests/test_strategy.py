@@ -21,7 +21,7 @@ from dnewton import calibration, config_text, forecast, planner, strategy
 from dnewton.arrays import zeros
 from dnewton.comm import Comm
 from dnewton.config import Config
-from dnewton.config_solvers import SolverSection
+from dnewton.config_newton import SolverSection
 from dnewton.curvature import costs
 from dnewton.curvature.jacobian import Unit, units
 from dnewton.curvature.rates import Rates

@@ -8,9 +8,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from dnewton.arrays import Array, namespace, nbytes
-from dnewton.curvature.sensitivity import ALL, Sensitivity
+from dnewton.arrays import Array, empty, namespace, nbytes, zeros
+from dnewton.curvature.held import ALL, Held
+from dnewton.curvature.sensitivity import Sensitivity
 from dnewton.network import Block
+
+
+def _times(phi: Held, w: Array) -> Array:
+    """φ w for w (I, O): (S, Q, O)."""
+    xp, (s, q, i), o = namespace(w), phi.shape, w.shape[1]
+    if phi.array is not None:
+        return xp.reshape(xp.reshape(phi.array, (s * q, i)) @ w, (s, q, o))
+    out = empty((s, q, o), w)
+    for here, part in phi.pieces():
+        out[here, ...] = xp.reshape(xp.reshape(part, (part.shape[0] * q, i)) @ w, (part.shape[0], q, o))
+    return out
+
+
+def _transposed_times(e: Array, phi: Held) -> Array:
+    """Σ over samples and positions of e ⊗ φ for e (S, Q, O): (O, I)."""
+    xp, (_, q, i), o = namespace(e), phi.shape, e.shape[2]
+    total = None
+    for here, part in phi.pieces():
+        n = part.shape[0] * q
+        found = xp.reshape(e[here, ...], (n, o)).T @ xp.reshape(part, (n, i))
+        total = found if total is None else total + found
+    return zeros((o, i), e) if total is None else total
 
 
 class BlockJacobian(Protocol):
@@ -68,7 +91,7 @@ class Factored:
     """J as D and φ: one matrix product with φ over all samples, one contraction with D."""
 
     block: Block
-    phi: Array  # (S, Q, I)
+    phi: Held  # (S, Q, I)
     d: Sensitivity
     inputs_gram: Array | None = None  # φφᵀ (S, S), with one added for a bias; dense layers only
 
@@ -80,11 +103,10 @@ class Factored:
 
     def begin(self, v: Array) -> Array:
         """φ Vᵀ, (S, Q, O)."""
-        xp, (s, q, i) = namespace(v), self.phi.shape
-        t = xp.reshape(self.phi, (s * q, i)) @ self.block.weight(v).T
+        found = _times(self.phi, self.block.weight(v).T)
         if self.block.has_bias:
-            t += self.block.bias(v)
-        return xp.reshape(t, (s, q, self.block.shape[0]))
+            found += self.block.bias(v)
+        return found
 
     def part_times(self, begun: Array, part: slice) -> Array:
         return self.d.contract(begun[part, ...], part)
@@ -93,35 +115,26 @@ class Factored:
         begun[part, ...] = self.d.expand(w, part)  # nobody needs φ Vᵀ of these samples any more
 
     def end(self, begun: Array, out: Array) -> None:
-        xp, (s, q, i) = namespace(begun), self.phi.shape
-        e = xp.reshape(begun, (s * q, self.block.shape[0]))
-        weight = self.block.weight(out)
-        weight += e.T @ xp.reshape(self.phi, (s * q, i))
-        if self.block.has_bias:
-            bias = self.block.bias(out)
-            bias += xp.sum(e, axis=0)
+        self.block.add(out, _transposed_times(begun, self.phi), begun)
 
     def make_inputs_gram(self) -> None:
         """Form φφᵀ, so that J Jᵀ y of a dense layer costs 2 S² O operations instead of 4 S O I."""
         if self.inputs_gram is None:
-            flat = self.phi[:, 0, :]
+            flat = self.phi.part()[:, 0, :]
             self.inputs_gram = flat @ flat.T + (1 if self.block.has_bias else 0)
 
     def gram_times(self, y: Array) -> Array:
-        xp, (s, q, i), o = namespace(y), self.phi.shape, self.block.shape[0]
-        e = xp.reshape(self.d.expand(y), (s * q, o))
+        xp, e = namespace(y), self.d.expand(y)
         if self.inputs_gram is not None:
-            t = self.inputs_gram @ e
-        else:
-            flat = xp.reshape(self.phi, (s * q, i))
-            t = flat @ (flat.T @ e)
-            if self.block.has_bias:
-                t += xp.sum(e, axis=0)
-        return self.d.contract(xp.reshape(t, (s, q, o)))
+            return self.d.contract((self.inputs_gram @ e[:, 0, :])[:, None, :])
+        t = _times(self.phi, _transposed_times(e, self.phi).T)
+        if self.block.has_bias:
+            t += xp.sum(e, axis=(0, 1))
+        return self.d.contract(t)
 
     def gram(self) -> Array:
         """For a dense layer the elementwise product of the Gram matrices of φ and D; else by the rows."""
-        xp, (s, q, _) = namespace(self.phi), self.phi.shape
+        xp, (s, q, _) = namespace(self.phi.like), self.phi.shape
         if q > 1:
             rows = self.as_rows()
             return rows @ rows.T
@@ -133,7 +146,7 @@ class Factored:
         return xp.reshape(gram, (s * k, s * k))
 
     def as_rows(self, part: slice = ALL) -> Array:
-        xp, phi, o = namespace(self.phi), self.phi[part, ...], self.block.shape[0]
+        xp, phi, o = namespace(self.phi.like), self.phi.part(part), self.block.shape[0]
         s = phi.shape[0]
         d = self.d.dense(s, part)  # (n, K, Q, O)
         k = d.shape[1]
@@ -145,7 +158,7 @@ class Factored:
 
     @property
     def nbytes(self) -> int:
-        return nbytes(self.phi, self.inputs_gram) + self.d.nbytes
+        return self.phi.nbytes + nbytes(self.inputs_gram) + self.d.nbytes
 
 
 @dataclass(frozen=True)
@@ -153,26 +166,32 @@ class Rows:
     """J as its rows, contracted over positions: far smaller than D and φ for convolutions on large images."""
 
     block: Block
-    rows: Array  # (S·K, |O|·|I| [+ |O|]), laid out like the block's span of θ
+    rows: Held  # (S·K, |O|·|I| [+ |O|]), laid out like the block's span of θ
     outputs: int
 
     def times(self, v: Array) -> Array:
-        u = self.rows @ v[self.block.span]
-        return namespace(u).reshape(u, (u.shape[0] // self.outputs, self.outputs))
+        found = [rows @ v[self.block.span] for _, rows in self.rows.pieces()]
+        u = found[0] if len(found) == 1 else namespace(v).concat(found)
+        return namespace(v).reshape(u, (self.rows.shape[0] // self.outputs, self.outputs))
 
     def add_transposed(self, w: Array, out: Array) -> None:
-        out[self.block.span] += namespace(w).reshape(w, (w.shape[0] * self.outputs,)) @ self.rows
+        flat, here = namespace(w).reshape(w, (w.shape[0] * self.outputs,)), out[self.block.span]
+        for some, rows in self.rows.pieces():
+            here += flat[some] @ rows
 
     def gram_times(self, y: Array) -> Array:
-        xp = namespace(y)
-        u = self.rows @ (xp.reshape(y, (y.shape[0] * self.outputs,)) @ self.rows)
-        return xp.reshape(u, y.shape)
+        back = zeros((self.rows.shape[1],), y)
+        for some, rows in self.rows.pieces():
+            back += namespace(y).reshape(y, (y.shape[0] * self.outputs,))[some] @ rows
+        found = [rows @ back for _, rows in self.rows.pieces()]
+        return namespace(y).reshape(found[0] if len(found) == 1 else namespace(y).concat(found), y.shape)
 
     def gram(self) -> Array:
-        return self.rows @ self.rows.T
+        rows = self.rows.part()
+        return rows @ rows.T
 
     def as_rows(self, part: slice = ALL) -> Array:
-        return self.rows if part == ALL else self._some(part)
+        return self.rows.part() if part == ALL else self._some(part)
 
     def begin(self, v: Array) -> Array:
         return v[self.block.span]
@@ -188,8 +207,8 @@ class Rows:
         return
 
     def _some(self, part: slice) -> Array:
-        return self.rows[part.start * self.outputs : part.stop * self.outputs, :]
+        return self.rows.part(slice(part.start * self.outputs, part.stop * self.outputs))
 
     @property
     def nbytes(self) -> int:
-        return nbytes(self.rows)
+        return self.rows.nbytes

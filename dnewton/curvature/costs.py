@@ -58,6 +58,17 @@ class BlockShape:
             return float(outputs * self.size)
         return self.d_numbers(outputs) + (self.q * self.i if self.conv else 0)
 
+    def bytes(self, representation: str, outputs: int, itemsize: int, half: bool) -> float:
+        """Bytes per sample of these; with `half`, D, patches and rows take two a number."""
+        numbers = self.numbers(representation, outputs)
+        if not half:
+            return numbers * itemsize
+        rounded = numbers
+        if representation == "factored":
+            d = 0.0 if self.sharing == "shared" else float(outputs * self.held * self.o)
+            rounded = d + (self.q * self.i if self.conv else 0)
+        return rounded * 2 + (numbers - rounded) * itemsize
+
 
 def blocks_of(plan: NetPlan) -> list[BlockShape]:
     """The blocks of the rank with the largest slices, in layer order."""

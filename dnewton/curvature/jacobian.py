@@ -16,8 +16,9 @@ from dnewton.arrays import Array, block_bytes, empty, identity, itemsize, namesp
 from dnewton.cotangent import Cotangent
 from dnewton.curvature.blocks import BlockJacobian, Factored, Rows
 from dnewton.curvature.costs import CACHE
+from dnewton.curvature.held import Held
 from dnewton.curvature.sensitivity import PerSample, Pooled, Selection, Sensitivity, Shared
-from dnewton.layers.linear import Linear
+from dnewton.layers.linear import Conv, Linear
 from dnewton.layers.pool import Winners
 from dnewton.netplan import NetPlan
 from dnewton.network import Block, Network, Tape
@@ -124,11 +125,13 @@ class Jacobian:
 
 
 def build(
-    network: Network, theta: Array, tapes: Sequence[Tape], how: Representation | Mapping[str, str], chunk: int = 2**31
-) -> Jacobian:
+    network: Network, theta: Array, tapes: Sequence[Tape], how: Representation | Mapping[str, str], chunk: int = 2**31,
+    dtype: str | None = None,
+) -> Jacobian:  # fmt: skip
     """The Jacobian blocks at θ on the batches of S whose forward passes are `tapes`, `chunk` samples at a time.
 
-    `how` is the representation of all blocks, or of each by its layer's name.
+    `how` is the representation of all blocks, or of each by its layer's name. With a `dtype`, float16 or bfloat16, what
+    is held besides the forward pass is rounded to it.
 
     Collective over the backward-sum groups of every layer but the first: K·|S| numbers per input number of a slice,
     or K per chunk where D does not depend on the sample.
@@ -146,7 +149,7 @@ def build(
                 if block.position not in building:
                     wanted = how if isinstance(how, str) else how[block.layer.shape.name]
                     make = _BuildingFactored if wanted == "factored" else _BuildingRows
-                    building[block.position] = make(network.plan, block, samples, outputs)
+                    building[block.position] = make(network.plan, block, samples, outputs, dtype)
                 building[block.position].take(here, op, cot, z)
 
             network.backward(theta, tape.part(part), identity(outputs, theta)[None, ...], take)
@@ -163,9 +166,9 @@ def in_chunks(samples: int, chunk: int) -> list[slice]:
 class _Building:
     """J of one block while the chunks of S arrive."""
 
-    def __init__(self, plan: NetPlan, block: Block, samples: int, outputs: int) -> None:
-        self.plan, self.block, self.samples, self.outputs = plan, block, samples, outputs
-        self._stores: dict[str, Array] = {}
+    def __init__(self, plan: NetPlan, block: Block, samples: int, outputs: int, dtype: str | None) -> None:
+        self.plan, self.block, self.samples, self.outputs, self.dtype = plan, block, samples, outputs, dtype
+        self._stores: dict[str, Held] = {}
 
     def take(self, here: slice, op: Linear, cot: Cotangent, z: Array) -> None:
         """Take in the samples `here` of S, whose cotangent and input are given."""
@@ -175,30 +178,34 @@ class _Building:
         """The block's J on all of S."""
         raise NotImplementedError
 
-    def _put(self, name: str, here: slice, values: Array) -> None:
+    def _put(self, name: str, here: slice, values: Array, dtype: str | None = None) -> None:
         """Keep the values of some samples; those of all of them at once are kept as they are."""
         if here.stop - here.start == self.samples == values.shape[0]:
-            self._stores[name] = values
+            self._stores[name] = Held(values, dtype)
             return
         if name not in self._stores:
-            shape = (self.samples, *values.shape[1:])
-            self._stores[name] = empty(shape, values)
-        self._stores[name][here, ...] = values
+            self._stores[name] = Held.room(self.samples, values, dtype)
+        self._stores[name].put(here, values)
 
     def _keep(self, here: slice, cot: Cotangent) -> None:
         """Multiply the cotangent out to where D is kept; the sweep goes on from there."""
-        n = here.stop - here.start
+        if self.dtype is not None:
+            found = cot.keep()
+            shape = (here.stop - here.start, *found.shape[1:])
+            self._put("d", here, namespace(found).broadcast_to(found, shape), self.dtype)
+            return
+        if cot.slope is None and here.stop - here.start == self.samples == cot.outer.shape[0]:
+            self._stores["d"] = Held(cot.keep())
+            return
         if "d" not in self._stores:
-            shape = (self.samples, self.outputs, *cot.outer.shape[2:])
-            self._stores["d"] = empty(shape, cot.outer)
-        if cot.slope is None and n == self.samples == cot.outer.shape[0]:
-            self._stores["d"] = cot.outer
-        cot.keep(self._stores["d"][here, ...])
+            self._stores["d"] = Held.room(self.samples, cot.outer, None)
+        cot.keep(self._stores["d"].part(here))
 
 
 class _BuildingFactored(_Building):
     def take(self, here: slice, op: Linear, cot: Cotangent, z: Array) -> None:
-        self._put("phi", here, op.rows(z))
+        # A dense layer's inputs are the forward pass's own array: a rounded copy would be more, not less.
+        self._put("phi", here, op.rows(z), self.dtype if isinstance(op, Conv) else None)
         self._pool = None
         if cot.winners is not None:
             self._pool = cot.winners.pool
@@ -219,9 +226,11 @@ class _BuildingFactored(_Building):
         return Factored(self.block, self._stores["phi"], self._sensitivity())
 
     def _sensitivity(self) -> Sensitivity:
-        d, slope = self._stores.get("d"), self._stores.get("slope")
+        d = self._stores.get("d")
+        slope = self._stores["slope"].array if "slope" in self._stores else None
         if self._pool is not None:
-            code = self._stores["code"]
+            assert d is not None
+            code = self._stores["code"].array
             return Pooled(PerSample(d), self._winners if self._winners.code is code else Winners(self._pool, code))
         if d is not None:
             return PerSample(d)
@@ -236,8 +245,8 @@ class _BuildingRows(_Building):
         """Σ_q D ⊗ φ for every sample and output, in sample blocks that stay in cache."""
         xp, block, outputs = namespace(z), self.block, self.outputs
         if "rows" not in self._stores:
-            self._stores["rows"] = empty((self.samples, outputs, block.size), z)
-        rows = self._stores["rows"][here, ...]
+            like = empty((0, outputs, block.size), z)
+            self._stores["rows"] = Held.room(self.samples, like, self.dtype)
         (o, i), s = block.shape, z.shape[0]
         q = cot.outer.shape[2] if cot.winners is None else math.prod(cot.winners.pool.image)
         cot.keep_whole()
@@ -248,11 +257,14 @@ class _BuildingRows(_Building):
             if d.shape[0] != n:
                 d = xp.broadcast_to(d, (n, *d.shape[1:]))
             left = xp.permute_dims(d, (0, 1, 3, 2))  # transposed by the matrix product, not copied
-            found = xp.matmul(left, op.rows(z[part, ...])[:, None, ...])
-            rows[part, :, : o * i] = xp.reshape(found, (n, outputs, o * i))
+            found = xp.reshape(xp.matmul(left, op.rows(z[part, ...])[:, None, ...]), (n, outputs, o * i))
+            place = slice(here.start + part.start, here.start + part.stop)
+            rows = self._stores["rows"].part(place) if self.dtype is None else empty((n, outputs, block.size), z)
+            rows[:, :, : o * i] = found
             if block.has_bias:
-                rows[part, :, o * i :] = xp.sum(d, axis=2)
+                rows[:, :, o * i :] = xp.sum(d, axis=2)
+            if self.dtype is not None:
+                self._stores["rows"].put(place, rows)
 
     def done(self) -> Rows:
-        shape = (self.samples * self.outputs, self.block.size)
-        return Rows(self.block, namespace(self._stores["rows"]).reshape(self._stores["rows"], shape), self.outputs)
+        return Rows(self.block, self._stores["rows"].flat(self.outputs), self.outputs)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dnewton.arrays import Array, diagonal, namespace, nbytes, zeros
+from dnewton.curvature.held import ALL, Held
 from dnewton.layers.pool import Winners
-
-ALL = slice(None)
 
 
 class Sensitivity(Protocol):
@@ -108,24 +107,41 @@ class Shared:
 class PerSample:
     """D stored sample-major, (S, K, Q, O)."""
 
-    d: Array
+    d: Held
 
     def contract(self, t: Array, part: slice = ALL) -> Array:
-        d = self.d[part, ...]
+        if part == ALL and self.d.array is None:
+            u = zeros(self.d.shape[:2], t)
+            for here, d in self.d.pieces():
+                u[here, ...] = self._contract(d, t[here, ...])
+            return u
+        return self._contract(self.d.part(part), t)
+
+    @staticmethod
+    def _contract(d: Array, t: Array) -> Array:
         xp, (s, k, q, o) = namespace(t), d.shape
         return xp.matmul(xp.reshape(d, (s, k, q * o)), xp.reshape(t, (s, q * o, 1)))[..., 0]
 
     def expand(self, w: Array, part: slice = ALL) -> Array:
-        d = self.d[part, ...]
+        if part == ALL and self.d.array is None:
+            s, _, q, o = self.d.shape
+            e = zeros((s, q, o), w)
+            for here, d in self.d.pieces():
+                e[here, ...] = self._expand(d, w[here, ...])
+            return e
+        return self._expand(self.d.part(part), w)
+
+    @staticmethod
+    def _expand(d: Array, w: Array) -> Array:
         xp, (s, k, q, o) = namespace(w), d.shape
         return xp.reshape(xp.matmul(w[:, None, :], xp.reshape(d, (s, k, q * o))), (s, q, o))
 
     def dense(self, samples: int, part: slice = ALL) -> Array:
-        return self.d[part, ...]
+        return self.d.part(part)
 
     @property
     def nbytes(self) -> int:
-        return nbytes(self.d)
+        return self.d.nbytes
 
 
 @dataclass(frozen=True)
@@ -142,7 +158,7 @@ class Pooled:
         return self.winners.scatter(self.d.expand(w, part), part)
 
     def dense(self, samples: int, part: slice = ALL) -> Array:
-        return self.winners.unpool(self.d.d[part, ...], part)
+        return self.winners.unpool(self.d.d.part(part), part)
 
     @property
     def nbytes(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dnewton.arrays import Array, dot, namespace
 from dnewton.comm import Comm
-from dnewton.config_solvers import SolverSection
+from dnewton.config_newton import SolverSection
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.implicit import ByPasses, Normal, Passes
@@ -181,7 +181,8 @@ class Newton(Solver):
                 batch.tape = None
             z = namespace(theta).concat([t.z for t in tapes])
             if how.how == "explicit":
-                jac = jacobian.build(network, theta, tapes, how.held, how.chunk)
+                half = None if self._options.jacobian_dtype == "auto" else self._options.jacobian_dtype
+                jac = jacobian.build(network, theta, tapes, how.held, how.chunk, half)
                 return GaussNewton(jac, loss, z, regulariser)
             passes = Passes(network, theta, tapes, how.chunk)
             if how.how == "implicit":

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from dnewton.arrays import Array
 from dnewton.comm import Comm
-from dnewton.config_solvers import SolverSection
+from dnewton.config_newton import SolverSection
 from dnewton.crew import Crew
 from dnewton.curvature.gauss_newton import GaussNewton, Model
 from dnewton.curvature.implicit import ByPasses

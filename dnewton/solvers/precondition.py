@@ -43,7 +43,8 @@ def _block(name: str, model: GaussNewton, j: BlockJacobian, mu: float) -> Precon
 
 
 def _kronecker(model: GaussNewton, j: Factored, mu: float) -> Preconditioner:
-    xp, phi, samples = namespace(j.phi), j.phi[:, 0, :], model.samples
+    phi, samples = j.phi.part()[:, 0, :], model.samples
+    xp = namespace(phi)
     if j.block.has_bias:
         phi = xp.concat([phi, ones((phi.shape[0], 1), phi)], axis=1)
     a = phi.T @ phi / samples
@@ -83,14 +84,15 @@ def _diagonal(model: GaussNewton, j: BlockJacobian) -> Array:
     """Σ_i of the diagonal of J_iᵀ B_i J_i / |S|, laid out like the block; summed over samples that stay in cache."""
     samples, k, size = model.samples, model.outputs, j.block.size
     per_sample = size if not isinstance(j, Factored) else j.phi.shape[1] * j.block.shape[0]
-    held = j.phi if isinstance(j, Factored) else j.as_rows(slice(0, 0))
+    held = j.phi.like if isinstance(j, Factored) else j.as_rows(slice(0, 0))
     parts = sample_blocks(samples, 4 * k * per_sample * 8, block_bytes(held))
     terms = [_squares(model, j, here) if not isinstance(j, Factored) else _by_factors(model, j, here) for here in parts]
     return sum(terms[1:], terms[0])
 
 
 def _by_factors(model: GaussNewton, j: Factored, here: slice) -> Array:
-    xp, block, phi = namespace(j.phi), j.block, j.phi[here, ...]
+    block, phi = j.block, j.phi.part(here)
+    xp = namespace(phi)
     n, q, i = phi.shape
     o = block.shape[0]
     turned = xp.permute_dims(j.d.dense(n, here), (2, 3, 0, 1))  # (Q, O, n, K)

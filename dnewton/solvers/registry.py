@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dnewton import budget
 from dnewton.budget import Budget
+from dnewton.config_newton import SolverSection
 from dnewton.config_solvers import (
     AdamSection,
     AnySolver,
@@ -17,7 +18,6 @@ from dnewton.config_solvers import (
     RankMSection,
     ServedSection,
     SGDSection,
-    SolverSection,
 )
 from dnewton.crew import Crew, Layout
 from dnewton.draws import subsample_size

@@ -69,7 +69,7 @@ def compare(name: str, comm: Comm, n: int, rounds: int, damping: float) -> dict[
     model.jacobian.make_input_grams(ours.unit)
     gram = GramCG(model, g, ours.unit, damping, 1e-9)
     factored = jacobian.build(ours.network, ours.theta, [tape], "factored")
-    patches = [(j.phi.reshape(-1, j.phi.shape[2]), j.block.shape[0]) for j in factored.blocks]
+    patches = [(j.phi.part().reshape(-1, j.phi.shape[2]), j.block.shape[0]) for j in factored.blocks]
     weights = [np.ones((i.shape[1], o), np.float32) for i, o in patches]
 
     def bound() -> None:

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from dnewton import initial, planner, strategy
 from dnewton.comm import Comm
 from dnewton.config import Config
-from dnewton.config_solvers import SolverSection
+from dnewton.config_newton import SolverSection
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.losses import LOSSES

@@ -1,0 +1,235 @@
+"""What the array standard lacks, in whatever form the arrays' place has it, against plain loops; and half precision."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from places import ARRAYS, host, put, same
+from problems import CNN, MLP, Problem, flat, lay_out, relative
+
+from dnewton import arrays, windows
+from dnewton.comm import Comm
+from dnewton.curvature import jacobian
+from dnewton.curvature.gauss_newton import GaussNewton
+from dnewton.curvature.held import Held
+from dnewton.curvature.losses import LOSSES
+from dnewton.solvers import early_stop, subproblem, ways
+
+pytestmark = pytest.mark.mpi
+
+Pair = tuple[int, int]
+POOLS: list[tuple[Pair, Pair, Pair, Pair]] = [  # image, size, stride, padding
+    ((4, 6), (2, 2), (2, 2), (0, 0)), ((5, 7), (2, 3), (2, 3), (0, 0)), ((5, 5), (3, 3), (2, 2), (1, 1)),
+    ((4, 4), (3, 2), (1, 1), (1, 0)), ((3, 5), (1, 2), (2, 3), (0, 1)), ((2, 2), (2, 2), (1, 1), (0, 0)),
+]  # fmt: skip
+KINDS = [np.float32, np.float64]
+
+
+def cells(image: Pair, size: Pair, stride: Pair, padding: Pair) -> list[tuple[int, int, int, int, int]]:
+    """For every cell of the pooled image and every offset in its window: (oh, ow, code, y, x) inside the image."""
+    ho, wo = ((image[a] + 2 * padding[a] - size[a]) // stride[a] + 1 for a in (0, 1))
+    every = [
+        (oh, ow, i * size[1] + j, oh * stride[0] + i - padding[0], ow * stride[1] + j - padding[1])
+        for oh in range(ho) for ow in range(wo) for i in range(size[0]) for j in range(size[1])
+    ]  # fmt: skip
+    return [c for c in every if 0 <= c[3] < image[0] and 0 <= c[4] < image[1]]
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_pooling(pool: tuple[Pair, Pair, Pair, Pair], dtype: Any) -> None:
+    image, size, stride, padding = pool
+    rng = np.random.default_rng(0)
+    x = rng.integers(-3, 4, size=(3, *image, 2)).astype(dtype)  # many ties: the first maximum wins
+    best, code = windows.max_pool(put(x), size, stride, padding)
+    mean = host(windows.avg_pool(put(x), size, stride, padding))
+    n, ho, wo, c = code.shape
+    top, winner = np.full((n, ho, wo, c), -np.inf), np.zeros((n, ho, wo, c), int)
+    total = np.zeros((n, ho, wo, c))
+    for oh, ow, k, y, z in cells(*pool):
+        better = x[:, y, z] > top[:, oh, ow]
+        winner[:, oh, ow][better] = k
+        top[:, oh, ow] = np.maximum(top[:, oh, ow], x[:, y, z])
+        total[:, oh, ow] += x[:, y, z]
+    assert same(best, top) and same(code, winner) and host(best).dtype == dtype
+    assert relative(mean, total / (size[0] * size[1])) < 1e-6
+    e = rng.normal(size=(n, ho, wo, c)).astype(dtype)
+    scale = rng.normal(size=(n, ho, wo, c)).astype(dtype)
+    assert same(windows.max_gather(put(x), code, size, stride, padding), top)
+    for rights, shared in ((1, False), (4, False), (3, True)):
+        cot = rng.normal(size=(1 if shared else n, rights, ho, wo, c)).astype(dtype)
+        wanted, scaled, spread = (np.zeros((n, rights, *image, c)) for _ in range(3))
+        for oh, ow, k, y, z in cells(*pool):
+            won = (winner[:, oh, ow] == k)[:, None]
+            wanted[:, :, y, z] += won * cot[:, :, oh, ow]
+            scaled[:, :, y, z] += won * cot[:, :, oh, ow] * scale[:, None, oh, ow]
+            spread[:, :, y, z] += cot[:, :, oh, ow] / (size[0] * size[1])
+        found = windows.max_unpool(put(cot), code, image, size, stride, padding)
+        assert relative(found, wanted) < 1e-6
+        assert relative(windows.max_unpool(put(cot), code, image, size, stride, padding, put(scale)), scaled) < 1e-6
+        if not shared:
+            assert relative(windows.avg_unpool(put(cot), image, size, stride, padding), spread) < 1e-6
+    assert np.isclose(
+        (host(windows.max_gather(put(x), code, size, stride, padding)) * e).sum(dtype=np.float64),
+        (x * host(windows.max_unpool(put(e[:, None]), code, image, size, stride, padding))[:, 0]).sum(dtype=np.float64),
+        rtol=1e-4,
+    )  # adjoints of each other
+
+
+def test_a_maximum_over_nan_is_nan() -> None:
+    x = np.zeros((1, 2, 4, 1))
+    for place in range(4):
+        x[...] = 1.0
+        x[0, place // 2, place % 2, 0] = np.nan
+        best = host(windows.max_pool(put(x), (2, 2), (2, 2), (0, 0))[0])
+        assert np.isnan(best[0, 0, 0, 0]) and best[0, 0, 1, 0] == 1.0
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 2), (2, 4, 4, 0)])
+def test_nothing_to_pool(shape: tuple[int, ...]) -> None:
+    best, code = windows.max_pool(put(np.zeros(shape)), (2, 2), (2, 2), (0, 0))
+    assert best.shape == code.shape == (shape[0], 2, 2, shape[3])
+    cot = put(np.zeros((shape[0], 3, 2, 2, shape[3])))
+    assert windows.max_unpool(cot, code, (4, 4), (2, 2), (2, 2), (0, 0)).shape == (shape[0], 3, 4, 4, shape[3])
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_patches(pool: tuple[Pair, Pair, Pair, Pair]) -> None:
+    image, size, stride, padding = pool
+    x = np.random.default_rng(1).normal(size=(2, *image, 3))
+    found = host(windows.patches(put(x), size, stride, padding))
+    ho, wo = windows.output_size(image, size, stride, padding)
+    wanted = np.zeros((2, ho, wo, size[0] * size[1], 3))
+    for oh, ow, k, y, z in cells(*pool):
+        wanted[:, oh, ow, k] = x[:, y, z]
+    assert same(found, wanted.reshape(2, ho * wo, -1))
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_arithmetic(dtype: Any) -> None:
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=200_001).astype(dtype), rng.normal(size=200_001).astype(dtype)
+    exact = math.fsum(float(a) * float(b) for a, b in zip(x, y, strict=True))
+    assert arrays.dot(put(x), put(y)) == pytest.approx(exact, rel=1e-10)
+    assert arrays.dot(put(x[:0]), put(y[:0])) == 0.0
+    z = put(y.copy())
+    arrays.add_scaled(z, 0.3, put(x))
+    assert relative(z, y + dtype(0.3) * x) < 1e-6
+    out = put(np.zeros((3, 2), dtype))
+    assert arrays.multiply(put(np.full((3, 2), 2, dtype)), put(np.array([[1, 3]], dtype)), out) is out
+    assert same(out, np.array([[2, 6]] * 3))
+    rows = rng.normal(size=(7, 2, 3)).astype(dtype)
+    for some in ([2, 3, 4], [4, 0, 6], [], [5]):
+        assert same(arrays.take(put(rows), np.array(some, dtype=np.int64)), rows[some])
+    moved = arrays.copy(put(rows)[..., ::2])
+    assert same(moved, rows[..., ::2]) and arrays.nbytes(moved) == 7 * 2 * 2 * np.dtype(dtype).itemsize
+    eye = arrays.identity(3, put(x))
+    arrays.diagonal(eye)[...] *= 4.0
+    assert same(eye, 4 * np.eye(3))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 40])
+def test_linear_algebra(n: int) -> None:
+    rng = np.random.default_rng(3)
+    root, right = rng.normal(size=(n, n + 2)), rng.normal(size=n)
+    matrix = root @ root.T
+    found = arrays.symmetric_solve(put(matrix), put(right))
+    assert found is not None and relative(matrix @ host(found), right) < 1e-8
+    inverted = arrays.inverse(put(matrix), 0.5)
+    assert relative(host(inverted) @ (matrix + 0.5 * np.eye(n)), np.eye(n)) < 1e-9
+    values, vectors = (host(a) for a in arrays.eigh(put(matrix)))
+    assert relative(vectors * values @ vectors.T, matrix) < 1e-12 and (np.diff(values) >= 0).all()
+    assert arrays.symmetric_solve(put(np.zeros((n, n))), put(right)) is None
+    assert arrays.inverse(put(np.zeros((n, n))), 0.0) is None
+
+
+# --- half precision -------------------------------------------------------------------------------------------------
+
+HALVES = [pytest.param("float16", id="float16"), pytest.param("bfloat16", id="bfloat16")]
+standard = pytest.mark.skipif(ARRAYS == "strict", reason="the array standard knows no half precision")
+
+
+def rounded(value: float, dtype: str) -> float:
+    """One number to the nearest in half precision, by Python's own arithmetic."""
+    if dtype == "float16":
+        return float(struct.unpack("<e", struct.pack("<e", value))[0])
+    (bits,) = struct.unpack("<I", struct.pack("<f", value))
+    lower, upper = bits & 0xFFFF, bits >> 16
+    upper += lower > 0x8000 or (lower == 0x8000 and upper & 1)
+    return float(struct.unpack("<f", struct.pack("<I", upper << 16))[0])
+
+
+@standard
+@pytest.mark.parametrize("dtype", HALVES)
+@given(st.lists(st.floats(-6e4, 6e4, width=32), min_size=1, max_size=20))
+def test_rounding(dtype: str, values: list[float]) -> None:
+    x = np.array(values, dtype=np.float32)
+    found = arrays.widened(arrays.narrowed(put(x), dtype), dtype, put(x))
+    assert host(found).tolist() == [rounded(v, dtype) for v in x.tolist()] and host(found).dtype == np.float32
+
+
+@standard
+def test_what_is_not_finite_stays_so() -> None:
+    x = np.array([np.inf, -np.inf, np.nan, 3.4e38], dtype=np.float32)
+    found = host(arrays.widened(arrays.narrowed(put(x), "bfloat16"), "bfloat16", put(x)))
+    assert found[0] == np.inf and found[1] == -np.inf and np.isnan(found[2]) and found[3] >= 3.38e38
+
+
+@standard
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("representation", ["factored", "dense"])
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_a_jacobian_in_half_precision(comm: Comm, net: str, representation: str, dtype: str) -> None:
+    """All products are with one rounded J, its rows; nothing else is rounded; and it takes less memory."""
+    problem = Problem((5,) if net == "mlp" else (2, 7, 6), MLP if net == "mlp" else CNN)
+    on = lay_out(problem, comm)
+    everything = np.arange(problem.samples)
+    loss, damping = LOSSES[problem.loss], 0.3
+    (unit,) = jacobian.units(on.network.blocks, per_layer=False)
+    full = on.model(representation=representation)
+    for parts, chunk in ((1, 100), (2, 2)):
+        tapes = on.tapes(everything, parts)
+        held = jacobian.build(on.network, on.theta, tapes, representation, chunk, dtype)  # type: ignore[arg-type]
+        z = arrays.namespace(on.theta).concat([t.z for t in tapes])
+        model = GaussNewton(held, loss, z, on.objective.regulariser)
+        rows = host(held.rows(unit, slice(None)))
+        v = np.random.default_rng(comm.rank).normal(size=on.network.size)
+        w = np.random.default_rng(9).normal(size=(problem.samples, problem.outputs))
+        assert relative(held.times(put(v), unit), (rows @ v).reshape(w.shape)) < 1e-12
+        back = put(np.zeros_like(v))
+        held.add_transposed(put(w), unit, back)
+        assert relative(back, w.reshape(-1) @ rows) < 1e-12
+        assert relative(held.gram_times(put(w), unit), (rows @ (rows.T @ w.reshape(-1))).reshape(w.shape)) < 1e-11
+        assert relative(held.gram(unit), rows @ rows.T) < 1e-12
+        bent = host(model.bend(put((rows @ v).reshape(w.shape)), slice(0, problem.samples)))
+        wanted = bent.reshape(-1) @ rows + (model.regulariser + damping) * v
+        assert relative(model.block_product(put(v), unit, damping), wanted) < 1e-12
+        close = 2e-3 if dtype == "float16" else 2e-2
+        assert relative(host(rows), host(full.jacobian.rows(unit, slice(None)))) < close
+        g = put(np.random.default_rng(comm.rank).normal(size=on.network.size))
+        solutions = []
+        for way in ("plain", "gram", "kronecker", "diagonal", "primal", "dual"):
+            system = ways.make([(way, 0)], model, g, unit, damping, 1e-9)
+            solutions.append(host(subproblem.solve([system], g, 500, early_stop.NeverStop()).d))
+        assert all(relative(d, solutions[0]) < 1e-5 for d in solutions)
+    if net == "cnn" and representation == "dense" and unit.size:
+        assert held.nbytes == full.jacobian.nbytes // 4  # of float64
+    assert flat(on.whole(on.theta)).size == sum(p.size for p in problem.params.values())
+
+
+@standard
+@pytest.mark.parametrize("dtype", [None, "float16"])
+def test_pieces_are_the_whole(dtype: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dnewton.curvature.held.block_bytes", lambda array: 64)
+    x = np.arange(60.0).reshape(10, 3, 2)
+    found = Held(put(x), dtype)
+    pieces = list(found.pieces())
+    assert len(pieces) == (1 if dtype is None else 10)
+    assert same(np.concatenate([host(part) for _, part in pieces]), x) and same(found.part(slice(2, 5)), x[2:5])
+    assert found.nbytes == x.nbytes // (1 if dtype is None else 4) and same(found.like, x[:0])
