@@ -20,7 +20,7 @@ Array: TypeAlias = Any
 
 _DOT_BLOCK = 1 << 16
 _CACHE_BYTES = 4 << 20
-DEVICE_BLOCK = 256 << 20  # bytes of temporaries at a time on a GPU: there is no cache to stay in, only launches to save
+DEVICE_BLOCK = 64 << 20  # bytes of temporaries at a time on a GPU: there is no cache to stay in, only launches to save
 
 _NAMESPACES: dict[type, Any] = {}  # looking a namespace up anew costs as much as a small operation
 _ON_CUDA: dict[type, bool] = {np.ndarray: False}
@@ -128,6 +128,15 @@ def to_device(values: Array, like: Array) -> Array:
     xp = namespace(like)
     # a view would keep the device from seeing its own memory; CuPy copies in any case
     return xp.asarray(np.ascontiguousarray(values)) if on_cuda(like) else xp.asarray(values, copy=True, **place(like))
+
+
+def refilled(array: Array, values: np.ndarray[Any, Any]) -> Array:
+    """An array of a device with other numbers; a new one where it is not contiguous. The copy may still be under way:
+    `values` must stay as they are until the next synchronisation, if they are pinned."""
+    if on_cuda(array) and array.flags.c_contiguous:
+        array.set(values, stream=cuda().cuda.get_current_stream())
+        return array
+    return to_device(values, array)
 
 
 def host(values: Sequence[float]) -> np.ndarray[Any, Any]:

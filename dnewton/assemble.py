@@ -69,7 +69,7 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     check_width(config, math.prod(config.net.input))
     parts = open_parts(config.data, config.net.input, config.solver.seed, world)
     memory = _memory_per_rank(config, world, device)
-    resident = world.extremes(_resident(config, memory, device))[0]  # alike on all ranks: the plan depends on it
+    resident = world.extremes(_resident(config, memory, device, world))[0]  # alike on all ranks: the plan depends on it
     scored = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
     work = workload(config, parts.train.samples, scored, shapes[-1].out_shape[0], crew.layout.replicas, resident)
     grid = None if config.parallel.grid == "auto" else config.parallel.grid
@@ -156,19 +156,19 @@ def _memory_per_rank(config: Config, comm: Comm, device: Device) -> float:
     """
     if config.parallel.memory != "auto":
         return float(config.parallel.memory)
-    if not device.is_host:
-        return comm.extremes(SHARE * device.free_bytes())[0]
-    share = (machine.available_memory() + comm.ranks_on_node * machine.resident_bytes()) / comm.ranks_on_node
-    return comm.extremes(SHARE * share)[0]
+    return comm.extremes(SHARE * (_host_bytes(comm) if device.is_host else device.free_bytes()))[0]
 
 
-def _resident(config: Config, memory: float, device: Device) -> float:
-    """Bytes of samples that a rank keeps in memory; what is larger is streamed."""
+def _host_bytes(comm: Comm) -> float:
+    """This rank's share of what the node has left, with what it holds already."""
+    return (machine.available_memory() + comm.ranks_on_node * machine.resident_bytes()) / comm.ranks_on_node
+
+
+def _resident(config: Config, memory: float, device: Device, comm: Comm) -> float:
+    """Bytes of samples that a rank keeps in memory; what is larger is streamed. A GPU's are read by the host first."""
     if config.data.max_resident != "auto":
-        if not device.is_host:
-            return float(config.data.max_resident)
         return max(0.0, float(config.data.max_resident) - machine.resident_bytes()) / 2
-    return memory / 2
+    return (memory if device.is_host else min(memory, SHARE * _host_bytes(comm))) / 2
 
 
 def _streams(loaded: Loaded, comm: Comm) -> list[str]:

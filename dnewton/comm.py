@@ -183,7 +183,7 @@ class Comm:
             flat, step = buffer.reshape(buffer.size), max(1, MESSAGE_BYTES // buffer.itemsize)
             for i in range(0, max(1, flat.size), step):
                 self._collective(self._groups[group], "Allreduce", MPI.IN_PLACE, flat[i : i + step])
-            return self.buffers.back(buffer, array)
+            return self.buffers.back(buffer, array, in_place=True)
 
     def gather_features(self, array: Array, group: Group, widths: Sequence[int]) -> Array:
         """Concatenate slices along the last axis, rank j of `group` holding `widths[j]`. Collective over `group`."""
@@ -254,7 +254,7 @@ class Comm:
         with self._counted(nbytes(array) if self.rank == 0 else 0):
             buffer = self.buffers.out(array)
             self._collective(self._mpi, "Bcast", _bytes(buffer), root=0)
-            return self.buffers.back(buffer, array)
+            return self.buffers.back(buffer, array, in_place=True)
 
     # --- point to point ---------------------------------------------------------------------------------------------
 

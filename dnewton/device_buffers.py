@@ -19,6 +19,7 @@ from dnewton.arrays import (
     on_cuda,
     on_host,
     pinned,
+    refilled,
     synchronize,
     to_device,
     to_host,
@@ -103,9 +104,9 @@ class DeviceBuffers:
             return empty(shape, like)
         return np.empty(shape, dtype=dtype_name(like))
 
-    def back(self, buffer: Array, like: Array) -> Array:
-        """What MPI left in a buffer, where `like` is."""
+    def back(self, buffer: Array, like: Array, in_place: bool = False) -> Array:
+        """What MPI left in a buffer, where `like` is; `in_place`: in `like` itself if it is contiguous."""
         if on_host(like) or not on_host(buffer):
             return buffer
         self.staged += nbytes(buffer)
-        return to_device(buffer, like)
+        return refilled(like, buffer) if in_place else to_device(buffer, like)

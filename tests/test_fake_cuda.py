@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import ARRAYS
 
 from dnewton.comm import MPI
+
+pytestmark = pytest.mark.skipif(ARRAYS == "cuda", reason="makes a second one, which libraries mix up with the first")
 
 HERE = Path(__file__).parent / "fake_cuda"
 REAL = os.environ.get("DNEWTON_REAL_CUPY")  # a Python that has the real CuPy; no GPU is needed

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ARRAYS
 from test_cli import metrics, start, train
 
 pytestmark = pytest.mark.serial
@@ -41,6 +42,7 @@ def test_reading_holds_little_more_than_the_slice(large: Path, ranks: int, how: 
         assert grown < 1.3 * slice_bytes + BUFFER
 
 
+@pytest.mark.skipif(ARRAYS == "cuda", reason="the memory of a pretended GPU is the host's")
 @pytest.mark.parametrize("ranks", [1, 4])
 @pytest.mark.parametrize("batch", ["all", 4096])
 def test_training_stays_under_max_resident(large: Path, ranks: int, batch: object) -> None:
@@ -91,7 +93,10 @@ def test_the_peak_stays_within_the_plan(
     tmp_path: Path, name: str, shape: list[int], layers: list[object], outputs: int, samples: int,
     options: dict[str, object], memory: str, ranks: int,
 ) -> None:  # fmt: skip
-    """Also a net with 1,000 outputs in both kinds of curvature, by passes where memory is short."""
+    """Also a net with 1,000 outputs in both kinds of curvature, by passes where memory is short. On a GPU: of its
+    memory."""
+    if ARRAYS == "cuda" and memory != "auto":
+        pytest.skip("what a GPU's libraries take is more than that")
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(samples, *shape)), rng.normal(size=(samples, outputs))
     np.savez(tmp_path / "data.npz", x=x.astype("f"), y=y.astype("f"))
@@ -105,6 +110,9 @@ def test_the_peak_stays_within_the_plan(
     assert lines[-1]["loss"] < lines[0]["loss"]
     peak = max(line["peak_rss_bytes"] for line in lines) / 2**20
     planned = float(re.findall(r"planned memory of the largest rank: ([0-9.]+)", result.stdout)[0])
+    if ARRAYS == "cuda":  # the pool's numbers, without what is planned for libraries and temporaries
+        peak = max(line["peak_device_bytes"] for line in lines) / 2**20
+        planned -= float(re.findall(r"MiB: process ([0-9.]+)", result.stdout)[0])
     assert 0.3 * planned < peak < 1.25 * planned, result.stdout
     if memory != "auto":
         assert planned <= int(memory.removesuffix("MiB")) and peak < int(memory.removesuffix("MiB"))
