@@ -76,6 +76,23 @@ def test_single_importer(library: str, owner: str) -> None:
     assert importers <= {owner}
 
 
+NUMERICAL = ["network", "cotangent", "objective", "whole", "windows", "layers.", "curvature.", "solvers."]
+HOSTS = {"solvers.served", "solvers.server"}  # messages to and from processes without a GPU
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if name(p).startswith(tuple(NUMERICAL))], ids=name)
+def test_numerical_code_asks_its_arrays(path: Path) -> None:
+    """It names neither NumPy nor CuPy, and of a namespace it uses what the array standard has."""
+    if name(path) not in HOSTS:
+        assert not {m.split(".")[0] for m in imports(path)} & {"numpy", "scipy", "cupy", "cupyx"}
+    strict = pytest.importorskip("array_api_strict")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value)
+            if owner in ("xp", "xp.linalg") or owner.startswith("namespace("):
+                assert hasattr(strict.linalg if owner == "xp.linalg" else strict, node.attr), f"{path}: {node.attr}"
+
+
 def test_no_pickle_no_shell_no_stray_print() -> None:
     for path in MODULES:
         text = path.read_text()
