@@ -167,13 +167,21 @@ def cuda() -> Any:
 def open_cuda(place: int) -> tuple[Array, str, int, str]:
     """Take the GPU of a place among the node's ranks: an empty array on it, its name, its number, its bus address.
 
-    Raises ImportError without CuPy and RuntimeError without a GPU.
+    Raises ImportError without CuPy or where it does not work, and RuntimeError without a GPU.
     """
     cupy = cuda()
     runtime = cupy.cuda.runtime
     number = place % int(runtime.getDeviceCount())
     cupy.cuda.Device(number).use()
     name = runtime.getDeviceProperties(number)["name"].decode()
+    try:  # the libraries and the compiler that CuPy loads when it needs them
+        import cupyx.scipy.linalg  # noqa: F401
+
+        two = cupy.ones((2, 2))
+        if dot(two[0] @ two, two[1]) != 4.0:
+            raise RuntimeError("1 + 1 is not 2 on it")
+    except RuntimeError as error:
+        raise ImportError(str(error)) from error
     return cupy.zeros(0), name, number, str(runtime.deviceGetPCIBusId(number))
 
 

@@ -89,10 +89,10 @@ def _open(place: int, asked: str) -> tuple[Array, str, int, str]:
         return arrays.open_cuda(place)
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "cupy"
-        why = "CuPy is not installed" if missing else f"CuPy cannot be loaded ({one_line(error)})"
+        why = "CuPy is not installed" if missing else f"CuPy does not work ({one_line(error)})"
         raise UserError(
-            f"{asked}: {why}; pip install 'dnewton[cuda12]' (or 'dnewton[cuda13]') for the "
-            f"node's CUDA version, {ELSEWHERE}"
+            f"{asked}: {why}; pip install 'cupy-cuda12x[ctk]' (or 'cupy-cuda13x[ctk]', by the CUDA version that "
+            f"nvidia-smi shows), {ELSEWHERE}"
         ) from None
     except RuntimeError as error:
         raise UserError(

@@ -145,8 +145,8 @@ def test_the_place_among_the_nodes_ranks(comm: Comm, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("error", "words"), [
-    (ModuleNotFoundError("No module named 'cupy'", name="cupy"), ["CuPy is not installed", "dnewton[cuda12]"]),
-    (ImportError("libcublas.so.12: cannot open shared object"), ["cannot be loaded (libcublas", "dnewton[cuda12]"]),
+    (ModuleNotFoundError("No module named 'cupy'", name="cupy"), ["CuPy is not installed", "cupy-cuda12x[ctk]"]),
+    (ImportError("libcublas.so.12: cannot open shared object"), ["does not work (libcublas", "cupy-cuda12x[ctk]"]),
     (RuntimeError("cudaErrorNoDevice: no CUDA-capable device"), ["finds no GPU (cudaErrorNo", "nvidia-smi"]),
 ])  # fmt: skip
 def test_a_rank_without_a_gpu(
@@ -190,6 +190,15 @@ def test_without_cupy(tmp_path: Path) -> None:
     assert found.returncode == 2 and not (tmp_path / "run").exists()
     lines = [line for line in found.stderr.splitlines() if line.strip()]
     assert len(lines) == 1 and "parallel.device: cuda: CuPy is not installed; pip install" in lines[0]
+
+
+@pytest.mark.serial
+def test_without_its_libraries(tmp_path: Path) -> None:
+    """CuPy loads cuBLAS and the compiler when they are needed: that is tried before anything else is done."""
+    found = job(tmp_path, FAKE, *CUDA, "--out", "run", CXX="/nowhere/c++", PATH=os.path.dirname(sys.executable))
+    assert found.returncode == 2 and not (tmp_path / "run").exists()
+    lines = [line for line in found.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and "CuPy does not work (" in lines[0] and "cupy-cuda12x[ctk]" in lines[0]
 
 
 @pytest.mark.serial
