@@ -21,6 +21,7 @@ Array: TypeAlias = Any
 _DOT_BLOCK = 1 << 16
 _CACHE_BYTES = 4 << 20
 DEVICE_BLOCK = 64 << 20  # bytes of temporaries at a time on a GPU: there is no cache to stay in, only launches to save
+DEVICE_SLACK = 2.0 * DEVICE_BLOCK + (128 << 20)  # bytes of these, and of what a GPU's libraries take
 
 _NAMESPACES: dict[type, Any] = {}  # looking a namespace up anew costs as much as a small operation
 _ON_CUDA: dict[type, bool] = {np.ndarray: False}

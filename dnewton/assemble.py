@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from dnewton import budget, calibration, machine, planner, strategy
-from dnewton.arrays import DEVICE_BLOCK
+from dnewton.arrays import DEVICE_SLACK
 from dnewton.comm import Comm
 from dnewton.config import Config, regulariser
 from dnewton.config_newton import SolverSection
@@ -32,7 +32,6 @@ READERS = 64 << 20  # what readers hold besides the columns they were asked for
 SHARE = 0.75  # of the node's free memory that a job takes unless it is told how much
 STEP = 16 << 20
 SLACK = 28 << 20  # what libraries take when they are first used, and what the allocator keeps
-DEVICE_SLACK = 2.0 * DEVICE_BLOCK + (128 << 20)  # temporaries of a GPU, and what its libraries take
 
 
 @dataclass

@@ -21,13 +21,12 @@ from threadpoolctl import threadpool_info
 from dnewton.arrays import nbytes, ones, zeros
 from dnewton.comm import Comm
 from dnewton.config import Config
-from dnewton.curvature.rates import Rates
+from dnewton.curvature.rates import Rates, stated
 from dnewton.device import HOST, Device
 
 ROUNDS = 5
 SQUARE, WIDE, TALL = 768, 4096, 2048  # a product of 768 x 768; a matrix of 32 MiB in float32
 CUDA_SQUARE, CUDA_TALL = 4096, 65536  # a GPU's: 1 GiB, which its caches do not hold
-STATED_CUDA = Rates(2e13, 1.5e12)  # operations and bytes a second of a data-centre GPU, where nothing was measured
 
 
 def rates(config: Config, comm: Comm, device: Device) -> tuple[Rates, str]:
@@ -35,11 +34,11 @@ def rates(config: Config, comm: Comm, device: Device) -> tuple[Rates, str]:
     if config.parallel.rates != "auto":
         given = config.parallel.rates
         return Rates(given.flops, given.bandwidth), "given"
-    stated = Rates() if device.is_host else STATED_CUDA
-    values, note = [stated.flops, stated.bandwidth], ""
+    without = stated(config.parallel.device)
+    values, note = [without.flops, without.bandwidth], ""
     if comm.rank == 0:
         alone = comm.least_cores >= 1 if device.is_host else device.sharing == 1
-        found, note = _of_this_machine(config.parallel.dtype, alone, device, stated)
+        found, note = _of_this_machine(config.parallel.dtype, alone, device, without)
         values = [found.flops, found.bandwidth]
     flops, bandwidth = comm.from_root(values)
     return Rates(flops, bandwidth), comm.text_from_root(note)
@@ -51,7 +50,7 @@ def cache_file() -> Path:
     return Path(root) / "dnewton" / "rates.json"
 
 
-def _of_this_machine(dtype: str, alone: bool, device: Device, stated: Rates) -> tuple[Rates, str]:
+def _of_this_machine(dtype: str, alone: bool, device: Device, without: Rates) -> tuple[Rates, str]:
     """The kept rates, or newly measured ones; where ranks share a core (a GPU), whatever was kept, or the stated ones.
     """
     what, cores = (f"{_processor()}, {_threads()} BLAS thread(s)", "core") if device.is_host else (device.name, "GPU")
@@ -60,7 +59,7 @@ def _of_this_machine(dtype: str, alone: bool, device: Device, stated: Rates) -> 
     if key in known:
         return known[key], f"measured before, kept in {path}"
     if not alone:
-        return stated, f"stated, as ranks share {cores}s: measured by a run that has a {cores} per rank"
+        return without, f"stated, as ranks share {cores}s: measured by a run that has a {cores} per rank"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}")
@@ -72,7 +71,7 @@ def _of_this_machine(dtype: str, alone: bool, device: Device, stated: Rates) -> 
         finally:
             scratch.unlink(missing_ok=True)
     except OSError as error:
-        return stated, f"stated, as {path} cannot be written ({error.strerror})"
+        return without, f"stated, as {path} cannot be written ({error.strerror})"
     return found, f"measured now, kept in {path}"
 
 

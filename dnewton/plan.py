@@ -7,11 +7,12 @@ import math
 import sys
 
 from dnewton import config, config_text, forecast, planner, strategy
+from dnewton.arrays import DEVICE_SLACK
 from dnewton.assemble import workload
 from dnewton.comm import Comm
 from dnewton.config_newton import SolverSection
 from dnewton.crew import layout
-from dnewton.curvature.rates import Rates
+from dnewton.curvature.rates import Rates, stated
 from dnewton.data.parts import open_parts
 from dnewton.data.readers import find_part
 from dnewton.errors import UserError
@@ -62,14 +63,15 @@ def show(
     print(f"{source} on {crew.model_ranks} rank(s): {shape}, l = {work.samples}{subsample}")
     for line in plan.describe():
         print(line)
+    process = PROCESS if settings.parallel.device == "cpu" else DEVICE_SLACK
     limit = math.inf if settings.parallel.memory == "auto" else settings.parallel.memory
     if not isinstance(s, SolverSection):
-        for line in registry.budget_for(s, plan, work, crew, limit, PROCESS, source).describe():
+        for line in registry.budget_for(s, plan, work, crew, limit, process, source).describe():
             print(line)
         return
     given = settings.parallel.rates
-    rates = Rates() if given == "auto" else Rates(given.flops, given.bandwidth)
-    how = strategy.decide(plan, work, s, memory=limit, process=PROCESS, rates=rates, source=source)
+    rates = stated(settings.parallel.device) if given == "auto" else Rates(given.flops, given.bandwidth)
+    how = strategy.decide(plan, work, s, memory=limit, process=process, rates=rates, source=source)
     for line in how.describe():
         print(line)
     full, joint = s.curvature == "full", s.curvature == "diagonal" and how.how == "implicit"
