@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from places import ARRAYS, host, put, same
 from problems import CNN, MLP, Problem, flat, lay_out, relative
@@ -168,6 +168,7 @@ def rounded(value: float, dtype: str) -> float:
 @standard
 @pytest.mark.parametrize("dtype", HALVES)
 @given(st.lists(st.floats(-6e4, 6e4, width=32), min_size=1, max_size=20))
+@example([1 + k / 256 for k in range(8)] + [1 + k / 2048 for k in range(8)])  # halves go to even
 def test_rounding(dtype: str, values: list[float]) -> None:
     x = np.array(values, dtype=np.float32)
     found = arrays.widened(arrays.narrowed(put(x), dtype), dtype, put(x))
