@@ -26,7 +26,6 @@ from dnewton.comm import Comm
 from dnewton.curvature import jacobian
 from dnewton.curvature.rates import Rates
 from dnewton.device import HOST, Device
-from dnewton.solvers import early_stop, subproblem, ways
 from dnewton.solvers.gram_cg import GramCG
 
 TOLERANCE = 0.1
@@ -65,9 +64,7 @@ def compare(
     used: dict[str, Any] = {}
 
     def direction() -> None:
-        fresh = ours.model(tape, how)
-        system = ways.make(how.stages[0], fresh, g, ours.unit, damping, TOLERANCE)
-        found = subproblem.solve([system], g, 250, early_stop.NeverStop())
+        found = ours.direction(tape, how, g, damping, TOLERANCE)
         used.update(way=how.ways[0], iterations=found.iterations, representations=dict(how.held))
 
     def fresh_direction() -> None:

@@ -137,8 +137,9 @@ def worker(comm: Comm, name: str, iterations: int, kind: str = "cpu", samples: i
         })  # fmt: skip
     peak = comm.extremes(float(machine.peak_rss_bytes() if device.is_host else device.peak_bytes()))[1]
     solver.close()
-    return {"net": name, "ranks": comm.size, "device": device.name, "rate": rate, "rows": rows, "ways": job.strategy.ways,
-            "peak": peak, "planned_peak": job.strategy.peak, "held": dict(job.strategy.held)}  # fmt: skip
+    return {"net": name, "ranks": comm.size, "device": device.name, "rate": rate, "rows": rows,
+            "ways": job.strategy.ways, "peak": peak, "planned_peak": job.strategy.peak,
+            "held": dict(job.strategy.held)}  # fmt: skip
 
 
 def launched(

@@ -33,6 +33,7 @@ from dnewton.curvature.rates import Rates
 from dnewton.device import HOST, Device, open_device
 from dnewton.netplan import infer_shapes
 from dnewton.network import Network
+from dnewton.solvers import early_stop, subproblem, ways
 
 RELU = {"activation": "relu"}
 
@@ -114,6 +115,13 @@ class Ours:
     def model(self, tape: Any, how: strategy.Strategy) -> GaussNewton:
         jac = jacobian.build(self.network, self.theta, [tape], how.held, how.chunk)
         return GaussNewton(jac, self.loss, tape.z, self.regulariser)
+
+    def direction(
+        self, tape: Any, how: strategy.Strategy, g: Any, damping: float, tolerance: float
+    ) -> subproblem.Solution:
+        """The Jacobian, and the solve to the tolerance."""
+        system = ways.make(how.stages[0], self.model(tape, how), g, self.unit, damping, tolerance)
+        return subproblem.solve([system], g, 250, early_stop.NeverStop())
 
     def gradient(self, tape: Any) -> Any:
         out = zeros(self.network.size, self.theta)

@@ -127,7 +127,8 @@ class Task:
         (x, y), (tx, ty) = ((put(p[0].astype(self.dtype)), put(self.targets(p[1]))) for p in (self.train, self.test))
         c = 0.0 if math.isinf(solver_options.C) else 1 / (solver_options.C * x.shape[0])
         size = subsample_size(solver_options.subsample, x.shape[0])
-        work = planner.Workload(x.shape[0], size, self.outputs, solver_options.batch_size, np.dtype(self.dtype).itemsize)
+        item = np.dtype(self.dtype).itemsize
+        work = planner.Workload(x.shape[0], size, self.outputs, solver_options.batch_size, item)
         rates = calibration.measure(self.dtype, self.device)
         how = strategy.decide(self.network.plan, work, solver_options, rates=rates)
         objective = Objective(
@@ -143,7 +144,6 @@ class Task:
             test = self.score(self.network.forward(solver.state.theta, tx, keep=False).z, ty) / tx.shape[0]
             curve.append((spent, step.metric / step.samples, test))
             if spent > seconds or solver.converged:
-                solver.close()
                 return curve
             wait(self.device)
             begin = time.perf_counter()
