@@ -113,8 +113,9 @@ def figures(ours: Ours, decided: list[Strategy], options: SolverSection, s: int)
     return {
         "gradient": g, "J v": model.jacobian.times(v, ours.unit),
         "(G + λI) v": model.block_product(v, ours.unit, DAMPING), "direction": solved.d,
-        "direction by CG": plain.d, "two iterations": solver.theta - ours.theta, "f": np.array([step.loss for step in steps]),
-        "cg": [solved.iterations, plain.iterations, *(step.cg for step in steps)], "trials": [step.trials for step in steps],
+        "direction by CG": plain.d, "two iterations": solver.theta - ours.theta,
+        "f": np.array([step.loss for step in steps]), "trials": [step.trials for step in steps],
+        "cg": [solved.iterations, plain.iterations, *(step.cg for step in steps)],
     }  # fmt: skip
 
 

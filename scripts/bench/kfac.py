@@ -24,9 +24,9 @@ from dnewton import planner, settings
 from dnewton.assemble import Job, assemble
 from dnewton.comm import Comm
 from dnewton.netplan import NetPlan, infer_shapes
+from dnewton.resume import initial_state
 from dnewton.solvers.kfac import KFAC
 from dnewton.solvers.kfac_plan import LayerSize, Volumes, held_numbers, layer_sizes, place, volumes
-from dnewton.trainer import initial_state
 
 VARIANTS: dict[str, tuple[str, float]] = {
     "d_kfac": ("d_kfac", 1.0), "d_kfac f=1/2": ("d_kfac", 0.5), "d_kfac f=1/P": ("d_kfac", 0.0),
