@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from dnewton import arrays, calibration, forecast, initial, machine
+from dnewton import calibration, forecast, initial, machine
 from dnewton.assemble import Job, assemble
 from dnewton.comm import Comm
 from dnewton.config import Config
@@ -110,8 +110,6 @@ def worker(comm: Comm, name: str, iterations: int, kind: str = "cpu", samples: i
     solver, comm, device = job.solver, job.comm, job.device
     assert isinstance(solver, Newton)
     rate = calibration.measure("float32", device).flops
-    if not device.is_host:
-        arrays.cuda().get_default_memory_pool().free_all_blocks()  # what measuring the rates has left
     exact_phases(comm, device)
     solver.start(State(device.put(initial.weights(job.network, 0, "float32")), 1.0))
     rows, moved = [], False

@@ -125,8 +125,7 @@ class TheirNewton:
 def release(device: Device) -> None:
     """Give what nobody holds of the GPU's memory back, and begin to measure the peaks anew."""
     gc.collect()
-    if not device.is_host:
-        arrays.cuda().get_default_memory_pool().free_all_blocks()
+    device.release()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
