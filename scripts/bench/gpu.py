@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The engine on one GPU: the same numbers as on the host, and its speed and memory beside PyTorch's on the same GPU.
 
-    pip install 'dnewton[cuda12]' torch; python scripts/bench/gpu.py [--rounds 9] [--nets CNN MLP] [--json FILE]
+    pip install 'dnewton[cuda12]' torch; python scripts/bench/gpu.py [--rounds 9] [--json FILE]
 
 Per net, float32 with TF32 off on both sides:
 
