@@ -192,6 +192,11 @@ def cuda_memory() -> tuple[int, int]:
     return int(free), int(cuda().get_default_memory_pool().total_bytes())
 
 
+def release_cuda() -> None:
+    """Give back what this process's pool has of the GPU's memory and no array uses; its peak counts anew from here."""
+    cuda().get_default_memory_pool().free_all_blocks()
+
+
 @cache
 def kernel(source: tuple[str, ...], reduction: bool = False) -> Any:
     """The function of a source of :mod:`dnewton.kernels`, compiled when it is first called."""

@@ -87,6 +87,12 @@ def _read(path: Path) -> dict[str, Rates]:
 
 def measure(dtype: str, device: Device = HOST) -> Rates:
     """Measure this process, with the BLAS threads that it may use, or its GPU; two significant digits."""
+    found = _measured(dtype, device)
+    device.release()  # else the GPU's pool keeps a gigabyte, which a run would report as its own peak
+    return found
+
+
+def _measured(dtype: str, device: Device) -> Rates:
     square, tall = (SQUARE, TALL) if device.is_host else (CUDA_SQUARE, CUDA_TALL)
     a, rows, v = (ones(n, zeros((), device.like, dtype)) for n in ((square, square), (tall, WIDE), (WIDE,)))
     flops = 2.0 * square**3 / _best(lambda: a @ a, device)

@@ -42,6 +42,11 @@ class Device:
         """The most that this rank has held of the GPU's memory."""
         return arrays.cuda_memory()[1] if arrays.on_cuda(self.like) else 0
 
+    def release(self) -> None:
+        """Give back what no array uses; the peak counts anew from here."""
+        if arrays.on_cuda(self.like):
+            arrays.release_cuda()
+
     def synchronize(self) -> None:
         """Wait for what has been begun there."""
         arrays.synchronize(self.like)

@@ -46,7 +46,9 @@ def _device(module: str, args: tuple[str, ...]) -> list[str]:
     """What makes a job compute where the tests do (tests/places.py)."""
     if DEVICE == "cpu" or "--help" in args or "--version" in args:
         return []
-    return {"dnewton.train": ["--set", "parallel.device=cuda"], "dnewton.predict": ["--device", "cuda"]}.get(module, [])
+    setting = ["--set", "parallel.device=cuda"]
+    words = {"dnewton.train": setting, "dnewton.compare": setting, "dnewton.predict": ["--device", "cuda"]}
+    return words.get(module, [])
 
 
 def start(ranks: int, *args: str, cwd: Path, module: str = "dnewton.train", timeout: float = 120) -> Any:

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Whole Newton iterations: seconds by phase, and the share of the machine's matrix-product rate that they reach.
 
-    python scripts/bench/iteration.py [--threads 1 2] [--iterations 7] [--json FILE]
+    python scripts/bench/iteration.py [--threads 1 2] [--iterations 7] [--nets CNN] [--json FILE]
+    python scripts/bench/iteration.py --device cuda             (the rate is then the GPU's, measured with 4096 x 4096)
     mpirun -np 2 python scripts/bench/iteration.py --worker NET        (what scripts/bench/scaling.py starts)
 
 The nets of gn_product.py with random data of l = 4 |S| samples and `subsample: 0.25`, float32, default options. The
 operations counted are those of the matrix products that the passes, the Jacobian and the products need; the rate is
-that of a product of 768 x 768 measured in the same process. Medians over the iterations after the first.
+that of a product of 768 x 768 measured in the same process. Medians over the iterations after the first. On a GPU a
+phase ends when the GPU has done it, and the peak of memory is the GPU's, of CuPy's pool.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +33,10 @@ from dnewton.assemble import Job, assemble
 from dnewton.comm import Comm
 from dnewton.config import Config
 from dnewton.curvature import costs
+from dnewton.device import Device
 from dnewton.launch import run
-from dnewton.solvers.newton import State, Step
+from dnewton.solvers.newton import Newton, State
+from dnewton.solvers.solver import Step
 
 PHASES = ("function", "gradient", "jacobian", "cg", "combine")
 RELU = {"activation": "relu"}
@@ -68,9 +74,26 @@ def operations(job: Job, step: Step) -> float:
     return total
 
 
-def worker(comm: Comm, name: str, iterations: int) -> dict[str, Any]:
+def exact_phases(comm: Comm, device: Device) -> None:
+    """From now on a phase waits for the GPU before its clock is read: kernels that nobody has waited for would else
+    count in a later phase."""
+    plain = comm.phase
+
+    @contextmanager
+    def phase(name: str) -> Iterator[None]:
+        device.synchronize()
+        with plain(name):
+            yield
+            device.synchronize()
+
+    if not device.is_host:
+        comm.phase = phase  # type: ignore[method-assign]
+
+
+def worker(comm: Comm, name: str, iterations: int, kind: str = "cpu", samples: int | None = None) -> dict[str, Any]:
     """Train on random data and measure; what rank 0 returns. Collective over the world."""
     shape, layers, s = NETS[name]
+    s = samples or s
     rng, count = np.random.default_rng(0), 4 * s
     with tempfile.TemporaryDirectory() as folder:
         file = comm.text_from_root(f"{folder}/data.npz")
@@ -80,18 +103,23 @@ def worker(comm: Comm, name: str, iterations: int) -> dict[str, Any]:
         comm.barrier()
         config = Config.model_validate({
             "net": {"input": shape, "loss": "cross_entropy", "layers": layers}, "data": {"train": file},
-            "solver": {"subsample": 0.25}})  # fmt: skip
+            "solver": {"subsample": 0.25}, "parallel": {"device": kind}})  # fmt: skip
         job = assemble(config, comm, name)
         comm.barrier()
-    solver, comm = job.solver, job.comm
-    rate = calibration.measure("float32").flops
-    solver.start(State(job.device.put(initial.weights(job.network, 0, "float32")), 1.0))
+    assert isinstance(job, Job)
+    solver, comm, device = job.solver, job.comm, job.device
+    assert isinstance(solver, Newton)
+    rate = calibration.measure("float32", device).flops
+    exact_phases(comm, device)
+    solver.start(State(device.put(initial.weights(job.network, 0, "float32")), 1.0))
     rows, moved = [], False
     for _ in range(iterations + 1):
         before = {p: comm.ledger[p].values() for p in PHASES}
         comm.barrier()
+        device.synchronize()
         begin = time.perf_counter()
         step = solver.step()
+        device.synchronize()
         seconds = time.perf_counter() - begin
         after = {p: comm.ledger[p].values() for p in PHASES}
         counted = {p: int(comm.sum_scalars([after[p][1] - before[p][1]])[0]) for p in PHASES}
@@ -105,15 +133,20 @@ def worker(comm: Comm, name: str, iterations: int) -> dict[str, Any]:
             "trials": step.trials, "accepted": bool(step.step), "bytes": counted,
             "forecast": {p: stated[p] for p in PHASES}, "operations": operations(job, step),
         })  # fmt: skip
-    peak = comm.extremes(float(machine.peak_rss_bytes()))[1]
+    peak = comm.extremes(float(machine.peak_rss_bytes() if device.is_host else device.peak_bytes()))[1]
     solver.close()
-    return {"net": name, "ranks": comm.size, "rate": rate, "rows": rows, "ways": job.strategy.ways, "peak": peak,
-            "planned_peak": job.strategy.peak, "held": dict(job.strategy.held)}  # fmt: skip
+    return {"net": name, "ranks": comm.size, "device": device.name, "rate": rate, "rows": rows,
+            "ways": job.strategy.ways, "peak": peak, "planned_peak": job.strategy.peak,
+            "held": dict(job.strategy.held)}  # fmt: skip
 
 
-def launched(name: str, ranks: int, threads: int, iterations: int, launcher: list[str]) -> dict[str, Any]:
+def launched(
+    name: str, ranks: int, threads: int, iterations: int, launcher: list[str], kind: str = "cpu",
+    samples: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """A worker's report."""
-    command = [sys.executable, __file__, "--worker", name, "--iterations", str(iterations)]
+    command = [sys.executable, __file__, "--worker", name, "--iterations", str(iterations), "--device", kind]
+    command += ["--samples", str(samples)] if samples else []
     if ranks > 1:
         command = [*launcher, "-np", str(ranks), *command]
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -138,15 +171,18 @@ def medians(report: dict[str, Any]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="+", help="1 and 2 unless given; on a GPU 1")
     parser.add_argument("--iterations", type=int, default=7)
+    parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
+    parser.add_argument("--samples", type=int, help="|S| instead of the nets' own")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--worker", choices=list(NETS))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.worker:
 
         def work(comm: Comm) -> None:
-            report = worker(comm, args.worker, args.iterations)
+            report = worker(comm, args.worker, args.iterations, args.device, args.samples)
             if comm.rank == 0:
                 print(json.dumps(report))
 
@@ -154,9 +190,9 @@ def main() -> None:
     reports = []
     print(f"{'net':10} {'threads':>7} {'iter/s':>8} " + " ".join(f"{p + ' ms':>12}" for p in PHASES)
           + f" {'CG':>5} {'Gflop/s':>8} {'of rate':>8}")  # fmt: skip
-    for name in NETS:
-        for threads in args.threads:
-            report = launched(name, 1, threads, args.iterations, [])
+    for name in args.nets:
+        for threads in args.threads or ([1, 2] if args.device == "cpu" else [1]):
+            report = launched(name, 1, threads, args.iterations, [], args.device, args.samples)
             m = medians(report)
             print(f"{name:10} {threads:>7} {1 / m['all']:>8.3f} " + " ".join(f"{1e3 * m[p]:>12.1f}" for p in PHASES)
                   + f" {m['cg iterations']:>5.0f} {m['flops'] / 1e9:>8.1f} {m['flops'] / report['rate']:>8.0%}",

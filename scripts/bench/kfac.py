@@ -2,6 +2,7 @@
 """DP-KFAC against D-KFAC: bytes and seconds per second-order update, and memory per rank.
 
     OMP_NUM_THREADS=1 mpirun -np 4 python scripts/bench/kfac.py [--nets mlp.yaml cnn.yaml] [--rounds 9] [--json FILE]
+    mpirun -np 4 python scripts/bench/kfac.py --device cuda     (a GPU per rank, or shared ones where there are fewer)
 
 A second-order update is a step that renews the factors and the decompositions (factor_every = inverse_every = 1); the
 variants take turns, medians of the slowest rank. Counted numbers must equal the formulas of `kfac_plan`, else this
@@ -23,9 +24,9 @@ from dnewton import planner, settings
 from dnewton.assemble import Job, assemble
 from dnewton.comm import Comm
 from dnewton.netplan import NetPlan, infer_shapes
+from dnewton.resume import initial_state
 from dnewton.solvers.kfac import KFAC
 from dnewton.solvers.kfac_plan import LayerSize, Volumes, held_numbers, layer_sizes, place, volumes
-from dnewton.trainer import initial_state
 
 VARIANTS: dict[str, tuple[str, float]] = {
     "d_kfac": ("d_kfac", 1.0), "d_kfac f=1/2": ("d_kfac", 0.5), "d_kfac f=1/P": ("d_kfac", 0.0),
@@ -60,11 +61,12 @@ def total(v: Volumes, gradient: bool = True) -> int:
     return v.gradient * gradient + v.factors + v.inverse + v.preconditioned
 
 
-def jobs(net: str, batch: int, comm: Comm) -> dict[str, Job]:
+def jobs(net: str, batch: int, comm: Comm, device: str) -> dict[str, Job]:
     text, folder = settings.read(net, comm)
     made = {}
     for variant, (name, fraction) in VARIANTS.items():
-        sets = [f"solver.name={name}", f"solver.batch={batch}", "solver.inverse_every=1", "parallel.grid=[1, 1]"]
+        sets = [f"solver.name={name}", f"solver.batch={batch}", "solver.inverse_every=1", "parallel.grid=[1, 1]",
+                f"parallel.device={device}"]  # fmt: skip
         if name == "d_kfac":
             sets.append(f"solver.grad_worker_fraction={fraction or 1 / comm.size}")
         job = assemble(settings.configure(text, folder, net, sets)[0], comm, net)
@@ -74,8 +76,8 @@ def jobs(net: str, batch: int, comm: Comm) -> dict[str, Job]:
     return made
 
 
-def measure(net: str, batch: int, rounds: int, comm: Comm) -> list[dict[str, Any]]:
-    made = jobs(net, batch, comm)
+def measure(net: str, batch: int, rounds: int, comm: Comm, device: str) -> list[dict[str, Any]]:
+    made = jobs(net, batch, comm, device)
     times: dict[str, list[float]] = {v: [] for v in made}
     sent: dict[str, dict[str, int]] = {}
     shares = {v: list(_solver(job).workers.shares(0)) for v, job in made.items()}
@@ -83,9 +85,11 @@ def measure(net: str, batch: int, rounds: int, comm: Comm) -> list[dict[str, Any
         for variant, job in made.items():
             solver, ledger = _solver(job), job.comm.ledger
             before = {n: ledger[n].bytes for n in ("exchange", "factors", "precondition")}
+            job.device.synchronize()
             comm.barrier()
             start = time.perf_counter()
             solver.update(shares[variant][k % (len(shares[variant]) - 1)], 0.01, k)
+            job.device.synchronize()
             spent = comm.extremes(time.perf_counter() - start)[1]
             if k:
                 times[variant].append(spent)
@@ -155,11 +159,12 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", default=["mlp.yaml", "cnn.yaml"])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     comm, found = Comm.world(), []
     for net in args.nets:
-        made = measure(net, args.batch, args.rounds, comm)
+        made = measure(net, args.batch, args.rounds, comm, args.device)
         text, folder = settings.read(net, comm)
         sizes = layer_sizes(_plan(text, folder, net))
         far = extrapolate(f"{net} by the formulas", sizes, 64)

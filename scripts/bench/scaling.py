@@ -2,6 +2,7 @@
 """Seconds and bytes of Newton iterations on several numbers of ranks, one thread each, and the planner's forecast.
 
     python scripts/bench/scaling.py [--ranks 1 2 4] [--rounds 5] [--nets "large MLP" CNN] [--json FILE]
+    python scripts/bench/scaling.py --device cuda               (a GPU per rank, or shared ones where there are fewer)
 
 The jobs of iteration.py, interleaved over the rounds. Every rank's local system is its own, so that the path, the trial
 steps and the CG iterations differ with the ranks: "alike" puts the medians together to an iteration with one trial step
@@ -26,6 +27,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--iterations", type=int, default=5)
     parser.add_argument("--nets", nargs="+", default=["large MLP", "CNN"], choices=list(NETS))
+    parser.add_argument("--samples", type=int, help="|S| instead of the nets' own")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--launcher", default="mpirun")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -35,7 +38,9 @@ def main() -> None:
         found: dict[int, list[dict[str, Any]]] = {ranks: [] for ranks in args.ranks}
         for _ in range(args.rounds):
             for ranks in args.ranks:
-                report = launched(name, ranks, 1, args.iterations, args.launcher.split())
+                report = launched(
+                    name, ranks, 1, args.iterations, args.launcher.split(), args.device, args.samples
+                )  # fmt: skip
                 found[ranks].append(report)
                 wrong += sum(r["bytes"] != r["forecast"] for r in report["rows"] if r["accepted"])
         reports += [r for reports_ in found.values() for r in reports_]

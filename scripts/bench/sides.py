@@ -1,8 +1,15 @@
-"""The two sides of the comparisons: one net with the same weights and samples in dnewton (one rank) and in PyTorch."""
+"""The two sides of the comparisons: one net with the same weights and samples in dnewton (one rank) and in PyTorch.
+
+Each side has its own device. Scripts take `--device {cpu,cuda}`, dnewton's, and `--torch-device`, PyTorch's (the same
+unless told: with a stand-in for CuPy a script can be exercised where PyTorch has only a CPU).
+"""
 
 from __future__ import annotations
 
+import argparse
+import copy
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +22,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from dnewton import initial, planner, strategy
+from dnewton.arrays import to_host, zeros
 from dnewton.comm import Comm
 from dnewton.config import Config
 from dnewton.config_newton import SolverSection
@@ -22,8 +30,10 @@ from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.losses import LOSSES
 from dnewton.curvature.rates import Rates
+from dnewton.device import HOST, Device, open_device
 from dnewton.netplan import infer_shapes
 from dnewton.network import Network
+from dnewton.solvers import early_stop, subproblem, ways
 
 RELU = {"activation": "relu"}
 
@@ -51,25 +61,45 @@ NETS: dict[str, tuple[list[int], list[Any], int]] = {  # input, layers, |S|
 }  # fmt: skip
 
 
-class Ours:
-    """dnewton on one rank."""
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    """The options for the two sides' devices."""
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="dnewton's")
+    parser.add_argument("--torch-device", choices=["cpu", "cuda"], help="PyTorch's; the same unless given")
 
-    def __init__(self, comm: Comm, shape: list[int], layers: list[Any], samples: int, loss: str, seed: int = 0) -> None:
+
+def opened(args: argparse.Namespace, comm: Comm) -> tuple[Device, str]:
+    """dnewton's device and PyTorch's, both without TF32; PyTorch's cuDNN chooses its algorithms by trying them."""
+    torch_device = args.torch_device or args.device
+    if "cuda" in (args.device, torch_device):
+        os.environ.update(NVIDIA_TF32_OVERRIDE="0", CUPY_TF32="0")  # read when the libraries are first used
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
+    return open_device(args.device, "auto", comm, f"--device {args.device}")[0], torch_device
+
+
+class Ours:
+    """dnewton on one rank: θ, x and y on its device, the images also on the host."""
+
+    def __init__(
+        self, comm: Comm, shape: list[int], layers: list[Any], samples: int, loss: str, seed: int = 0,
+        device: Device = HOST,
+    ) -> None:  # fmt: skip
         self.config = Config.model_validate({"net": {"input": shape, "loss": loss, "layers": layers}})
         shapes = infer_shapes(self.config.net)
         self.outputs = shapes[-1].out_shape[0]
         plan = planner.choose(shapes, 1, planner.Workload(samples, samples, self.outputs))
-        self.comm = comm.on_grid(plan.grid)
+        self.comm, self.device = comm.on_grid(plan.grid), device
         self.network, self.loss = Network(plan, self.comm), LOSSES[loss]
-        self.theta = initial.weights(self.network, seed, "float32")
+        self.theta = device.put(initial.weights(self.network, seed, "float32"))
         rng = np.random.default_rng(seed)
         self.images = rng.normal(size=(samples, *shape)).astype(np.float32)
         x = self.images if len(shape) == 1 else self.images.transpose(0, 2, 3, 1)
-        self.x = np.ascontiguousarray(x)
+        self.x = device.put(np.ascontiguousarray(x))
         if loss == "squared":
-            self.y = rng.normal(size=(samples, self.outputs)).astype(np.float32)
+            y = rng.normal(size=(samples, self.outputs)).astype(np.float32)
         else:
-            self.y = np.eye(self.outputs, dtype=np.float32)[rng.integers(0, self.outputs, samples)]
+            y = np.eye(self.outputs, dtype=np.float32)[rng.integers(0, self.outputs, samples)]
+        self.y = device.put(y)
         self.unit = jacobian.units(self.network.blocks, per_layer=False)[0]
         self.regulariser = 1.0 / samples
 
@@ -78,7 +108,7 @@ class Ours:
 
     def strategy(self, rates: Rates, options: SolverSection | None = None) -> strategy.Strategy:
         """What a run with these options would decide."""
-        samples = len(self.y)
+        samples = int(self.y.shape[0])
         work = planner.Workload(10 * samples, samples, self.outputs)
         return strategy.decide(self.network.plan, work, options or SolverSection(), rates=rates)
 
@@ -86,14 +116,21 @@ class Ours:
         jac = jacobian.build(self.network, self.theta, [tape], how.held, how.chunk)
         return GaussNewton(jac, self.loss, tape.z, self.regulariser)
 
+    def direction(
+        self, tape: Any, how: strategy.Strategy, g: Any, damping: float, tolerance: float
+    ) -> subproblem.Solution:
+        """The Jacobian, and the solve to the tolerance."""
+        system = ways.make(how.stages[0], self.model(tape, how), g, self.unit, damping, tolerance)
+        return subproblem.solve([system], g, 250, early_stop.NeverStop())
+
     def gradient(self, tape: Any) -> Any:
-        out = np.zeros_like(self.theta)
-        self.network.gradient(self.theta, tape, self.loss.gradient(tape.z, self.y) / len(self.y), out)
+        out = zeros(self.network.size, self.theta)
+        self.network.gradient(self.theta, tape, self.loss.gradient(tape.z, self.y) / self.y.shape[0], out)
         return out + self.regulariser * self.theta
 
     def to_torch(self, vector: Any) -> dict[str, torch.Tensor]:
-        """A vector laid out like θ, by PyTorch's names."""
-        out = {}
+        """A vector laid out like θ, by PyTorch's names, on the host."""
+        out, vector = {}, to_host(vector)
         for b in self.network.blocks:
             name = b.layer.shape.name
             out[name + ".weight"] = torch.from_numpy(np.ascontiguousarray(b.to_file_order(b.weight(vector))))
@@ -104,7 +141,8 @@ class Ours:
 class Theirs:
     """The same in PyTorch: J v by forward mode, Jᵀ w by reverse mode."""
 
-    def __init__(self, ours: Ours) -> None:
+    def __init__(self, ours: Ours, torch_device: str = "cpu") -> None:
+        self.device, self._to_torch = torch_device, ours.to_torch
         modules: dict[str, torch.nn.Module] = {}
         act = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
         for shape in infer_shapes(ours.config.net):
@@ -123,9 +161,20 @@ class Theirs:
         self.net = torch.nn.Sequential()
         for name, module in modules.items():
             self.net.add_module(name, module)
-        self.params = {k.removeprefix("layers."): v for k, v in ours.to_torch(ours.theta).items()}
-        self.x, self.p = torch.from_numpy(ours.images), None
-        self.samples, self.regulariser, self.squared = len(ours.y), ours.regulariser, ours.config.net.loss == "squared"
+        self.params = self.named(ours.theta)
+        self.x = torch.from_numpy(ours.images).to(torch_device)
+        self.y = torch.from_numpy(to_host(ours.y)).to(torch_device)
+        self.samples, self.regulariser, self.squared = len(self.y), ours.regulariser, ours.config.net.loss == "squared"
+
+    def named(self, vector: Any) -> dict[str, torch.Tensor]:
+        """A vector laid out like our θ, by the names of the net's parameters."""
+        return {k.removeprefix("layers."): v.to(self.device) for k, v in self._to_torch(vector).items()}
+
+    def part(self, params: dict[str, torch.Tensor], indices: Any) -> Theirs:
+        """The same net at other parameters and on some of the samples."""
+        found, here = copy.copy(self), torch.from_numpy(indices).to(self.device)
+        found.params, found.x, found.y, found.samples = params, self.x[here], self.y[here], len(indices)
+        return found
 
     def f(self, params: dict[str, torch.Tensor]) -> torch.Tensor:
         return torch.func.functional_call(self.net, params, (self.x,))
@@ -156,8 +205,27 @@ class Theirs:
         return product
 
 
-def named(ours: Ours, vector: Any) -> dict[str, torch.Tensor]:
-    return {k.removeprefix("layers."): v for k, v in ours.to_torch(vector).items()}
+def inner(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return float(sum((a[k] * b[k]).sum() for k in a))
+
+
+def torch_cg(
+    product: Any, g: dict[str, torch.Tensor], damping: float, tolerance: float, most: int = 250
+) -> tuple[dict[str, torch.Tensor], int]:
+    """CG from zero until ‖r‖ ≤ tolerance ‖g‖; d and the iterations."""
+    d = {k: torch.zeros_like(v) for k, v in g.items()}
+    r = {k: -v for k, v in g.items()}
+    v, rr = dict(r), inner(r, r)
+    bound, n = tolerance**2 * rr, 0
+    while rr > bound and n < most:
+        gv = product(v, damping)
+        step = rr / inner(v, gv)
+        d = {k: d[k] + step * v[k] for k in d}
+        r = {k: r[k] - step * gv[k] for k in r}
+        new = inner(r, r)
+        v = {k: r[k] + (new / rr) * v[k] for k in r}
+        rr, n = new, n + 1
+    return d, n
 
 
 @contextmanager
@@ -167,14 +235,31 @@ def threads(n: int) -> Any:
         yield
 
 
-def interleaved(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each side, one after the other in every round, after one round to warm up."""
+def wait(device: Device) -> None:
+    """Until everything that was begun is done: on CuPy's current stream, and on PyTorch's GPU where it has used one."""
+    device.synchronize()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def interleaved(
+    sides: dict[str, Callable[[], Any]], rounds: int, device: Device = HOST, before: Callable[[], None] | None = None,
+    warm_up: int = 1,
+) -> dict[str, float]:  # fmt: skip
+    """Median milliseconds of each side, one after the other in every round, after some rounds to warm up.
+
+    `before` is called before every round, beside the clock.
+    """
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(rounds + 1):
+    for turn in range(rounds + warm_up):
+        if before is not None:
+            before()
         for name, run in sides.items():
+            wait(device)
             begin = time.perf_counter()
             run()
-            if turn:
+            wait(device)
+            if turn >= warm_up:
                 times[name].append(1e3 * (time.perf_counter() - begin))
     return {name: statistics.median(values) for name, values in times.items()}
 

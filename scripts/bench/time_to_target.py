@@ -4,6 +4,7 @@
     pip install torch; python scripts/bench/time_to_target.py [--seconds 20] [--threads 1] [--json FILE]
     python scripts/bench/time_to_target.py --alone --also '{"warm_start": true}' '{"lambda_trials": 3}' --seconds 6
     python scripts/bench/time_to_target.py --classify [--data DIR] [--problems digits letter MNIST]
+    python scripts/bench/time_to_target.py --device cuda                       (both sides on the GPU, TF32 off)
 
 Regression: 2-64-64-1 and 10-128-128-128-1 (tanh) on smooth functions stated below, and the bundled diabetes set.
 Newton by its defaults and by a precise setting (OPTIONS) against Adam (5 learning rates, cosine decay over the given
@@ -24,15 +25,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from sides import dense, threads, write
+from sides import add_devices, dense, opened, threads, wait, write
 
 from dnewton import calibration, initial, planner, strategy
+from dnewton.arrays import to_host
 from dnewton.assemble import assemble
 from dnewton.comm import Comm
 from dnewton.config import Config
 from dnewton.curvature.losses import LOSSES
 from dnewton.data.readers import read_bundled
 from dnewton.data.samples import Samples
+from dnewton.device import Device
 from dnewton.draws import subsample_size
 from dnewton.netplan import infer_shapes
 from dnewton.network import Network
@@ -87,7 +90,12 @@ SETS: dict[str, tuple[dict[str, str], list[int], list[Any], int]] = {  # parts, 
 class Task:
     """A net, data and starting weights for all methods."""
 
-    def __init__(self, shape: list[int], layers: list[Any], loss: str, train: Any, test: Any, dtype: str) -> None:
+    def __init__(
+        self, shape: list[int], layers: list[Any], loss: str, train: Any, test: Any, dtype: str,
+        places: tuple[Device, str],
+    ) -> None:  # fmt: skip
+        """`places` are dnewton's device and PyTorch's."""
+        self.device, self.torch_device = places
         self.shape, self.layers, self.loss, self.dtype = shape, layers, loss, dtype
         self.train, self.test = train, test
         config = Config.model_validate({"net": {"input": shape, "loss": loss, "layers": layers}})
@@ -96,7 +104,7 @@ class Task:
         plan = planner.choose(self.shapes, 1, planner.Workload(len(train[0]), len(train[0]), outputs))
         self.comm = Comm.world().on_grid(plan.grid)
         self.network = Network(plan, self.comm)
-        self.theta = initial.weights(self.network, 0, dtype)
+        self.theta = initial.weights(self.network, 0, dtype)  # on the host
         self.outputs = outputs
 
     def targets(self, y: Any) -> Any:
@@ -115,23 +123,29 @@ class Task:
         solver_options = Config.model_validate(
             {"net": {"input": self.shape, "loss": self.loss, "layers": self.layers}, "solver": options}
         ).solver
-        (x, y), (tx, ty) = ((p[0].astype(self.dtype), self.targets(p[1])) for p in (self.train, self.test))
-        c = 0.0 if math.isinf(solver_options.C) else 1 / (solver_options.C * len(x))
-        size = subsample_size(solver_options.subsample, len(x))
-        work = planner.Workload(len(x), size, self.outputs, solver_options.batch_size, np.dtype(self.dtype).itemsize)
-        how = strategy.decide(self.network.plan, work, solver_options, rates=calibration.measure(self.dtype))
+        put = self.device.put
+        (x, y), (tx, ty) = ((put(p[0].astype(self.dtype)), put(self.targets(p[1]))) for p in (self.train, self.test))
+        c = 0.0 if math.isinf(solver_options.C) else 1 / (solver_options.C * x.shape[0])
+        size = subsample_size(solver_options.subsample, x.shape[0])
+        item = np.dtype(self.dtype).itemsize
+        work = planner.Workload(x.shape[0], size, self.outputs, solver_options.batch_size, item)
+        rates = calibration.measure(self.dtype, self.device)
+        how = strategy.decide(self.network.plan, work, solver_options, rates=rates)
         objective = Objective(
             self.network, self.comm, Samples(x, y), LOSSES[self.loss], self.score, c, how.batch, how.passes
         )
         solver = Newton(objective, solver_options, self.comm, how)
+        wait(self.device)
         begin, spent, curve = time.perf_counter(), 0.0, []
-        step = solver.start(State(self.theta.copy(), solver_options.lambda_))
+        step = solver.start(State(put(self.theta.copy()), solver_options.lambda_))
         while True:
+            wait(self.device)
             spent += time.perf_counter() - begin
-            test = self.score(self.network.forward(solver.state.theta, tx, keep=False).z, ty) / len(tx)
+            test = self.score(self.network.forward(solver.state.theta, tx, keep=False).z, ty) / tx.shape[0]
             curve.append((spent, step.metric / step.samples, test))
             if spent > seconds or solver.converged:
                 return curve
+            wait(self.device)
             begin = time.perf_counter()
             step = solver.step()
 
@@ -145,15 +159,15 @@ class Task:
             modules.append(linear)
             if s.activation != "linear":
                 modules.append({"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}[s.activation]())
-        return torch.nn.Sequential(*modules)
+        return torch.nn.Sequential(*modules).to(self.torch_device)
 
     def torch_data(self) -> Any:
-        return [(torch.from_numpy(p[0].astype(self.dtype)), torch.from_numpy(self.targets(p[1])))
-                for p in (self.train, self.test)]  # fmt: skip
+        parts = [(p[0].astype(self.dtype), self.targets(p[1])) for p in (self.train, self.test)]
+        return [tuple(torch.from_numpy(a).to(self.torch_device) for a in part) for part in parts]
 
     def _measure(self, net: Any, data: Any) -> tuple[float, float]:
         with torch.no_grad():
-            return tuple(self.score(net(x).numpy(), y.numpy()) / len(x) for x, y in data)  # type: ignore[return-value]
+            return tuple(self.score(net(x).cpu().numpy(), y.cpu().numpy()) / len(x) for x, y in data)  # type: ignore[return-value]
 
     def _torch_loss(self, z: Any, y: Any) -> Any:
         if self.loss == "squared":
@@ -168,13 +182,15 @@ class Task:
         generator = torch.Generator().manual_seed(0)
         spent = 0.0
         while spent < seconds:
+            wait(self.device)
             begin = time.perf_counter()
             for group in optimiser.param_groups:
                 group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * min(1.0, spent / seconds)))
-            for part in torch.randperm(len(x), generator=generator).split(batch):
+            for part in torch.randperm(len(x), generator=generator).to(self.torch_device).split(batch):
                 optimiser.zero_grad()
                 self._torch_loss(net(x[part]), y[part]).backward()
                 optimiser.step()
+            wait(self.device)
             spent += time.perf_counter() - begin
             curve.append((spent, *self._measure(net, data)))
         return curve
@@ -193,8 +209,10 @@ class Task:
             return loss
 
         while spent < seconds:
+            wait(self.device)
             begin = time.perf_counter()
             optimiser.step(closure)
+            wait(self.device)
             spent += time.perf_counter() - begin
             curve.append((spent, *self._measure(net, data)))
         return curve
@@ -213,10 +231,12 @@ def thinned(curve: Curve) -> Curve:
     return curve[:: max(1, len(curve) // 60)] + curve[-1:]
 
 
-def regression(name: str, seconds: float, options: dict[str, dict[str, Any]], alone: bool) -> dict[str, Any]:
+def regression(
+    name: str, seconds: float, options: dict[str, dict[str, Any]], alone: bool, places: tuple[Device, str]
+) -> dict[str, Any]:
     make, shape, layers, n, m = PROBLEMS[name]
     x, y = make(np.random.default_rng(0), n + m)
-    task = Task(shape, layers, "squared", (x[:n], y[:n]), (x[n:], y[n:]), "float32")
+    task = Task(shape, layers, "squared", (x[:n], y[:n]), (x[n:], y[n:]), "float32", places)
     curves = {how: task.newton(seconds, chosen) for how, chosen in options.items()}
     if alone:
         print(f"\n{name}: training MSE after {seconds:g} s, and seconds to 1e-3, 1e-5 and 1e-7")
@@ -247,12 +267,14 @@ def read_set(part: dict[str, str], shape: list[int], layers: list[Any], comm: Co
         {"net": {"input": shape, "loss": "cross_entropy", "layers": layers}, "data": {**part, "scale": "standardize"}}
     )
     job = assemble(config, comm, "benchmark")
-    found = [(d.x, np.asarray(d.y).argmax(1)) for d in (job.objective.data, job.others["test"])]
+    found = [(d.x, to_host(d.y).argmax(1)) for d in (job.objective.data, job.others["test"])]
     job.solver.close()
     return found
 
 
-def classification(name: str, seconds: float, folder: Path | None, comm: Comm) -> dict[str, Any] | None:
+def classification(
+    name: str, seconds: float, folder: Path | None, comm: Comm, places: tuple[Device, str]
+) -> dict[str, Any] | None:
     """Seconds to 98 % of the best test accuracy that any method reaches."""
     part, shape, layers, cut = SETS[name]
     if "/" in str(part["train"]):
@@ -260,7 +282,7 @@ def classification(name: str, seconds: float, folder: Path | None, comm: Comm) -
             return None
         part = {k: str(folder / Path(v).name) for k, v in part.items()}
     (x, y), (tx, ty) = read_set(part, shape, layers, comm)
-    task = Task(shape, layers, "cross_entropy", (x[:cut], y[:cut]), (tx, ty), "float32")
+    task = Task(shape, layers, "cross_entropy", (x[:cut], y[:cut]), (tx, ty), "float32", places)
     curves = {"newton": task.newton(seconds, {"max_iterations": 10**6})}
     for rate in RATES:
         curves[f"Adam {rate:g}"] = task.adam(seconds, rate, 128)
@@ -284,17 +306,19 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="regression by Newton's settings only")
     parser.add_argument("--classify", action="store_true")
     parser.add_argument("--data", help="folder with the public sets")
+    add_devices(parser)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     comm = Comm.world()
+    places = opened(args, comm)
     options = {**OPTIONS, **{f"newton {text}": {**OPTIONS["newton"], **json.loads(text)} for text in args.also}}
     with threads(args.threads):
-        found = [regression(n, args.seconds, options, args.alone) for n in PROBLEMS
+        found = [regression(n, args.seconds, options, args.alone, places) for n in PROBLEMS
                  if any(part in n for part in args.problems)]  # fmt: skip
         folder = Path(args.data) if args.data else None
         for name in SETS:
             if args.classify and any(part in name for part in args.problems):
-                found += [row] if (row := classification(name, args.seconds, folder, comm)) else []
+                found += [row] if (row := classification(name, args.seconds, folder, comm, places)) else []
     write(args.json, found)
 
 
