@@ -156,8 +156,8 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
         show(f"stopped by {stop.why} {at}; {cure} (exit code {REQUEUE})")
         return stop
     if trainer.records:
-        last, where = trainer.records[-1], "" if job.device.is_host else " (of the GPU)"
-        peak = last["peak_device_bytes" if where else "peak_rss_bytes"] / 2**20
+        record, where = trainer.records[-1], "" if job.device.is_host else " (of the GPU)"
+        peak = record["peak_device_bytes" if where else "peak_rss_bytes"] / 2**20
         show(f"peak memory of the largest rank{where}: {peak:.1f} MiB, planned {job.strategy.peak / 2**20:.1f} MiB")
     for text in progress.summary(trainer.records, trainer.totals):
         show(text)

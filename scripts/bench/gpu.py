@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The engine on one GPU: the same numbers as on the host, and its speed and memory beside PyTorch's on the same GPU.
 
-    pip install 'dnewton[cuda12]' torch; python scripts/bench/gpu.py [--rounds 9] [--json FILE]
+    pip install '.[cuda12]' torch; python scripts/bench/gpu.py [--rounds 9] [--json FILE]
 
 Per net, float32 with TF32 off on both sides:
 
@@ -38,7 +38,7 @@ from sides import NETS, Ours, Theirs, add_devices, dense, interleaved, opened, t
 from dnewton import arrays, calibration
 from dnewton.arrays import to_host
 from dnewton.comm import Comm
-from dnewton.config_solvers import SolverSection
+from dnewton.config_newton import SolverSection
 from dnewton.curvature import costs
 from dnewton.curvature.rates import Rates
 from dnewton.device import HOST, Device
@@ -57,7 +57,8 @@ GPU_NETS: dict[str, Net] = {
     "small MLP 20-30-10": ([20], dense(30, 10), 100),
 }  # fmt: skip
 MEASURED = (CNN, "MLP 784-4000-4000-10")
-OURS: dict[str, dict[str, Any]] = {"ours": {}}  # settings of the solver to measure; the first is compared by the rest
+# Settings of the solver to measure; the first is what the rest is compared with.
+OURS: dict[str, dict[str, Any]] = {"ours": {}, "ours, J in float16": {"jacobian_dtype": "float16"}}
 DAMPING, GOAL = 1e-2, 5.0
 SMOOTH = {  # relative differences that rounding explains
     "gradient": 1e-5, "J v": 1e-5, "(G + λI) v": 1e-5, "direction": 1e-3, "direction by CG": 1e-3,

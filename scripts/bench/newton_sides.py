@@ -12,7 +12,7 @@ from sides import Ours, Theirs, inner, torch_cg
 
 from dnewton import arrays, planner, strategy
 from dnewton.assemble import DEVICE_SLACK, SHARE
-from dnewton.config_solvers import SolverSection
+from dnewton.config_newton import SolverSection
 from dnewton.curvature.rates import Rates
 from dnewton.data.samples import Samples
 from dnewton.data.targets import Targets
