@@ -79,13 +79,22 @@ tests 6 openmpi 1 -q tests/test_cli.py tests/test_compare.py::test_every_solver_
   "${stops}_signal_to_the_launcher_stops_all" "${stops}_killed_rank_ends_the_job" "${stops}_rank_that_stops_answering_is_named"
 tests 7 openmpi 2 -q
 tests 8 openmpi 3 -q -m at16
+engine=(tests/test_{arrays,device,network,newton,ways,hessian,kfac,solvers,replicas,servers,saved,strategy}.py)
+if command -v "${CXX:-c++}" g++ clang++ >/dev/null; then # the fake GPU compiles its kernels
+  around=(env DNEWTON_TEST_ARRAYS=cuda DNEWTON_TEST_BUFFERS=straight)
+  tests 9 mpich 2 -q "${engine[@]}"
+elif wanted 9; then
+  left_out+=("step 9: no C++ compiler") && not_run+=(tests/test_device.py tests/test_fake_cuda.py)
+fi
+around=(env DNEWTON_TEST_ARRAYS=strict)
+tests 10 mpich 2 -q "${engine[@]:0:8}"
 around=(env DNEWTON_TEST_SLURM=1 scripts/local_slurm.sh run) # up before the step, down after it in any case
-tests 9 mpich 1 -q tests/slurm
-tests 10 openmpi 1 -q tests/slurm -k 'end or saved or pmi'
-if wanted 11; then
-  [[ " ${left_out[*]} " != *" step 9: "* ]] || not_run+=(tests/slurm/)
+tests 11 mpich 1 -q tests/slurm
+tests 12 openmpi 1 -q tests/slurm -k 'end or saved or pmi'
+if wanted 13; then
+  [[ " ${left_out[*]} " != *" step 11: "* ]] || not_run+=(tests/slurm/)
   scripts/two_hosts.sh --check || { left_out+=("tests/test_two_hosts.py") && not_run+=(tests/test_two_hosts.py); }
-  step "step 11: every test ran on some number of ranks" \
+  step "step 13: every test ran on some number of ranks" \
     python3 tests/check_ran.py "$DNEWTON_TEST_LEDGER" "${not_run[@]}"
 fi
 

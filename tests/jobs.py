@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from places import DEVICE
+from places import ARRAYS, DEVICE
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
@@ -39,6 +39,8 @@ def launcher() -> tuple[str, ...]:
 
 def command(ranks: int, *args: str, module: str = "dnewton.train") -> list[str]:
     run = [module] if module.endswith(".py") else ["-m", module]
+    if ARRAYS == "strict" and _device(module, args):
+        run = [str(Path(__file__).with_name("strict_job.py")), module]
     return [*launcher(), "-np", str(ranks), sys.executable, *run, *args, *_device(module, args)]
 
 

@@ -9,6 +9,7 @@ the engine.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ if ARRAYS == "strict":
     arrays.open_cuda = _strict  # what `parallel.device: cuda` opens in this process
 
 
+COMPILER = next((c for c in (os.environ.get("CXX", "c++"), "g++", "clang++") if shutil.which(c)), None)  # of the fake
 LIKE: Array = np.zeros(0) if ARRAYS == "numpy" else arrays.open_cuda(0)[0]
 DEVICE = "cpu" if ARRAYS == "numpy" else "cuda"
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from jobs import environment, launcher
-from places import ARRAYS, FAKE, host, put, same
+from places import ARRAYS, COMPILER, FAKE, host, put, same
 
 from dnewton import arrays
 from dnewton.comm import Comm
@@ -209,6 +209,7 @@ def test_without_a_gpu(tmp_path: Path) -> None:
     assert len(lines) == 1 and "CuPy finds no GPU (cudaErrorNoDevice" in lines[0] and "nvidia-smi" in lines[0]
 
 
+@pytest.mark.skipif(COMPILER is None, reason="the fake GPU compiles its kernels")
 @pytest.mark.serial
 @pytest.mark.parametrize("buffers", ["yes", "no"])
 def test_a_run_is_that_of_the_cpu(tmp_path: Path, buffers: str) -> None:

@@ -42,7 +42,7 @@ def test_reading_holds_little_more_than_the_slice(large: Path, ranks: int, how: 
         assert grown < 1.3 * slice_bytes + BUFFER
 
 
-@pytest.mark.skipif(ARRAYS == "cuda", reason="the memory of a pretended GPU is the host's")
+@pytest.mark.skipif(ARRAYS != "numpy", reason="the memory of a pretended GPU is the host's")
 @pytest.mark.parametrize("ranks", [1, 4])
 @pytest.mark.parametrize("batch", ["all", 4096])
 def test_training_stays_under_max_resident(large: Path, ranks: int, batch: object) -> None:
@@ -95,6 +95,8 @@ def test_the_peak_stays_within_the_plan(
 ) -> None:  # fmt: skip
     """Also a net with 1,000 outputs in both kinds of curvature, by passes where memory is short. On a GPU: of its
     memory."""
+    if ARRAYS == "strict":
+        pytest.skip("counts no memory")
     if ARRAYS == "cuda" and memory != "auto":
         pytest.skip("what a GPU's libraries take is more than that")
     rng = np.random.default_rng(0)
