@@ -19,7 +19,7 @@ class Held:
     def __init__(self, array: Array, dtype: str | None = None) -> None:
         """Takes over the array; with a `dtype` it holds a rounded copy."""
         self.shape: tuple[int, ...] = tuple(array.shape)
-        self._dtype, self._like = dtype, array[:0, ...]
+        self._dtype, self._like = dtype, empty((0, *array.shape[1:]), array)  # a view would keep the array's memory
         self._array = array if dtype is None else narrowed(array, dtype)
 
     @classmethod
