@@ -236,7 +236,9 @@ def test_pieces_are_the_whole(dtype: str | None, monkeypatch: pytest.MonkeyPatch
     assert found.nbytes == x.nbytes // (1 if dtype is None else 4) and same(found.like, x[:0])
 
 
-@pytest.mark.parametrize("dtype", [None, pytest.param("float16", marks=standard), pytest.param("bfloat16", marks=standard)])
+@pytest.mark.parametrize(
+    "dtype", [None, pytest.param("float16", marks=standard), pytest.param("bfloat16", marks=standard)]
+)
 def test_what_was_taken_in_is_let_go(dtype: str | None) -> None:
     """Nothing that is held is a view of the array that it was copied from, or made like."""
     x = put(np.ones((4, 3)))

@@ -345,7 +345,7 @@ def _by_hand(cp: Any) -> dict[str, dict[str, list[str] | None]]:
         "cupy.lib.stride_tricks": of(cp.lib.stride_tricks, ["as_strided", "sliding_window_view"]),
         "cupy.cuda": of(cp.cuda, ["Device", "Stream", "Event", "get_current_stream", "MemoryPool", "is_available",
                                   "PinnedMemoryPool", "get_device_id"]),
-        "cupy.cuda.compiler": of(cp.cuda.compiler, ["CompileException"]),
+        "cupy.cuda.compiler": {"CompileException": None},
         "cupy.cuda:Device": of(cp.cuda.Device, ["use", "synchronize", "mem_info"]),
         "cupy.cuda:Stream": of(cp.cuda.Stream, ["null", "synchronize", "record", "wait_event", "use", "done"]),
         "cupy.cuda:Event": of(cp.cuda.Event, ["record", "synchronize", "done"]),
