@@ -19,6 +19,7 @@ from dnewton import kernels
 Array: TypeAlias = Any
 
 _DOT_BLOCK = 1 << 16
+_DOT_LANES = 1 << 18  # partial sums of a GPU's inner product: enough threads for its whole bandwidth
 _CACHE_BYTES = 4 << 20
 DEVICE_BLOCK = 64 << 20  # bytes of temporaries at a time on a GPU: there is no cache to stay in, only launches to save
 DEVICE_SLACK = 2.0 * DEVICE_BLOCK + (128 << 20)  # bytes of these, and of what a GPU's libraries take
@@ -181,7 +182,7 @@ def open_cuda(place: int) -> tuple[Array, str, int, str]:
         two = cupy.ones((2, 2))
         if dot(two[0] @ two, two[1]) != 4.0:
             raise RuntimeError("1 + 1 is not 2 on it")
-    except RuntimeError as error:
+    except (RuntimeError, cupy.cuda.compiler.CompileException) as error:  # the latter: CUDA's headers are missing
         raise ImportError(str(error)) from error
     return cupy.zeros(0), name, number, str(runtime.deviceGetPCIBusId(number))
 
@@ -198,9 +199,9 @@ def release_cuda() -> None:
 
 
 @cache
-def kernel(source: tuple[str, ...], reduction: bool = False) -> Any:
+def kernel(source: tuple[str, ...]) -> Any:
     """The function of a source of :mod:`dnewton.kernels`, compiled when it is first called."""
-    return (cuda().ReductionKernel if reduction else cuda().ElementwiseKernel)(*source)
+    return cuda().ElementwiseKernel(*source)
 
 
 def synchronize(array: Array) -> None:
@@ -223,7 +224,10 @@ def dot(x: Array, y: Array) -> float:
     """Inner product of two vectors, accumulated in float64 whatever their dtype."""
     xp = namespace(x)
     if on_cuda(x):
-        return float(kernel(kernels.DOT, reduction=True)(x, y))
+        # CuPy's own ReductionKernel gives one thread block to one result, so a single multiprocessor would read it all.
+        lanes = min(int(x.size), _DOT_LANES)
+        parts = kernel(kernels.DOT)(x, y, int(x.size), lanes, empty(lanes, x, "float64"))
+        return float(xp.sum(parts))
     if x.dtype == xp.float64:
         return float(xp.vecdot(x, y))
     total = 0.0

@@ -62,8 +62,10 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     """
     shapes = infer_shapes(config.net, source)
     asked = f"{source}: parallel.device: {config.parallel.device}"
-    device, about_device = open_device(config.parallel.device, config.parallel.device_buffers, world, asked)
-    crew = Crew.of(layout(config, world.size, source), world)
+    divided = layout(config, world.size, source)
+    parallel, trains = config.parallel, divided.place(world.rank) is not None
+    device, about_device = open_device(parallel.device, parallel.device_buffers, world, asked, trains)
+    crew = Crew.of(divided, world)
     notes = [machine.limit_threads(world.ranks_on_node, world.cores), *about_device]
     check_width(config, math.prod(config.net.input))
     parts = open_parts(config.data, config.net.input, config.solver.seed, world)

@@ -55,19 +55,21 @@ class Device:
 HOST = Device()
 
 
-def open_device(kind: str, buffers: str, comm: Comm, asked: str) -> tuple[Device, list[str]]:
+def open_device(
+    kind: str, buffers: str, comm: Comm, asked: str, computes: bool = True
+) -> tuple[Device, list[str]]:  # fmt: skip
     """The device of this rank, cpu or cuda, and lines for the log; arrays then reach MPI as `buffers` says. `asked` is
-    the user's word for it in messages.
+    the user's word for it in messages. A rank that does not compute, as a server, takes no GPU.
 
     Raises UserError alike on all ranks. Collective over the world.
     """
     if kind == "cpu":
         return HOST, []
     with comm.together():
-        like, name, number, identity = _open(comm.place_on_node, asked)
-    sharing = comm.node_sharing(zlib.crc32(identity.encode()))
-    device = Device(like, name, sharing)
-    most = int(comm.extremes(float(sharing))[1])
+        like, name, number, identity = _open(comm.place_on_node, asked) if computes else (HOST.like, "", 0, "")
+    sharing = comm.node_sharing(zlib.crc32(identity.encode()) if computes else -1)
+    device = Device(like, name, sharing) if computes else HOST
+    most = int(comm.extremes(float(device.sharing))[1])
     passed, why = straight(buffers, os.environ, str(MPI.Get_library_version()), _takes_device_memory)
     comm.buffers.straight = passed = comm.extremes(float(passed))[0] == 1.0
     notes = [f"device: {name} (GPU {number} on this node); messages "

@@ -1,4 +1,4 @@
-"""The sources of the fused CUDA kernels, as :class:`cupy.ElementwiseKernel` and `ReductionKernel` take them.
+"""The sources of the fused CUDA kernels, as :class:`cupy.ElementwiseKernel` takes them.
 
 Data, not code: :mod:`dnewton.arrays` compiles them, and has the plain form of each beside it. Images are (N, H, W, C).
 """
@@ -101,4 +101,13 @@ AVG_UNPOOL = (
 
 ADD_SCALED = ("float64 a, T x", "T y", "y += T(a) * x", "dnewton_add_scaled")
 
-DOT = ("T x, T y", "float64 total", "double(x) * double(y)", "a + b", "total = a", "0", "dnewton_dot")
+DOT = (  # partial sums, which neighbouring threads read side by side
+    "raw T x, raw T y, int64 size, int64 lanes",
+    "float64 part",
+    """
+    double total = 0;
+    for (long long j = i; j < size; j += lanes) total += double(x[j]) * double(y[j]);
+    part = total;
+""",
+    "dnewton_dot",
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import weakref
 from typing import Any
 
 import numpy as np
@@ -234,3 +235,18 @@ def test_pieces_are_the_whole(dtype: str | None, monkeypatch: pytest.MonkeyPatch
     assert len(pieces) == (1 if dtype is None else 10)
     assert same(np.concatenate([host(part) for _, part in pieces]), x) and same(found.part(slice(2, 5)), x[2:5])
     assert found.nbytes == x.nbytes // (1 if dtype is None else 4) and same(found.like, x[:0])
+
+
+@pytest.mark.parametrize(
+    "dtype", [None, pytest.param("float16", marks=standard), pytest.param("bfloat16", marks=standard)]
+)
+def test_what_was_taken_in_is_let_go(dtype: str | None) -> None:
+    """Nothing that is held is a view of the array that it was copied from, or made like."""
+    x = put(np.ones((4, 3)))
+    taken = weakref.ref(x)
+    room = Held.room(8, x, dtype)
+    room.put(slice(0, 4), x)
+    rounded = Held(x, dtype) if dtype is not None else None
+    del x
+    assert taken() is None and room.like.shape == (0, 3)
+    assert rounded is None or rounded.shape == (4, 3)

@@ -144,6 +144,18 @@ def test_the_place_among_the_nodes_ranks(comm: Comm, monkeypatch: pytest.MonkeyP
     assert open_device("cpu", "auto", comm, "")[1] == []
 
 
+def test_a_rank_that_serves_takes_no_gpu(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it count among those that share one."""
+    monkeypatch.setattr(arrays, "open_cuda", lambda place: (put(np.zeros(0)), "A card", 0, "0000:00:00.0"))
+    monkeypatch.setattr(comm, "buffers", DeviceBuffers())
+    serves = comm.size > 1 and comm.rank == comm.size - 1
+    if serves:
+        monkeypatch.setattr(arrays, "open_cuda", lambda place: pytest.fail("a server opened a GPU"))
+    device, notes = open_device("cuda", "auto", comm, "", computes=not serves)
+    assert device.is_host if serves else device.sharing == max(1, comm.size - 1)
+    assert (len(notes) == 2) == (comm.size > 2)
+
+
 @pytest.mark.parametrize(("error", "words"), [
     (ModuleNotFoundError("No module named 'cupy'", name="cupy"), ["CuPy is not installed", "cupy-cuda12x[ctk]"]),
     (ImportError("libcublas.so.12: cannot open shared object"), ["does not work (libcublas", "cupy-cuda12x[ctk]"]),

@@ -288,7 +288,7 @@ def test_reduction_kernels(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(cp._fake.NotSynchronised, match="dot"):
         _ = dot(x, x).data.ptr
     monkeypatch.setattr(cp._fake, "compiler", lambda: None)
-    with pytest.raises(RuntimeError, match="compiler"):
+    with pytest.raises(cp.cuda.compiler.CompileException, match="compiler"):
         cp.ElementwiseKernel("T x", "T y", "y = x / 7", "seventh")(x)
 
 
@@ -345,6 +345,7 @@ def _by_hand(cp: Any) -> dict[str, dict[str, list[str] | None]]:
         "cupy.lib.stride_tricks": of(cp.lib.stride_tricks, ["as_strided", "sliding_window_view"]),
         "cupy.cuda": of(cp.cuda, ["Device", "Stream", "Event", "get_current_stream", "MemoryPool", "is_available",
                                   "PinnedMemoryPool", "get_device_id"]),
+        "cupy.cuda.compiler": {"CompileException": None},
         "cupy.cuda:Device": of(cp.cuda.Device, ["use", "synchronize", "mem_info"]),
         "cupy.cuda:Stream": of(cp.cuda.Stream, ["null", "synchronize", "record", "wait_event", "use", "done"]),
         "cupy.cuda:Event": of(cp.cuda.Event, ["record", "synchronize", "done"]),

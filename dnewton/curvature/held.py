@@ -19,8 +19,11 @@ class Held:
     def __init__(self, array: Array, dtype: str | None = None) -> None:
         """Takes over the array; with a `dtype` it holds a rounded copy."""
         self.shape: tuple[int, ...] = tuple(array.shape)
-        self._dtype, self._like = dtype, array[:0, ...]
-        self._array = array if dtype is None else narrowed(array, dtype)
+        self._dtype, self._like = dtype, empty((0, *array.shape[1:]), array)  # a view would keep the array's memory
+        self._array = array
+        if dtype is not None:
+            self._array = empty(self.shape, narrowed(array[:0, ...], dtype))
+            self.put(slice(0, self.shape[0]), array)
 
     @classmethod
     def room(cls, samples: int, like: Array, dtype: str | None) -> Held:
@@ -32,7 +35,13 @@ class Held:
 
     def put(self, here: slice, values: Array) -> None:
         """Fill in the values of some samples."""
-        self._array[here, ...] = values if self._dtype is None else narrowed(values, self._dtype)
+        if self._dtype is None:
+            self._array[here, ...] = values
+            return
+        width = nbytes(values) // max(1, values.shape[0])  # rounding takes four times its input in temporaries
+        for part in sample_blocks(values.shape[0], width, block_bytes(values)):
+            place = slice(here.start + part.start, here.start + part.stop)
+            self._array[place, ...] = narrowed(values[part, ...], self._dtype)
 
     def flat(self, per_sample: int) -> Held:
         """The same with the first two axes, of which the second has `per_sample` entries, as one."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cupy import _fake
+from cupy.cuda.compiler import CompileException
 
 _FLAGS = ["-O1", "-shared", "-fPIC", "-std=c++17", "-fno-builtin", "-w"]
 _loaded: dict[str, Any] = {}
@@ -27,7 +28,7 @@ def load(source: str, options: tuple[str, ...] = ()) -> Any:
 def _build(source: str) -> Any:
     compiler = _fake.compiler()
     if compiler is None:
-        raise RuntimeError("the fake CuPy runs kernels through a C++ compiler; none of c++, g++, clang++ was found")
+        raise CompileException("the fake CuPy runs kernels through a C++ compiler; none of c++, g++, clang++ was found")
     text = "\0".join([compiler, *_FLAGS, source])
     folder = Path(tempfile.gettempdir()) / f"fake-cuda-kernels-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -40,7 +41,7 @@ def _build(source: str) -> Any:
                 [compiler, *_FLAGS, str(code), "-o", str(made), "-lm"], capture_output=True, text=True, check=False
             )
             if done.returncode:
-                raise RuntimeError(f"the kernel does not compile:\n{done.stderr}\n{source}")
+                raise CompileException(f"the kernel does not compile:\n{done.stderr}\n{source}")
             os.replace(made, library)
     function = ctypes.CDLL(str(library)).run
     function.restype = ctypes.c_int
