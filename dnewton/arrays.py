@@ -167,7 +167,7 @@ def cuda() -> Any:
 
 
 def open_cuda(place: int) -> tuple[Array, str, int, str]:
-    """Take the GPU of a place among the node's ranks: an empty array on it, its name, its number, its bus address.
+    """Take the GPU of a place among the node's ranks: an empty array on it, its name, its number, its identity.
 
     Raises ImportError without CuPy or where it does not work, and RuntimeError without a GPU.
     """
@@ -175,7 +175,8 @@ def open_cuda(place: int) -> tuple[Array, str, int, str]:
     runtime = cupy.cuda.runtime
     number = place % int(runtime.getDeviceCount())
     cupy.cuda.Device(number).use()
-    name = runtime.getDeviceProperties(number)["name"].decode()
+    about = runtime.getDeviceProperties(number)
+    identity = f"{runtime.deviceGetPCIBusId(number)} {about.get('uuid')}"  # parts of a card share its address
     try:  # the libraries and the compiler that CuPy loads when it needs them
         import cupyx.scipy.linalg  # noqa: F401
 
@@ -184,7 +185,7 @@ def open_cuda(place: int) -> tuple[Array, str, int, str]:
             raise RuntimeError("1 + 1 is not 2 on it")
     except (RuntimeError, cupy.cuda.compiler.CompileException) as error:  # the latter: CUDA's headers are missing
         raise ImportError(str(error)) from error
-    return cupy.zeros(0), name, number, str(runtime.deviceGetPCIBusId(number))
+    return cupy.zeros(0), about["name"].decode(), number, identity
 
 
 def cuda_memory() -> tuple[int, int]:
@@ -277,7 +278,8 @@ def narrowed(array: Array, dtype: str) -> Array:
         return array.astype(xp.float16)
     bits = contiguous(array.astype(xp.float32)).view(xp.uint32)
     rounded = (bits + ((bits >> 16) & 1) + 0x7FFF) >> 16  # to nearest, halves to even
-    return xp.where(xp.isfinite(array), rounded, bits >> 16).astype(xp.uint16)
+    special = (bits >> 16) | (xp.isnan(array).astype(xp.uint32) << 6)  # NaN must not become infinity
+    return xp.where(xp.isfinite(array), rounded, special).astype(xp.uint16)
 
 
 def widened(array: Array, dtype: str, like: Array) -> Array:

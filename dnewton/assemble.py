@@ -113,7 +113,10 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     targets = loaded.targets
     notes.extend(_streams(loaded, crew.workers))
     shared = crew.layout.replicas > 1 and isinstance(options, SolverSection)
-    train = loaded.train.on(device.like)
+    beside = {"test": loaded.test, "validation": loaded.validation}
+    with crew.workers.together() if not device.is_host else nullcontext():  # a card may be full
+        train = loaded.train.on(device.like)
+        others = {k: v.on(device.like) for k, v in beside.items() if v is not None}
     objective = (SharedObjective if shared else Objective)(
         network, network.comm, train, LOSSES[config.net.loss], targets.metric_sum(),
         regulariser(config, parts.train.samples), how.batch, passes,
@@ -122,8 +125,6 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
         objective.crew = crew
     solver = registry.make(options, objective, crew, how)
     notes.extend(solver.describe())
-    beside = {"test": loaded.test, "validation": loaded.validation}
-    others = {k: v.on(device.like) for k, v in beside.items() if v is not None}
     description = describe(config, network, window, loaded.scaling, targets, parts.train)
     return Job(
         config, crew, crew.workers, device, plan, network, objective, solver, targets, others, description, how, notes

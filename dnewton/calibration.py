@@ -72,6 +72,8 @@ def _of_this_machine(dtype: str, alone: bool, device: Device, without: Rates) ->
             scratch.unlink(missing_ok=True)
     except OSError as error:
         return without, f"stated, as {path} cannot be written ({error.strerror})"
+    except MemoryError:
+        return without, "stated, as there is too little memory left to measure with"
     return found, f"measured now, kept in {path}"
 
 

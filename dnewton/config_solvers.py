@@ -47,7 +47,8 @@ class ScheduleSection(Section):
     }  # fmt: skip
 
     name: Literal["constant", "step", "cosine", "inverse"] = "constant"
-    milestones: list[Positive] = []  # noqa: RUF012 (copied) step: iterations after which the rate is multiplied by factor
+    # step: iterations after which the rate is multiplied by factor
+    milestones: list[Positive] = []  # noqa: RUF012 (pydantic copies it)
     factor: Share = 0.1
     decay: NotNegative = 0.1  # inverse: rate / (1 + decay * iterations)^power
     power: Annotated[float, Field(gt=0, le=10)] = 1.0

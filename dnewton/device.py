@@ -101,6 +101,8 @@ def _open(place: int, asked: str) -> tuple[Array, str, int, str]:
             f"{asked}: {why}; pip install 'cupy-cuda12x[ctk]' (or 'cupy-cuda13x[ctk]', by the CUDA version that "
             f"nvidia-smi shows), {ELSEWHERE}"
         ) from None
+    except MemoryError as error:
+        raise UserError(f"{asked}: its GPU is full ({one_line(error)}); see nvidia-smi, {ELSEWHERE}") from None
     except RuntimeError as error:
         raise UserError(
             f"{asked}: CuPy finds no GPU ({one_line(error)}); start on a node where nvidia-smi "

@@ -215,12 +215,19 @@ class Trainer:
         change = {n: [a - b for a, b in zip(now[n], self._seen[n], strict=True)] for n in PHASES}
         self._seen = now
         mine = [step.cg, step.active, step.cut, step.waited, machine.peak_rss_bytes()]
-        every = comm.gather_to_root([float(v) for v in mine] + [v for n in PHASES for v in change[n][:3]])
+        device, buffers = self._job.device, comm.buffers
+        on_device = [] if device.is_host else [device.peak_bytes(), buffers.synchronised, buffers.staged]
+        figures = [float(v) for v in mine] + [v for n in PHASES for v in change[n][:3]] + [float(v) for v in on_device]
+        every = comm.gather_to_root(figures)
         _, _, cut, waited, _, *traffic = (float(v) for v in every.sum(axis=0))
         counts, peak = every[every[:, 1] > 0, 0], every[:, 4].max()
         cg = NO_CG
         if len(counts):
             cg = {"min": int(counts.min()), "mean": float(counts.mean()), "max": int(counts.max())}
+        found: Record = {}
+        if on_device:
+            names = ("peak_device_bytes", "device_waits", "staged_bytes")
+            found = dict(zip(names, (int(every[:, -3].max()), *map(int, traffic[-2:])), strict=True))
         summed = {n: traffic[3 * i : 3 * i + 3] for i, n in enumerate(PHASES)}
         for n in PHASES:
             for key, value in zip(("calls", "bytes", "seconds", "elapsed"), (*summed[n], change[n][3]), strict=True):
@@ -239,15 +246,5 @@ class Trainer:
             "phase_seconds": {n: change[n][3] for n in PHASES},
             "comm": {n: {"calls": int(c), "bytes": int(b), "seconds": s} for n, (c, b, s) in summed.items()},
             "peak_rss_bytes": int(peak),
-            **self._on_device(),
+            **found,
         }
-
-    def _on_device(self) -> Record:
-        """On a GPU, the most of its memory that a rank has held, and how messages came by its arrays so far."""
-        job = self._job
-        if job.device.is_host:
-            return {}
-        buffers, comm = job.comm.buffers, job.comm
-        peak = comm.extremes(float(job.device.peak_bytes()))[1]
-        waits, staged = comm.sum_scalars([float(buffers.synchronised), float(buffers.staged)])
-        return {"peak_device_bytes": int(peak), "device_waits": int(waits), "staged_bytes": int(staged)}

@@ -20,7 +20,9 @@ from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.held import Held
 from dnewton.curvature.losses import LOSSES
+from dnewton.errors import UserError
 from dnewton.solvers import early_stop, subproblem, ways
+from dnewton.solvers.solver import Start
 
 pytestmark = pytest.mark.mpi
 
@@ -178,9 +180,10 @@ def test_rounding(dtype: str, values: list[float]) -> None:
 
 @standard
 def test_what_is_not_finite_stays_so() -> None:
-    x = np.array([np.inf, -np.inf, np.nan, 3.4e38], dtype=np.float32)
+    quiet = np.array([0x7F800001], dtype=np.uint32).view(np.float32)[0]  # its upper half alone would be infinity
+    x = np.array([np.inf, -np.inf, np.nan, quiet, 3.4e38], dtype=np.float32)
     found = host(arrays.widened(arrays.narrowed(put(x), "bfloat16"), "bfloat16", put(x)))
-    assert found[0] == np.inf and found[1] == -np.inf and np.isnan(found[2]) and found[3] >= 3.38e38
+    assert found[0] == np.inf and found[1] == -np.inf and np.isnan(found[2:4]).all() and found[4] >= 3.38e38
 
 
 @standard
@@ -223,6 +226,23 @@ def test_a_jacobian_in_half_precision(comm: Comm, net: str, representation: str,
     if net == "cnn" and representation == "dense" and unit.size:
         assert held.nbytes == full.jacobian.nbytes // 4  # of float64
     assert flat(on.whole(on.theta)).size == sum(p.size for p in problem.params.values())
+
+
+@standard
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_float16_overflows_in_one_line(comm: Comm, scale: float) -> None:
+    """Inputs that the half precision cannot hold end the run on all ranks; a Jacobian of zeros would stand still."""
+    solver = {"jacobian": "factored", "jacobian_dtype": "float16", "early_stop": {"mode": "off"}}
+    problem = Problem((2, 7, 6), CNN, "squared", solver=solver)
+    problem.x *= scale
+    newton = lay_out(problem, comm).newton()
+    newton.begin(Start(lay_out(problem, comm).theta))
+    if scale == 1.0:
+        assert newton.step().loss > 0
+    else:
+        with pytest.raises(UserError, match="float16 ends at 65504"):
+            newton.step()
+    newton.close()
 
 
 @standard

@@ -187,8 +187,13 @@ class Rows:
         return namespace(y).reshape(found[0] if len(found) == 1 else namespace(y).concat(found), y.shape)
 
     def gram(self) -> Array:
-        rows = self.rows.part()
-        return rows @ rows.T
+        if (whole := self.rows.array) is not None:
+            return whole @ whole.T
+        out = empty((self.rows.shape[0], self.rows.shape[0]), self.rows.like)
+        for here, left in self.rows.pieces():
+            for there, right in self.rows.pieces():
+                out[here, there] = left @ right.T
+        return out
 
     def as_rows(self, part: slice = ALL) -> Array:
         return self.rows.part() if part == ALL else self._some(part)

@@ -20,6 +20,7 @@ class Held:
         """Takes over the array; with a `dtype` it holds a rounded copy."""
         self.shape: tuple[int, ...] = tuple(array.shape)
         self._dtype, self._like = dtype, empty((0, *array.shape[1:]), array)  # a view would keep the array's memory
+        self.sound = True  # nothing has become infinite by rounding
         self._array = array
         if dtype is not None:
             self._array = empty(self.shape, narrowed(array[:0, ...], dtype))
@@ -41,7 +42,10 @@ class Held:
         width = nbytes(values) // max(1, values.shape[0])  # rounding takes four times its input in temporaries
         for part in sample_blocks(values.shape[0], width, block_bytes(values)):
             place = slice(here.start + part.start, here.start + part.stop)
-            self._array[place, ...] = narrowed(values[part, ...], self._dtype)
+            rounded = narrowed(values[part, ...], self._dtype)
+            if self._dtype == "float16":
+                self.sound &= bool(namespace(rounded).all(namespace(rounded).isfinite(rounded)))
+            self._array[place, ...] = rounded
 
     def flat(self, per_sample: int) -> Held:
         """The same with the first two axes, of which the second has `per_sample` entries, as one."""

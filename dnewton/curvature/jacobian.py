@@ -49,8 +49,9 @@ def units(blocks: Sequence[Block], per_layer: bool) -> list[Unit]:
 class Jacobian:
     """J_p of this rank on S, held block by block."""
 
-    def __init__(self, blocks: list[BlockJacobian], samples: int, outputs: int) -> None:
-        self.blocks, self.samples, self.outputs = blocks, samples, outputs
+    def __init__(self, blocks: list[BlockJacobian], samples: int, outputs: int, sound: bool = True) -> None:
+        """`sound`: rounding has made nothing infinite."""
+        self.blocks, self.samples, self.outputs, self.sound = blocks, samples, outputs, sound
 
     @property
     def nbytes(self) -> int:
@@ -154,7 +155,8 @@ def build(
 
             network.backward(theta, tape.part(part), identity(outputs, theta)[None, ...], take)
         start += int(tape.z.shape[0])
-    return Jacobian([building[block.position].done() for block in network.blocks], samples, outputs)
+    done = [building[block.position].done() for block in network.blocks]
+    return Jacobian(done, samples, outputs, all(b.sound for b in building.values()))
 
 
 def in_chunks(samples: int, chunk: int) -> list[slice]:
@@ -177,6 +179,11 @@ class _Building:
     def done(self) -> BlockJacobian:
         """The block's J on all of S."""
         raise NotImplementedError
+
+    @property
+    def sound(self) -> bool:
+        """Rounding has made nothing infinite."""
+        return all(held.sound for held in self._stores.values())
 
     def _put(self, name: str, here: slice, values: Array, dtype: str | None = None) -> None:
         """Keep the values of some samples; those of all of them at once are kept as they are."""

@@ -183,6 +183,8 @@ class Newton(Solver):
             if how.how == "explicit":
                 half = None if self._options.jacobian_dtype == "auto" else self._options.jacobian_dtype
                 jac = jacobian.build(network, theta, tapes, how.held, how.chunk, half)
+                if half == "float16" and self._comm.extremes(float(jac.sound))[0] == 0.0:
+                    raise UserError("solver.jacobian_dtype: float16 ends at 65504 and J does not; use bfloat16 or auto")
                 return GaussNewton(jac, loss, z, regulariser)
             passes = Passes(network, theta, tapes, how.chunk)
             if how.how == "implicit":

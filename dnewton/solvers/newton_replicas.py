@@ -39,6 +39,10 @@ class ReplicaComm(Comm):
         """Sums over the ranks of replica 0. Collective over all workers."""
         return self._everybody.sum_scalars(values if self._counts else [0.0] * len(values))
 
+    def extremes(self, value: float) -> tuple[float, float]:
+        """Over the ranks of all replicas. Collective over all workers."""
+        return self._everybody.extremes(value)
+
     def from_root(self, values: Sequence[float]) -> list[float]:
         """The first rank's values. Collective over all workers."""
         return self._everybody.from_root(values)
