@@ -156,6 +156,8 @@ NEWTON: list[Entry] = [
     ("solver.subsample=inf", "solver.subsample", "finite"),
     ("solver.curvature=half", "solver.curvature", "'diagonal' or 'full'"),
     ("solver.diagonal_unit=block", "solver.diagonal_unit", "'rank' or 'layer'"),
+    ("solver.jacobian_dtype=float32", "solver.jacobian_dtype", "'auto', 'float16' or 'bfloat16'"),
+    ("solver.jacobian_dtype=bfloat16 & solver.jacobian=implicit", "solver", "jacobian_dtype needs jacobian: auto or"),
     ("solver.jacobian=sparse", "solver.jacobian", "'factored', 'dense', 'normal' or 'implicit'"),
     ("solver.subproblem=gmres", "solver.subproblem", "'cg' or 'exact'"),
     ("solver.preconditioner=ilu", "solver.preconditioner", "'diagonal' or 'kronecker'"),
