@@ -2,7 +2,8 @@
 
 Needs cupy-cuda12x, array-api-compat and the wheels nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12. CuPy writes the
 source around each kernel of dnewton/kernels.py, as it would for arrays, and NVRTC compiles it with CuPy's headers, for
-sm_90 unless told; and every function of an array namespace that the package names must be there. Fails with what is not.
+sm_90 unless told; and every function of an array namespace that the package names must be there. Fails with what is
+not.
 """
 
 from __future__ import annotations
