@@ -104,12 +104,12 @@ def dtype_name(array: Array) -> str:
 
 def itemsize(array: Array) -> int:
     """Bytes of a number."""
-    return int(np.dtype(dtype_name(array)).itemsize)
+    return array.itemsize if on_host(array) else int(np.dtype(dtype_name(array)).itemsize)
 
 
 def nbytes(*arrays: Array | None) -> int:
     """Bytes of the numbers of some arrays."""
-    return sum(int(a.size) * itemsize(a) for a in arrays if a is not None)
+    return sum(int(a.nbytes) if on_host(a) else int(a.size) * itemsize(a) for a in arrays if a is not None)
 
 
 def to_host(array: Array) -> np.ndarray[Any, Any]:
@@ -275,7 +275,8 @@ def narrowed(array: Array, dtype: str) -> Array:
     if not (on_host(array) or on_cuda(array)):
         raise TypeError("the array standard knows no half precision")
     if dtype == "float16":
-        return array.astype(xp.float16)
+        with np.errstate(over="ignore"):  # who holds it looks for what has become infinite
+            return array.astype(xp.float16)
     bits = contiguous(array.astype(xp.float32)).view(xp.uint32)
     rounded = (bits + ((bits >> 16) & 1) + 0x7FFF) >> 16  # to nearest, halves to even
     special = (bits >> 16) | (xp.isnan(array).astype(xp.uint32) << 6)  # NaN must not become infinity

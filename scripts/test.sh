@@ -87,11 +87,12 @@ elif wanted 9; then
   left_out+=("step 9: no C++ compiler") && not_run+=(tests/test_device.py tests/test_fake_cuda.py)
 fi
 around=(env DNEWTON_TEST_ARRAYS=strict)
-tests 10 mpich 2 -q "${engine[@]:0:8}"
+tests 10 mpich 2 -q "${engine[@]:0:4}"
 around=(env DNEWTON_TEST_SLURM=1 scripts/local_slurm.sh run) # up before the step, down after it in any case
 tests 11 mpich 1 -q tests/slurm
 tests 12 openmpi 1 -q tests/slurm -k 'end or saved or pmi'
 if wanted 13; then
+  [[ -n ${DNEWTON_REAL_CUPY-} ]] || not_run+=(tests/test_fake_cuda.py::test_the_real_cupy_has_what_the_fake_has)
   [[ " ${left_out[*]} " != *" step 11: "* ]] || not_run+=(tests/slurm/)
   scripts/two_hosts.sh --check || { left_out+=("tests/test_two_hosts.py") && not_run+=(tests/test_two_hosts.py); }
   step "step 13: every test ran on some number of ranks" \

@@ -223,28 +223,26 @@ def test_without_a_gpu(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(COMPILER is None, reason="the fake GPU compiles its kernels")
 @pytest.mark.serial
-@pytest.mark.parametrize("buffers", ["yes", "no"])
-def test_a_run_is_that_of_the_cpu(tmp_path: Path, buffers: str) -> None:
+def test_a_run_is_that_of_the_cpu(tmp_path: Path) -> None:
     """Two ranks on the fake device: its rules are kept, and the numbers are the CPU's."""
     options = ["solver.max_iterations=2", "solver.early_stop.mode=lockstep", "parallel.dtype=float64",
                "parallel.rates={flops: 1e11, bandwidth: 1e10}"]  # fmt: skip
-    short = [word for option in options for word in ("--set", option)]
-    for name, more in (("cpu", ()), ("cuda", ("--set", "parallel.device=cuda"))):
-        found = job(
-            tmp_path, FAKE, "--net", "cnn.yaml", *short, *more, "--set", f"parallel.device_buffers={buffers}", "--out",
-            name,
-        )  # fmt: skip
+
+    def records(name: str, *more: str) -> list[dict[str, Any]]:
+        settings = [word for option in [*options, *more] for word in ("--set", option)]
+        found = job(tmp_path, FAKE, "--net", "cnn.yaml", *settings, "--out", name)
         assert found.returncode == 0, found.stderr
-    lines = [
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("cpu", "cuda")
-    ]
-    for cpu, cuda in zip(*lines, strict=True):
-        assert cuda["loss"] == pytest.approx(cpu["loss"], rel=1e-9)
-        assert cuda["grad_norm"] == pytest.approx(cpu["grad_norm"], rel=1e-7)
-        assert cuda["test_accuracy"] == cpu["test_accuracy"] and cuda["step"] == cpu["step"]
-        assert cuda["comm"]["gradient"]["bytes"] == cpu["comm"]["gradient"]["bytes"]
-    last = lines[1][-1]
-    assert last["peak_device_bytes"] > 0 and last["device_waits"] > 0 and "device_waits" not in lines[0][-1]
-    assert (last["staged_bytes"] == 0) == (buffers == "yes")
-    assert "Fake GPU (GPU 0 on this node)" in (tmp_path / "cuda" / "log.txt").read_text()
+        return [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+
+    on_cpu = records("cpu")
+    for buffers in ("yes", "no"):
+        on_cuda = records(buffers, "parallel.device=cuda", f"parallel.device_buffers={buffers}")
+        for cpu, cuda in zip(on_cpu, on_cuda, strict=True):
+            assert cuda["loss"] == pytest.approx(cpu["loss"], rel=1e-9)
+            assert cuda["grad_norm"] == pytest.approx(cpu["grad_norm"], rel=1e-7)
+            assert cuda["test_accuracy"] == cpu["test_accuracy"] and cuda["step"] == cpu["step"]
+            assert cuda["comm"]["gradient"]["bytes"] == cpu["comm"]["gradient"]["bytes"]
+        last = on_cuda[-1]
+        assert last["peak_device_bytes"] > 0 and last["device_waits"] > 0 and "device_waits" not in on_cpu[-1]
+        assert (last["staged_bytes"] == 0) == (buffers == "yes")
+        assert "Fake GPU (GPU 0 on this node)" in (tmp_path / buffers / "log.txt").read_text()

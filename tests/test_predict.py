@@ -186,11 +186,11 @@ def test_convert(folder: Path) -> None:
 
 def test_streaming_changes_nothing(folder: Path) -> None:
     """The same bits whether the samples stay in memory or on disk, in both ways of taking batches."""
-    np.save(folder / "x.npy", np.repeat(X, 5000, axis=0))
-    np.save(folder / "y.npy", np.repeat(Y, 5000))
+    np.save(folder / "x.npy", np.repeat(X, 1500, axis=0))
+    np.save(folder / "y.npy", np.repeat(Y, 1500))
     net = {**NET, "data": {"train": "x.npy", "test": "x.npy", "validation": "x.npy"},
            "solver": {"max_iterations": 2, "subsample": 500, "early_stop": {"mode": "off"}}}  # fmt: skip
-    for batch in ("all", "5000"):
+    for batch in ("all", "2000"):
         for name, limit in (("held", "auto"), ("streamed", "1MiB")):
             settings = [f"solver.gradient_batch={batch}", f"data.max_resident={limit}"]
             result = train(2, folder, net, name, "--overwrite", settings=settings)
@@ -242,15 +242,10 @@ def test_what_a_reviewer_found(folder: Path, tmp_path: Path) -> None:
 
 
 SVM = "1 1:1 3:2\n2 2:1\n3 5:4\n1 1:2\n"
-BAD_DATA: dict[str, tuple[bytes, list[str]]] = {
+BAD_DATA: dict[str, tuple[bytes, list[str]]] = {  # as jobs; all kinds in process: tests/bad_data.py
     "cut.svm.gz": (gzip.compress(SVM.encode() * 500)[:-20], ["cut.svm.gz", "cut short"]),
-    "magic.npy": (b"PK\x03\x04 this is another kind of file", ["magic.npy", "NumPy array"]),
-    "ragged.csv": (b"1,2,3,4,5,1\n1,2,3,4,5,2\n1,2,3,4,1\n", ["ragged.csv", "line 3", "5 columns"]),
     "nan.svm": (b"1 1:1\n2 2:nan\n", ["nan.svm", "line 2", "nan"]),
     "inf.csv": (b"1,2,3,4,5,1\n1,2,inf,4,5,2\n", ["inf.csv", "line 2", "column 3", "inf"]),
-    "wide.svm": (b"1 1:1\n2 2:1\n3 6:1\n", ["wide.svm", "line 3", "index 6", "5 features"]),
-    "empty.svm": (b"", ["empty.svm", "empty"]),
-    "float.svm": (b"1 1:1\n2 2:1\n1.5 3:1\n", ["float.svm", "row 2", "1.5", "whole number"]),
     "many.csv": (b"1,2,3,4,5,a\n1,2,3,4,5,b\n1,2,3,4,5,c\n1,2,3,4,5,d\n", ["many.csv", "4 classes", "3 output"]),
 }
 
@@ -269,7 +264,7 @@ def test_bad_data(tmp_path: Path, ranks: int) -> None:
     fails(train(ranks, tmp_path, {**net, "data": {"train": "folder.svm"}}, "bad"), "folder.svm", "directory")
     unseen = {"train": "good.svm", "test": "unseen.svm"}
     fails(train(ranks, tmp_path, {**net, "data": unseen}, "bad"), "unseen.svm", "row 1", "label 9")
-    validation = {"train": "good.svm", "validation": "wide.svm"}
-    fails(train(ranks, tmp_path, {**net, "data": validation}, "bad"), "wide.svm", "line 3")
+    validation = {"train": "good.svm", "validation": "nan.svm"}
+    fails(train(ranks, tmp_path, {**net, "data": validation}, "bad"), "nan.svm", "line 2")
     both = {"train": "good.svm", "test": "good.svm", "validation": "good.svm", "split": 0.2}
     fails(train(ranks, tmp_path, {**net, "data": both}, "bad"), "data", "split")
