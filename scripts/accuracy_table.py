@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dnewton.nets import read_net, shipped_nets
+from dnewton.config.shipped_nets import read_net, shipped_nets
 
 BENCHMARKS = [n.removesuffix(".yaml") for n in shipped_nets() if "_" in n and n != "mlp_regression.yaml"]
 

@@ -34,17 +34,20 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from dnewton import checkpoint, config_text, manifest, planner, settings, yaml_io
-from dnewton.comm import Comm
-from dnewton.config import Config, DataSection
-from dnewton.config_solvers import SOLVERS, keys
+from dnewton.comm.communicator import Comm
+from dnewton.config import parse, strict_yaml
+from dnewton.config.baselines import SOLVERS, keys
+from dnewton.config.schema import Config, DataSection
+from dnewton.config.shipped_nets import read_net, shipped_nets
 from dnewton.data.parts import load_parts, open_parts
 from dnewton.data.samples import Window
 from dnewton.errors import UserError, one_line
-from dnewton.layout import Units
-from dnewton.netplan import infer_shapes
-from dnewton.nets import read_net, shipped_nets
-from dnewton.network import Network
+from dnewton.grid import Units
+from dnewton.model.network import Network
+from dnewton.planning import grid_search
+from dnewton.planning.net_plan import infer_shapes
+from dnewton.storage import manifest, tensors
+from dnewton.training import load_config
 
 SECONDS = 3.0  # for one input
 MEMORY = 2 << 30  # bytes more than at the start
@@ -115,9 +118,9 @@ def yaml_target() -> Target:
             text = data.decode()
         except UnicodeDecodeError:
             raise UserError("not a text file") from None
-        config, _ = settings.configure(text, "/nowhere", "net.yaml", [])
+        config, _ = load_config.configure(text, "/nowhere", "net.yaml", [])
         infer_shapes(config.net, "net.yaml")
-        if config_text.load(config.dump(), "config.yaml") != config:
+        if parse.load(config.dump(), "config.yaml") != config:
             raise AssertionError("the resolved configuration is another one")
 
     return Target(yaml_seeds(), words(), read)
@@ -131,7 +134,7 @@ def set_target() -> Target:
 
     def read(data: bytes) -> None:
         items = data.decode(errors="surrogateescape").split("\n")
-        config, _ = settings.configure(net, "/nowhere", "net.yaml", items)
+        config, _ = load_config.configure(net, "/nowhere", "net.yaml", items)
         infer_shapes(config.net, "net.yaml")
 
     return Target(seeds, [*words(), b"0", b"1", b"layers", b"."], read)
@@ -140,9 +143,9 @@ def set_target() -> Target:
 def yaml_seeds() -> list[bytes]:
     texts = [read_net(name)[0] for name in shipped_nets()]
     net = "net: {input: [5], loss: squared, layers: [{dense: {units: 4, activation: tanh}}, {dense: {units: 1}}]}\n"
-    tables = [config_text.load(net, "net.yaml").dump()]
+    tables = [parse.load(net, "net.yaml").dump()]
     for name, section in SOLVERS.items():
-        tables.append(net + yaml_io.dump({"solver": section.model_validate({"name": name}).model_dump(by_alias=True)}))
+        tables.append(net + strict_yaml.dump({"solver": section.model_validate({"name": name}).model_dump(by_alias=True)}))
     return [re.sub("^#.*\n", "", text, flags=re.MULTILINE).encode() for text in (*texts, *tables)]
 
 
@@ -157,7 +160,7 @@ def words() -> list[bytes]:
 def init_target(path: Path, comm: Comm) -> Target:
     net = {"input": [5], "loss": "squared", "layers": [{"dense": {"units": 4}}, {"dense": {"units": 3}}]}
     shapes = infer_shapes(Config.model_validate({"net": net}).net)
-    network = Network(planner.choose(shapes, comm.size, planner.Workload(9, 9, 3)), comm)
+    network = Network(grid_search.choose(shapes, comm.size, grid_search.Workload(9, 9, 3)), comm)
     weights = {"layers.0.weight": (4, 5), "layers.0.bias": (4,), "layers.1.weight": (3, 4), "layers.1.bias": (3,)}
     seeds = [
         save({k: np.ones(s, dtype) for k, s in weights.items()}, {"format": "1", "dnewton": "{}"})
@@ -166,8 +169,8 @@ def init_target(path: Path, comm: Comm) -> Target:
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        checkpoint.read_metadata(str(path))
-        checkpoint.load(str(path), network, "float32")
+        tensors.read_metadata(str(path))
+        tensors.load(str(path), network, "float32")
 
     def mend(rng: random.Random, data: bytes) -> bytes:
         """Mostly with a length that fits the header again, so that more than the length is read."""

@@ -26,8 +26,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from dnewton.errors import UserError
-from dnewton.resume import check
-from dnewton.rundir import TEMPORARY, RunDirectory
+from dnewton.storage.run_directory import TEMPORARY, RunDirectory
+from dnewton.training.checkpoint_reader import check
 
 ENOUGH = 10.0  # seconds in which a job must end after one of its ranks was killed
 

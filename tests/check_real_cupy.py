@@ -1,7 +1,7 @@
 """What can be checked with the real CuPy and without a GPU: `python tests/check_real_cupy.py [ARCHITECTURE]`.
 
 Needs cupy-cuda12x, array-api-compat and the wheels nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12. CuPy writes the
-source around each kernel of dnewton/kernels.py, as it would for arrays, and NVRTC compiles it with CuPy's headers, for
+source around each kernel of dnewton/arrays/cuda_kernels.py, as it would for arrays, and NVRTC compiles it with CuPy's headers, for
 sm_90 unless told; and every function of an array namespace that the package names must be there. Fails with what is
 not.
 """

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, whole
 
-from dnewton.arrays import copy
-from dnewton.comm import Comm
-from dnewton.config import Config
-from dnewton.config_solvers import AnySolver
-from dnewton.crew import Crew, Layout
+from dnewton.arrays.namespace import copy
+from dnewton.comm.communicator import Comm
+from dnewton.config.baselines import AnySolver
+from dnewton.config.schema import Config
+from dnewton.planning.replicas import Crew, Layout
 from dnewton.solvers import registry
-from dnewton.solvers.server import Server
-from dnewton.solvers.solver import Solver, Start
+from dnewton.solvers.baselines.parameter_server import Server
+from dnewton.solvers.interface import Solver, Start
 
 
 @dataclass

@@ -25,8 +25,8 @@ if ARRAYS == "cuda" and os.environ.get("DNEWTON_TEST_CUPY") != "real":
     sys.path.insert(0, str(FAKE))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(FAKE), os.environ.get("PYTHONPATH")]))
 
-from dnewton import arrays  # noqa: E402
-from dnewton.arrays import Array, to_device, to_host  # noqa: E402
+from dnewton.arrays import namespace  # noqa: E402
+from dnewton.arrays.namespace import Array, to_device, to_host  # noqa: E402
 
 
 def _strict(place: int = 0) -> tuple[Array, str, int, str]:
@@ -36,11 +36,11 @@ def _strict(place: int = 0) -> tuple[Array, str, int, str]:
 
 
 if ARRAYS == "strict":
-    arrays.open_cuda = _strict  # what `parallel.device: cuda` opens in this process
+    namespace.open_cuda = _strict  # what `parallel.device: cuda` opens in this process
 
 
 COMPILER = next((c for c in (os.environ.get("CXX", "c++"), "g++", "clang++") if shutil.which(c)), None)  # of the fake
-LIKE: Array = np.zeros(0) if ARRAYS == "numpy" else arrays.open_cuda(0)[0]
+LIKE: Array = np.zeros(0) if ARRAYS == "numpy" else namespace.open_cuda(0)[0]
 DEVICE = "cpu" if ARRAYS == "numpy" else "cuda"
 
 

@@ -9,23 +9,23 @@ import numpy as np
 import oracle
 from places import host, put
 
-from dnewton import planner, strategy
-from dnewton.arrays import namespace
-from dnewton.comm import Comm
-from dnewton.config import Config
-from dnewton.config_newton import SolverSection
+from dnewton.arrays.namespace import namespace
+from dnewton.comm.communicator import Comm
+from dnewton.config.newton import SolverSection
+from dnewton.config.schema import Config
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.implicit import ByPasses, Normal, Passes
-from dnewton.curvature.losses import LOSSES
+from dnewton.curvature.matrix_free import ByPasses, Normal, Passes
 from dnewton.data.samples import Samples
-from dnewton.draws import subsample_size
-from dnewton.layout import KINDS, Grid, Kind
-from dnewton.netplan import NetPlan, infer_shapes
-from dnewton.network import Network, Tape
-from dnewton.objective import Objective
-from dnewton.solvers import early_stop, subproblem
-from dnewton.solvers.newton import Newton
+from dnewton.data.sampling import subsample_size
+from dnewton.grid import KINDS, Grid, Kind
+from dnewton.model.losses.losses import LOSSES
+from dnewton.model.network import Network, Tape
+from dnewton.model.objective import Objective
+from dnewton.planning import curvature_plan, grid_search
+from dnewton.planning.net_plan import NetPlan, infer_shapes
+from dnewton.solvers.newton import cg, early_termination
+from dnewton.solvers.newton.newton import Newton
 
 Layers = list[Any]
 
@@ -134,8 +134,8 @@ class OnRanks:
         """The solver with the strategy for these ranks."""
         options = options or self.problem.config.solver
         size = subsample_size(options.subsample, self.problem.samples)
-        work = planner.Workload(self.problem.samples, size, self.problem.outputs, options.batch_size, 8)
-        how = strategy.decide(self.plan, work, options)
+        work = grid_search.Workload(self.problem.samples, size, self.problem.outputs, options.batch_size, 8)
+        how = curvature_plan.decide(self.plan, work, options)
         return Newton(objective or self.objective, options, self.comm, how)
 
 
@@ -145,11 +145,11 @@ def lay_out(
 ) -> OnRanks:  # fmt: skip
     """Plan the problem on the ranks (a fixed grid and kinds of split if given) and cut its arrays."""
     shapes = infer_shapes(problem.config.net)
-    work = planner.Workload(problem.samples, problem.samples, problem.outputs)
+    work = grid_search.Workload(problem.samples, problem.samples, problem.outputs)
     if kinds is not None:
-        plan = planner.fixed(shapes, grid or Grid(1, comm.size), kinds, work)
+        plan = grid_search.fixed(shapes, grid or Grid(1, comm.size), kinds, work)
     else:
-        plan = planner.choose(shapes, comm.size, work, grid=(grid.rows, grid.cols) if grid else None)
+        plan = grid_search.choose(shapes, comm.size, work, grid=(grid.rows, grid.cols) if grid else None)
     comm = comm.on_grid(plan.grid)
     network = Network(plan, comm)
     lo, hi = plan.grid.bounds(plan.input_split, plan.input_units, comm.rank)
@@ -201,12 +201,12 @@ def relative(a: Any, b: Any) -> float:
 
 
 def local_cg(
-    product: subproblem.Product, g: Any, units: list[jacobian.Unit], tolerance: float, max_cg: int,
-    watch: early_stop.Watch,
-) -> subproblem.Solution:  # fmt: skip
+    product: cg.Product, g: Any, units: list[jacobian.Unit], tolerance: float, max_cg: int,
+    watch: early_termination.Watch,
+) -> cg.Solution:  # fmt: skip
     """Solve every unit alone by plain conjugate gradients from 0."""
-    systems = [subproblem.PlainCG(product, g, unit, tolerance) for unit in units]
-    return subproblem.solve(systems, g, max_cg, watch)
+    systems = [cg.PlainCG(product, g, unit, tolerance) for unit in units]
+    return cg.solve(systems, g, max_cg, watch)
 
 
 def own_blocks(on: OnRanks) -> list[np.ndarray]:

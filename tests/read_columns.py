@@ -9,21 +9,21 @@ import json
 import math
 import sys
 
-from dnewton import machine
-from dnewton.comm import Comm
+from dnewton.comm.communicator import Comm
 from dnewton.data.readers import Opening, open_part
 from dnewton.data.samples import Window, load
-from dnewton.layout import Units, cut
+from dnewton.grid import Units, cut
+from dnewton.hardware import node
 
 
 def main(path: str, how: str) -> None:
     comm = Comm.world()
-    before = machine.peak_rss_bytes()
+    before = node.peak_rss_bytes()
     source = open_part(path, Opening("IN", None, comm))
     units = Units(source.shape[0])
     window = Window.of(source.shape, units, cut(source.shape[0], comm.size, comm.rank))
     x, _ = load(source, window, how, "float32", comm)
-    grown = machine.peak_rss_bytes() - before
+    grown = node.peak_rss_bytes() - before
     slice_bytes = source.samples * window.width * source.dtype.itemsize
     assert x.shape[0] == source.samples and math.prod(x.shape[1:]) == window.width  # type: ignore[union-attr]
     rows = comm.gather_to_root([grown, slice_bytes])

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from places import ARRAYS, host, put, same
 from problems import CNN, MLP, Problem, lay_out, relative
 
-from dnewton import arrays, windows
-from dnewton.comm import Comm
+from dnewton.arrays import image_windows, namespace
+from dnewton.comm.communicator import Comm
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.held import Held
-from dnewton.curvature.losses import LOSSES
+from dnewton.curvature.sample_store import Held
 from dnewton.errors import UserError
-from dnewton.solvers import early_stop, subproblem, ways
-from dnewton.solvers.solver import Start
+from dnewton.model.losses.losses import LOSSES
+from dnewton.solvers.interface import Start
+from dnewton.solvers.newton import cg, early_termination, local_solver
 
 pytestmark = pytest.mark.mpi
 
@@ -50,8 +50,8 @@ def test_pooling(pool: tuple[Pair, Pair, Pair, Pair], dtype: Any) -> None:
     image, size, stride, padding = pool
     rng = np.random.default_rng(0)
     x = rng.integers(-3, 4, size=(3, *image, 2)).astype(dtype)  # many ties: the first maximum wins
-    best, code = windows.max_pool(put(x), size, stride, padding)
-    mean = host(windows.avg_pool(put(x), size, stride, padding))
+    best, code = image_windows.max_pool(put(x), size, stride, padding)
+    mean = host(image_windows.avg_pool(put(x), size, stride, padding))
     n, ho, wo, c = code.shape
     top, winner = np.full((n, ho, wo, c), -np.inf), np.zeros((n, ho, wo, c), int)
     total = np.zeros((n, ho, wo, c))
@@ -64,7 +64,7 @@ def test_pooling(pool: tuple[Pair, Pair, Pair, Pair], dtype: Any) -> None:
     assert relative(mean, total / (size[0] * size[1])) < 1e-6
     e = rng.normal(size=(n, ho, wo, c)).astype(dtype)
     scale = rng.normal(size=(n, ho, wo, c)).astype(dtype)
-    assert same(windows.max_gather(put(x), code, size, stride, padding), top)
+    assert same(image_windows.max_gather(put(x), code, size, stride, padding), top)
     for rights, shared in ((1, False), (4, False), (3, True)):
         cot = rng.normal(size=(1 if shared else n, rights, ho, wo, c)).astype(dtype)
         wanted, scaled, spread = (np.zeros((n, rights, *image, c)) for _ in range(3))
@@ -73,14 +73,14 @@ def test_pooling(pool: tuple[Pair, Pair, Pair, Pair], dtype: Any) -> None:
             wanted[:, :, y, z] += won * cot[:, :, oh, ow]
             scaled[:, :, y, z] += won * cot[:, :, oh, ow] * scale[:, None, oh, ow]
             spread[:, :, y, z] += cot[:, :, oh, ow] / (size[0] * size[1])
-        found = windows.max_unpool(put(cot), code, image, size, stride, padding)
+        found = image_windows.max_unpool(put(cot), code, image, size, stride, padding)
         assert relative(found, wanted) < 1e-6
-        assert relative(windows.max_unpool(put(cot), code, image, size, stride, padding, put(scale)), scaled) < 1e-6
+        assert relative(image_windows.max_unpool(put(cot), code, image, size, stride, padding, put(scale)), scaled) < 1e-6
         if not shared:
-            assert relative(windows.avg_unpool(put(cot), image, size, stride, padding), spread) < 1e-6
+            assert relative(image_windows.avg_unpool(put(cot), image, size, stride, padding), spread) < 1e-6
     assert np.isclose(
-        (host(windows.max_gather(put(x), code, size, stride, padding)) * e).sum(dtype=np.float64),
-        (x * host(windows.max_unpool(put(e[:, None]), code, image, size, stride, padding))[:, 0]).sum(dtype=np.float64),
+        (host(image_windows.max_gather(put(x), code, size, stride, padding)) * e).sum(dtype=np.float64),
+        (x * host(image_windows.max_unpool(put(e[:, None]), code, image, size, stride, padding))[:, 0]).sum(dtype=np.float64),
         rtol=1e-4,
     )  # adjoints of each other
 
@@ -90,24 +90,24 @@ def test_a_maximum_over_nan_is_nan() -> None:
     for place in range(4):
         x[...] = 1.0
         x[0, place // 2, place % 2, 0] = np.nan
-        best = host(windows.max_pool(put(x), (2, 2), (2, 2), (0, 0))[0])
+        best = host(image_windows.max_pool(put(x), (2, 2), (2, 2), (0, 0))[0])
         assert np.isnan(best[0, 0, 0, 0]) and best[0, 0, 1, 0] == 1.0
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 4, 2), (2, 4, 4, 0)])
 def test_nothing_to_pool(shape: tuple[int, ...]) -> None:
-    best, code = windows.max_pool(put(np.zeros(shape)), (2, 2), (2, 2), (0, 0))
+    best, code = image_windows.max_pool(put(np.zeros(shape)), (2, 2), (2, 2), (0, 0))
     assert best.shape == code.shape == (shape[0], 2, 2, shape[3])
     cot = put(np.zeros((shape[0], 3, 2, 2, shape[3])))
-    assert windows.max_unpool(cot, code, (4, 4), (2, 2), (2, 2), (0, 0)).shape == (shape[0], 3, 4, 4, shape[3])
+    assert image_windows.max_unpool(cot, code, (4, 4), (2, 2), (2, 2), (0, 0)).shape == (shape[0], 3, 4, 4, shape[3])
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=str)
 def test_patches(pool: tuple[Pair, Pair, Pair, Pair]) -> None:
     image, size, stride, padding = pool
     x = np.random.default_rng(1).normal(size=(2, *image, 3))
-    found = host(windows.patches(put(x), size, stride, padding))
-    ho, wo = windows.output_size(image, size, stride, padding)
+    found = host(image_windows.patches(put(x), size, stride, padding))
+    ho, wo = image_windows.output_size(image, size, stride, padding)
     wanted = np.zeros((2, ho, wo, size[0] * size[1], 3))
     for oh, ow, k, y, z in cells(*pool):
         wanted[:, oh, ow, k] = x[:, y, z]
@@ -119,21 +119,21 @@ def test_arithmetic(dtype: Any) -> None:
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=200_001).astype(dtype), rng.normal(size=200_001).astype(dtype)
     exact = math.fsum(float(a) * float(b) for a, b in zip(x, y, strict=True))
-    assert arrays.dot(put(x), put(y)) == pytest.approx(exact, rel=1e-10)
-    assert arrays.dot(put(x[:0]), put(y[:0])) == 0.0
+    assert namespace.dot(put(x), put(y)) == pytest.approx(exact, rel=1e-10)
+    assert namespace.dot(put(x[:0]), put(y[:0])) == 0.0
     z = put(y.copy())
-    arrays.add_scaled(z, 0.3, put(x))
+    namespace.add_scaled(z, 0.3, put(x))
     assert relative(z, y + dtype(0.3) * x) < 1e-6
     out = put(np.zeros((3, 2), dtype))
-    assert arrays.multiply(put(np.full((3, 2), 2, dtype)), put(np.array([[1, 3]], dtype)), out) is out
+    assert namespace.multiply(put(np.full((3, 2), 2, dtype)), put(np.array([[1, 3]], dtype)), out) is out
     assert same(out, np.array([[2, 6]] * 3))
     rows = rng.normal(size=(7, 2, 3)).astype(dtype)
     for some in ([2, 3, 4], [4, 0, 6], [], [5]):
-        assert same(arrays.take(put(rows), np.array(some, dtype=np.int64)), rows[some])
-    moved = arrays.copy(put(rows)[..., ::2])
-    assert same(moved, rows[..., ::2]) and arrays.nbytes(moved) == 7 * 2 * 2 * np.dtype(dtype).itemsize
-    eye = arrays.identity(3, put(x))
-    arrays.diagonal(eye)[...] *= 4.0
+        assert same(namespace.take(put(rows), np.array(some, dtype=np.int64)), rows[some])
+    moved = namespace.copy(put(rows)[..., ::2])
+    assert same(moved, rows[..., ::2]) and namespace.nbytes(moved) == 7 * 2 * 2 * np.dtype(dtype).itemsize
+    eye = namespace.identity(3, put(x))
+    namespace.diagonal(eye)[...] *= 4.0
     assert same(eye, 4 * np.eye(3))
 
 
@@ -142,14 +142,14 @@ def test_linear_algebra(n: int) -> None:
     rng = np.random.default_rng(3)
     root, right = rng.normal(size=(n, n + 2)), rng.normal(size=n)
     matrix = root @ root.T
-    found = arrays.symmetric_solve(put(matrix), put(right))
+    found = namespace.symmetric_solve(put(matrix), put(right))
     assert found is not None and relative(matrix @ host(found), right) < 1e-8
-    inverted = arrays.inverse(put(matrix), 0.5)
+    inverted = namespace.inverse(put(matrix), 0.5)
     assert relative(host(inverted) @ (matrix + 0.5 * np.eye(n)), np.eye(n)) < 1e-9
-    values, vectors = (host(a) for a in arrays.eigh(put(matrix)))
+    values, vectors = (host(a) for a in namespace.eigh(put(matrix)))
     assert relative(vectors * values @ vectors.T, matrix) < 1e-12 and (np.diff(values) >= 0).all()
-    assert arrays.symmetric_solve(put(np.zeros((n, n))), put(right)) is None
-    assert arrays.inverse(put(np.zeros((n, n))), 0.0) is None
+    assert namespace.symmetric_solve(put(np.zeros((n, n))), put(right)) is None
+    assert namespace.inverse(put(np.zeros((n, n))), 0.0) is None
 
 
 # --- half precision -------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def rounded(value: float, dtype: str) -> float:
 @example([1 + k / 256 for k in range(8)] + [1 + k / 2048 for k in range(8)])  # halves go to even
 def test_rounding(dtype: str, values: list[float]) -> None:
     x = np.array(values, dtype=np.float32)
-    found = arrays.widened(arrays.narrowed(put(x), dtype), dtype, put(x))
+    found = namespace.widened(namespace.narrowed(put(x), dtype), dtype, put(x))
     assert host(found).tolist() == [rounded(v, dtype) for v in x.tolist()] and host(found).dtype == np.float32
 
 
@@ -182,7 +182,7 @@ def test_rounding(dtype: str, values: list[float]) -> None:
 def test_what_is_not_finite_stays_so() -> None:
     quiet = np.array([0x7F800001], dtype=np.uint32).view(np.float32)[0]  # its upper half alone would be infinity
     x = np.array([np.inf, -np.inf, np.nan, quiet, 3.4e38], dtype=np.float32)
-    found = host(arrays.widened(arrays.narrowed(put(x), "bfloat16"), "bfloat16", put(x)))
+    found = host(namespace.widened(namespace.narrowed(put(x), "bfloat16"), "bfloat16", put(x)))
     assert found[0] == np.inf and found[1] == -np.inf and np.isnan(found[2:4]).all() and found[4] >= 3.38e38
 
 
@@ -201,7 +201,7 @@ def test_a_jacobian_in_half_precision(comm: Comm, net: str, representation: str,
     for parts, chunk in ((1, 100), (2, 2)):
         tapes = on.tapes(everything, parts)
         held = jacobian.build(on.network, on.theta, tapes, representation, chunk, dtype)  # type: ignore[arg-type]
-        z = arrays.namespace(on.theta).concat([t.z for t in tapes])
+        z = namespace.namespace(on.theta).concat([t.z for t in tapes])
         model = GaussNewton(held, loss, z, on.objective.regulariser)
         rows = host(held.rows(unit, slice(None)))
         v = np.random.default_rng(comm.rank).normal(size=on.network.size)
@@ -220,8 +220,8 @@ def test_a_jacobian_in_half_precision(comm: Comm, net: str, representation: str,
         g = put(np.random.default_rng(comm.rank).normal(size=on.network.size))
         solutions = []
         for way in ("plain", "gram", "kronecker", "diagonal", "primal", "dual"):
-            system = ways.make([(way, 0)], model, g, unit, damping, 1e-9)
-            solutions.append(host(subproblem.solve([system], g, 500, early_stop.NeverStop()).d))
+            system = local_solver.make([(way, 0)], model, g, unit, damping, 1e-9)
+            solutions.append(host(cg.solve([system], g, 500, early_termination.NeverStop()).d))
         assert all(relative(d, solutions[0]) < 1e-5 for d in solutions)
     if net == "cnn" and representation == "dense" and unit.size:
         assert held.nbytes == full.jacobian.nbytes // 4  # of float64
@@ -247,7 +247,7 @@ def test_float16_overflows_in_one_line(comm: Comm, scale: float) -> None:
 @standard
 @pytest.mark.parametrize("dtype", [None, "float16"])
 def test_pieces_are_the_whole(dtype: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnewton.curvature.held.block_bytes", lambda array: 64)
+    monkeypatch.setattr("dnewton.curvature.sample_store.block_bytes", lambda array: 64)
     x = np.arange(60.0).reshape(10, 3, 2)
     found = Held(put(x), dtype)
     pieces = list(found.pieces())

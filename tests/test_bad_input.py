@@ -26,9 +26,10 @@ from bad_inputs import CNN, MLP, Entry
 from jobs import start
 from test_cli import fails
 
-from dnewton import train, yaml_io
-from dnewton.comm import Comm
-from dnewton.vigil import Vigil
+from dnewton.cli import train
+from dnewton.comm.communicator import Comm
+from dnewton.comm.stop import Vigil
+from dnewton.config import strict_yaml
 
 LIMIT = 10.0  # seconds of a processor: a loose guard against what would grow with the size of a file or a net
 
@@ -51,9 +52,9 @@ def folder(comm: Comm) -> Iterator[Path]:
         np.savez("good.npz", x=rng.normal(size=(6, 5)), y=np.array([0, 1, 2, 0, 1, 2]))
         for table, (base, entries) in TABLES.items():
             for number, (settings, *_) in enumerate(entries):
-                Path(f"{table}-{number}.yaml").write_text(yaml_io.dump(changed(base, settings)))
-        Path("mlp.yaml").write_text(yaml_io.dump(MLP))
-        Path("cnn.yaml").write_text(yaml_io.dump(CNN))
+                Path(f"{table}-{number}.yaml").write_text(strict_yaml.dump(changed(base, settings)))
+        Path("mlp.yaml").write_text(strict_yaml.dump(MLP))
+        Path("cnn.yaml").write_text(strict_yaml.dump(CNN))
         bad_files.write(path)
     comm.barrier()
     yield path
@@ -72,7 +73,7 @@ def changed(base: dict[str, Any], settings: str) -> dict[str, Any]:
         here: Any = values
         for key in keys:
             here = here[int(key)] if isinstance(here, list) else here.setdefault(key, {})
-        here[int(last) if isinstance(here, list) else last] = yaml_io.parse(text, setting)
+        here[int(last) if isinstance(here, list) else last] = strict_yaml.parse(text, setting)
     return values
 
 

@@ -13,7 +13,7 @@ from jobs import start
 from problems import CNN, MLP, Problem, with_outputs
 from safetensors.numpy import load_file, save_file
 
-from dnewton import yaml_io
+from dnewton.config import strict_yaml
 
 pytestmark = pytest.mark.serial
 
@@ -26,7 +26,7 @@ QUIET = ["solver.early_stop.mode=off", "output.checkpoint_every=0"]
 
 def train(ranks: int, folder: Path, net: Any, out: str, *args: str, settings: list[str] | None = None) -> Any:
     if not isinstance(net, str):
-        (folder / "net.yaml").write_text(yaml_io.dump(net))
+        (folder / "net.yaml").write_text(strict_yaml.dump(net))
         net = "net.yaml"
     flags = [f"--set={s}" for s in settings or []]
     return start(ranks, "--net", net, "--out", out, *args, *flags, cwd=folder)
@@ -93,7 +93,7 @@ def test_run_against_the_reference(tmp_path: Path, ranks: int, loss: str) -> Non
     else:
         right = (z > 0) == (problem.y > 0) if loss == "logistic" else z.argmax(1) == problem.y.argmax(1)
         assert found[-1]["test_accuracy"] == pytest.approx(np.mean(right))
-    assert yaml_io.parse((tmp_path / "run" / "config.yaml").read_text(), "x")["solver"]["C"] == problem.C
+    assert strict_yaml.parse((tmp_path / "run" / "config.yaml").read_text(), "x")["solver"]["C"] == problem.C
     assert (tmp_path / "run" / "log.txt").read_text().count("\n") > 5
 
 
@@ -154,7 +154,7 @@ def test_data_beside_the_net_are_found_again(tmp_path: Path) -> None:
     """config.yaml names the data by their absolute path, so that it can be used from anywhere."""
     (tmp_path / "sub").mkdir()
     values = write_problem(Problem((5,), MLP, solver={"max_iterations": 1}), tmp_path / "sub")
-    (tmp_path / "sub" / "net.yaml").write_text(yaml_io.dump(values))
+    (tmp_path / "sub" / "net.yaml").write_text(strict_yaml.dump(values))
     (tmp_path / "digits").mkdir()  # hides nothing
     assert train(2, tmp_path, "sub/net.yaml", "run").returncode == 0
     assert train(1, tmp_path, "run/config.yaml", "again").returncode == 0
@@ -205,7 +205,7 @@ def test_plan_prints_the_layout(tmp_path: Path) -> None:
 
 CRASH = """
 import sys
-from dnewton import launch
+from dnewton.cli import launch
 def main(c):
     if c.rank == c.size - 1:
         raise RuntimeError("something broke")

@@ -12,8 +12,9 @@ from problems import CNN, MLP, Problem
 from safetensors.numpy import load_file
 from test_cli import KEYS, fails, metrics, start, train, write_problem
 
-from dnewton import compare, compare_report, yaml_io
-from dnewton.config_solvers import SOLVERS
+from dnewton.cli import compare, compare_report
+from dnewton.config import strict_yaml
+from dnewton.config.baselines import SOLVERS
 from dnewton.errors import UserError
 
 pytestmark = pytest.mark.serial
@@ -31,7 +32,7 @@ def test_every_solver_runs(tmp_path: Path) -> None:
     """Metrics with all keys, a falling loss and a whole model file, on an odd number of ranks and samples."""
     problem = Problem((2, 7, 6), CNN, samples=211)
     net = {**write_problem(problem, tmp_path), "solver": {"C": problem.C, "max_iterations": 5}}
-    (tmp_path / "net.yaml").write_text(yaml_io.dump(net))
+    (tmp_path / "net.yaml").write_text(strict_yaml.dump(net))
     result = run_compare(
         3, tmp_path, "--net", "net.yaml", "--solvers", ",".join(OTHERS), "--init", "init.safetensors", "--out", "all"
     )

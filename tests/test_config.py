@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnewton import config, config_text, yaml_io
-from dnewton.config_newton import SolverSection
+from dnewton.config import parse, schema, strict_yaml
+from dnewton.config.newton import SolverSection
 from dnewton.errors import UserError
-from dnewton.netplan import infer_shapes
+from dnewton.planning.net_plan import infer_shapes
 
 NET = """
 net:
@@ -25,8 +25,8 @@ net:
 """
 
 
-def load(text: str, *overrides: str) -> config.Config:
-    loaded = config_text.load(text, "net.yaml", list(overrides))
+def load(text: str, *overrides: str) -> schema.Config:
+    loaded = parse.load(text, "net.yaml", list(overrides))
     infer_shapes(loaded.net, "net.yaml")
     return loaded
 
@@ -44,7 +44,7 @@ output: {checkpoint_every: 10, keep: 3}
     loaded = load(text)
     assert loaded.solver == SolverSection()
     assert load(loaded.dump()) == loaded
-    assert load(NET).dump() == config_text.load(load(NET).dump(), "again").dump()
+    assert load(NET).dump() == parse.load(load(NET).dump(), "again").dump()
 
 
 def test_values() -> None:
@@ -53,7 +53,7 @@ def test_values() -> None:
     assert loaded.solver.lambda_ == 1e-3 and math.isinf(loaded.solver.C) and loaded.solver.early_stop.mode == "off"
     assert loaded.parallel.memory == 2**31 and loaded.parallel.grid == (2, 2) and loaded.solver.gradient_batch == 7
     assert loaded.net.layers[0].options.kernel == (3, 1)
-    assert config.regulariser(loaded, 10) == 0.0 and config.regulariser(load(NET), 10) == 0.1
+    assert schema.regulariser(loaded, 10) == 0.0 and schema.regulariser(load(NET), 10) == 0.1
     assert load(loaded.dump()) == loaded
 
 
@@ -116,7 +116,7 @@ def test_mistakes(text: str, overrides: list[str], message: str) -> None:
      ("off", "off"), ("no", "no"), ("true", True), ("1_000.5", 1000.5), ("0x10", "0x10"), ("~", None), ("e5", "e5")],
 )  # fmt: skip
 def test_scalars(text: str, value: object) -> None:
-    found = yaml_io.parse(text, "x")
+    found = strict_yaml.parse(text, "x")
     assert found == value and type(found) is type(value)
 
 

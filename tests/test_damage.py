@@ -14,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import MLP, Problem
 
-from dnewton import checksum, manifest, parallel_file, settings
-from dnewton.assemble import Job, assemble
-from dnewton.comm import Comm
+from dnewton.comm.communicator import Comm
 from dnewton.errors import UserError
-from dnewton.manifest import Manifest
-from dnewton.resume import OtherRun, changes, initial_state, resumed_state
-from dnewton.rundir import STATE, RunDirectory
-from dnewton.trainer import Trainer
+from dnewton.storage import checksum, manifest, parallel_file
+from dnewton.storage.manifest import Manifest
+from dnewton.storage.run_directory import STATE, RunDirectory
+from dnewton.training import load_config
+from dnewton.training.checkpoint_reader import OtherRun, changes, initial_state, resumed_state
+from dnewton.training.job import Job, assemble
+from dnewton.training.trainer import Trainer
 
 SETS = ["solver.name=adam", "solver.max_iterations=2", "solver.batch=4", "output.checkpoint_every=1"]
 
@@ -48,7 +49,7 @@ def run(comm: Comm) -> Iterator[tuple[Job, RunDirectory]]:
 def made(comm: Comm, folder: str, *more: str) -> Job:
     net = {"input": [5], "loss": "cross_entropy", "layers": MLP}
     text = json.dumps({"net": net, "data": {"train": "data.npz"}})
-    config, _ = settings.configure(text, folder, "net.yaml", [*SETS, *more])
+    config, _ = load_config.configure(text, folder, "net.yaml", [*SETS, *more])
     job = assemble(config, comm, "net.yaml")
     assert isinstance(job, Job)
     return job

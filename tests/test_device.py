@@ -14,11 +14,11 @@ import pytest
 from jobs import environment, launcher
 from places import ARRAYS, COMPILER, FAKE, host, put, same
 
-from dnewton import arrays
-from dnewton.comm import Comm
-from dnewton.device import open_device
-from dnewton.device_buffers import DeviceBuffers, straight
+from dnewton.arrays import namespace
+from dnewton.comm.communicator import Comm
+from dnewton.comm.device_buffers import DeviceBuffers, straight
 from dnewton.errors import UserError
+from dnewton.hardware.device import open_device
 
 pytestmark = pytest.mark.mpi
 
@@ -77,7 +77,7 @@ def test_every_collective_waits_once(comm: Comm, n: int, as_it_is: bool, monkeyp
     """Results as on the host, and one synchronisation each, however many messages they are cut into."""
     if as_it_is and ARRAYS == "strict":
         pytest.skip("not a buffer")
-    monkeypatch.setattr("dnewton.comm.MESSAGE_BYTES", 4096)
+    monkeypatch.setattr("dnewton.comm.communicator.MESSAGE_BYTES", 4096)
     other, p, r = with_buffers(comm, as_it_is), comm.size, comm.rank
     mine = np.arange(n, dtype=np.float64) + r
     every = [np.arange(n, dtype=np.float64) + q for q in range(p)]
@@ -114,14 +114,14 @@ def on_device() -> bool:
 @pytest.mark.skipif(ARRAYS != "cuda", reason="needs CuPy arrays")
 def test_a_device_that_was_not_waited_for_is_seen(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake refuses its memory to MPI while work is under way: without the synchronisation this test suite fails."""
-    if not str(getattr(arrays.cuda(), "__file__", "")).startswith(str(FAKE)):
+    if not str(getattr(namespace.cuda(), "__file__", "")).startswith(str(FAKE)):
         pytest.skip("a real device cannot tell")
     other = with_buffers(comm, True)
-    monkeypatch.setattr("dnewton.device_buffers.synchronize", lambda array: None)
+    monkeypatch.setattr("dnewton.comm.device_buffers.synchronize", lambda array: None)
     if comm.size > 1:
         with pytest.raises((AssertionError, TypeError)):
             other.sum(put(np.ones(3)) * 2.0)
-    arrays.synchronize(put(np.ones(1)))
+    namespace.synchronize(put(np.ones(1)))
 
 
 # --- which GPU --------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from places import ARRAYS
 
-from dnewton.comm import MPI
+from dnewton.comm.communicator import MPI
 
 pytestmark = pytest.mark.skipif(ARRAYS == "cuda", reason="makes a second one, which libraries mix up with the first")
 

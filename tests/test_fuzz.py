@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnewton.comm import Comm
+from dnewton.comm.communicator import Comm
 
 pytestmark = pytest.mark.serial
 

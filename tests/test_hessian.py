@@ -13,13 +13,13 @@ from places import cast, host, same
 from problems import ALL_KINDS, CNN, MLP, OnRanks, Problem, flat, lay_out, relative, with_outputs
 from test_network import AWKWARD, CONVS, LOSSES, POOLS, conv, dense, pool, st
 
-from dnewton.arrays import copy
-from dnewton.comm import Comm
-from dnewton.curvature import losses
+from dnewton.arrays.namespace import copy
+from dnewton.comm.communicator import Comm
 from dnewton.curvature.hessian import Hessian
 from dnewton.curvature.jacobian import units
-from dnewton.layers.activation import ACTIVATIONS
-from dnewton.layout import Grid, grids
+from dnewton.grid import Grid, grids
+from dnewton.model.layers.activation import ACTIVATIONS
+from dnewton.model.losses import losses
 
 pytestmark = pytest.mark.mpi
 

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from places import host, same
 from problems import MLP, OnRanks, Problem, flat, lay_out, relative
 
-from dnewton.arrays import copy, zeros
-from dnewton.comm import Comm
+from dnewton.arrays.namespace import copy, zeros
+from dnewton.comm.communicator import Comm
 from dnewton.errors import UserError
-from dnewton.solvers import kfac_plan
-from dnewton.solvers.kfac import KFAC
-from dnewton.solvers.kfac_factors import decompose, local_pass
-from dnewton.solvers.kfac_plan import LayerSize
-from dnewton.solvers.solver import Saved, Start
-from dnewton.solvers.workers import Share
-from dnewton.whole import Whole
+from dnewton.model.gathered_layers import Whole
+from dnewton.solvers.baselines import kfac_assignment
+from dnewton.solvers.baselines.kfac import KFAC
+from dnewton.solvers.baselines.kfac_assignment import LayerSize
+from dnewton.solvers.baselines.kfac_factors import decompose, local_pass
+from dnewton.solvers.baselines.workers import Share
+from dnewton.solvers.interface import Saved, Start
 
 pytestmark = pytest.mark.mpi
 
@@ -303,7 +303,7 @@ def test_counted_bytes_are_those_of_the_plan(comm: Comm, name: str, fraction: fl
     found = begun(problem, comm, workers, name=name, **options)
     assert found is not None and isinstance(found.solver, KFAC)
     solver, place = found.solver, found.solver._place
-    expected = kfac_plan.volumes(solver._sizes, place, name, workers, inverse == "eigen")  # type: ignore[arg-type]
+    expected = kfac_assignment.volumes(solver._sizes, place, name, workers, inverse == "eigen")  # type: ignore[arg-type]
     rows = workers // place.columns
     for k, share in enumerate(solver.workers.shares(0)):  # factors at 0 and 2, decompositions at 0 and 3
         before = {p: t.bytes for p, t in comm.ledger.phases.items()}
@@ -326,7 +326,7 @@ def test_memory_held_is_that_of_the_plan(comm: Comm) -> None:
             solver, step = found.solver, found.solver.step()
             assert isinstance(solver, KFAC)
             ranks = [(w, m) for w in range(workers) for m in range(comm.size // workers)]
-            held = [kfac_plan.held_numbers(solver._sizes, solver._place, name, w, m, name != "mpd_kfac")  # type: ignore[arg-type]
+            held = [kfac_assignment.held_numbers(solver._sizes, solver._place, name, w, m, name != "mpd_kfac")  # type: ignore[arg-type]
                     for w, m in ranks]  # fmt: skip
             assert step.extra["curvature_bytes"] == 8 * max(held)
 
@@ -348,13 +348,13 @@ def test_every_layer_has_an_owner_in_its_column(
     sizes = sizes_of(pairs)
     rows = data.draw(st.sampled_from([r for r in range(1, workers + 1) if workers % r == 0]))
     fraction = rows / workers if variant == "d_kfac" else 1.0
-    place = kfac_plan.place(sizes, workers, ranks, variant, how, fraction)
+    place = kfac_assignment.place(sizes, workers, ranks, variant, how, fraction)
     assert place.columns == (workers // rows if variant == "d_kfac" else workers)
     for i in range(len(sizes)):
         row, column = place.place(place.owner[i])
         assert 0 <= place.owner[i] < workers and 0 <= place.position[i] < ranks
         assert column == place.column[i] and 0 <= row < workers // place.columns
-    held = [kfac_plan.held_numbers(sizes, place, variant, w, m) for w in range(workers) for m in range(ranks)]
+    held = [kfac_assignment.held_numbers(sizes, place, variant, w, m) for w in range(workers) for m in range(ranks)]
     squares = sum(s.a**2 + s.g**2 for s in sizes)
     decomposed = sum(s.a**2 + s.g**2 + s.a + s.g for s in sizes) * (workers // place.columns)
     assert sum(held) == decomposed + squares * (1 if variant == "dp_kfac" else workers)
@@ -365,7 +365,7 @@ def test_greedy_is_nearly_balanced(pairs: list[tuple[int, int]], workers: int) -
     """Graham's bound 4/3 - 1/(3D) times what no placement can beat; and never worse than in turn by more."""
     sizes = sizes_of(pairs)
     costs = sorted((s.cost for s in sizes), reverse=True)
-    place = kfac_plan.place(sizes, workers, 1, "dp_kfac", "greedy")
+    place = kfac_assignment.place(sizes, workers, 1, "dp_kfac", "greedy")
     load = [sum(s.cost for s, o in zip(sizes, place.owner, strict=True) if o == w) for w in range(workers)]
     pair = sum(costs[workers - 1 : workers + 1]) if len(costs) > workers else 0.0  # two of the D + 1 largest meet
     least = max(sum(costs) / workers, costs[0], pair)
@@ -394,7 +394,7 @@ def best(costs: list[float], bins: int) -> float:
 
 
 def test_in_turn() -> None:
-    place = kfac_plan.place(sizes_of([(3, 2)] * 7), 6, 2, "d_kfac", "round_robin", 0.5)  # 3 rows, 2 columns
+    place = kfac_assignment.place(sizes_of([(3, 2)] * 7), 6, 2, "d_kfac", "round_robin", 0.5)  # 3 rows, 2 columns
     assert place.column == (0, 1, 0, 1, 0, 1, 0)
     assert place.owner == (0, 1, 2, 3, 4, 5, 0)
     assert place.position == (0, 0, 0, 0, 0, 0, 1)
@@ -402,10 +402,10 @@ def test_in_turn() -> None:
 
 def test_greedy_weighs_cubes() -> None:
     """11³ + 1 is more than 2 · 8³, though its squares are not."""
-    assert kfac_plan.place(sizes_of([(8, 8), (11, 1)]), 2, 1, "dp_kfac", "greedy").owner == (1, 0)
+    assert kfac_assignment.place(sizes_of([(8, 8), (11, 1)]), 2, 1, "dp_kfac", "greedy").owner == (1, 0)
 
 
 @pytest.mark.parametrize(("workers", "fraction"), [(4, 0.3), (4, 0.75), (3, 0.5), (2, 0.25)])
 def test_fractions_that_do_not_fit(workers: int, fraction: float) -> None:
     with pytest.raises(UserError, match="grad_worker_fraction"):
-        kfac_plan.place(sizes_of([(3, 2)]), workers, 1, "d_kfac", "greedy", fraction)
+        kfac_assignment.place(sizes_of([(3, 2)]), workers, 1, "d_kfac", "greedy", fraction)

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import CNN, MLP, Problem, lay_out
 
-from dnewton import config_text, forecast, planner
-from dnewton.comm import Comm
+from dnewton.comm.communicator import Comm
+from dnewton.config import parse
+from dnewton.config.shipped_nets import read_net, shipped_nets
 from dnewton.errors import UserError
-from dnewton.layout import KINDS, SPLITS, Grid, Units, cut, grids, moves
-from dnewton.netplan import infer_shapes
-from dnewton.nets import read_net, shipped_nets
-from dnewton.solvers.newton import State
+from dnewton.grid import KINDS, SPLITS, Grid, Units, cut, grids, moves
+from dnewton.planning import grid_search, traffic_forecast
+from dnewton.planning.net_plan import infer_shapes
+from dnewton.solvers.newton.newton import State
 
 sizes = st.integers(1, 12)
 
@@ -79,8 +80,8 @@ def test_every_weight_has_one_owner() -> None:
 def test_plans_up_to_64_ranks(net: str, ranks: int) -> None:
     problem = Problem((5,) if net == "mlp" else (2, 7, 6), MLP if net == "mlp" else CNN)
     shapes = infer_shapes(problem.config.net)
-    work = planner.Workload(1000, 100, problem.outputs)
-    plan = planner.choose(shapes, ranks, work)
+    work = grid_search.Workload(1000, 100, problem.outputs)
+    plan = grid_search.choose(shapes, ranks, work)
     assert plan.grid.size == ranks and not plan.incoming(plan.layers[0])
     for a, b in zip(plan.layers, plan.layers[1:], strict=False):
         assert plan.grid.canonical(a.out_split) == plan.grid.canonical(b.source) and a.out_units == b.in_units
@@ -91,36 +92,36 @@ def test_the_planner_finds_the_cheapest_plan() -> None:
     """Dynamic programming against trying every combination of kinds on every grid."""
     layers = [*MLP, {"dense": {"units": 4}}]
     shapes = infer_shapes(Problem((40,), layers).config.net)
-    work = planner.Workload(500, 50, 4)
+    work = grid_search.Workload(500, 50, 4)
     for ranks in (2, 4, 6):
 
-        def cost(plan: planner.NetPlan) -> float:
-            grid, machine = plan.grid, planner.Machine()
-            each = sum(planner._layer_cost(layer, grid, work, machine) for layer in plan.layers)
+        def cost(plan: grid_search.NetPlan) -> float:
+            grid, machine = plan.grid, grid_search.Machine()
+            each = sum(grid_search._layer_cost(layer, grid, work, machine) for layer in plan.layers)
             last = plan.layers[-1]
-            end = planner._move_cost(grid, last.out_split, "full", last.out_units, 1, 500 * 1.3, work, machine)
+            end = grid_search._move_cost(grid, last.out_split, "full", last.out_units, 1, 500 * 1.3, work, machine)
             return each + end
 
         best = min(
-            cost(planner.fixed(shapes, grid, list(kinds), work))
+            cost(grid_search.fixed(shapes, grid, list(kinds), work))
             for grid in grids(ranks)
             for kinds in product(KINDS.values(), repeat=len(layers))
         )
-        assert cost(planner.choose(shapes, ranks, work)) == pytest.approx(best)
+        assert cost(grid_search.choose(shapes, ranks, work)) == pytest.approx(best)
 
 
 def test_memory_limit_and_fixed_choices() -> None:
     shapes = infer_shapes(Problem((1000,), [{"dense": {"units": 1000}}, {"dense": {"units": 3}}]).config.net)
-    work = planner.Workload(100, 100, 3)
-    roomy = planner.choose(shapes, 4, work, grid=(2, 2))
+    work = grid_search.Workload(100, 100, 3)
+    roomy = grid_search.choose(shapes, 4, work, grid=(2, 2))
     assert roomy.grid == Grid(2, 2)
-    tight = planner.choose(shapes, 4, work, memory=planner.memory_bytes(roomy, work) * 0.9)
-    sizes = [planner.memory_bytes(planner.choose(shapes, 4, work, grid=(g.rows, g.cols)), work) for g in grids(4)]
-    assert planner.memory_bytes(tight, work) <= max(min(sizes), planner.memory_bytes(roomy, work) * 0.9)
+    tight = grid_search.choose(shapes, 4, work, memory=grid_search.memory_bytes(roomy, work) * 0.9)
+    sizes = [grid_search.memory_bytes(grid_search.choose(shapes, 4, work, grid=(g.rows, g.cols)), work) for g in grids(4)]
+    assert grid_search.memory_bytes(tight, work) <= max(min(sizes), grid_search.memory_bytes(roomy, work) * 0.9)
     with pytest.raises(UserError, match=r"parallel.grid: \[2, 3\] has 6 ranks but the job has 4.*\[2, 2\]"):
-        planner.choose(shapes, 4, work, grid=(2, 3))
+        grid_search.choose(shapes, 4, work, grid=(2, 3))
     wanted = [{"dense": {"units": 8, "split": "all->full"}}, {"dense": {"units": 3, "split": "col->row"}}]
-    plan = planner.choose(infer_shapes(Problem((9,), wanted).config.net), 6, work, grid=(3, 2))
+    plan = grid_search.choose(infer_shapes(Problem((9,), wanted).config.net), 6, work, grid=(3, 2))
     assert [layer.split_kind.name for layer in plan.layers if layer.split_kind] == ["all->full", "col->row"]
 
 
@@ -129,7 +130,7 @@ def test_flatten_may_be_cut_again_by_features() -> None:
     layers = [{"conv": {"channels": 1, "kernel": 3}}, "flatten", {"dense": {"units": 5000, "split": "row->col"}},
               {"dense": {"units": 2}}]  # fmt: skip
     shapes = infer_shapes(Problem((1, 30, 30), layers, samples=1).config.net)
-    plan = planner.choose(shapes, 8, planner.Workload(10_000, 1000, 2), grid=(4, 2))
+    plan = grid_search.choose(shapes, 8, grid_search.Workload(10_000, 1000, 2), grid=(4, 2))
     assert plan.layers[2].in_units == Units(28 * 28, 1)
 
 
@@ -149,11 +150,11 @@ def test_forecast_equals_the_counted_bytes(comm: Comm, net: str, curvature: str)
             step = solver_.step()
             change = {n: t.bytes - before.get(n, 0) for n, t in on.comm.ledger.phases.items()}
             assert step.step, "the forecast is for accepted steps"
-            did = forecast.Iteration(
+            did = traffic_forecast.Iteration(
                 12, (4, 2) if batch == 4 else (6,), trials=step.trials, columns=1 + (iteration > 0), itemsize=8,
                 full_cg=step.cg if curvature == "full" else 0,
             )  # fmt: skip
-            expected = forecast.iteration_bytes(on.plan, did)
+            expected = traffic_forecast.iteration_bytes(on.plan, did)
             for phase in ("function", "gradient", "jacobian", "cg", "combine"):
                 assert comm.sum_scalars([float(change.get(phase, 0))])[0] == expected[phase], (grid, phase)
         solver_.close()
@@ -162,4 +163,4 @@ def test_forecast_equals_the_counted_bytes(comm: Comm, net: str, curvature: str)
 def test_shipped_nets_fit() -> None:
     assert {"cnn.yaml", "mlp.yaml", "mlp_regression.yaml"} <= set(shipped_nets())
     for name in shipped_nets():
-        infer_shapes(config_text.load(read_net(name)[0], name).net)
+        infer_shapes(parse.load(read_net(name)[0], name).net)

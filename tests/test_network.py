@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from places import host, same
 from problems import ALL_KINDS, CNN, MLP, OnRanks, Problem, flat, lay_out, relative, with_outputs
 
-from dnewton import initial
-from dnewton.comm import Comm
+from dnewton.comm.communicator import Comm
 from dnewton.curvature.jacobian import units
-from dnewton.layout import Grid, grids
+from dnewton.grid import Grid, grids
+from dnewton.model import init_weights
 
 pytestmark = pytest.mark.mpi
 
@@ -259,9 +259,9 @@ def test_initial_weights_do_not_depend_on_the_layout(comm: Comm) -> None:
     reference = None
     for grid in grids(comm.size):
         on = lay_out(problem, comm, grid)
-        drawn = flat(on.whole(initial.weights(on.network, 3, "float64")))
+        drawn = flat(on.whole(init_weights.weights(on.network, 3, "float64")))
         assert reference is None or same(drawn, reference)
         reference = drawn
     alone = lay_out(problem, comm.split(comm.rank), Grid(1, 1))
-    assert same(flat(alone.whole(initial.weights(alone.network, 3, "float64"))), reference)
-    assert not same(flat(alone.whole(initial.weights(alone.network, 4, "float64"))), reference)
+    assert same(flat(alone.whole(init_weights.weights(alone.network, 3, "float64"))), reference)
+    assert not same(flat(alone.whole(init_weights.weights(alone.network, 4, "float64"))), reference)

@@ -12,14 +12,15 @@ import pytest
 from places import host, put, same
 from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, local_cg, own_blocks, relative, with_outputs
 
-from dnewton.arrays import copy, dot
-from dnewton.comm import Comm
+from dnewton.arrays.namespace import copy, dot
+from dnewton.comm.communicator import Comm
 from dnewton.curvature.jacobian import units
-from dnewton.draws import Cycle, subsample_size
+from dnewton.data.sampling import Cycle, subsample_size
 from dnewton.errors import UserError
-from dnewton.layout import Grid, grids
-from dnewton.solvers import combine, damping, early_stop, subproblem
-from dnewton.solvers.newton import SUBSAMPLE, State, Step
+from dnewton.grid import Grid, grids
+from dnewton.solvers import damping
+from dnewton.solvers.newton import cg, combine, early_termination
+from dnewton.solvers.newton.newton import SUBSAMPLE, State, Step
 
 pytestmark = pytest.mark.mpi
 
@@ -114,7 +115,7 @@ def test_pieces_equal_a_dense_solve_without_messages(comm: Comm, net: str) -> No
     before = {name: t.values()[:2] for name, t in on.comm.ledger.phases.items()}
     with on.comm.phase("cg"):
         found = local_cg(
-            lambda v, unit: model.block_product(v, unit, 0.2), grad, mine, 1e-12, 1000, early_stop.NeverStop()
+            lambda v, unit: model.block_product(v, unit, 0.2), grad, mine, 1e-12, 1000, early_termination.NeverStop()
         )
     after = {name: t.values()[:2] for name, t in on.comm.ledger.phases.items()}
     assert after == {"cg": (0, 0), **before}  # calls and bytes of every phase, this one included
@@ -134,7 +135,7 @@ def test_stopping_rule_is_relative(comm: Comm) -> None:
 
     def iterations(scale: float) -> int:
         product = lambda v, unit: model.block_product(v, unit, 0.01)  # noqa: E731
-        return local_cg(product, scale * g, mine, 0.01, 100, early_stop.NeverStop()).iterations
+        return local_cg(product, scale * g, mine, 0.01, 100, early_termination.NeverStop()).iterations
 
     assert iterations(1.0) == iterations(1e6) == iterations(1e-6)
     assert iterations(0.0) == 0
@@ -148,7 +149,7 @@ def test_residual_and_limit(comm: Comm) -> None:
     product = lambda v, u: model.block_product(v, u, 0.01)  # noqa: E731
 
     def residual(limit: int) -> tuple[float, int]:
-        found = local_cg(product, g, [unit], 0.1, limit, early_stop.NeverStop())
+        found = local_cg(product, g, [unit], 0.1, limit, early_termination.NeverStop())
         return float(np.linalg.norm(host(product(found.d, unit) + g)) / np.linalg.norm(host(g))), found.iterations
 
     r, needed = residual(100)
@@ -314,7 +315,7 @@ def test_every_rank_decides_alike(comm: Comm) -> None:
 # --- early termination ------------------------------------------------------------------------------------------------
 
 
-def slow_solve(comm: Comm, watch: early_stop.Watch, rank: int, pause: float) -> tuple[subproblem.Solution, list[float]]:
+def slow_solve(comm: Comm, watch: early_termination.Watch, rank: int, pause: float) -> tuple[cg.Solution, list[float]]:
     """A local solve that takes about 40 iterations, one rank sleeping in each product."""
     n = 60
     matrix = np.diag(np.linspace(1.0, 4000.0, n))
@@ -342,7 +343,7 @@ def units_of(n: int) -> Any:
 def test_async_cuts_off_a_slow_rank(comm: Comm) -> None:
     """The slow rank stops within two of its iterations after the others have met the fraction."""
     slow, pause = comm.size - 1, 0.15
-    watch = early_stop.make("async", 0.5, 5, comm)
+    watch = early_termination.make("async", 0.5, 5, comm)
     comm.barrier()
     start = time.perf_counter()
     found, times = slow_solve(comm, watch, slow, pause)
@@ -363,7 +364,7 @@ def test_async_cuts_off_a_slow_rank(comm: Comm) -> None:
 @pytest.mark.mpi(min_size=2)
 def test_async_serves_many_iterations(comm: Comm) -> None:
     """The two slots of the counter are used in turn and are zero when their turn comes."""
-    watch = early_stop.make("async", 1.0, 5, comm)
+    watch = early_termination.make("async", 1.0, 5, comm)
     for iteration in range(20):
         watch.begin(iteration, comm.size)
         if comm.rank == comm.size - 1:  # nobody else can make all finish: it must never be cut
@@ -389,7 +390,7 @@ def test_lockstep_twice_the_same(comm: Comm) -> None:
 @pytest.mark.mpi(min_size=2)
 def test_lockstep_cuts_at_the_fraction(comm: Comm) -> None:
     """Rank r needs r + 1 counts; everyone still solving stops when half of the ranks are done."""
-    watch = early_stop.make("lockstep", 0.5, 1, comm)
+    watch = early_termination.make("lockstep", 0.5, 1, comm)
     watch.begin(0, comm.size)
     iterations, cut = 0, False
     while iterations < comm.rank + 1 and not cut:

@@ -11,20 +11,20 @@ from places import cast, same
 from problems import CNN, Problem, flat, lay_out
 from safetensors.numpy import load_file, save_file
 
-from dnewton import checkpoint
-from dnewton.arrays import sample_blocks
-from dnewton.checkpoint import Contents
-from dnewton.comm import MPI, Comm
-from dnewton.curvature.losses import LOSSES
-from dnewton.data.array_files import open_npz
+from dnewton.arrays.image_windows import max_pool, max_unpool, patches
+from dnewton.arrays.namespace import sample_blocks
+from dnewton.comm.communicator import MPI, Comm
+from dnewton.data.formats.array_files import open_npz
 from dnewton.data.readers import read_bundled
 from dnewton.data.samples import Window, load
 from dnewton.data.scaling import Scaling
 from dnewton.data.sources import Source, from_arrays
 from dnewton.data.targets import Targets
 from dnewton.errors import UserError
-from dnewton.layout import Grid, Units, grids
-from dnewton.windows import max_pool, max_unpool, patches
+from dnewton.grid import Grid, Units, grids
+from dnewton.model.losses.losses import LOSSES
+from dnewton.storage import tensors
+from dnewton.storage.tensors import Contents
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -186,14 +186,14 @@ def test_models_do_not_depend_on_the_layout(comm: Comm, tmp_path_factory: pytest
         on = lay_out(problem, comm, grid)
         theta = cast(on.theta, dtype)
         path = f"{folder}/{i}-{dtype}.safetensors"
-        checkpoint.save(path, on.network, Contents({"": theta, "previous.": 2 * theta}, {"note": "x"}), on.comm)
+        tensors.save(path, on.network, Contents({"": theta, "previous.": 2 * theta}, {"note": "x"}), on.comm)
         found = load_file(path)
         for key, value in problem.params.items():
             assert same(found[key], value.astype(dtype))
             assert same(found["previous." + key], 2 * value.astype(dtype))
-        assert checkpoint.read_metadata(path) == {"note": "x"}
+        assert tensors.read_metadata(path) == {"note": "x"}
         other = lay_out(problem, comm, Grid(grid.cols, grid.rows))
-        assert same(checkpoint.load(path, other.network, dtype), cast(other.theta, dtype))
+        assert same(tensors.load(path, other.network, dtype), cast(other.theta, dtype))
         comm.barrier()
 
 
@@ -208,12 +208,12 @@ def test_files_that_do_not_fit(comm: Comm, tmp_path: Path) -> None:
         tensors = {k: v for k, v in {**problem.params, **change}.items() if v is not None}
         save_file(tensors, tmp_path / "m.safetensors")
         with pytest.raises(UserError, match=message):
-            checkpoint.load(str(tmp_path / "m.safetensors"), on.network, "float64")
+            tensors.load(str(tmp_path / "m.safetensors"), on.network, "float64")
     data = (tmp_path / "m.safetensors").read_bytes()
     for cut in (0, 7, 100, len(data) - 1):
         (tmp_path / "cut.safetensors").write_bytes(data[:cut])
         with pytest.raises(UserError, match=r"cut.safetensors: not a readable safetensors file"):
-            checkpoint.load(str(tmp_path / "cut.safetensors"), on.network, "float64")
+            tensors.load(str(tmp_path / "cut.safetensors"), on.network, "float64")
 
 
 def test_scaling_survives_float32() -> None:
@@ -239,7 +239,7 @@ def test_whole_tensors_have_one_owner_each(comm: Comm) -> None:
 @pytest.mark.parametrize("limit", [1, 7, 10**6])
 def test_long_messages_are_cut(comm: Comm, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """MPI counts are 32-bit numbers: sums and gathers of more elements go in pieces, with the same result."""
-    monkeypatch.setattr("dnewton.comm.MESSAGE_BYTES", 8 * limit)
+    monkeypatch.setattr("dnewton.comm.communicator.MESSAGE_BYTES", 8 * limit)
     total = comm.sum(np.arange(23.0).reshape(1, 23) * (comm.rank + 1))
     assert same(total, np.arange(23.0).reshape(1, 23) * sum(range(1, comm.size + 1)))
     widths = [r % 3 for r in range(comm.size)]  # some are empty

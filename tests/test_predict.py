@@ -17,7 +17,7 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 from test_cli import fails, metrics, start, train
 
 from dnewton.data.targets import Targets
-from dnewton.scores import area_under_curve, score
+from dnewton.training.scores import area_under_curve, score
 
 pytestmark = pytest.mark.serial
 

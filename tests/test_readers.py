@@ -23,16 +23,16 @@ from scipy import io as scipy_io
 from scipy import sparse
 from sklearn.datasets import load_svmlight_file
 
-from dnewton.comm import Comm
-from dnewton.config import FilePair
-from dnewton.data import array_files, text
+from dnewton.comm.communicator import Comm
+from dnewton.config.schema import FilePair
 from dnewton.data.convert import Output, convert
+from dnewton.data.formats import array_files, text
 from dnewton.data.parts import divide
 from dnewton.data.readers import Opening, open_part
 from dnewton.data.samples import Streamed, Window, load
 from dnewton.data.sources import Source
 from dnewton.errors import UserError
-from dnewton.layout import Units, cut
+from dnewton.grid import Units, cut
 
 PACKERS = {"": lambda data: data, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 

@@ -12,18 +12,18 @@ from crews import divided
 from places import same
 from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, relative, whole
 
-from dnewton import planner, strategy
-from dnewton.arrays import copy
-from dnewton.comm import Comm
-from dnewton.config import Config
-from dnewton.config_newton import SolverSection
-from dnewton.crew import Layout, layout
-from dnewton.draws import subsample_size
+from dnewton.arrays.namespace import copy
+from dnewton.comm.communicator import Comm
+from dnewton.config.newton import SolverSection
+from dnewton.config.schema import Config
+from dnewton.data.sampling import subsample_size
 from dnewton.errors import UserError
+from dnewton.planning import curvature_plan, grid_search
+from dnewton.planning.replicas import Layout, layout
 from dnewton.solvers import registry
-from dnewton.solvers.newton import Newton
-from dnewton.solvers.newton_replicas import SharedObjective
-from dnewton.solvers.solver import Start
+from dnewton.solvers.interface import Start
+from dnewton.solvers.newton.newton import Newton
+from dnewton.solvers.newton.replicated import SharedObjective
 
 OPTIONS = {"subsample": 1.0, "cg_tolerance": 1e-8, "max_cg": 15, "early_stop": {"mode": "off"}, "jacobian": "factored"}
 
@@ -45,8 +45,8 @@ def newton(problem: Problem, comm: Comm, replicas: int, **options: Any) -> tuple
         shared.crew = crew
         on.objective = shared
     section = SolverSection.model_validate({**OPTIONS, **options})
-    work = planner.Workload(problem.samples, subsample_size(section.subsample, problem.samples), problem.outputs, 4, 8)
-    how = strategy.decide(on.plan, work, section)
+    work = grid_search.Workload(problem.samples, subsample_size(section.subsample, problem.samples), problem.outputs, 4, 8)
+    how = curvature_plan.decide(on.plan, work, section)
     solver = registry.make(section, on.objective, crew, how)
     assert isinstance(solver, Newton)
     return on, solver

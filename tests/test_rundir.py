@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dnewton.errors import UserError
-from dnewton.rundir import RunDirectory
+from dnewton.storage.run_directory import RunDirectory
 
 
 def ended(path: Path, checkpoints: int = 1) -> RunDirectory:

@@ -13,11 +13,11 @@ from crews import OnCrew, crewed
 from places import put, same
 from problems import MLP, Problem
 
-from dnewton import checkpoint
-from dnewton.checkpoint import Contents
-from dnewton.comm import Comm, Watch
-from dnewton.solvers.solver import Saved, Start
-from dnewton.vigil import Stopped
+from dnewton.comm.communicator import Comm, Watch
+from dnewton.comm.stop import Stopped
+from dnewton.solvers.interface import Saved, Start
+from dnewton.storage import tensors
+from dnewton.storage.tensors import Contents
 
 # What servers hold goes on, too, but they take in pushes in another order.
 WHOLE: dict[str, dict[str, Any]] = {
@@ -44,16 +44,16 @@ def through_a_file(one: OnCrew, two: OnCrew) -> Start:
     vectors = {"": one.solver.theta} | {f"{k}.": v for k, v in saved.vectors.items()}
     own = {f"{k}.": v for k, v in saved.own.items()}
     contents = Contents(vectors, {}, own, saved.shapes, saved.whole)
-    written = checkpoint.save(path, one.on.network, contents, workers, crew.replica, crew.layout.replicas)
+    written = tensors.save(path, one.on.network, contents, workers, crew.replica, crew.layout.replicas)
     mine = f"worker{crew.replica}."
-    prefixes = checkpoint.prefixes(path, two.on.network)
+    prefixes = tensors.prefixes(path, two.on.network)
     assert len(prefixes) == len(vectors) + len(own) * crew.layout.replicas
-    read = {p: put(checkpoint.load(path, two.on.network, "float64", p)) for p in prefixes}
+    read = {p: put(tensors.load(path, two.on.network, "float64", p)) for p in prefixes}
     return Start(read[""], one.solver.iteration, Saved(
         {p[:-1]: v for p, v in read.items() if p and not p.startswith("worker")},
         {p.removeprefix(mine)[:-1]: v for p, v in read.items() if p.startswith(mine)},
         saved.values,
-        whole=checkpoint.Tensors(path, written.checksums),
+        whole=tensors.Tensors(path, written.checksums),
     ), one.solver.position or 0)  # fmt: skip
 
 

@@ -12,11 +12,11 @@ from crews import OnCrew, crewed, section
 from places import same
 from problems import MLP, Problem, relative
 
-from dnewton.arrays import copy
-from dnewton.comm import Comm
+from dnewton.arrays.namespace import copy
+from dnewton.comm.communicator import Comm
 from dnewton.errors import UserError
-from dnewton.solvers.server import EPSILON, PULL, STOP, Server, Shard, hand_out, slice_of, take_in
-from dnewton.solvers.solver import Start, Step
+from dnewton.solvers.baselines.parameter_server import EPSILON, PULL, STOP, Server, Shard, hand_out, slice_of, take_in
+from dnewton.solvers.interface import Start, Step
 
 pytestmark = pytest.mark.mpi
 served = pytest.mark.mpi(min_size=2)  # a server and a worker

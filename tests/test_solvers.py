@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from places import host, same
 from problems import Problem, relative
 
-from dnewton.arrays import copy
-from dnewton.comm import Comm
-from dnewton.draws import Cycle
-from dnewton.layout import cut
-from dnewton.solvers import krylov
-from dnewton.solvers.epochs import learning_rate
-from dnewton.solvers.hessian_free import SUBSAMPLE, HessianFree
-from dnewton.solvers.rank_m import RankM, coefficients
-from dnewton.solvers.solver import Saved, Start
+from dnewton.arrays.namespace import copy
+from dnewton.comm.communicator import Comm
+from dnewton.data.sampling import Cycle
+from dnewton.grid import cut
+from dnewton.solvers.baselines import krylov
+from dnewton.solvers.baselines.epoch_loop import learning_rate
+from dnewton.solvers.baselines.hessian_free import SUBSAMPLE, HessianFree
+from dnewton.solvers.baselines.rank_m import RankM, coefficients
+from dnewton.solvers.interface import Saved, Start
 
 pytestmark = pytest.mark.mpi
 

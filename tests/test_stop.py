@@ -19,9 +19,9 @@ from jobs import command, environment, launcher, ranks_of, start, until
 from places import ARRAYS
 from safetensors.numpy import load_file
 
-from dnewton import launch
-from dnewton.comm import Comm
-from dnewton.vigil import Vigil
+from dnewton.cli import launch
+from dnewton.comm.communicator import Comm
+from dnewton.comm.stop import Vigil
 
 pytestmark = [
     pytest.mark.serial,

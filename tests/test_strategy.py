@@ -17,21 +17,22 @@ from places import put
 from problems import MLP, OnRanks, Problem, flat, lay_out, relative
 from test_ways import LAMBDA, NETS, dense_pieces, setting
 
-from dnewton import calibration, config_text, forecast, planner, strategy
-from dnewton.arrays import zeros
-from dnewton.comm import Comm
-from dnewton.config import Config
-from dnewton.config_newton import SolverSection
-from dnewton.curvature import costs
+from dnewton.arrays.namespace import zeros
+from dnewton.comm.communicator import Comm
+from dnewton.config import parse
+from dnewton.config.newton import SolverSection
+from dnewton.config.schema import Config
 from dnewton.curvature.jacobian import Unit, units
-from dnewton.curvature.rates import Rates
-from dnewton.device import Device
 from dnewton.errors import UserError
-from dnewton.layout import grids
-from dnewton.netplan import infer_shapes
-from dnewton.solvers import early_stop, exact, subproblem, ways
-from dnewton.solvers.newton import State
-from dnewton.solvers.subproblem import PlainCG
+from dnewton.grid import grids
+from dnewton.hardware import calibration
+from dnewton.hardware.device import Device
+from dnewton.hardware.rates import Rates
+from dnewton.planning import costs, curvature_plan, grid_search, traffic_forecast
+from dnewton.planning.net_plan import infer_shapes
+from dnewton.solvers.newton import cg, direct, early_termination, local_solver
+from dnewton.solvers.newton.cg import PlainCG
+from dnewton.solvers.newton.newton import State
 
 
 def whole_matrix(problem: Problem) -> np.ndarray:
@@ -75,11 +76,11 @@ def test_diagonal_systems_by_passes(comm: Comm, net: str, per_layer: bool) -> No
     def multiply(v: np.ndarray, unit: Unit) -> np.ndarray:
         return model.joint_product(v, unit, LAMBDA, on.comm)
 
-    def solve(fraction: float, limit: int = 500) -> subproblem.Solution:
+    def solve(fraction: float, limit: int = 500) -> cg.Solution:
         systems = [PlainCG(multiply, grad, unit, 1e-12) for unit in mine]
         nothing = zeros(grad.shape, grad)
         idle = lambda unit: (multiply(nothing, unit), None)[1]  # noqa: E731
-        return subproblem.solve_jointly(systems, idle, grad, limit, fraction, on.comm)
+        return cg.solve_jointly(systems, idle, grad, limit, fraction, on.comm)
 
     assert relative(flat(on.whole(solve(math.inf).d)), dense_pieces(problem, on, per_layer)) < 1e-8
     assert solve(math.inf, limit=3).iterations <= 3
@@ -131,8 +132,8 @@ def test_normal_matrices(comm: Comm, net: str, per_layer: bool, way: str) -> Non
     model = on.normal(mine, chunk=4)
     before = comm.ledger["cg"].bytes
     with on.comm.phase("cg"):
-        systems = [ways.make([(way, 0)], model, grad, unit, LAMBDA, 1e-11) for unit in mine]
-        found = subproblem.solve(systems, grad, 1000, early_stop.NeverStop())
+        systems = [local_solver.make([(way, 0)], model, grad, unit, LAMBDA, 1e-11) for unit in mine]
+        found = cg.solve(systems, grad, 1000, early_termination.NeverStop())
     assert on.comm.ledger["cg"].bytes == before  # no message
     assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, per_layer)) < 1e-8
 
@@ -204,9 +205,9 @@ def test_several_lambda_share_the_matrix(comm: Comm, monkeypatch: pytest.MonkeyP
     model = on.model()
     model.kept = {}
     (unit,) = units(on.network.blocks, per_layer=False)
-    first = [solve(model, grad, unit, 1.0) for solve in (exact.dual,)]
+    first = [solve(model, grad, unit, 1.0) for solve in (direct.dual,)]
     monkeypatch.setattr(model.jacobian, "gram", lambda unit: pytest.fail("made twice"))
-    again = [solve(model, grad, unit, value) for value in (0.1, 1.0) for solve in (exact.dual,)]
+    again = [solve(model, grad, unit, value) for value in (0.1, 1.0) for solve in (direct.dual,)]
     if grad.size:
         assert relative(again[1], first[0]) < 1e-13 and relative(again[0], first[0]) > 1e-3
 
@@ -238,11 +239,11 @@ def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str,
             step = solver.step()
             change = {n: t.bytes - before.get(n, 0) for n, t in on.comm.ledger.phases.items()}
             cg = int(comm.extremes(float(step.cg))[1])
-            did = forecast.Iteration(
+            did = traffic_forecast.Iteration(
                 12, solver._strategy.chunks(12, 6), trials=step.trials, columns=1 + (iteration > 0), itemsize=8,
                 full_cg=cg if curvature == "full" else 0, how=jacobian, joint_cg=cg, two_level=combined == "two_level",
             )  # fmt: skip
-            expected = forecast.iteration_bytes(on.plan, did)
+            expected = traffic_forecast.iteration_bytes(on.plan, did)
             if jacobian == "normal":
                 expected["cg"] = 0
             for phase in ("function", "gradient", "jacobian", "cg", "combine"):
@@ -256,13 +257,13 @@ def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str,
 def decided(
     layers: list[object], shape: list[int], samples: int, subsample: int, ranks: int = 1, memory: float = math.inf,
     loss: str = "squared", batch: int = 1024, **options: object,
-) -> strategy.Strategy:  # fmt: skip
+) -> curvature_plan.Strategy:  # fmt: skip
     config = Config.model_validate(
         {"net": {"input": shape, "loss": loss, "layers": layers}, "solver": {"batch_size": batch, **options}}
     )
     shapes = infer_shapes(config.net)
-    work = planner.Workload(samples, subsample, shapes[-1].out_shape[0], batch)
-    return strategy.decide(planner.choose(shapes, ranks, work), work, config.solver, memory=memory)
+    work = grid_search.Workload(samples, subsample, shapes[-1].out_shape[0], batch)
+    return curvature_plan.decide(grid_search.choose(shapes, ranks, work), work, config.solver, memory=memory)
 
 
 def net(*widths: int) -> list[object]:
@@ -293,12 +294,12 @@ def test_the_cheapest_representation() -> None:
     assert decided(net(1000, 10), [784], 9000, 1000).held["layers.0"] == "factored"
     slow_memory, fast = Rates(1e13, 1e10), Rates(1e9, 1e12)
     (block, _) = costs.blocks_of(
-        planner.choose(
+        grid_search.choose(
             infer_shapes(
                 Config.model_validate({"net": {"input": [1, 28, 28], "loss": "squared", "layers": image}}).net
             ),
             1,
-            planner.Workload(100, 100, 10),
+            grid_search.Workload(100, 100, 10),
         )
     )
     assert costs.cheapest(block, 100, 10, 4, fast) == "dense"
@@ -366,7 +367,7 @@ def test_no_plan_exceeds_its_memory(
 def test_what_does_not_go_together(options: dict[str, object], message: str) -> None:
     text = json.dumps({"net": {"input": [2], "loss": "squared", "layers": net(2)}, "solver": options})
     with pytest.raises(UserError, match=message):
-        config_text.load(text, "net.yaml", [])
+        parse.load(text, "net.yaml", [])
 
 
 # --- rates ------------------------------------------------------------------------------------------------------------
@@ -377,7 +378,7 @@ def test_rates_are_measured_once(comm: Comm, tmp_path: Path, monkeypatch: pytest
     alone = comm.split(comm.rank)
     alone.least_cores = 1.0
     text = json.dumps({"net": {"input": [2], "loss": "squared", "layers": net(2)}})
-    config = config_text.load(text, "net.yaml", [])
+    config = parse.load(text, "net.yaml", [])
     first, note = calibration.rates(config, alone, Device())
     assert "measured now" in note and first.flops > 1e8 and first.bandwidth > 1e8
     monkeypatch.setattr(calibration, "measure", lambda dtype, device: pytest.fail("measured twice"))

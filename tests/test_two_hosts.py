@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dnewton import yaml_io
+from dnewton.config import strict_yaml
 
 pytestmark = pytest.mark.serial
 
@@ -64,7 +64,7 @@ def test_two_hosts_train_as_one(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(500, 64))
     np.savez(tmp_path / "data.npz", x=x, y=np.argmax(x @ rng.normal(size=(64, 10)), axis=1))
-    (tmp_path / "net.yaml").write_text(yaml_io.dump(NET))
+    (tmp_path / "net.yaml").write_text(strict_yaml.dump(NET))
     train = ["mpirun", "-np", "4", sys.executable, "-m", "dnewton.train", "--net", "net.yaml", "--out"]
     two = run(tmp_path, "bash", str(SCRIPT), *train, "two")
     run(tmp_path, *train, "one")

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from dnewton import vigil as module
-from dnewton.comm import Comm
+from dnewton.cli.launch import check_launcher
+from dnewton.comm import stop as module
+from dnewton.comm.communicator import Comm
+from dnewton.comm.stop import CHECKPOINT, TIME_LIMIT, Stopped, Unanswered, Vigil
 from dnewton.errors import UserError
-from dnewton.launch import check_launcher
-from dnewton.vigil import CHECKPOINT, TIME_LIMIT, Stopped, Unanswered, Vigil
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ from places import host, put
 from problems import CNN, MLP, OnRanks, Problem, lay_out, local_cg, with_outputs
 from test_newton import flat, own_blocks, relative, run
 
-from dnewton import forecast
-from dnewton.comm import Comm
+from dnewton.comm.communicator import Comm
 from dnewton.curvature.jacobian import units
-from dnewton.curvature.losses import LOSSES
-from dnewton.solvers import combine, early_stop, exact, precondition, subproblem, ways
-from dnewton.solvers.exact import Exact
-from dnewton.solvers.gram_cg import GramCG
-from dnewton.solvers.subproblem import PlainCG, System
+from dnewton.model.losses.losses import LOSSES
+from dnewton.planning import traffic_forecast
+from dnewton.solvers.newton import cg, combine, direct, early_termination, local_solver, preconditioners
+from dnewton.solvers.newton.cg import PlainCG, System
+from dnewton.solvers.newton.direct import Exact
+from dnewton.solvers.newton.gram_cg import GramCG
 
 NETS = {"mlp": ((5,), MLP), "cnn": ((2, 7, 6), CNN)}
 LAMBDA = 0.2
@@ -72,7 +72,7 @@ def test_every_way_equals_a_dense_solve(
     before = comm.ledger["cg"].bytes
     with on.comm.phase("cg"):
         mine = units(on.network.blocks, per_layer)
-        found = subproblem.solve([system(u) for u in mine], grad, 1000, early_stop.NeverStop())
+        found = cg.solve([system(u) for u in mine], grad, 1000, early_termination.NeverStop())
     assert on.comm.ledger["cg"].bytes == before  # no message
     limit = 1e-4 if way == "gram" else 1e-8
     assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, per_layer)) < limit
@@ -91,8 +91,8 @@ def test_gram_coordinates_take_the_same_steps(comm: Comm, net: str, parts: int) 
     for steps in (1, 2, 5):
         plain = PlainCG(lambda v, u: model.block_product(v, u, LAMBDA), grad, unit, 1e-14)
         gram = GramCG(model, grad, unit, LAMBDA, 1e-14)
-        a = subproblem.solve([plain], grad, steps, early_stop.NeverStop())
-        b = subproblem.solve([gram], grad, steps, early_stop.NeverStop())
+        a = cg.solve([plain], grad, steps, early_termination.NeverStop())
+        b = cg.solve([gram], grad, steps, early_termination.NeverStop())
         if a.d.size:
             assert relative(b.d, a.d) < 1e-9
 
@@ -107,10 +107,10 @@ def test_changing_over_to_gram_coordinates_keeps_the_path(
     model = on.model(representation=representation)
     (unit,) = units(on.network.blocks, per_layer=False)
     for steps in (1, 2, 3, 5, 7):
-        plain = ways.make([("plain", 0)], model, grad, unit, LAMBDA, 1e-14)
-        later = ways.make([("plain", 0), ("gram", delay)], model, grad, unit, LAMBDA, 1e-14)
-        a = subproblem.solve([plain], grad, steps, early_stop.NeverStop())
-        b = subproblem.solve([later], grad, steps, early_stop.NeverStop())
+        plain = local_solver.make([("plain", 0)], model, grad, unit, LAMBDA, 1e-14)
+        later = local_solver.make([("plain", 0), ("gram", delay)], model, grad, unit, LAMBDA, 1e-14)
+        a = cg.solve([plain], grad, steps, early_termination.NeverStop())
+        b = cg.solve([later], grad, steps, early_termination.NeverStop())
         if a.d.size:
             assert relative(b.d, a.d) < 1e-9 and a.iterations == b.iterations
 
@@ -125,8 +125,8 @@ def test_nothing_keeps_the_jacobian_alive(comm: Comm, way: str, delay: int) -> N
     gc.disable()
     try:
         stages = [("plain", 0), (way, delay)] if delay and way != "plain" else [(way, 0)]
-        systems = [ways.make(stages, model, grad, u, LAMBDA, 1e-3) for u in units(on.network.blocks, False)]
-        subproblem.solve(systems, grad, 9, early_stop.NeverStop())
+        systems = [local_solver.make(stages, model, grad, u, LAMBDA, 1e-3) for u in units(on.network.blocks, False)]
+        cg.solve(systems, grad, 9, early_termination.NeverStop())
         del systems, model
         assert alive() is None
     finally:
@@ -138,8 +138,8 @@ def test_nothing_keeps_the_jacobian_alive(comm: Comm, way: str, delay: int) -> N
 def test_changing_over_solves_the_same_system(comm: Comm, net: str, way: str) -> None:
     problem, on, grad = setting(comm, net, "squared")
     model, mine = on.model(), units(on.network.blocks, per_layer=True)
-    systems = [ways.make([("plain", 0), (way, 2), ("dual", 30)], model, grad, unit, LAMBDA, 1e-6) for unit in mine]
-    found = subproblem.solve(systems, grad, 2000, early_stop.NeverStop())
+    systems = [local_solver.make([("plain", 0), (way, 2), ("dual", 30)], model, grad, unit, LAMBDA, 1e-6) for unit in mine]
+    found = cg.solve(systems, grad, 2000, early_termination.NeverStop())
     assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, True)) < 1e-4
 
 
@@ -149,13 +149,13 @@ def test_the_whole_system_exactly(comm: Comm, net: str, loss: str) -> None:
     """`curvature: full` with `subproblem: exact`: the undiagonalised direction from one sum of a Gram matrix."""
     problem, on, grad = setting(comm, net, loss)
     (unit,) = units(on.network.blocks, per_layer=False)
-    d = exact.dual(on.model(), grad, unit, LAMBDA, on.comm)
+    d = direct.dual(on.model(), grad, unit, LAMBDA, on.comm)
     assert d is not None
     g = oracle.gauss_newton_matrix(problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples)
     gradient = flat(oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C))
     expected = np.linalg.solve(g + LAMBDA * np.eye(len(g)), -gradient)
     assert relative(flat(on.whole(d)), expected) < 1e-8
-    in_parts = exact.dual(on.model(parts=3), grad, unit, LAMBDA, on.comm)
+    in_parts = direct.dual(on.model(parts=3), grad, unit, LAMBDA, on.comm)
     assert relative(in_parts, d) < 1e-8
 
 
@@ -174,11 +174,11 @@ def test_a_start_is_improved(comm: Comm) -> None:
     model = on.model()
     (unit,) = units(on.network.blocks, per_layer=False)
     product = lambda v, u: model.block_product(v, u, LAMBDA)  # noqa: E731
-    solution = local_cg(product, grad, [unit], 1e-12, 500, early_stop.NeverStop()).d
+    solution = local_cg(product, grad, [unit], 1e-12, 500, early_termination.NeverStop()).d
     assert not PlainCG(product, grad, unit, 1e-6, solution).working
     rough = PlainCG(product, grad, unit, 1e-6, solution * 0.9)
     assert rough.working == bool(unit.size)
-    found = subproblem.solve([rough], grad, 500, early_stop.NeverStop())
+    found = cg.solve([rough], grad, 500, early_termination.NeverStop())
     if unit.size:
         assert relative(found.d, solution) < 1e-4
 
@@ -213,10 +213,10 @@ def test_two_levels_are_the_best_in_their_span(comm: Comm, net: str, has_previou
     expected = basis @ c
     assert relative(flat(on.whole(found.p)), expected) < 1e-9
     assert found.slope == pytest.approx(gw @ expected) and found.curvature == pytest.approx(expected @ dense @ expected)
-    did = forecast.Iteration(
+    did = traffic_forecast.Iteration(
         problem.samples, (problem.samples,), columns=1 + has_previous, two_level=True, itemsize=8
     )  # fmt: skip
-    assert sent == forecast.iteration_bytes(on.plan, did)["combine"]
+    assert sent == traffic_forecast.iteration_bytes(on.plan, did)["combine"]
     one = combine.combine(model, unit, g, d, previous if has_previous else None, 0.5, on.comm)
 
     def value(p: np.ndarray) -> float:
@@ -239,9 +239,9 @@ def test_preconditioners_do_not_change_the_solution(comm: Comm, net: str, repres
     model = on.model(representation=representation)
     (unit,) = units(on.network.blocks, per_layer=False)
     product = lambda v, u: model.block_product(v, u, LAMBDA)  # noqa: E731
-    preconditioner = precondition.make(name, model, unit, LAMBDA)  # type: ignore[arg-type]
+    preconditioner = preconditioners.make(name, model, unit, LAMBDA)  # type: ignore[arg-type]
     system = PlainCG(product, grad, unit, 1e-12, preconditioner=preconditioner)
-    found = subproblem.solve([system], grad, 2000, early_stop.NeverStop())
+    found = cg.solve([system], grad, 2000, early_termination.NeverStop())
     assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, False)) < 1e-8
     if name == "diagonal" and representation == "dense" and unit.size:
         rows = model.jacobian.rows(unit, slice(None))

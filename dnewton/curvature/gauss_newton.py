@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from dnewton.arrays import Array, dot, namespace
-from dnewton.comm import Comm
+from dnewton.arrays.namespace import Array, dot, namespace
+from dnewton.comm.communicator import Comm
 from dnewton.curvature.jacobian import Jacobian, Unit
-from dnewton.curvature.losses import Loss
+from dnewton.model.losses.losses import Loss
 
 
 class Bend:

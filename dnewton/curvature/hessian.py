@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dnewton.arrays import Array, namespace
-from dnewton.cotangent import Cotangent
-from dnewton.curvature.losses import Loss
-from dnewton.layers.activation import ACTIVATIONS
-from dnewton.layers.linear import Linear
-from dnewton.network import Block, Network, Pushed, Tape
+from dnewton.arrays.namespace import Array, namespace
+from dnewton.model.cotangent import Cotangent
+from dnewton.model.layers.activation import ACTIVATIONS
+from dnewton.model.layers.linear import Linear
+from dnewton.model.losses.losses import Loss
+from dnewton.model.network import Block, Network, Pushed, Tape
 
 
 class Hessian:

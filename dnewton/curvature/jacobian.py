@@ -12,16 +12,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dnewton.arrays import Array, block_bytes, empty, identity, itemsize, namespace, ones, sample_blocks, zeros
-from dnewton.cotangent import Cotangent
-from dnewton.curvature.blocks import BlockJacobian, Factored, Rows
-from dnewton.curvature.costs import CACHE
-from dnewton.curvature.held import Held
-from dnewton.curvature.sensitivity import PerSample, Pooled, Selection, Sensitivity, Shared
-from dnewton.layers.linear import Conv, Linear
-from dnewton.layers.pool import Winners
-from dnewton.netplan import NetPlan
-from dnewton.network import Block, Network, Tape
+from dnewton.arrays.namespace import (
+    Array,
+    block_bytes,
+    empty,
+    identity,
+    itemsize,
+    namespace,
+    ones,
+    sample_blocks,
+    zeros,
+)
+from dnewton.curvature.block_jacobian import BlockJacobian, Factored, Rows
+from dnewton.curvature.output_jacobian import PerSample, Pooled, Selection, Sensitivity, Shared
+from dnewton.curvature.sample_store import Held
+from dnewton.grid import ceil_div, even_slices
+from dnewton.model.cotangent import Cotangent
+from dnewton.model.layers.linear import Conv, Linear
+from dnewton.model.layers.pool import Winners
+from dnewton.model.network import Block, Network, Tape
+from dnewton.planning.costs import CACHE
+from dnewton.planning.net_plan import NetPlan
 
 Representation = Literal["factored", "dense"]
 
@@ -142,7 +153,8 @@ def build(
     building: dict[int, _Building] = {}
     start = 0
     for tape in tapes:
-        for part in in_chunks(int(tape.z.shape[0]), chunk):
+        n = int(tape.z.shape[0])
+        for part in even_slices(n, ceil_div(n, chunk)):
             network.comm.vigil.point()
             here = slice(start + part.start, start + part.stop)
 
@@ -154,15 +166,9 @@ def build(
                 building[block.position].take(here, op, cot, z)
 
             network.backward(theta, tape.part(part), identity(outputs, theta)[None, ...], take)
-        start += int(tape.z.shape[0])
+        start += n
     done = [building[block.position].done() for block in network.blocks]
     return Jacobian(done, samples, outputs, all(b.sound for b in building.values()))
-
-
-def in_chunks(samples: int, chunk: int) -> list[slice]:
-    """Slices of about equal length over `samples`, none longer than `chunk`."""
-    parts = max(1, -(-samples // max(1, chunk)))
-    return [slice(j * samples // parts, (j + 1) * samples // parts) for j in range(parts)]
 
 
 class _Building:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dnewton.comm import Comm
+from dnewton.comm.communicator import Comm
 from dnewton.data.scaling import check_finite
 from dnewton.data.sources import Source, Values
 from dnewton.errors import UserError, one_line
-from dnewton.layout import cut
+from dnewton.grid import cut
 
 _CHUNK = 1 << 20  # bytes of an HDF5 chunk
 _GATHERED = 64 << 20  # bytes that are written at a time

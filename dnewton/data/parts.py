@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnewton.comm import Comm
-from dnewton.config import DataPart, DataSection
+from dnewton.comm.communicator import Comm
+from dnewton.config.schema import DataPart, DataSection
 from dnewton.data.readers import Opening, open_part
 from dnewton.data.samples import Samples, Window, check_shapes, load
 from dnewton.data.scaling import Scaling

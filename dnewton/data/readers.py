@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from dnewton.comm import Comm
-from dnewton.config import DataPart, FilePair
-from dnewton.data import hdf5, images, libsvm, tables, text
-from dnewton.data.array_files import open_npy, open_npz
-from dnewton.data.files import check_regular, guard, kind_of, open_bytes
+from dnewton.comm.communicator import Comm
+from dnewton.config.schema import DataPart, FilePair
+from dnewton.data.file_kinds import check_regular, guard, kind_of, open_bytes
+from dnewton.data.formats import hdf5, images, libsvm, tables, text
+from dnewton.data.formats.array_files import open_npy, open_npz
 from dnewton.data.sources import Source, Values, from_arrays, joined
 from dnewton.errors import UserError
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dnewton.arrays import Array, take, to_device
-from dnewton.comm import Comm
-from dnewton.data.files import BLOCK_BYTES
+from dnewton.arrays.namespace import Array, take, to_device
+from dnewton.comm.communicator import Comm
+from dnewton.data.file_kinds import BLOCK_BYTES
 from dnewton.data.scaling import Scaling, Statistics, check_finite
 from dnewton.data.sources import Source, Values, block_rows
 from dnewton.errors import UserError
-from dnewton.layout import Units
+from dnewton.grid import Units
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dnewton.arrays import Array, namespace, to_device
+from dnewton.arrays.namespace import Array, namespace, to_device
 from dnewton.data.scaling import at, check_finite, spread_of
 from dnewton.data.sources import Origin, Values
 from dnewton.errors import UserError

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dnewton import budget
-from dnewton.budget import Budget
-from dnewton.config_newton import SolverSection
-from dnewton.config_solvers import (
+from dnewton.config.baselines import (
     AdamSection,
     AnySolver,
     AveragingSection,
@@ -19,27 +16,30 @@ from dnewton.config_solvers import (
     ServedSection,
     SGDSection,
 )
-from dnewton.crew import Crew, Layout
-from dnewton.draws import subsample_size
+from dnewton.config.newton import SolverSection
+from dnewton.data.sampling import subsample_size
 from dnewton.errors import UserError
-from dnewton.netplan import NetPlan
-from dnewton.network import blocks_of
-from dnewton.objective import Objective
-from dnewton.planner import Workload
-from dnewton.solvers import kfac_plan
-from dnewton.solvers.averaging import Averaging
-from dnewton.solvers.elastic import Elastic
-from dnewton.solvers.entropy import Entropy
-from dnewton.solvers.first_order import SGD, Adam
-from dnewton.solvers.hessian_free import HessianFree
-from dnewton.solvers.kfac import KFAC
-from dnewton.solvers.newton import Newton
-from dnewton.solvers.newton_replicas import ReplicaComm, ReplicatedNewton, SharedObjective
-from dnewton.solvers.rank_m import RankM
-from dnewton.solvers.served import AsyncElastic, DelayCompensated, Downpour
-from dnewton.solvers.solver import Solver
-from dnewton.solvers.workers import Workers
-from dnewton.strategy import Strategy
+from dnewton.model.network import blocks_of
+from dnewton.model.objective import Objective
+from dnewton.planning import memory as memory_plan
+from dnewton.planning.curvature_plan import Strategy
+from dnewton.planning.grid_search import Workload
+from dnewton.planning.memory import Budget
+from dnewton.planning.net_plan import NetPlan
+from dnewton.planning.replicas import Crew, Layout
+from dnewton.solvers.baselines import kfac_assignment
+from dnewton.solvers.baselines.async_workers import AsyncElastic, DelayCompensated, Downpour
+from dnewton.solvers.baselines.averaging import Averaging
+from dnewton.solvers.baselines.elastic import Elastic
+from dnewton.solvers.baselines.entropy_sgd import Entropy
+from dnewton.solvers.baselines.first_order import SGD, Adam
+from dnewton.solvers.baselines.hessian_free import HessianFree
+from dnewton.solvers.baselines.kfac import KFAC
+from dnewton.solvers.baselines.rank_m import RankM
+from dnewton.solvers.baselines.workers import Workers
+from dnewton.solvers.interface import Solver
+from dnewton.solvers.newton.newton import Newton
+from dnewton.solvers.newton.replicated import ReplicaComm, ReplicatedNewton, SharedObjective
 
 # Vectors of the length of θ that a solver holds: gradients, copies, messages and the best model included.
 VECTORS = {"sgd": 7, "adam": 9, "adamw": 9, "entropy_sgd": 15, "parle": 15, "rank_m": 21}
@@ -53,16 +53,16 @@ def budget_for(
     if isinstance(options, ServedSection) and options.servers:
         _check_servers(options, plan, work, layout, memory, process, source)
     if isinstance(options, KFACSection):
-        sizes = kfac_plan.layer_sizes(plan)
-        place = kfac_plan.place(
+        sizes = kfac_assignment.layer_sizes(plan)
+        place = kfac_assignment.place(
             sizes, layout.replicas, layout.model_ranks, options.name, options.assignment,
             options.grad_worker_fraction, source,
         )  # fmt: skip
         ranks = [(w, m) for w in range(layout.replicas) for m in range(layout.model_ranks)]
-        extra = 2.0 * work.itemsize * max(kfac_plan.held_numbers(sizes, place, options.name, *at) for at in ranks)
+        extra = 2.0 * work.itemsize * max(kfac_assignment.held_numbers(sizes, place, options.name, *at) for at in ranks)
     if isinstance(options, HessianFreeSection):
         kept = -(-subsample_size(options.subsample, work.samples) // layout.replicas)
-    return budget.fit(
+    return memory_plan.fit(
         plan, work, vectors=VECTORS.get(options.name, 12), batch=options.batch_size, step=batch, kept=kept, extra=extra,
         memory=memory, process=process, source=source,
     )  # fmt: skip

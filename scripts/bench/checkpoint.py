@@ -24,13 +24,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dnewton import checkpoint, planner
-from dnewton.checkpoint import Contents
-from dnewton.comm import MPI, Comm
-from dnewton.config import Config
-from dnewton.netplan import infer_shapes
-from dnewton.network import Network
-from dnewton.planner import Workload
+from dnewton.comm.communicator import MPI, Comm
+from dnewton.config.schema import Config
+from dnewton.model.network import Network
+from dnewton.planning import grid_search
+from dnewton.planning.grid_search import Workload
+from dnewton.planning.net_plan import infer_shapes
+from dnewton.storage import tensors
+from dnewton.storage.tensors import Contents
 
 WIDTHS = (6000, 4000, 500)
 
@@ -44,7 +45,7 @@ def main() -> None:
     layers = [{"dense": {"units": n}} for n in WIDTHS]
     config = Config.model_validate({"net": {"input": [4000], "loss": "squared", "layers": layers}})
     shapes = infer_shapes(config.net, "net")
-    plan = planner.choose(shapes, comm.size, Workload(1000, 100, WIDTHS[-1]))
+    plan = grid_search.choose(shapes, comm.size, Workload(1000, 100, WIDTHS[-1]))
     network = Network(plan, comm.on_grid(plan.grid))
     draw = np.random.default_rng(comm.rank)
     vectors = {name: draw.standard_normal(network.size, dtype=np.float32) for name in ("", "previous.")}
@@ -53,7 +54,7 @@ def main() -> None:
         folder.mkdir()
     comm.barrier()
     whole = str(folder / "state.safetensors")
-    total = checkpoint.size(network, contents, 1)
+    total = tensors.size(network, contents, 1)
     known: dict[str, int] = {}
 
     def disk() -> None:
@@ -66,7 +67,7 @@ def main() -> None:
                 os.fsync(file.fileno())
 
     def rows() -> None:
-        known.update(checkpoint.save(whole, network, contents, comm).checksums)
+        known.update(tensors.save(whole, network, contents, comm).checksums)
 
     def collective() -> None:
         places, blocks = [], []
@@ -99,7 +100,7 @@ def main() -> None:
     def read() -> None:
         sums: dict[str, int] = {}
         for name in vectors:
-            checkpoint.load(whole, network, "float32", name, sums)
+            tensors.load(whole, network, "float32", name, sums)
         found = comm.sum(np.array([sums.get(name, 0) for name in sorted(known)], dtype=np.uint64))
         assert [int(n) for n in found] == [known[name] for name in sorted(known)]
 

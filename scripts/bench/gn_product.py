@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from sides import NETS, Ours, Theirs, add_devices, interleaved, opened, threads, torch_cg, write
 
-from dnewton import calibration
-from dnewton.arrays import ones
-from dnewton.comm import Comm
+from dnewton.arrays.namespace import ones
+from dnewton.comm.communicator import Comm
 from dnewton.curvature import jacobian
-from dnewton.curvature.rates import Rates
-from dnewton.device import HOST, Device
-from dnewton.solvers.gram_cg import GramCG
+from dnewton.hardware import calibration
+from dnewton.hardware.device import HOST, Device
+from dnewton.hardware.rates import Rates
+from dnewton.solvers.newton.gram_cg import GramCG
 
 TOLERANCE = 0.1
 

@@ -35,14 +35,15 @@ from iteration import PHASES, exact_phases
 from newton_sides import TheirNewton, first_state, our_newton, planned, release, torch_peak
 from sides import NETS, Ours, Theirs, add_devices, dense, interleaved, opened, threads, write
 
-from dnewton import arrays, calibration
-from dnewton.arrays import to_host
-from dnewton.comm import Comm
-from dnewton.config_newton import SolverSection
-from dnewton.curvature import costs
-from dnewton.curvature.rates import Rates
-from dnewton.device import HOST, Device
-from dnewton.strategy import Strategy
+from dnewton.arrays import namespace
+from dnewton.arrays.namespace import to_host
+from dnewton.comm.communicator import Comm
+from dnewton.config.newton import SolverSection
+from dnewton.hardware import calibration
+from dnewton.hardware.device import HOST, Device
+from dnewton.hardware.rates import Rates
+from dnewton.planning import costs
+from dnewton.planning.curvature_plan import Strategy
 
 Net = tuple[list[int], list[Any], int]
 CNN = "CNN 5x5-32, 3x3-64, 3x3-64"
@@ -289,7 +290,7 @@ def versions(device: Device, torch_device: str) -> dict[str, str]:
     found = {"device": device.name, "torch": torch.__version__, "torch CUDA": str(torch.version.cuda)}
     found["torch device"] = torch.cuda.get_device_name() if torch_device == "cuda" else "cpu"
     if not device.is_host:
-        cupy = arrays.cuda()
+        cupy = namespace.cuda()
         runtime = cupy.cuda.runtime
         found |= {"CuPy": cupy.__version__, "CuPy's CUDA": str(runtime.runtimeGetVersion()),
                   "driver's CUDA": str(runtime.driverGetVersion())}  # fmt: skip

@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 from sides import NETS, Ours, write
 
-from dnewton.assemble import Job, assemble
-from dnewton.comm import Comm
-from dnewton.config_text import load
+from dnewton.comm.communicator import Comm
+from dnewton.config.parse import load
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.resume import initial_state
-from dnewton.rundir import RunDirectory
-from dnewton.settings import read
-from dnewton.solvers import early_stop, subproblem
-from dnewton.trainer import Trainer
+from dnewton.solvers.newton import cg, early_termination
+from dnewton.storage.run_directory import RunDirectory
+from dnewton.training.checkpoint_reader import initial_state
+from dnewton.training.job import Job, assemble
+from dnewton.training.load_config import read
+from dnewton.training.trainer import Trainer
 
 TOLERANCE = 1e-3
 
@@ -57,8 +57,8 @@ def directions(name: str, comm: Comm, damping: float) -> list[dict[str, Any]]:
         def product(v: Any, unit: jacobian.Unit, model: GaussNewton = model) -> Any:
             return model.block_product(v, unit, damping)
 
-        system = subproblem.PlainCG(product, g, ours.unit, TOLERANCE)
-        found = subproblem.solve([system], g, 1000, early_stop.NeverStop())
+        system = cg.PlainCG(product, g, ours.unit, TOLERANCE)
+        found = cg.solve([system], g, 1000, early_termination.NeverStop())
         d = found.d.astype(np.float64)
         curved = float(d @ reference.block_product(d, ours.unit, damping))
         decrease = float(g64 @ d) ** 2 / (2 * curved)  # of the best multiple

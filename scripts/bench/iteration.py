@@ -28,15 +28,16 @@ from typing import Any
 
 import numpy as np
 
-from dnewton import calibration, forecast, initial, machine
-from dnewton.assemble import Job, assemble
-from dnewton.comm import Comm
-from dnewton.config import Config
-from dnewton.curvature import costs
-from dnewton.device import Device
-from dnewton.launch import run
-from dnewton.solvers.newton import Newton, State
-from dnewton.solvers.solver import Step
+from dnewton.cli.launch import run
+from dnewton.comm.communicator import Comm
+from dnewton.config.schema import Config
+from dnewton.hardware import calibration, node
+from dnewton.hardware.device import Device
+from dnewton.model import init_weights
+from dnewton.planning import costs, traffic_forecast
+from dnewton.solvers.interface import Step
+from dnewton.solvers.newton.newton import Newton, State
+from dnewton.training.job import Job, assemble
 
 PHASES = ("function", "gradient", "jacobian", "cg", "combine")
 RELU = {"activation": "relu"}
@@ -111,7 +112,7 @@ def worker(comm: Comm, name: str, iterations: int, kind: str = "cpu", samples: i
     assert isinstance(solver, Newton)
     rate = calibration.measure("float32", device).flops
     exact_phases(comm, device)
-    solver.start(State(device.put(initial.weights(job.network, 0, "float32")), 1.0))
+    solver.start(State(device.put(init_weights.weights(job.network, 0, "float32")), 1.0))
     rows, moved = [], False
     for _ in range(iterations + 1):
         before = {p: comm.ledger[p].values() for p in PHASES}
@@ -123,17 +124,17 @@ def worker(comm: Comm, name: str, iterations: int, kind: str = "cpu", samples: i
         seconds = time.perf_counter() - begin
         after = {p: comm.ledger[p].values() for p in PHASES}
         counted = {p: int(comm.sum_scalars([after[p][1] - before[p][1]])[0]) for p in PHASES}
-        did = forecast.Iteration(
+        did = traffic_forecast.Iteration(
             count, job.strategy.chunks(count, s), trials=step.trials, columns=2 if moved else 1,
         )  # fmt: skip
         moved |= bool(step.step)
-        stated = forecast.iteration_bytes(job.plan, did)
+        stated = traffic_forecast.iteration_bytes(job.plan, did)
         rows.append({
             "seconds": seconds, "phases": {p: after[p][3] - before[p][3] for p in PHASES}, "cg": step.cg,
             "trials": step.trials, "accepted": bool(step.step), "bytes": counted,
             "forecast": {p: stated[p] for p in PHASES}, "operations": operations(job, step),
         })  # fmt: skip
-    peak = comm.extremes(float(machine.peak_rss_bytes() if device.is_host else device.peak_bytes()))[1]
+    peak = comm.extremes(float(node.peak_rss_bytes() if device.is_host else device.peak_bytes()))[1]
     solver.close()
     return {"net": name, "ranks": comm.size, "device": device.name, "rate": rate, "rows": rows,
             "ways": job.strategy.ways, "peak": peak, "planned_peak": job.strategy.peak,

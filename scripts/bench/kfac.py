@@ -20,13 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dnewton import planner, settings
-from dnewton.assemble import Job, assemble
-from dnewton.comm import Comm
-from dnewton.netplan import NetPlan, infer_shapes
-from dnewton.resume import initial_state
-from dnewton.solvers.kfac import KFAC
-from dnewton.solvers.kfac_plan import LayerSize, Volumes, held_numbers, layer_sizes, place, volumes
+from dnewton.comm.communicator import Comm
+from dnewton.planning import grid_search
+from dnewton.planning.net_plan import NetPlan, infer_shapes
+from dnewton.solvers.baselines.kfac import KFAC
+from dnewton.solvers.baselines.kfac_assignment import LayerSize, Volumes, held_numbers, layer_sizes, place, volumes
+from dnewton.training import load_config
+from dnewton.training.checkpoint_reader import initial_state
+from dnewton.training.job import Job, assemble
 
 VARIANTS: dict[str, tuple[str, float]] = {
     "d_kfac": ("d_kfac", 1.0), "d_kfac f=1/2": ("d_kfac", 0.5), "d_kfac f=1/P": ("d_kfac", 0.0),
@@ -62,14 +63,14 @@ def total(v: Volumes, gradient: bool = True) -> int:
 
 
 def jobs(net: str, batch: int, comm: Comm, device: str) -> dict[str, Job]:
-    text, folder = settings.read(net, comm)
+    text, folder = load_config.read(net, comm)
     made = {}
     for variant, (name, fraction) in VARIANTS.items():
         sets = [f"solver.name={name}", f"solver.batch={batch}", "solver.inverse_every=1", "parallel.grid=[1, 1]",
                 f"parallel.device={device}"]  # fmt: skip
         if name == "d_kfac":
             sets.append(f"solver.grad_worker_fraction={fraction or 1 / comm.size}")
-        job = assemble(settings.configure(text, folder, net, sets)[0], comm, net)
+        job = assemble(load_config.configure(text, folder, net, sets)[0], comm, net)
         assert isinstance(job, Job)
         job.solver.begin(initial_state(job, None))
         made[variant] = job
@@ -165,7 +166,7 @@ def main() -> None:
     comm, found = Comm.world(), []
     for net in args.nets:
         made = measure(net, args.batch, args.rounds, comm, args.device)
-        text, folder = settings.read(net, comm)
+        text, folder = load_config.read(net, comm)
         sizes = layer_sizes(_plan(text, folder, net))
         far = extrapolate(f"{net} by the formulas", sizes, 64)
         found += made + far
@@ -181,9 +182,9 @@ def main() -> None:
 
 
 def _plan(text: str, folder: str, net: str) -> NetPlan:
-    config, _ = settings.configure(text, folder, net, [])
+    config, _ = load_config.configure(text, folder, net, [])
     shapes = infer_shapes(config.net, net)
-    return planner.choose(shapes, 1, planner.Workload(1, 1, shapes[-1].out_shape[0]))
+    return grid_search.choose(shapes, 1, grid_search.Workload(1, 1, shapes[-1].out_shape[0]))
 
 
 if __name__ == "__main__":

@@ -10,31 +10,32 @@ import numpy as np
 import torch
 from sides import Ours, Theirs, inner, torch_cg
 
-from dnewton import arrays, planner, strategy
-from dnewton.assemble import DEVICE_SLACK, SHARE
-from dnewton.config_newton import SolverSection
-from dnewton.curvature.rates import Rates
+from dnewton.arrays import namespace
+from dnewton.config.newton import SolverSection
 from dnewton.data.samples import Samples
+from dnewton.data.sampling import Cycle, in_batches, run, subsample_size
 from dnewton.data.targets import Targets
-from dnewton.device import Device
-from dnewton.draws import Cycle, in_batches, run, subsample_size
-from dnewton.objective import Objective
+from dnewton.hardware.device import Device
+from dnewton.hardware.rates import Rates
+from dnewton.model.objective import Objective
+from dnewton.planning import curvature_plan, grid_search
 from dnewton.solvers import damping
-from dnewton.solvers.newton import MAX_TRIALS, SUBSAMPLE, Newton, State
+from dnewton.solvers.newton.newton import MAX_TRIALS, SUBSAMPLE, Newton, State
+from dnewton.training.job import DEVICE_SLACK, SHARE
 
 
-def planned(ours: Ours, options: SolverSection, rates: Rates) -> strategy.Strategy:
+def planned(ours: Ours, options: SolverSection, rates: Rates) -> curvature_plan.Strategy:
     """What a run on these samples would decide; on a GPU in half of the memory, as PyTorch is on it, too."""
     count, device = int(ours.y.shape[0]), ours.device
     size = subsample_size(options.subsample, count)
-    work = planner.Workload(count, size, ours.outputs, options.batch_size)
+    work = grid_search.Workload(count, size, ours.outputs, options.batch_size)
     if device.is_host:
-        return strategy.decide(ours.network.plan, work, options, rates=rates)
+        return curvature_plan.decide(ours.network.plan, work, options, rates=rates)
     memory = SHARE * device.free_bytes() / 2
-    return strategy.decide(ours.network.plan, work, options, memory=memory, process=DEVICE_SLACK, rates=rates)
+    return curvature_plan.decide(ours.network.plan, work, options, memory=memory, process=DEVICE_SLACK, rates=rates)
 
 
-def our_newton(ours: Ours, options: SolverSection, how: strategy.Strategy) -> Newton:
+def our_newton(ours: Ours, options: SolverSection, how: curvature_plan.Strategy) -> Newton:
     """The solver on these samples, ready to start."""
     k = ours.outputs
     classes = None if ours.config.net.loss == "squared" else np.arange(k)
@@ -47,7 +48,7 @@ def our_newton(ours: Ours, options: SolverSection, how: strategy.Strategy) -> Ne
 
 def first_state(ours: Ours, options: SolverSection) -> State:
     """θ as it was drawn, and the first λ."""
-    return State(arrays.copy(ours.theta), options.lambda_)
+    return State(namespace.copy(ours.theta), options.lambda_)
 
 
 class Taken(NamedTuple):

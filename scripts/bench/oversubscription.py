@@ -14,8 +14,8 @@ import time
 
 import numpy as np
 
-from dnewton import machine
-from dnewton.comm import Comm
+from dnewton.comm.communicator import Comm
+from dnewton.hardware import node
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     args = parser.parse_args()
     comm = Comm.world()
-    machine.limit_threads(comm.ranks_on_node, comm.cores)
+    node.limit_threads(comm.ranks_on_node, comm.cores)
     data, work = np.zeros(args.numbers, dtype=np.float32), np.ones((120, 120), dtype=np.float32)
     times: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(args.repeats):

@@ -39,10 +39,10 @@ def generate(path: Path, megabytes: float, density: float) -> None:
 def ours(path: str) -> None:
     import scipy.sparse  # noqa: F401 - on both sides libraries are imported before the clock starts
 
-    from dnewton.comm import Comm
+    from dnewton.comm.communicator import Comm
     from dnewton.data.readers import Opening, open_part
     from dnewton.data.samples import Window, load
-    from dnewton.layout import Units, cut
+    from dnewton.grid import Units, cut
 
     comm = Comm.world()
     comm.barrier()

@@ -15,9 +15,9 @@ import time
 
 import numpy as np
 
-from dnewton.arrays import eigh, symmetric_solve
-from dnewton.comm import Comm
-from dnewton.device import Device, open_device
+from dnewton.arrays.namespace import eigh, symmetric_solve
+from dnewton.comm.communicator import Comm
+from dnewton.hardware.device import Device, open_device
 
 
 def seconds(device: Device, work: object, *args: object) -> float:

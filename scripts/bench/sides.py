@@ -21,19 +21,20 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from dnewton import initial, planner, strategy
-from dnewton.arrays import to_host, zeros
-from dnewton.comm import Comm
-from dnewton.config import Config
-from dnewton.config_newton import SolverSection
+from dnewton.arrays.namespace import to_host, zeros
+from dnewton.comm.communicator import Comm
+from dnewton.config.newton import SolverSection
+from dnewton.config.schema import Config
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.losses import LOSSES
-from dnewton.curvature.rates import Rates
-from dnewton.device import HOST, Device, open_device
-from dnewton.netplan import infer_shapes
-from dnewton.network import Network
-from dnewton.solvers import early_stop, subproblem, ways
+from dnewton.hardware.device import HOST, Device, open_device
+from dnewton.hardware.rates import Rates
+from dnewton.model import init_weights
+from dnewton.model.losses.losses import LOSSES
+from dnewton.model.network import Network
+from dnewton.planning import curvature_plan, grid_search
+from dnewton.planning.net_plan import infer_shapes
+from dnewton.solvers.newton import cg, early_termination, local_solver
 
 RELU = {"activation": "relu"}
 
@@ -87,10 +88,10 @@ class Ours:
         self.config = Config.model_validate({"net": {"input": shape, "loss": loss, "layers": layers}})
         shapes = infer_shapes(self.config.net)
         self.outputs = shapes[-1].out_shape[0]
-        plan = planner.choose(shapes, 1, planner.Workload(samples, samples, self.outputs))
+        plan = grid_search.choose(shapes, 1, grid_search.Workload(samples, samples, self.outputs))
         self.comm, self.device = comm.on_grid(plan.grid), device
         self.network, self.loss = Network(plan, self.comm), LOSSES[loss]
-        self.theta = device.put(initial.weights(self.network, seed, "float32"))
+        self.theta = device.put(init_weights.weights(self.network, seed, "float32"))
         rng = np.random.default_rng(seed)
         self.images = rng.normal(size=(samples, *shape)).astype(np.float32)
         x = self.images if len(shape) == 1 else self.images.transpose(0, 2, 3, 1)
@@ -106,22 +107,22 @@ class Ours:
     def forward(self) -> Any:
         return self.network.forward(self.theta, self.x)
 
-    def strategy(self, rates: Rates, options: SolverSection | None = None) -> strategy.Strategy:
+    def strategy(self, rates: Rates, options: SolverSection | None = None) -> curvature_plan.Strategy:
         """What a run with these options would decide."""
         samples = int(self.y.shape[0])
-        work = planner.Workload(10 * samples, samples, self.outputs)
-        return strategy.decide(self.network.plan, work, options or SolverSection(), rates=rates)
+        work = grid_search.Workload(10 * samples, samples, self.outputs)
+        return curvature_plan.decide(self.network.plan, work, options or SolverSection(), rates=rates)
 
-    def model(self, tape: Any, how: strategy.Strategy) -> GaussNewton:
+    def model(self, tape: Any, how: curvature_plan.Strategy) -> GaussNewton:
         jac = jacobian.build(self.network, self.theta, [tape], how.held, how.chunk)
         return GaussNewton(jac, self.loss, tape.z, self.regulariser)
 
     def direction(
-        self, tape: Any, how: strategy.Strategy, g: Any, damping: float, tolerance: float
-    ) -> subproblem.Solution:
+        self, tape: Any, how: curvature_plan.Strategy, g: Any, damping: float, tolerance: float
+    ) -> cg.Solution:
         """The Jacobian, and the solve to the tolerance."""
-        system = ways.make(how.stages[0], self.model(tape, how), g, self.unit, damping, tolerance)
-        return subproblem.solve([system], g, 250, early_stop.NeverStop())
+        system = local_solver.make(how.stages[0], self.model(tape, how), g, self.unit, damping, tolerance)
+        return cg.solve([system], g, 250, early_termination.NeverStop())
 
     def gradient(self, tape: Any) -> Any:
         out = zeros(self.network.size, self.theta)

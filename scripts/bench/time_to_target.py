@@ -27,20 +27,22 @@ import numpy as np
 import torch
 from sides import add_devices, dense, opened, threads, wait, write
 
-from dnewton import calibration, initial, planner, strategy
-from dnewton.arrays import to_host
-from dnewton.assemble import assemble
-from dnewton.comm import Comm
-from dnewton.config import Config
-from dnewton.curvature.losses import LOSSES
+from dnewton.arrays.namespace import to_host
+from dnewton.comm.communicator import Comm
+from dnewton.config.schema import Config
 from dnewton.data.readers import read_bundled
 from dnewton.data.samples import Samples
-from dnewton.device import Device
-from dnewton.draws import subsample_size
-from dnewton.netplan import infer_shapes
-from dnewton.network import Network
-from dnewton.objective import Objective
-from dnewton.solvers.newton import Newton, State
+from dnewton.data.sampling import subsample_size
+from dnewton.hardware import calibration
+from dnewton.hardware.device import Device
+from dnewton.model import init_weights
+from dnewton.model.losses.losses import LOSSES
+from dnewton.model.network import Network
+from dnewton.model.objective import Objective
+from dnewton.planning import curvature_plan, grid_search
+from dnewton.planning.net_plan import infer_shapes
+from dnewton.solvers.newton.newton import Newton, State
+from dnewton.training.job import assemble
 
 RATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 OPTIONS: dict[str, dict[str, Any]] = {  # of the regression; the first changes nothing but the missing regulariser
@@ -101,10 +103,10 @@ class Task:
         config = Config.model_validate({"net": {"input": shape, "loss": loss, "layers": layers}})
         self.shapes = infer_shapes(config.net)
         outputs = self.shapes[-1].out_shape[0]
-        plan = planner.choose(self.shapes, 1, planner.Workload(len(train[0]), len(train[0]), outputs))
+        plan = grid_search.choose(self.shapes, 1, grid_search.Workload(len(train[0]), len(train[0]), outputs))
         self.comm = Comm.world().on_grid(plan.grid)
         self.network = Network(plan, self.comm)
-        self.theta = initial.weights(self.network, 0, dtype)  # on the host
+        self.theta = init_weights.weights(self.network, 0, dtype)  # on the host
         self.outputs = outputs
 
     def targets(self, y: Any) -> Any:
@@ -128,9 +130,9 @@ class Task:
         c = 0.0 if math.isinf(solver_options.C) else 1 / (solver_options.C * x.shape[0])
         size = subsample_size(solver_options.subsample, x.shape[0])
         item = np.dtype(self.dtype).itemsize
-        work = planner.Workload(x.shape[0], size, self.outputs, solver_options.batch_size, item)
+        work = grid_search.Workload(x.shape[0], size, self.outputs, solver_options.batch_size, item)
         rates = calibration.measure(self.dtype, self.device)
-        how = strategy.decide(self.network.plan, work, solver_options, rates=rates)
+        how = curvature_plan.decide(self.network.plan, work, solver_options, rates=rates)
         objective = Objective(
             self.network, self.comm, Samples(x, y), LOSSES[self.loss], self.score, c, how.batch, how.passes
         )

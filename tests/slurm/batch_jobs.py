@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dnewton import yaml_io
+from dnewton.config import strict_yaml
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts" / "slurm"
@@ -57,7 +57,7 @@ def write_problem(folder: Path) -> None:
         "solver": {"C": 1.0, "max_iterations": 6, "subsample": 0.5},
         "parallel": {"dtype": "float64"},
     }
-    (folder / "net.yaml").write_text(yaml_io.dump(values))
+    (folder / "net.yaml").write_text(strict_yaml.dump(values))
 
 
 class Job:

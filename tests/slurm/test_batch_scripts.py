@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from batch_jobs import OPEN_MPI, ROOT, SCRIPTS, Job, command, environment, write_problem
 
-from dnewton import yaml_io
+from dnewton.config import strict_yaml
 
 Submit = Callable[..., Job]
 TWO_BY_TWO = ("-N2", "--ntasks-per-node=2")
@@ -79,7 +79,7 @@ def test_sweep(submit: Submit) -> None:
     job.wait_end()
     for task, solver, key, value in [(1, "newton", "seed", 1), (5, "adam", "learning_rate", 0.003)]:
         job.completed(3, 2, task)
-        found = yaml_io.parse((job.run(task) / "config.yaml").read_text(), "config.yaml")["solver"]
+        found = strict_yaml.parse((job.run(task) / "config.yaml").read_text(), "config.yaml")["solver"]
         assert (found["name"], found[key]) == (solver, value)
     assert job.show(6)["ExitCode"] == "2:0" and "beyond the 6 settings" in job.text()
 

@@ -1,0 +1,175 @@
+"""What a window sees as it moves over images: patches and pooling, with their adjoints.
+
+Images are (N, H, W, C): channels last, so that patches are copied in runs of kernel-width x channels and the
+matrix product's output is already in the right order. The CUDA form of a function and the plain one are side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from dnewton.arrays import cuda_kernels
+from dnewton.arrays.namespace import Array, copy, empty, kernel, namespace, on_cuda, place, sliding_windows, zeros
+
+Pair: TypeAlias = tuple[int, int]
+
+
+def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
+    """Height and width after a window of `kernel` moves by `stride` over a padded image (floor mode)."""
+    h, w = ((size[a] + 2 * padding[a] - kernel[a]) // stride[a] + 1 for a in (0, 1))
+    return h, w
+
+
+def pad(x: Array, padding: Pair, value: float = 0.0) -> Array:
+    """(..., H, W, C) with `padding` rows and columns of `value` on each side; x itself where there are none."""
+    ph, pw = padding
+    if ph == 0 and pw == 0:
+        return x
+    *lead, h, w, c = x.shape
+    shape = (*lead, h + 2 * ph, w + 2 * pw, c)
+    out = namespace(x).full(shape, value, dtype=x.dtype, **place(x))
+    out[..., ph : ph + h, pw : pw + w, :] = x
+    return out
+
+
+def patches(x: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
+    """im2col: (N, H, W, C) to (N, Ho*Wo, kh*kw*C), the φ of Wang, Tan, Lin 2018 section 2.1."""
+    xp = namespace(x)
+    n, h, w, c = x.shape
+    kh, kw = size
+    ho, wo = output_size((h, w), size, stride, padding)
+    x = pad(x, padding)
+    view = sliding_windows(x, (kh, kw))  # (N, H', W', C, kh, kw)
+    if view is not None:
+        view = xp.permute_dims(view[:, :: stride[0], :: stride[1]], (0, 1, 2, 4, 5, 3))
+    else:
+        view = xp.stack([part for _, part in windows(x, (ho, wo), size, stride)], axis=3)
+    return xp.reshape(view, (n, ho * wo, kh * kw * c))
+
+
+def windows(x: Array, out: Pair, size: Pair, stride: Pair) -> list[tuple[int, Array]]:
+    """Per offset in a window of `size`, its row-major code and the strided view (..., Ho, Wo, C) of a padded image."""
+    (ho, wo), (kh, kw), (sh, sw) = out, size, stride
+    return [
+        (i * kw + j, x[..., i : i + sh * (ho - 1) + 1 : sh, j : j + sw * (wo - 1) + 1 : sw, :])
+        for i in range(kh)
+        for j in range(kw)
+    ]
+
+
+def _geometry(image: Sequence[int], out: Sequence[int], size: Pair, stride: Pair, padding: Pair) -> tuple[int, ...]:
+    """The integers that the pooling kernels take, for an image (H, W, C) and its pooled form (Ho, Wo, C)."""
+    return (*image, *out[:2], *size, *stride, *padding)
+
+
+def max_pool(x: Array, size: Pair, stride: Pair, padding: Pair) -> tuple[Array, Array]:
+    """Maximum over windows of (N, H, W, C), and the code (row-major offset in the window) of the first maximum.
+
+    NaN is propagated, so that a diverged trial point is seen in the loss.
+    """
+    xp = namespace(x)
+    n, h, w, c = x.shape
+    ho, wo = output_size((h, w), size, stride, padding)
+    dtype = xp.uint8 if size[0] * size[1] <= 256 else xp.int32
+    code = zeros((n, ho, wo, c), x, dtype)
+    if on_cuda(x):
+        best = empty((n, ho, wo, c), x)
+        kernel(cuda_kernels.MAX_POOL)(x, *_geometry((h, w, c), (ho, wo), size, stride, padding), best, code)
+        return best, code
+    views = windows(pad(x, padding, -math.inf), (ho, wo), size, stride)
+    best = copy(views[0][1])
+    for k, view in views[1:]:
+        view = copy(view)  # contiguous: read three times
+        larger = xp.astype(view > best, dtype)
+        code = xp.maximum(code, larger * k)  # codes ascend, so the last strictly larger offset wins
+        best = xp.maximum(best, view)
+    return best, code
+
+
+Masks = Callable[[], Sequence[Array]]  # per offset in a window, where the maximum is there
+
+
+def masks(code: Array, count: int, dtype: Any) -> list[Array]:
+    """One per offset in a window: 1 where the maximum is there, else 0."""
+    xp = namespace(code)
+    return [xp.astype(code == k, dtype) for k in range(count)]
+
+
+def max_gather(x: Array, code: Array, size: Pair, stride: Pair, padding: Pair, where: Masks | None = None) -> Array:
+    """What (N, H, W, C) has at the places that :func:`max_pool` coded, (N, Ho, Wo, C): the adjoint of `max_unpool`.
+
+    `where` gives the masks of `code` where they are kept.
+    """
+    out = zeros(code.shape, x)
+    if on_cuda(x):
+        geometry = _geometry(x.shape[1:], code.shape[1:], size, stride, padding)
+        kernel(cuda_kernels.MAX_GATHER)(x, code, *geometry, out)
+        return out
+    kept = where() if where is not None else masks(code, size[0] * size[1], x.dtype)
+    for k, view in windows(pad(x, padding), (code.shape[1], code.shape[2]), size, stride):
+        out += view * kept[k]
+    return out
+
+
+def max_unpool(
+    cot: Array, code: Array, image: Pair, size: Pair, stride: Pair, padding: Pair, scale: Array | None = None,
+    where: Masks | None = None,
+) -> Array:  # fmt: skip
+    """Adjoint of :func:`max_pool`: (N or 1, K, Ho, Wo, C) to (N, K, H, W, C) by the codes (N, Ho, Wo, C).
+
+    `scale` (N, Ho, Wo, C) multiplies what goes to the maxima; `where` gives the masks of `code` where they are kept.
+    """
+    n, k, (ho, wo, c) = code.shape[0], cot.shape[1], code.shape[1:]
+    if on_cuda(cot):
+        out = empty((n, k, *image, c), cot)
+        geometry = _geometry((*image, c), (ho, wo), size, stride, padding)
+        given = (cot, code) if scale is None else (cot, code, scale)
+        source = cuda_kernels.MAX_UNPOOL if scale is None else cuda_kernels.MAX_UNPOOL_SCALED
+        kernel(source)(*given, k, int(cot.shape[0] == n), *geometry, out)
+        return out
+    kept = where() if where is not None else masks(code, size[0] * size[1], cot.dtype)
+    cot = cot if scale is None else cot * scale[:, None, ...]
+    return _unpool(cot, n, [mask[:, None, ...] for mask in kept], image, size, stride, padding)
+
+
+def avg_pool(x: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
+    """Mean over windows of (N, H, W, C), padded zeros counted (PyTorch's default)."""
+    n, h, w, c = x.shape
+    out = output_size((h, w), size, stride, padding)
+    if on_cuda(x):
+        mean = empty((n, *out, c), x)
+        kernel(cuda_kernels.AVG_POOL)(x, *_geometry((h, w, c), out, size, stride, padding), mean)
+        return mean
+    views = windows(pad(x, padding), out, size, stride)
+    total = copy(views[0][1])
+    for _, view in views[1:]:
+        total += view
+    total /= len(views)
+    return total
+
+
+def avg_unpool(cot: Array, image: Pair, size: Pair, stride: Pair, padding: Pair) -> Array:
+    """Adjoint of :func:`avg_pool`: (N, K, Ho, Wo, C) to (N, K, H, W, C)."""
+    n, k, *pooled = cot.shape
+    if on_cuda(cot):
+        out = empty((n, k, *image, pooled[2]), cot)
+        kernel(cuda_kernels.AVG_UNPOOL)(cot, k, 1, *_geometry((*image, pooled[2]), pooled, size, stride, padding), out)
+        return out
+    return _unpool(cot / (size[0] * size[1]), n, None, image, size, stride, padding)
+
+
+def _unpool(
+    cot: Array, n: int, kept: Sequence[Array] | None, image: Pair, size: Pair, stride: Pair, padding: Pair
+) -> Array:
+    (h, w), (ph, pw) = image, padding
+    out = zeros((n, cot.shape[1], h + 2 * ph, w + 2 * pw, cot.shape[4]), cot)
+    overlapping = stride[0] < size[0] or stride[1] < size[1]
+    for k, view in windows(out, (cot.shape[2], cot.shape[3]), size, stride):
+        part = cot if kept is None else cot * kept[k]
+        if overlapping:
+            view += part
+        else:
+            view[...] = part  # saves reading what was just set to zero
+    return out[:, :, ph : ph + h, pw : pw + w, :]

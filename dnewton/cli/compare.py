@@ -1,0 +1,210 @@
+"""Command line: `mpirun -np P python -m dnewton.compare --net mlp.yaml --solvers newton,adam --budget 60s`."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dnewton.cli import compare_report, console
+from dnewton.cli.launch import run
+from dnewton.cli.parser import Parser
+from dnewton.comm.communicator import Comm
+from dnewton.config.baselines import SOLVERS, KFACSection, keys
+from dnewton.config.schema import Config
+from dnewton.errors import UserError
+from dnewton.planning.replicas import layout
+from dnewton.solvers.baselines import kfac_assignment
+from dnewton.solvers.baselines.parameter_server import Server
+from dnewton.storage import tensors
+from dnewton.storage.run_directory import RunDirectory
+from dnewton.training import load_config
+from dnewton.training.checkpoint_reader import initial_state
+from dnewton.training.job import assemble
+from dnewton.training.trainer import Record, Trainer
+
+FOREVER = 2**31 - 1
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of the comparison."""
+
+    name: str
+    config: Config
+    notes: list[str]
+
+
+def seconds(text: str) -> float:
+    """`90`, `60s`, `2m` or `1h` in seconds. Raises UserError."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*(s|m|min|h|)\s*", text)
+    if not match or not 0 < float(match[1]) < math.inf:
+        raise UserError(f"--budget {text}: a time such as 60s, 2m or 1h is needed")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def swept(items: Sequence[str]) -> dict[str, list[str]]:
+    """`key=v1,v2` as values by key; a key without a section is the solver's. Raises UserError."""
+    found: dict[str, list[str]] = {}
+    for item in items:
+        key, equals, values = item.partition("=")
+        if not equals or not key.strip() or not values.strip(", "):
+            raise UserError(f"--sweep {item}: write key=v1,v2,... for example learning_rate=0.1,0.01")
+        key = key.strip() if "." in key else f"solver.{key.strip()}"
+        if key == "solver.name":
+            raise UserError("--sweep solver.name: the solvers to compare are --solvers' business")
+        if key in found:
+            raise UserError(f"--sweep {item}: {key} is swept already; write all its values in one list")
+        found[key] = list(dict.fromkeys(v.strip() for v in values.split(",")))
+    return found
+
+
+def plans(
+    text: str, folder: str, source: str, solvers: Sequence[str], sweep: dict[str, list[str]], overrides: Sequence[str],
+    endless: bool,
+) -> list[Plan]:  # fmt: skip
+    """Every run, checked before the first one begins. A solver that lacks a swept key runs once. Raises UserError."""
+    wanted = [name.strip() for name in solvers if name.strip()]
+    unknown = [name for name in wanted if name not in SOLVERS]
+    if unknown or not wanted:
+        raise UserError(f"--solvers {','.join(solvers)}: choose from {', '.join(SOLVERS)}")
+    found, used = [], set()
+    for name in dict.fromkeys(wanted):
+        fitting = {k: v for k, v in sweep.items() if not k.startswith("solver.") or _knows(name, k)}
+        used |= set(fitting)
+        for values in itertools.product(*fitting.values()):
+            chosen = [f"{k}={v}" for k, v in zip(fitting, values, strict=True)]
+            words = [f"{k.split('.')[-1]}={v}" for k, v in zip(fitting, values, strict=True)]
+            sets = [f"solver.name={name}", *overrides, *chosen]
+            if endless and not any(s.startswith("solver.max_iterations=") for s in sets):
+                sets.append(f"solver.max_iterations={FOREVER}")
+            config, notes = load_config.configure(text, folder, source, sets)
+            found.append(Plan("-".join([name, *words]).replace(os.sep, "_"), config, notes))
+    if unused := set(sweep) - used:
+        raise UserError(f"--sweep {sorted(unused)[0]}: none of the solvers {', '.join(wanted)} has this key")
+    return found
+
+
+def _knows(solver: str, key: str) -> bool:
+    return key.split(".")[1] in keys(SOLVERS[solver])
+
+
+def check(config: Config, ranks: int, source: str) -> None:
+    """Raise UserError when the ranks cannot be divided as a run asks for."""
+    how, options = layout(config, ranks, source), config.solver
+    if isinstance(options, KFACSection):
+        kfac_assignment.place(
+            [], how.replicas, how.model_ranks, options.name, options.assignment, options.grad_worker_fraction, source
+        )
+
+
+def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
+    """Parse the command line. Raises UserError."""
+    parser = Parser("python -m dnewton.compare", "Run several solvers on one net from the same start.", rank)
+    parser.add_argument("--net", metavar="FILE", required=True, help="YAML file, or the name of a shipped net")
+    parser.add_argument("--solvers", metavar="A,B,...", required=True, help=f"of {', '.join(SOLVERS)}")
+    parser.add_argument("--budget", metavar="TIME", help="training time of each run, such as 60s; evaluations are free")
+    parser.add_argument(
+        "--sweep", metavar="KEY=V1,V2", action="append", default=[], help="run each solver with every value"
+    )
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a YAML entry")
+    parser.add_argument("--init", metavar="FILE", help="start from the weights of a safetensors file")
+    parser.add_argument("--out", metavar="DIR", help="folder for the runs (default: runs/compare-<net>-<time>)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the runs that --out holds")
+    return parser.parse_args(argv)
+
+
+def _main(comm: Comm) -> None:
+    args = arguments(sys.argv[1:], comm.rank)
+    budget = None if args.budget is None else seconds(args.budget)
+    text, folder = load_config.read(args.net, comm)
+    todo = plans(text, folder, args.net, args.solvers.split(","), swept(args.sweep), args.set, budget is not None)
+    for plan in todo:
+        check(plan.config, comm.size, args.net)
+    if args.out == "":
+        raise UserError("--out needs the name of a directory, not an empty one")
+    stamp = f"runs/compare-{Path(args.net).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    folder = comm.text_from_root(args.out or stamp)
+    with comm.together():
+        if comm.rank == 0:
+            if args.init:
+                tensors.read_metadata(args.init)
+            for plan in todo:
+                RunDirectory(os.path.join(folder, plan.name)).check(args.overwrite)
+    results: list[compare_report.Result] = []
+    for plan in todo:
+        say(comm, f"--- {plan.name}")
+        records: list[Record] = []
+        failed = ""
+        try:
+            one(plan, comm, os.path.join(folder, plan.name), args, budget, records)
+        except UserError as error:  # alike on all ranks: the other runs go on
+            failed = str(error)
+            say(comm, f"{plan.name}: {failed}")
+        results.append(compare_report.Result(plan.name, records, failed))
+    with comm.together():
+        if comm.rank == 0:
+            os.makedirs(folder, exist_ok=True)
+            for line in compare_report.write(results, Path(folder)):
+                print(line)
+    lost = [r.name for r in results if r.failed]
+    if lost:
+        raise UserError(f"{', '.join(lost)}: failed; the reasons are above and in {folder}/compare.txt")
+
+
+def one(
+    plan: Plan, comm: Comm, folder: str, args: argparse.Namespace, budget: float | None, records: list[Record]
+) -> None:
+    """One run into its directory; its lines of metrics are added to `records` on rank 0.
+
+    Raises UserError alike on all ranks. Collective over the world.
+    """
+    started = time.perf_counter()
+    job = assemble(plan.config, comm, args.net)
+    if isinstance(job, Server):
+        job.serve()
+        return
+    out = RunDirectory(folder)
+    error = ""
+    try:
+        start = initial_state(job, args.init)
+        with job.comm.together():
+            if job.comm.rank == 0:
+                out.create(job.config.dump())
+                for note in [*job.notes, *plan.notes]:
+                    out.log(note)
+
+        def show(record: Record) -> None:
+            records.append(record)
+            out.log(console.line(record))
+
+        trainer = Trainer(job, out, started, show, budget=math.inf if budget is None else budget)
+        trainer.run(start)
+    except UserError as mistake:
+        error = str(mistake)
+        raise
+    finally:
+        if error or sys.exc_info()[0] is None:  # an internal failure ends the job; nobody would answer
+            job.solver.close(error)
+    if records:
+        say(comm, f"{console.HEADER}\n{console.line(records[-1])}")
+
+
+def say(comm: Comm, text: str) -> None:
+    """A line of rank 0."""
+    if comm.rank == 0:
+        print(text, flush=True)
+
+
+def main(argv: Any = None) -> NoReturn:
+    """Entry point. Collective over all processes."""
+    run(_main)

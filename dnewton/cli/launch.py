@@ -1,0 +1,123 @@
+"""How a command line runs as an MPI job: exit codes, one line for a user's mistake, a traceback for our own."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import NoReturn
+
+import numpy as np
+
+from dnewton.comm.communicator import Comm
+from dnewton.comm.stop import Unanswered, Vigil
+from dnewton.errors import UserError, one_line
+from dnewton.hardware import node
+
+LEAVING = 0.8  # seconds that a job takes to end
+SAME = 1.0  # seconds in which a second SIGINT is the first one's echo: a terminal and a launcher may both send it
+REQUEUE = 85  # exit code: stopped before the end, go on with --resume
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+LAUNCHERS = ("PMI", "OMPI_COMM_WORLD", "MV2_COMM_WORLD")  # who tell every process _SIZE and _RANK
+
+
+def run(main: Callable[[Comm], None], trains: bool = False) -> NoReturn:
+    """Run a command line on the whole job and exit. `trains`: it is what a batch job's tasks are for.
+
+    A UserError (raised alike on all ranks) prints one line on rank 0 and exits 2 everywhere; any other exception
+    prints this rank's traceback and ends the whole job at once with code 1. Collective over all processes.
+    """
+    comm = Comm.world()
+    np.seterr(all="ignore")  # overflow and NaN in a trial point are expected, and looked for where they matter
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    code = 0
+    try:
+        check_launcher(comm.size, os.environ, trains)
+        main(comm)
+    except UserError as error:
+        code = 2
+        if comm.rank == 0 and _told_rank(os.environ) == 0:
+            print(f"dnewton: error: {one_line(error)}", file=sys.stderr)
+    except Unanswered as silence:
+        _say(f"{silence}; ending the job")
+        comm.abort()
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except BaseException:
+        trace = traceback.format_exc()
+        _say(f"rank {comm.rank} of {comm.size} failed; ending the job\n{trace}")
+        comm.abort()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # a full disk
+            stream.flush()
+    sys.exit(code)
+
+
+def _say(text: str) -> None:
+    print(f"dnewton: {text}", file=sys.stderr, flush=True)
+
+
+def check_launcher(ranks: int, environment: Mapping[str, str], trains: bool = True) -> None:
+    """Raise UserError where the launcher started several processes and MPI sees each as a job of its own: its library
+    and the launcher do not speak the same protocol (PMI)."""
+    told = {f"{name}_SIZE": _number(environment.get(f"{name}_SIZE")) for name in LAUNCHERS}
+    if not any(told.values()):
+        slurm = ["SLURM_STEP_NUM_TASKS", *(["SLURM_NTASKS"] if trains else [])]
+        told = {name: _number(environment.get(name)) for name in slurm}
+    for name, size in told.items():
+        if ranks == 1 and size > 1:
+            raise UserError(
+                f"{name} is {size}, but MPI sees 1 rank: the launcher and the MPI library do not know each other; "
+                "with MPICH or Intel MPI use srun --mpi=pmi2 or their own mpiexec, with Open MPI srun --mpi=pmix or "
+                "its mpirun (for one rank in a larger allocation: mpiexec -n 1)"
+            )
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isdigit() else 0
+
+
+def _told_rank(environment: Mapping[str, str]) -> int:
+    """The rank by the launcher's word, where MPI may not know better."""
+    names = [*(f"{name}_RANK" for name in LAUNCHERS), "SLURM_PROCID"]
+    return next((_number(environment[name]) for name in names if name in environment), 0)
+
+
+def catch_signals(comm: Comm, vigil: Vigil) -> None:
+    """From now on SIGTERM, SIGUSR1 and SIGINT on any rank stop the job: at the next place where all ranks can, or at
+    once where nothing has been done yet. A second SIGINT ends it at once."""
+    first: list[float] = []
+
+    def handle(number: int, _: object) -> None:
+        name, now = signal.Signals(number).name, time.monotonic()
+        if not vigil.armed:
+            _say(f"{name} on rank {comm.rank} before the training; ending the job")
+            comm.abort(REQUEUE)
+        elif number == signal.SIGINT and first and now - first[0] > SAME:
+            _say(f"{name} again on rank {comm.rank}; ending the job at once")
+            comm.abort(128 + number)
+        if number == signal.SIGINT and not first:
+            first.append(now)
+        vigil.want(number)
+
+    for number in SIGNALS:
+        signal.signal(number, handle)
+
+
+def ignore_signals() -> None:
+    """All is done and saved: a signal that comes now must not turn this into a failure."""
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def limit_time(vigil: Vigil, seconds: float | None) -> None:
+    """Stop in time by rank 0's clock: so many `seconds` after its process was started."""
+    if seconds is not None:
+        vigil.limit(time.monotonic() - node.process_age() + seconds - LEAVING)

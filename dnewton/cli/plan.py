@@ -1,0 +1,88 @@
+"""Command line: `python -m dnewton.plan --net cnn.yaml --ranks 16` prints the layout and the bytes it will move."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+
+from dnewton.arrays.namespace import DEVICE_SLACK
+from dnewton.comm.communicator import Comm
+from dnewton.config import parse, schema
+from dnewton.config.newton import SolverSection
+from dnewton.config.shipped_nets import read_net
+from dnewton.data.parts import open_parts
+from dnewton.data.readers import find_part
+from dnewton.errors import UserError
+from dnewton.hardware.rates import Rates, stated
+from dnewton.planning import curvature_plan, grid_search, traffic_forecast
+from dnewton.planning.net_plan import LayerShape, infer_shapes
+from dnewton.planning.replicas import layout
+from dnewton.solvers import registry
+from dnewton.training.job import workload
+
+PROCESS = 100 << 20  # bytes that the interpreter and its libraries take
+
+
+def main() -> int:
+    """Plan a net for a number of ranks in one process; needs no mpirun."""
+    parser = argparse.ArgumentParser(prog="python -m dnewton.plan", description="Show how a net is laid out on ranks.")
+    parser.add_argument("--net", required=True, metavar="FILE", help="YAML file, or the name of a shipped net")
+    parser.add_argument("--ranks", required=True, type=int, help="number of MPI ranks")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a YAML entry")
+    args = parser.parse_args()
+    try:
+        if args.ranks < 1:
+            raise UserError(f"--ranks {args.ranks}: at least one is needed")
+        text, folder = read_net(args.net)
+        settings = parse.load(text, args.net, args.set)
+        shapes = infer_shapes(settings.net, args.net)
+        named = {k: v for k in ("train", "test", "validation") if (v := getattr(settings.data, k)) is not None}
+        data = settings.data.model_copy(update={k: find_part(v, folder) for k, v in named.items()})
+        parts = open_parts(data, settings.net.input, settings.solver.seed, Comm.world())
+        tested = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
+        show(settings, shapes, args.ranks, parts.train.samples, tested, args.net)
+    except UserError as error:
+        print(f"dnewton: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def show(
+    settings: schema.Config, shapes: tuple[LayerShape, ...], ranks: int, samples: int, test: int, source: str
+) -> None:
+    """Print the plan, the largest rank's memory and the forecast."""
+    s, crew = settings.solver, layout(settings, ranks, source)
+    item = 8 if settings.parallel.dtype == "float64" else 4
+    work = workload(settings, samples, test, shapes[-1].out_shape[0], crew.replicas)
+    grid = None if settings.parallel.grid == "auto" else settings.parallel.grid
+    plan = grid_search.choose(shapes, crew.model_ranks, work, grid=grid, source=source)
+    if crew.replicas > 1 or crew.servers:
+        print(f"{source}: {crew.describe()}; what follows is one replica's, sums between replicas come on top")
+    subsample = f", |S| = {work.subsample}" if isinstance(s, SolverSection) else ""
+    shape = f"grid {plan.grid.rows} x {plan.grid.cols}"
+    print(f"{source} on {crew.model_ranks} rank(s): {shape}, l = {work.samples}{subsample}")
+    for line in plan.describe():
+        print(line)
+    process = PROCESS if settings.parallel.device == "cpu" else DEVICE_SLACK
+    limit = math.inf if settings.parallel.memory == "auto" else settings.parallel.memory
+    if not isinstance(s, SolverSection):
+        for line in registry.budget_for(s, plan, work, crew, limit, process, source).describe():
+            print(line)
+        return
+    given = settings.parallel.rates
+    rates = stated(settings.parallel.device) if given == "auto" else Rates(given.flops, given.bandwidth)
+    how = curvature_plan.decide(plan, work, s, memory=limit, process=process, rates=rates, source=source)
+    for line in how.describe():
+        print(line)
+    full, joint = s.curvature == "full", s.curvature == "diagonal" and how.how == "implicit"
+    did = traffic_forecast.Iteration(
+        work.samples, how.chunks(work.samples, work.subsample), columns=1 if s.combine == "none" else 2,
+        combined=s.combine != "none", two_level=s.combine == "two_level",
+        full_cg=grid_search.Workload.cg if full else 0, how=how.how,
+        joint_cg=grid_search.Workload.cg if joint else 0, units=max(1, len(how.ways)), test_samples=test, itemsize=item,
+    )  # fmt: skip
+    assumed = f" and {grid_search.Workload.cg} CG iterations" if full or joint else ""
+    print(f"one iteration with one trial step{assumed}:")
+    for line in traffic_forecast.table(plan, did):
+        print(line)

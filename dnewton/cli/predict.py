@@ -1,0 +1,204 @@
+"""Command line: `mpirun -np P python -m dnewton.predict --model RUN|FILE --data FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from dnewton.arrays.namespace import to_device, to_host
+from dnewton.cli.launch import run
+from dnewton.cli.parser import Parser
+from dnewton.comm.communicator import Comm
+from dnewton.config import strict_yaml
+from dnewton.config.schema import DataPart, DataSection
+from dnewton.data.file_kinds import kind_of
+from dnewton.data.parts import check_columns
+from dnewton.data.readers import Opening, find_part, open_part
+from dnewton.data.samples import Samples, Window, check_shapes, load
+from dnewton.data.sampling import in_batches
+from dnewton.data.sources import Source, Values
+from dnewton.errors import UserError, one_line
+from dnewton.hardware import node
+from dnewton.hardware.device import open_device
+from dnewton.model.network import Network
+from dnewton.planning import grid_search
+from dnewton.planning.net_plan import infer_shapes
+from dnewton.storage import tensors
+from dnewton.storage.model_header import Described, described
+from dnewton.storage.run_directory import STATE
+from dnewton.training.scores import score
+
+
+def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
+    """Parse the command line. Raises UserError."""
+    parser = Parser("python -m dnewton.predict", "Predict with a trained model, on any number of MPI ranks.", rank)
+    parser.add_argument("--model", metavar="RUN|FILE", required=True, help="run directory or model file")
+    parser.add_argument(
+        "--data", metavar="FILE", required=True,
+        help="a bundled set, a file, or a YAML list or {x: FILE, y: FILE}, as in the data section",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", metavar="FILE", default="predictions.txt",
+        help="where the labels or values go, a line per sample, or arrays if it ends in .npz (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--scores", metavar="FILE", help="also write accuracy, AUC, confusion matrix or RMSE as JSON")
+    parser.add_argument("--unlabelled", action="store_true", help="ignore the labels that the data hold")
+    parser.add_argument("--target", metavar="COLUMN", help="data.target: the column(s) of a table that hold the labels")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="(default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=1024, help="samples at a time (default: %(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--memory", metavar="SIZE", default="auto", help="samples beyond it are streamed, such as 4GiB")
+    args = parser.parse_args(argv)
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size}: at least 1 is needed")
+    return args
+
+
+def _main(comm: Comm) -> None:
+    args = arguments(sys.argv[1:], comm.rank)
+    part, section = _data_part(args)
+    with comm.together():
+        path = _model_path(args.model)
+        model = described(path, tensors.read_metadata(path))
+        if comm.rank == 0:
+            _check_writable(args.out)
+            if args.scores:
+                _check_writable(args.scores)
+    node.limit_threads(comm.ranks_on_node, comm.cores)
+    features = math.prod(model.net.input)
+    target = section.target
+    if target is None and model.target is not None:
+        with comm.together():
+            target = model.target if _is_table(part) else None
+    source = open_part(part, Opening("--data", features, comm, target, model.zero_based))
+    check_shapes(source, model.net.input, "--data")
+    check_columns(source, model.columns, "the training file")
+    labelled = source.targets is not None and not args.unlabelled
+    if args.scores and not labelled:
+        why = "--unlabelled leaves nothing" if args.unlabelled else f"{source.name} has no labels"
+        raise UserError(f"--scores: {why} to compare with")
+    network, theta, samples = _prepare(model, path, source, args, section, comm)
+    z = outputs(network, theta, samples, args.batch_size)
+    with comm.together():
+        if comm.rank == 0:
+            _write(args, model, z, samples.y if labelled else None)
+
+
+def _data_part(args: argparse.Namespace) -> tuple[DataPart, DataSection]:
+    """--data and --target as a data section would have them."""
+    values: dict[str, Any] = {"train": args.data, "max_resident": args.memory}
+    if args.data[:1] in "[{":
+        values["train"] = strict_yaml.parse(args.data, "--data")
+    if args.target is not None:
+        values["target"] = strict_yaml.parse(args.target, "--target")
+    try:
+        section = DataSection.model_validate(values)
+    except ValueError as error:
+        names = {"train": "--data", "target": "--target", "max_resident": "--memory"}
+        first = error.errors()[0] if hasattr(error, "errors") else {"loc": ("train",), "msg": str(error)}
+        raise UserError(f"{names.get(str(first['loc'][0]), '--data')}: {one_line(first['msg'])}") from None
+    return find_part(section.train, os.getcwd()), section
+
+
+def _is_table(part: DataPart) -> bool:
+    names = [part] if isinstance(part, str) else part if isinstance(part, list) else []
+    return all(os.path.isfile(name) and kind_of(name) == "csv" for name in names) and bool(names)
+
+
+def _model_path(name: str) -> str:
+    if os.path.isdir(name):
+        for file in ("model.safetensors", STATE):
+            if os.path.isfile(path := os.path.join(name, file)):
+                return path
+        raise UserError(f"--model {name}: has no model.safetensors; give a finished run, or one of its checkpoints")
+    if not os.path.isfile(name):
+        raise UserError(f"--model {name}: no such run directory or model file")
+    return name
+
+
+def _check_writable(path: str) -> None:
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise UserError(f"{path}: cannot be written; name a file in a folder that exists")
+
+
+def _prepare(
+    model: Described, path: str, source: Source, args: argparse.Namespace, section: DataSection, comm: Comm
+) -> tuple[Network, Values, Samples]:
+    """The network with its weights on this rank, and the samples. Collective over the world."""
+    shapes = infer_shapes(model.net, path)
+    outputs = shapes[-1].out_shape[0]
+    device, notes = open_device(args.device, "auto", comm, f"--device {args.device}")
+    free = device.free_bytes() if not device.is_host else node.available_memory() / comm.ranks_on_node
+    memory = comm.extremes(0.5 * free)[0]
+    resident = memory if section.max_resident == "auto" else float(section.max_resident)
+    work = grid_search.Workload(source.samples, 1, outputs, args.batch_size, np.dtype(args.dtype).itemsize, cg=0)
+    plan = grid_search.choose(shapes, comm.size, work, memory=memory, machine=grid_search.Machine.shared(comm.least_cores))
+    on_grid = comm.on_grid(plan.grid)
+    network = Network(plan, on_grid)
+    window = Window.of(
+        model.net.input, plan.input_units, plan.grid.bounds(plan.input_split, plan.input_units, comm.rank)
+    )
+    with comm.together():
+        theta = tensors.load(path, network, args.dtype)
+        y = np.zeros((source.samples, 0))
+        if source.targets is not None and not args.unlabelled:
+            try:
+                y = model.targets.encode(source.targets(), args.dtype, source.origin)
+            except UserError as error:
+                raise UserError(f"{error} (--unlabelled ignores the labels)") from None
+    x, _ = load(
+        source,
+        window,
+        model.scaling.columns(window.lo, window.hi),
+        args.dtype,
+        comm,
+        resident,
+        section.max_resident != "auto",
+    )
+    if comm.rank == 0:
+        for note in notes:
+            print(note)
+    return network, device.put(theta), Samples(x, y)
+
+
+def outputs(network: Network, theta: Values, samples: Samples, batch_size: int) -> Values:
+    """z^L of all samples (N, K), float64. Collective over the world."""
+    batches = in_batches(np.arange(samples.count), batch_size)
+    passes = (network.forward(theta, to_device(x, theta), keep=False) for x in samples.batches(batches))
+    return np.concatenate([to_host(tape.z).astype(np.float64) for tape in passes])
+
+
+def _write(args: argparse.Namespace, model: Described, z: Values, y: Values | None) -> None:
+    """Predictions to the file, figures to the terminal and to --scores. On rank 0."""
+    predicted = model.targets.decode(z)
+    temporary = args.out + ".tmp"
+    if args.out.endswith(".npz"):
+        with open(temporary, "wb") as file:
+            np.savez(file, prediction=predicted, output=z)
+    else:
+        rows = predicted[:, None] if predicted.ndim == 1 else predicted
+        numbers = rows.dtype.kind == "f"
+        text = "\n".join(",".join(f"{v:.9g}" if numbers else str(v) for v in row) for row in rows.tolist())
+        Path(temporary).write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, args.out)
+    lines = [f"{len(z)} samples, predictions in {args.out}"]
+    if y is not None:
+        figures = score(z, y.astype(np.float64), model.targets)
+        lines += figures.lines()
+        if args.scores:
+            Path(args.scores).write_text(json.dumps(figures.as_json(), indent=1) + "\n")
+    print("\n".join(lines), flush=True)
+
+
+def main(argv: Any = None) -> NoReturn:
+    """Entry point. Collective over all processes."""
+    run(_main)

@@ -1,0 +1,217 @@
+"""Command line: `mpirun -np P python -m dnewton.train --net cnn.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dnewton import __version__
+from dnewton.cli import console
+from dnewton.cli import interrupt as interrupt
+from dnewton.cli.launch import REQUEUE, catch_signals, ignore_signals, limit_time, run
+from dnewton.cli.parser import Parser
+from dnewton.comm.communicator import Comm
+from dnewton.comm.stop import Stopped, Vigil
+from dnewton.config.schema import Config
+from dnewton.errors import UserError
+from dnewton.solvers.baselines.parameter_server import STOPPED, Server
+from dnewton.solvers.interface import Start
+from dnewton.storage.manifest import Manifest
+from dnewton.storage.run_directory import RunDirectory
+from dnewton.training import load_config
+from dnewton.training.checkpoint_reader import changes, initial_state, resumed_state
+from dnewton.training.job import Job, assemble
+from dnewton.training.trainer import Record, Trainer
+
+TIMEOUT = 600.0  # seconds, until the configuration is known
+
+
+def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
+    """Parse the command line. Raises UserError."""
+    parser = Parser("python -m dnewton.train", "Train a neural network on MPI ranks.", rank)
+    parser.add_argument("--net", metavar="FILE", help="YAML file, or the name of a shipped net such as cnn.yaml")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a YAML entry")
+    parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/<net>-<time>)")
+    parser.add_argument("--init", metavar="FILE", help="start from the weights of a safetensors file")
+    parser.add_argument("--init-only", action="store_true", help="write the initial point and stop")
+    parser.add_argument(
+        "--resume", metavar="DIR|auto",
+        help="go on from the newest checkpoint of a run directory; auto: from that of --out, or start if it has none",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
+    parser.add_argument(
+        "--max-seconds", metavar="S", type=float,
+        help=f"before S seconds are over write a checkpoint and exit with {REQUEUE}",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"dnewton {__version__}")
+    args = parser.parse_args(argv)
+    args.auto = args.resume == "auto"
+    if args.auto:
+        if not args.out or not args.net:
+            raise UserError("--resume auto needs --net FILE, to start, and --out DIR, where it looks for checkpoints")
+        if args.overwrite or args.init_only:
+            raise UserError("--resume auto keeps the run of --out; leave --overwrite and --init-only out")
+        args.resume = None
+    if args.resume and (args.out or args.init or args.init_only or args.overwrite):
+        raise UserError("--resume goes on in its own directory; leave --out, --init, --init-only and --overwrite out")
+    if args.out == "" or args.resume == "":
+        raise UserError("--out and --resume need the name of a directory, not an empty one")
+    if args.init == "":
+        raise UserError("--init needs the name of a safetensors file, not an empty one")
+    if not args.net and not args.resume:
+        raise UserError("--net FILE or --resume DIR is needed; see python -m dnewton.train --help")
+    if args.max_seconds is not None and not 0 < args.max_seconds < math.inf:
+        raise UserError(f"--max-seconds {args.max_seconds:g}: a number of seconds above 0 is needed")
+    return args
+
+
+def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str, list[str]]:
+    """The configuration, the name it has in messages, and notes for the log. Collective over the world."""
+    source = args.net or os.path.join(args.resume, "config.yaml")
+    with comm.together():
+        if comm.rank == 0 and args.resume and not os.path.isfile(os.path.join(args.resume, "config.yaml")):
+            raise UserError(f"--resume {args.resume}: holds no run (there is no config.yaml)")
+    text, folder = load_config.read(source, comm)
+    if not args.net:
+        folder = comm.text_from_root(os.getcwd())
+    loaded, notes = load_config.configure(text, folder, source, args.set)
+    if args.init_only:
+        loaded = loaded.model_copy(update={"solver": loaded.solver.model_copy(update={"max_iterations": 0})})
+    return loaded, source, notes
+
+
+def _main(comm: Comm) -> None:
+    started = time.perf_counter()
+    vigil = comm.vigil = Vigil(comm, TIMEOUT)
+    catch_signals(comm, vigil)
+    args = arguments(sys.argv[1:], comm.rank)
+    config, source, notes = _configuration(args, comm)
+    vigil.timeout = config.parallel.timeout
+    limit_time(vigil, args.max_seconds)
+    stamp = f"runs/{Path(source).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    out = RunDirectory(comm.text_from_root(args.resume or args.out or stamp))
+    with comm.phase("setup"):
+        if not args.resume:
+            with comm.together():  # before the data are read: a taken directory is found at once
+                if comm.rank == 0:
+                    out.check(args.overwrite, resume=args.auto)
+        job = assemble(config, comm, source)
+    if isinstance(job, Server):
+        vigil.armed = True
+        job.serve()
+        if job.stopped:
+            sys.exit(REQUEUE)
+        return
+    job.notes.extend(notes)
+    try:
+        stop = _train(job, args, out, started, source)
+    except UserError as error:  # raised alike on all ranks
+        job.solver.close(str(error))
+        raise
+    job.solver.close(STOPPED if stop is not None else "")
+    ignore_signals()
+    if stop is not None:
+        sys.exit(REQUEUE)
+
+
+def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float, source: str) -> Stopped | None:
+    comm, found = job.comm, None
+    if args.resume or args.auto:
+        found = resumed_state(job, out, fresh=args.auto)
+    start, resumed = found or (initial_state(job, args.init), None)
+    notes = [f"dnewton {__version__}: {source} on {job.crew.world.size} rank(s), run directory {out.path}", *job.notes]
+    with comm.together():  # only now: a mistake found above leaves nothing behind
+        if comm.rank == 0 and resumed is not None:
+            last = start.iteration - (resumed.unreported is not None)
+            before, missing = out.reopen(job.config.dump(), last, out.checkpoint(start.iteration, start.position))
+            started -= before
+            notes += _about(resumed, job, start, missing)
+        elif comm.rank == 0:
+            if args.auto and (kept := out.set_aside()):
+                notes.append(f"warning: no checkpoint can be gone on from; what was there is in {kept} now")
+            out.create(job.config.dump())
+    show, close = _display(comm.rank, out)
+    for text in [*notes, console.HEADER]:
+        show(text)
+
+    trainer = Trainer(job, out, started, lambda record: show(console.line(record), record), resumed, tell=show)
+    try:
+        stop = trainer.run(start)
+    finally:
+        close()
+    if stop is not None:
+        at, cure = f"after iteration {trainer.iteration}", f"go on with --resume {out.path}"
+        if not trainer.begun:
+            at = "before anything was done"
+        elif not trainer.saved:
+            at += ", of which there is no checkpoint"
+        if resumed is None and not trainer.saved:
+            cure = "start again, or with --resume auto"
+        show(f"stopped by {stop.why} {at}; {cure} (exit code {REQUEUE})")
+        return stop
+    if trainer.records:
+        record, where = trainer.records[-1], "" if job.device.is_host else " (of the GPU)"
+        peak = record["peak_device_bytes" if where else "peak_rss_bytes"] / 2**20
+        show(f"peak memory of the largest rank{where}: {peak:.1f} MiB, planned {job.strategy.peak / 2**20:.1f} MiB")
+    for text in console.summary(trainer.records, trainer.totals):
+        show(text)
+    with comm.together():
+        if comm.rank == 0 and (lines := out.unwritten()):
+            raise UserError(f"{out.path}: {lines} line(s) of metrics.jsonl and log.txt could not be written; make room")
+    return None
+
+
+def _about(resumed: Manifest, job: Job, start: Start, missing: list[int]) -> list[str]:
+    """What is worth knowing of a run that goes on."""
+    within = f" and {start.position} step(s) of the next" if start.position else ""
+    notes = [f"going on after iteration {start.iteration}{within}"]
+    now = json.loads(json.dumps(job.config.resolved()))
+    differing = [text for text in changes(resumed.config, now) if not text.startswith("parallel.rates")]
+    notes += [f"changed since the checkpoint: {text}" for text in differing]
+    if missing:
+        notes.append(f"warning: metrics.jsonl has no line for iteration(s) {', '.join(map(str, missing[:5]))}")
+    return notes
+
+
+def _display(rank: int, out: RunDirectory) -> tuple[Callable[..., None], Callable[[], None]]:
+    """`show(text, record=None)` and `close()`: a live line on a terminal, one line per iteration in a pipe."""
+    if rank != 0:
+        return lambda *_: None, lambda: None
+    if not sys.stdout.isatty() or "OMPI_COMM_WORLD_SIZE" in os.environ:  # Open MPI gives every rank a terminal
+
+        def plain(text: str, record: Record | None = None) -> None:
+            out.log(text)
+            with suppress(OSError):  # standard output may be a file on a disk that is full
+                print(text, flush=True)
+
+        return plain, lambda: None
+    from rich.live import Live
+    from rich.text import Text
+
+    live = Live(Text(""), refresh_per_second=8)
+    live.start()
+
+    def lively(text: str, record: Record | None = None) -> None:
+        out.log(text)
+        if record is None:
+            live.console.print(text, highlight=False, soft_wrap=True)
+        else:
+            live.update(Text(text))
+
+    def close() -> None:
+        live.stop()
+
+    return lively, close
+
+
+def main(argv: Any = None) -> NoReturn:
+    """Entry point. Collective over all processes."""
+    run(_main, trains=True)

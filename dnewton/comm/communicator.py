@@ -1,0 +1,388 @@
+"""The one wrapper over mpi4py: groups of the grid, counted collectives, agreement, abort on error.
+
+Every collective is counted under the current phase: calls, payload bytes that this rank passes in, and seconds.
+The communicator is duplicated once at start; COMM_WORLD is named here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import mpi4py
+import numpy as np
+
+mpi4py.rc.thread_level = "serialized"
+from mpi4py import MPI as MPI  # noqa: E402  (for the other parts of the wrapper)
+
+from dnewton.arrays.namespace import Array, contiguous, empty, itemsize, namespace, nbytes, on_host  # noqa: E402
+from dnewton.comm.device_buffers import DeviceBuffers  # noqa: E402
+from dnewton.comm.traffic import Ledger  # noqa: E402
+from dnewton.errors import UserError, one_line  # noqa: E402
+from dnewton.grid import Grid, Group  # noqa: E402
+
+MESSAGE_BYTES = 4 << 20  # longer messages are cut: faster (scripts/bench/overlap.py), and counts stay under 2³¹
+POLITE_YIELDS, POLITE_SLEEP = 5, 2e-4
+LOOK = 64  # tests of a request between two looks at what else there is to do
+
+
+class Watch:
+    """What a rank looks after beside its work; this one nothing. See :mod:`dnewton.comm.stop`."""
+
+    armed = False  # whether there are places to stop at, alike on all ranks
+
+    def look(self, waiting_since: float) -> None:
+        """Called now and then while the rank waits, since a time of time.monotonic()."""
+
+    def point(self) -> None:
+        """A place to stop at, passed in the same order by all ranks of a replica."""
+
+    def seam(self) -> None:
+        """The place before ranks of several replicas sum, passed by all ranks."""
+
+    def inside(self) -> bool:
+        """A place inside a computation that needs no other rank; True: finish at once."""
+        return False
+
+    def held(self) -> AbstractContextManager[None]:
+        """Inside there is no place to stop at."""
+        return nullcontext()
+
+    def due(self, at: float | None) -> None:
+        """A checkpoint is due when rank 0's time.monotonic() says so."""
+
+    def reserve(self, seconds: float) -> None:
+        """How long the last checkpoint took to write, and some more."""
+
+    def again(self) -> None:
+        """Go on after a stop; all ranks call it."""
+
+    def attend(self, waiting_since: float) -> None:
+        """What a rank does that has no places to stop at, as a server, and that has heard nothing since then."""
+
+    def busy(self) -> None:
+        """Called now and then in the middle of long work that has no places to stop at."""
+
+
+class Comm:
+    """One rank's view of the job: its place on the grid and the collectives it may call."""
+
+    def __init__(self, mpi: Any, grid: Grid | None = None, polite: bool = False) -> None:
+        """Collective over `mpi`, an mpi4py intracommunicator that from now on belongs to this object.
+
+        `polite`: there are more ranks than cores, so waiting gives the core away instead of spinning on it.
+        """
+        self._mpi, self.polite = mpi, polite
+        self.place_on_node, self.ranks_on_node, self.cores, self.least_cores = 0, 1, 1.0, 1.0
+        self.rank: int = mpi.Get_rank()
+        self.size: int = mpi.Get_size()
+        self.ledger, self.buffers = Ledger(), DeviceBuffers()
+        self.vigil = Watch()
+        self.grid = grid or Grid(1, self.size)
+        if self.grid.size != self.size:
+            raise ValueError(f"grid {self.grid} does not have {self.size} ranks")
+        r, c = divmod(self.rank, self.grid.cols)
+        self._groups: dict[Group, Any] = {
+            "world": mpi, "row": self._group("row", r, c), "column": self._group("column", c, r)
+        }  # fmt: skip
+
+    def _group(self, name: Group, color: int, key: int) -> Any:
+        ranks = self.grid.ranks_in(name)
+        return self._mpi if ranks in (1, self.size) else self._mpi.Split(color, key)
+
+    @classmethod
+    def world(cls) -> Comm:
+        """The whole job. Collective over all processes."""
+        comm = cls(MPI.COMM_WORLD.Dup())
+        comm.place_on_node, comm.ranks_on_node, comm.cores = comm._node()
+        comm.least_cores = comm.extremes(comm.cores)[0]
+        comm.polite, comm.ledger = comm.least_cores < 1.0, Ledger()
+        return comm
+
+    def on_grid(self, grid: Grid) -> Comm:
+        """The same ranks arranged on a grid, with a ledger shared with this object. Collective over the ranks."""
+        return self._shared(Comm(self._mpi, grid, self.polite))
+
+    def split(self, color: int) -> Comm:
+        """The ranks that pass the same `color`, in rank order, with this object's ledger. Collective over the ranks."""
+        return self._shared(Comm(self._mpi.Split(color, self.rank), polite=self.polite))
+
+    def _shared(self, other: Comm) -> Comm:
+        other.ledger, other.vigil, other.buffers = self.ledger, self.vigil, self.buffers
+        other.place_on_node, other.ranks_on_node = self.place_on_node, self.ranks_on_node
+        other.cores, other.least_cores = self.cores, self.least_cores
+        return other
+
+    def apart(self) -> Comm:
+        """The same ranks with a communicator and a ledger of their own. Collective over the ranks."""
+        return Comm(self._mpi.Dup(), polite=self.polite)
+
+    def _collective(self, mpi: Any, name: str, *args: Any, **options: Any) -> None:
+        """A collective of `mpi` by its blocking name, begun and then waited for: see :meth:`wait`."""
+        self.wait(getattr(mpi, "I" + name.lower())(*args, **options))
+
+    def wait(self, request: Any) -> None:
+        """Complete a request, looking now and then for signals and at the clock (:mod:`dnewton.comm.stop`).
+
+        MPI libraries spin while they wait. With more ranks than cores the spinning ranks take the core from those they
+        wait for: one sum of 100 kB on 16 ranks and 2 cores then takes a second, against 9 ms by giving the core away.
+        """
+        tests, since = 0, 0.0
+        self.vigil.busy()  # for what has come already is never waited
+        while not request.Test():
+            tests += 1
+            if self.polite:
+                if tests <= POLITE_YIELDS:
+                    os.sched_yield()
+                    continue
+                time.sleep(POLITE_SLEEP if tests < 100 else 10 * POLITE_SLEEP)
+            elif tests % LOOK:
+                continue
+            since = since or time.monotonic()
+            self.vigil.look(since)
+
+    # --- phases and counting ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count and time everything inside under `name`; phases may nest, the innermost counts."""
+        outer, self.ledger.phase = self.ledger.phase, name
+        entry = self.ledger[name]
+        start, inner = time.perf_counter(), self._total_elapsed()
+        try:
+            yield
+        finally:
+            nested = self._total_elapsed() - inner
+            entry.elapsed += time.perf_counter() - start - nested
+            self.ledger.phase = outer
+
+    def _total_elapsed(self) -> float:
+        return sum(t.elapsed for t in self.ledger.phases.values())
+
+    @contextmanager
+    def _counted(self, nbytes: int, name: str | None = None) -> Iterator[None]:
+        entry = self.ledger[name or self.ledger.phase]
+        start = time.perf_counter()
+        yield
+        entry.calls += 1
+        entry.bytes += nbytes
+        entry.seconds += time.perf_counter() - start
+
+    # --- arrays -------------------------------------------------------------------------------------------------
+
+    def sum(self, array: Array, group: Group = "world") -> Array:
+        """Sum over the ranks of `group`, in place where the array is contiguous. Collective over `group`."""
+        if self.grid.ranks_in(group) == 1:
+            return array
+        with self._counted(nbytes(array)):
+            buffer = self.buffers.out(array)
+            flat, step = buffer.reshape(buffer.size), max(1, MESSAGE_BYTES // buffer.itemsize)
+            for i in range(0, max(1, flat.size), step):
+                self._collective(self._groups[group], "Allreduce", MPI.IN_PLACE, flat[i : i + step])
+            return self.buffers.back(buffer, array, in_place=True)
+
+    def gather_features(self, array: Array, group: Group, widths: Sequence[int]) -> Array:
+        """Concatenate slices along the last axis, rank j of `group` holding `widths[j]`. Collective over `group`."""
+        if self.grid.ranks_in(group) == 1:
+            return array
+        lead, total, xp = tuple(array.shape[:-1]), sum(widths), namespace(array)
+        rows = math.prod(lead)
+        step = max(1, MESSAGE_BYTES // max(1, total * itemsize(array)))
+        with self._counted(nbytes(array)):
+            flat = xp.reshape(array, (rows, array.shape[-1]))
+            out = empty((rows, total), array)
+            parts = [slice(i, min(rows, i + step)) for i in range(0, max(1, rows), step)]
+            # Features first: slices then lie one after another. A host's cache holds one message; a device is waited
+            # for once, so all messages are made ready before.
+            for some in [[part] for part in parts] if on_host(array) else [parts]:
+                turned = [xp.reshape(flat[part, :].T, (-1,)) for part in some]
+                numbers = sum(part.stop - part.start for part in some)
+                whole, start = self.buffers.room(numbers * total, array), 0
+                sent = self.buffers.out(turned[0] if len(turned) == 1 else xp.concat(turned))
+                for part in some:
+                    n = part.stop - part.start
+                    mine = sent[start * flat.shape[1] : (start + n) * flat.shape[1]]
+                    every = whole[start * total : (start + n) * total]
+                    self._collective(self._groups[group], "Allgatherv", mine, [every, [w * n for w in widths]])
+                    start += n
+                whole, start = self.buffers.back(whole, array), 0
+                for part in some:
+                    n = part.stop - part.start
+                    out[part, :] = xp.reshape(whole[start * total : (start + n) * total], (total, n)).T
+                    start += n
+        return xp.reshape(out, (*lead, total))
+
+    def concatenate(self, array: Array) -> Array:
+        """The rows of every rank in rank order, on every rank. Collective over the world."""
+        if self.size == 1:
+            return contiguous(array)
+        with self._counted(nbytes(array)):
+            counts = np.empty(self.size, dtype=np.int64)
+            self._collective(self._mpi, "Allgather", np.array([array.shape[0]], dtype=np.int64), counts)
+            out = self.buffers.room((int(counts.sum()), *array.shape[1:]), array)
+            mine = self.buffers.out(array)
+            row = MPI.BYTE.Create_contiguous(math.prod(out.shape[1:]) * out.itemsize).Commit()
+            self._collective(self._mpi, "Allgatherv", [_bytes(mine), len(mine), row], [_bytes(out), counts, row])
+            row.Free()
+            return self.buffers.back(out, array)
+
+    def exchange(self, parts: Sequence[Array]) -> list[Array]:
+        """Give `parts[r]` to rank r; returns, flat, what each rank gave to this one. All parts of all ranks have one
+        dtype. Collective over the world."""
+        flat = [namespace(p).reshape(p, (-1,)) for p in parts]
+        if self.size == 1:
+            return [contiguous(flat[0])]
+        given = np.array([nbytes(p) for p in parts], dtype=np.int64)
+        taken = np.empty_like(given)
+        with self._counted(int(given.sum())):
+            self._collective(self._mpi, "Alltoall", given, taken)
+            out = self.buffers.room(int(taken.sum()) // itemsize(flat[0]), flat[0])
+            mine = self.buffers.out(namespace(flat[0]).concat(flat))
+            self._collective(self._mpi, "Alltoallv", [_bytes(mine), given, MPI.BYTE], [_bytes(out), taken, MPI.BYTE])
+            out = self.buffers.back(out, flat[0])
+        ends = [int(n) for n in np.cumsum(taken) // mine.itemsize]
+        return [out[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def of_first(self, array: Array) -> Array:
+        """Rank 0's array on every rank, in place where it is contiguous. Collective over the world."""
+        if self.size == 1:
+            return contiguous(array)
+        with self._counted(nbytes(array) if self.rank == 0 else 0):
+            buffer = self.buffers.out(array)
+            self._collective(self._mpi, "Bcast", _bytes(buffer), root=0)
+            return self.buffers.back(buffer, array, in_place=True)
+
+    # --- point to point ---------------------------------------------------------------------------------------------
+
+    def send(self, array: Array, to: int, tag: int) -> Any:
+        """Begin to send a contiguous array, which must stay as it is until the request has been waited for."""
+        with self._counted(array.nbytes):
+            return self._mpi.Isend(array, to, tag)
+
+    def receive(self, array: Array, source: int, tag: int) -> None:
+        """Receive into a contiguous array from one rank."""
+        with self._counted(0):
+            self.wait(self._mpi.Irecv(array, source, tag))
+
+    def arrived(self, source: int | None = None, tag: int | None = None) -> tuple[int, int] | None:
+        """Sender and tag of a message that can be received now, of `source` or anybody, of any tag; never waits."""
+        status = MPI.Status()
+        sender, kind = MPI.ANY_SOURCE if source is None else source, MPI.ANY_TAG if tag is None else tag
+        found = self._mpi.Iprobe(sender, kind, status)
+        return (int(status.Get_source()), int(status.Get_tag())) if found else None
+
+    # --- scalars: every rank gets the same bits ---------------------------------------------------------------------
+
+    def sum_scalars(self, values: Sequence[float]) -> list[float]:
+        """Element-wise float64 sums in rank order, so bit-identical on all ranks. Collective over the world."""
+        buffer = np.array(values, dtype=np.float64)
+        if self.size > 1:
+            with self._counted(buffer.nbytes):
+                every = np.empty((self.size, buffer.size))
+                self._collective(self._mpi, "Allgather", buffer, every)
+                buffer = every.sum(axis=0)
+        return [float(v) for v in buffer]
+
+    def from_root(self, values: Sequence[float]) -> list[float]:
+        """Rank 0's values on every rank. Collective over the world."""
+        return [float(v) for v in self.of_first(np.array(values, dtype=np.float64))]
+
+    def gather_to_root(self, values: Sequence[float]) -> np.ndarray[Any, Any]:
+        """Every rank's values as (ranks, values) on rank 0; other ranks get their own. Collective over the world."""
+        buffer = np.array(values, dtype=np.float64)
+        if self.size == 1:
+            return buffer[None]
+        every = np.empty((self.size, buffer.size)) if self.rank == 0 else buffer[None]
+        with self._counted(buffer.nbytes):
+            self._collective(self._mpi, "Gather", buffer, every if self.rank == 0 else None, root=0)
+        return every
+
+    def extremes(self, value: float) -> tuple[float, float]:
+        """Smallest and largest of a number over the ranks, the same on all. Collective over the world."""
+        buffer = np.array([-value, value], dtype=np.float64)
+        if self.size > 1:
+            with self._counted(buffer.nbytes):
+                self._collective(self._mpi, "Allreduce", MPI.IN_PLACE, buffer, op=MPI.MAX)
+        return -float(buffer[0]), float(buffer[1])
+
+    def text_from_root(self, text: str | None) -> str:
+        """Rank 0's text on every rank. Collective over the world."""
+        return self._text_from(text or "", 0)
+
+    def _text_from(self, text: str, root: int) -> str:
+        coded = text.encode("utf-8", "surrogateescape")  # file names need not be text
+        length = np.array([len(coded)], dtype=np.int64)
+        self._collective(self._mpi, "Bcast", length, root=root)
+        data = np.zeros(int(length[0]), dtype=np.uint8)
+        if self.rank == root:
+            data[:] = np.frombuffer(coded, dtype=np.uint8)
+        self._collective(self._mpi, "Bcast", data, root=root)
+        return data.tobytes().decode("utf-8", "surrogateescape")
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is a user's mistake on one rank inside becomes the same UserError on all. Collective over the world.
+
+        The body must not communicate: a rank that fails leaves it early.
+        """
+        message: str | None = None
+        try:
+            yield
+        except UserError as error:
+            message = str(error)
+        except (OSError, MemoryError) as error:
+            message = one_line(error) or type(error).__name__
+        failed = np.array([self.rank if message is not None else self.size], dtype=np.int64)
+        self._collective(self._mpi, "Allreduce", MPI.IN_PLACE, failed, op=MPI.MIN)
+        if failed[0] < self.size:
+            raise UserError(self._text_from(message or "", int(failed[0])))
+
+    def abort(self, code: int = 1) -> None:
+        """End the whole job at once; any rank may call it."""
+        self._mpi.Abort(code)
+
+    def begin_largest(self, mine: Array, largest: Array) -> Any:
+        """Begin to find the element-wise maximum over the ranks, in `largest`; returns the request. Collective."""
+        return self._mpi.Iallreduce(mine, largest, op=MPI.MAX)
+
+    def barrier(self) -> None:
+        """Wait for all. Collective over the world."""
+        self._collective(self._mpi, "Barrier")
+
+    # --- machine ----------------------------------------------------------------------------------------------------
+
+    def _node(self) -> tuple[int, int, float]:
+        """This rank's place among the ranks on this node, their number, and its fair share of the cores they may use.
+
+        Collective over the world.
+        """
+        node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        mine = np.zeros(4096, dtype=np.int32)
+        mine[[c for c in os.sched_getaffinity(0) if c < mine.size]] = 1
+        users = np.empty_like(mine)
+        node.Allreduce(mine, users)
+        place, ranks = int(node.Get_rank()), int(node.Get_size())
+        node.Free()
+        return place, ranks, float(np.sum(mine[users > 0] / users[users > 0]))
+
+    def array_from_root(self, array: Array | None) -> Array:
+        """Rank 0's array of numbers of the host on every rank. Collective over the world."""
+        about = "" if array is None else f"{array.dtype.str} {' '.join(map(str, array.shape))}"
+        dtype, *shape = self.text_from_root(about).split()
+        return self.of_first(np.empty([int(n) for n in shape], dtype=dtype) if self.rank else array)
+
+    def node_sharing(self, what: int) -> int:
+        """How many ranks of this node give the same number. Collective over the world."""
+        node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        every = np.empty(node.Get_size(), dtype=np.int64)
+        node.Allgather(np.array([what], dtype=np.int64), every)
+        node.Free()
+        return int(np.sum(every == what))
+
+
+def _bytes(array: Array) -> Array:
+    return array.reshape(array.size).view(np.uint8)

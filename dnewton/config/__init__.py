@@ -1,0 +1,1 @@
+"""The YAML schema and how it is read."""

@@ -1,0 +1,116 @@
+"""J by passes over the network instead of explicit blocks: one tangent sweep for J v, one cotangent sweep for Jᵀ w.
+
+Nothing is stored but the forward passes of S (docs/method.md). The tangent of rank p's variables alone runs through the
+layers of all ranks, so in diagonal mode all ranks' tangents travel together: P times the numbers of a forward pass.
+`normal` keeps J_uᵀ B J_u / |S| of every diagonal unit, accumulated over chunks of S, and takes only images by passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dnewton.arrays.namespace import Array, namespace, zeros
+from dnewton.comm.communicator import Comm
+from dnewton.curvature.gauss_newton import Bend
+from dnewton.curvature.jacobian import Unit, build
+from dnewton.grid import ceil_div, even_slices
+from dnewton.model.losses.losses import Loss
+from dnewton.model.network import Network, Tape
+
+
+class Passes:
+    """J at θ on S, by sweeps over `chunk` samples at a time."""
+
+    def __init__(self, network: Network, theta: Array, tapes: Sequence[Tape], chunk: int) -> None:
+        self._network, self._theta = network, theta
+        self.parts: list[tuple[slice, Tape]] = []
+        start = 0
+        for tape in tapes:
+            n = int(tape.z.shape[0])
+            for part in even_slices(n, ceil_div(n, chunk)):
+                self.parts.append((slice(start + part.start, start + part.stop), tape.part(part)))
+            start += n
+        self.samples, self.outputs = start, network.plan.outputs
+
+    def image(self, v: Array) -> Array:
+        """J v over all ranks, (S, K). Collective over the forward-sum groups."""
+        return self._tangents(v, 1, 0)[0, ...]
+
+    def images_by_rank(self, v: Array, ranks: int, rank: int) -> Array:
+        """J_p v_p of every rank p, (P, S, K), the same on all. Collective over the forward-sum groups."""
+        return self._tangents(v, ranks, rank)
+
+    def _tangents(self, v: Array, tangents: int, mine: int) -> Array:
+        found = [self._network.tangents(self._theta, tape, v, tangents, mine) for _, tape in self.parts]
+        return found[0] if len(found) == 1 else namespace(v).concat(found, axis=1)
+
+    def add_transposed(self, w: Array, mine: int, out: Array) -> None:
+        """out += J_pᵀ w[:, mine] for w (S, right-hand sides, K). Collective over the backward-sum groups."""
+        for here, tape in self.parts:
+            self._network.pull(self._theta, tape, w[here, ...], mine, out)
+
+
+class ByPasses(Bend):
+    """The curvature at one point, J by passes."""
+
+    def __init__(self, passes: Passes, loss: Loss, z: Array, regulariser: float) -> None:
+        """`z` are the outputs on S, (S, K)."""
+        super().__init__(loss, z, regulariser)
+        self.passes = passes
+
+    def images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+        """J z over all ranks. Collective: a tangent sweep per column."""
+        return namespace(columns[0]).stack([self.passes.image(z) for z in columns])
+
+    def own_images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+        """J_p z_p of this rank's blocks alone. Collective: P tangents per column."""
+        found = [self.passes.images_by_rank(z, comm.size, comm.rank)[comm.rank, ...] for z in columns]
+        return namespace(columns[0]).stack(found)
+
+    def full_product(self, v: Array, unit: Unit, damping: float, comm: Comm) -> Array:
+        """This rank's part of (G + λI) v. Collective: a tangent and a cotangent sweep."""
+        out = namespace(v).zeros_like(v)
+        u = self.passes.image(v)
+        self.passes.add_transposed(self.bend(u, slice(0, u.shape[0]))[:, None, ...], 0, out)
+        return self.damped(out, v, unit, damping)
+
+    def joint_product(self, v: Array, unit: Unit, damping: float, comm: Comm) -> Array:
+        """(G_uu + λI) v of every rank's own unit u, v being zero outside it; returns the unit's span.
+
+        Collective: P tangents and P cotangents at once, so all ranks must take part.
+        """
+        xp, out = namespace(v), namespace(v).zeros_like(v)
+        u = self.passes.images_by_rank(v, comm.size, comm.rank)
+        w = xp.permute_dims(self.bend(u, slice(0, self.samples)), (1, 0, 2))
+        self.passes.add_transposed(w, comm.rank, out)
+        return self.damped(out, v, unit, damping)
+
+
+class Normal(ByPasses):
+    """The curvature at one point, with the matrix J_uᵀ B J_u / |S| of every diagonal unit of this rank."""
+
+    def __init__(
+        self, network: Network, theta: Array, passes: Passes, units: Sequence[Unit], loss: Loss, z: Array,
+        regulariser: float,
+    ) -> None:  # fmt: skip
+        """Collective over the backward-sum groups, as :func:`dnewton.curvature.jacobian.build`."""
+        super().__init__(passes, loss, z, regulariser)
+        self.kept: dict[object, tuple[Array, Array]] | None = None
+        self.matrices = {unit: zeros((unit.size, unit.size), theta) for unit in units}
+        for here, tape in passes.parts:
+            chunk = build(network, theta, [tape], "dense")
+            for unit, matrix in self.matrices.items():
+                add_normal(self, chunk.rows(unit, slice(0, chunk.samples)), unit, here, matrix)
+
+    def block_product(self, v: Array, unit: Unit, damping: float) -> Array:
+        """(G_uu + λI) v; returns the unit's span. Communicates nothing."""
+        span = unit.span
+        return self.matrices[unit] @ v[span] + (self.regulariser + damping) * v[span]
+
+
+def add_normal(model: Bend, rows: Array, unit: Unit, here: slice, out: Array) -> None:
+    """out += J_uᵀ B J_u / |S| over the samples `here` of S, whose J_u is `rows`, (n·K, variables)."""
+    xp = namespace(out)
+    shape = (unit.size, here.stop - here.start, model.outputs)
+    a = xp.reshape(model.half_transposed(xp.reshape(rows.T, shape), here), (unit.size, shape[1] * shape[2]))
+    out += a @ a.T

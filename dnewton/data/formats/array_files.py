@@ -1,0 +1,295 @@
+"""`.npy` files, read with positioned reads of just the needed bytes, and `.npz` archives.
+
+Positioned reads rather than a memory map: a failing disk is then an error message and not a bus error, and pages that
+were read do not count as this process's memory.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tokenize
+import warnings
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import IO, Any
+
+import numpy as np
+
+from dnewton.data.file_kinds import BLOCK_BYTES, guard
+from dnewton.data.sources import Source, Values, block_rows
+from dnewton.errors import UserError, one_line
+
+X_NAMES = ("x", "data", "images", "features", "inputs", "z")  # Z: the papers' own .mat files
+Y_NAMES = ("y", "labels", "label", "targets", "target")
+_GAP = 16 << 10  # bytes that are cheaper to read than to skip
+
+
+@dataclass(frozen=True)
+class RawArray:
+    """An array as plain bytes in a file (a `.npy`, or a member of an archive that is not compressed)."""
+
+    path: str
+    offset: int
+    shape: tuple[int, ...]  # (samples, ...)
+    fortran: bool
+    dtype: np.dtype[Any]
+
+    @property
+    def features(self) -> int:
+        """Numbers per sample."""
+        return math.prod(self.shape[1:])
+
+    def check_size(self, exact: bool = False) -> None:
+        """Raise UserError when the file ends before the array does, or (`exact`) goes on after it."""
+        needed = self.offset + math.prod(self.shape) * self.dtype.itemsize
+        size = os.path.getsize(self.path)
+        if size < needed:
+            row = max(0, size - self.offset) // max(1, self.features * self.dtype.itemsize)
+            where = "" if self.fortran else f" (in row {row} of {self.shape[0]})"
+            raise UserError(f"{self.path}: is cut short: has {size} bytes{where}, {needed} are needed")
+        if exact and size > needed:
+            raise UserError(f"{self.path}: goes on after its last row: has {size} bytes, its header says {needed}")
+
+    def blocks(self, lo: int, hi: int) -> Iterator[Values]:
+        """Columns lo to hi in blocks of consecutive rows."""
+        width = hi - lo if self.fortran or self._by_row(lo, hi) else self.features
+        with guard(self.path), open(self.path, "rb", buffering=0) as file:
+            for part in block_rows(self.shape[0], width * self.dtype.itemsize, BLOCK_BYTES):
+                yield self._range(file.fileno(), part.start, part.stop, lo, hi)
+
+    def rows(self, indices: Values, lo: int, hi: int) -> Values:
+        """Columns lo to hi of some rows (ascending); neighbours are read together."""
+        out = np.empty((len(indices), hi - lo), dtype=self.dtype)
+        if not out.size:
+            return out
+        row = self.features * self.dtype.itemsize
+        near = self.shape[0] if self.fortran else max(1, _GAP // row)
+        limit = max(1, BLOCK_BYTES // ((hi - lo) * self.dtype.itemsize if self.fortran else row))
+        with guard(self.path), open(self.path, "rb", buffering=0) as file:
+            for a, b in runs(indices, near, limit):
+                first, last = int(indices[a]), int(indices[b - 1]) + 1
+                part = self._range(file.fileno(), first, last, lo, hi)
+                out[a:b] = part if last - first == b - a else np.take(part, indices[a:b] - first, axis=0)
+        return out
+
+    def _by_row(self, lo: int, hi: int) -> bool:
+        """Whether reading only this range of every row beats reading whole rows."""
+        return (self.features - (hi - lo)) * self.dtype.itemsize > _GAP
+
+    def _range(self, fd: int, first: int, last: int, lo: int, hi: int) -> Values:
+        size, n, width = self.dtype.itemsize, last - first, hi - lo
+        if width == 0:
+            return np.empty((n, 0), dtype=self.dtype)
+        if self.fortran:
+            out = np.empty((width, n), dtype=self.dtype)
+            for j in range(width):
+                at = self.offset + (self._column(lo + j) * self.shape[0] + first) * size
+                _read(fd, out[j], at)
+            return out.T
+        if self._by_row(lo, hi):
+            out = np.empty((n, width), dtype=self.dtype)
+            for i in range(n):
+                _read(fd, out[i], self.offset + ((first + i) * self.features + lo) * size)
+            return out
+        whole = np.empty((n, self.features), dtype=self.dtype)
+        _read(fd, whole, self.offset + first * self.features * size)
+        return whole[:, lo:hi]
+
+    def _column(self, feature: int) -> int:
+        """Where a feature (channel-major) comes among the columns of a column-major array."""
+        place = np.unravel_index(feature, self.shape[1:])
+        return int(np.ravel_multi_index(place[::-1], self.shape[:0:-1]))
+
+
+def runs(indices: Values, near: int, limit: int) -> Iterator[tuple[int, int]]:
+    """Ascending indices cut where neighbours are more than `near` apart or a run would span more than `limit`."""
+    start = 0
+    breaks = np.flatnonzero(np.diff(indices) > near) + 1
+    for end in [*breaks.tolist(), len(indices)]:
+        while start < end:
+            stop = start + int(np.searchsorted(indices[start:end], indices[start] + limit))
+            yield start, stop
+            start = stop
+
+
+def _read(fd: int, out: Values, offset: int) -> None:
+    view = memoryview(out).cast("B")  # type: ignore[arg-type]
+    done = 0
+    while done < len(view):
+        got = os.preadv(fd, [view[done:]], offset + done)
+        if got == 0:
+            raise EOFError(f"it ends at byte {offset + done}")
+        done += got
+
+
+# --- .npy -------------------------------------------------------------------------------------------------------------
+
+
+def open_npy(path: str, labels: str | None) -> Source:
+    """A `.npy` of samples; the targets are in `labels` or in a file beside it (see :func:`beside`)."""
+    raw = raw_npy(path)
+    labels = labels or beside(path)
+    targets = None
+    if labels is not None:
+        other = raw_npy(labels)
+        check_targets(labels, other.shape, other.dtype, raw.shape[0])
+        targets = _whole(other)
+    check_samples(path, raw.shape, raw.dtype)
+    return Source(path, raw.shape[0], raw.shape[1:], raw.dtype, raw.blocks, targets, raw.rows)
+
+
+def raw_npy(path: str) -> RawArray:
+    """The array of a `.npy` file."""
+    with guard(path), open(path, "rb") as file:
+        raw = RawArray(path, *_header(file, path, path))
+    if raw.dtype.kind in "fiub":  # others are refused by their kind
+        raw.check_size()
+    return raw
+
+
+def _whole(raw: RawArray) -> Any:
+    def read() -> Values:
+        with guard(raw.path), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _as_text(np.asarray(np.load(raw.path, allow_pickle=False)))
+
+    return read
+
+
+def beside(path: str) -> str | None:
+    """The file of targets that belongs to a `.npy` of samples: `a.npy` and `a.y.npy`, or x and y (images and labels)
+    as words of the name; None when there is no such file."""
+    folder, name = os.path.split(path)
+    stem, suffix = os.path.splitext(name)
+    names = [f"{stem}.y{suffix}", f"{stem}.labels{suffix}"]
+    for old, new in (("x", "y"), ("X", "y"), ("X", "Y"), ("images", "labels"), ("data", "labels"), ("data", "target")):
+        names += [re.sub(rf"(?<![A-Za-z]){old}(?![A-Za-z])", new, name)]
+    found = (os.path.join(folder, n) for n in names if n != name)
+    return next((p for p in found if os.path.isfile(p)), None)
+
+
+def _as_text(values: Values) -> Values:
+    """Labels that are bytes as text."""
+    return np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
+
+
+def _header(file: IO[bytes], path: str, what: str) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that are odd, but can be read
+            shape, fortran, dtype = read(file)
+        if min(shape, default=0) < 0:
+            raise ValueError(f"its header says that it is {list(shape)}")
+    except (ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:
+        raise UserError(f"{what}: cannot be read as an array: {one_line(error)}") from None
+    return file.tell(), shape, fortran and len(shape) > 1, dtype
+
+
+def check_samples(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise UserError unless an array can hold samples."""
+    if dtype.kind not in "fiub":
+        raise UserError(f"{name}: x must hold numbers, it has dtype {dtype}")
+    if len(shape) not in (2, 4):
+        raise UserError(
+            f"{name}: x must be [samples, features] or [samples, channels, height, width], it is {list(shape)}"
+        )
+    if math.prod(shape) == 0:
+        raise UserError(f"{name}: x is empty, shape {list(shape)}")
+
+
+def check_targets(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], samples: int) -> None:
+    """Raise UserError unless an array can hold the targets of so many samples."""
+    if dtype.kind not in "fiubUS":
+        raise UserError(f"{name}: y must hold numbers or strings, it has dtype {dtype}")
+    if len(shape) == 2 and (shape[1] == 0 or (dtype.kind == "U" and shape[1] > 1)):
+        raise UserError(f"{name}: y must be [samples] or numbers [samples, targets], it is {list(shape)} {dtype}")
+    if len(shape) not in (1, 2) or shape[0] != samples:
+        raise UserError(f"{name}: y must have one row per sample ({samples}), it has shape {list(shape)}")
+
+
+def pick(path: str, names: list[str]) -> tuple[str, str | None]:
+    """Which of a file's arrays are x and y. Raises UserError when there is no x."""
+
+    def find(wanted: tuple[str, ...]) -> str | None:
+        return next((n for w in wanted for n in names if n.lower() == w), None)
+
+    x = find(X_NAMES)
+    if x is None:
+        found = ", ".join(sorted(names)) or "nothing"
+        raise UserError(f"{path}: has no array 'x'; x and y are needed (found {found})")
+    return x, find(Y_NAMES)
+
+
+# --- .npz -------------------------------------------------------------------------------------------------------------
+
+
+def open_npz(path: str) -> Source:
+    """An archive with x and y; members that are not compressed are read like `.npy` files."""
+    try:
+        with guard(path), zipfile.ZipFile(path) as archive:
+            names = [n.removesuffix(".npy") for n in archive.namelist()]
+            x, y = pick(path, names)
+            raw = _member(archive, x, path)
+            other = _member(archive, y, path) if y is not None else None
+            stored = archive.getinfo(f"{x}.npy").compress_type == zipfile.ZIP_STORED
+    except (ValueError, RuntimeError) as error:  # damaged names, an unknown or encrypted archive
+        raise UserError(f"{path}: cannot be read as .npz: {one_line(error)}") from None
+    check_samples(path, raw.shape, raw.dtype)
+    targets = None
+    if y is not None and other is not None:
+        check_targets(path, other.shape, other.dtype, raw.shape[0])
+        targets = partial(_load, path, y)
+    if stored:
+        raw.check_size()
+        return Source(path, raw.shape[0], raw.shape[1:], raw.dtype, raw.blocks, targets, raw.rows)
+
+    def blocks(lo: int, hi: int) -> Iterator[Values]:
+        if raw.fortran:  # rare: a row of it cannot be read by itself
+            yield _load(path, x).reshape(raw.shape[0], raw.features)[:, lo:hi]
+            return
+        with guard(path), zipfile.ZipFile(path) as archive, archive.open(f"{x}.npy") as file:
+            _header(file, path, path)
+            yield from stream_blocks(file, raw, lo, hi)
+
+    return Source(path, raw.shape[0], raw.shape[1:], raw.dtype, blocks, targets, repeatable=False)
+
+
+def stream_blocks(file: IO[bytes], raw: RawArray, lo: int, hi: int) -> Iterator[Values]:
+    """Columns from a stream that stands at the first row."""
+    row = raw.features * raw.dtype.itemsize
+    for part in block_rows(raw.shape[0], row, BLOCK_BYTES):
+        n = part.stop - part.start
+        data = file.read(n * row)
+        if len(data) != n * row:
+            raise EOFError(f"it ends in row {part.start + len(data) // row} of {raw.shape[0]}")
+        yield np.frombuffer(data, dtype=raw.dtype).reshape(n, raw.features)[:, lo:hi]
+
+
+def _load(path: str, key: str) -> Values:
+    with guard(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _as_text(np.asarray(np.load(path, allow_pickle=False)[key]))
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"{path}: is damaged or cut short: {one_line(error)}") from None
+
+
+def _member(archive: zipfile.ZipFile, key: str, path: str) -> RawArray:
+    """A member's array; its offset in the archive is right where the member is not compressed."""
+    try:
+        info = archive.getinfo(f"{key}.npy")
+        with archive.open(info) as file:
+            inside, shape, fortran, dtype = _header(file, path, f"{path}: array {key!r}")
+    except KeyError:
+        raise UserError(f"{path}: array {key!r} is not a .npy member") from None
+    with open(path, "rb") as raw:
+        raw.seek(info.header_offset + 26)  # the local header's lengths of its name and extra field
+        lengths = raw.read(4)
+    start = info.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+    return RawArray(path, start + inside, shape, fortran, dtype)

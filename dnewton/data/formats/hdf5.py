@@ -1,0 +1,124 @@
+"""HDF5 files by hyperslabs, and MATLAB `.mat` files (version 7.3 is HDF5 with the axes reversed)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+
+from dnewton.data.file_kinds import BLOCK_BYTES, guard
+from dnewton.data.formats.array_files import check_samples, check_targets, pick, runs
+from dnewton.data.sources import Source, Values
+from dnewton.errors import UserError, one_line
+
+# What h5py raises for damaged files, besides OSError.
+_DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError)
+
+
+def open_hdf5(path: str, reverse: bool = False) -> Source:
+    """The data sets x and y at the root of an HDF5 file; `reverse` for MATLAB's column-major axes."""
+    import h5py  # half a second that other formats need not spend
+
+    try:
+        with h5py.File(path, "r") as file:
+            names = [n for n in file if isinstance(file.get(n), h5py.Dataset)]
+            x_name, y_name = pick(path, names)
+            x = file[x_name]
+            if x.shape is None:
+                raise UserError(f"{path}: x is empty")
+            shape, dtype = x.shape[::-1] if reverse else x.shape, x.dtype
+            check_samples(path, shape, dtype)
+            rows_per_chunk = (x.chunks[-1] if reverse else x.chunks[0]) if x.chunks else 1
+            y = None if y_name is None else _labels(file[y_name], path)
+    except _DAMAGE as error:
+        raise UserError(f"{path}: not a readable HDF5 file: {one_line(error)}") from None
+    if y is not None:
+        if reverse:
+            y = y.T
+        if y.ndim == 2 and 1 in y.shape and y.size == shape[0]:
+            y = y.reshape(y.size)
+        check_targets(path, y.shape, y.dtype, shape[0])
+    features = math.prod(shape[1:])
+
+    def read(x: Any, first: int, last: int, lo: int, hi: int) -> Values:
+        n = last - first
+        if reverse:
+            return np.ascontiguousarray(x[..., first:last].T).reshape(n, features)[:, lo:hi]
+        if len(shape) == 2:
+            return np.asarray(x[first:last, lo:hi])
+        size = math.prod(shape[2:])  # whole channels, then the columns
+        c_lo, c_hi = lo // size, -(-hi // size)
+        part = np.asarray(x[first:last, c_lo:c_hi]).reshape(n, (c_hi - c_lo) * size)
+        return part[:, lo - c_lo * size : hi - c_lo * size]
+
+    def slabs(ranges: Iterator[tuple[int, int]], lo: int, hi: int) -> Iterator[Values]:
+        try:
+            with h5py.File(path, "r") as file:
+                for first, last in ranges:
+                    yield read(file[x_name], first, last, lo, hi)
+        except _DAMAGE as error:
+            raise UserError(f"{path}: is damaged or cut short: {one_line(error)}") from None
+
+    row_bytes = dtype.itemsize * (features if reverse else 1)
+
+    def blocks(lo: int, hi: int) -> Iterator[Values]:
+        step = max(1, BLOCK_BYTES // (max(1, hi - lo) * row_bytes))
+        step = max(step // rows_per_chunk, 1) * rows_per_chunk  # whole chunks: each is decompressed once
+        return slabs(((i, min(shape[0], i + step)) for i in range(0, shape[0], step)), lo, hi)
+
+    def rows(indices: Values, lo: int, hi: int) -> Values:
+        limit = max(1, BLOCK_BYTES // (max(1, hi - lo) * row_bytes))
+        cuts = list(runs(indices, max(1, rows_per_chunk), limit))
+        spans = iter([(int(indices[a]), int(indices[b - 1]) + 1) for a, b in cuts])
+        out = np.empty((len(indices), hi - lo), dtype=dtype)
+        for (a, b), part in zip(cuts, slabs(spans, lo, hi), strict=True):
+            out[a:b] = part[indices[a:b] - indices[a]]
+        return out
+
+    return Source(path, shape[0], tuple(shape[1:]), dtype, blocks, None if y is None else lambda: y, rows)
+
+
+def _labels(y: Any, path: str) -> Values:
+    if y.dtype.kind in "OS":  # strings of variable or fixed length
+        import h5py
+
+        if h5py.check_string_dtype(y.dtype) is None:
+            raise UserError(f"{path}: y must hold numbers or strings, it has dtype {y.dtype}")
+        return np.asarray(y.asstr(errors="replace")[()], dtype=str)
+    return np.asarray(y[()])
+
+
+def is_version_73(path: str) -> bool:
+    """A .mat file that is HDF5 inside."""
+    with guard(path), open(path, "rb") as file:
+        return b"MATLAB 7.3" in file.read(128) or (file.seek(0) == 0 and file.read(8) == b"\x89HDF\r\n\x1a\n")
+
+
+def read_mat(path: str) -> tuple[Values, Values | None, str]:
+    """x (dense or scipy sparse), y and the name of x in a .mat file up to version 7: the whole of it."""
+    from scipy import io, sparse
+
+    with guard(path):
+        try:
+            found: dict[str, Any] = io.loadmat(path, squeeze_me=False)
+        except Exception as error:  # damaged files end in any exception inside the library
+            raise UserError(f"{path}: not a readable .mat file: {one_line(error)}") from None
+    arrays = {k: v for k, v in found.items() if not k.startswith("__")}
+    x_name, y_name = pick(path, list(arrays))
+    x: Any = arrays[x_name]
+    if sparse.issparse(x):
+        x = sparse.csr_matrix(cast(Any, x))
+    check_samples(path, x.shape, x.dtype)
+    if y_name is None:
+        return x, None, x_name
+    y: Any = arrays[y_name]
+    if y.dtype.kind == "U":
+        y = np.char.strip(y)
+    elif sparse.issparse(y):
+        y = sparse.csr_matrix(cast(Any, y)).toarray()
+    if y.ndim == 2 and 1 in y.shape and y.size == x.shape[0]:
+        y = y.reshape(y.size)
+    check_targets(path, y.shape, y.dtype, x.shape[0])
+    return x, y, x_name

@@ -1,0 +1,1 @@
+"""What a rank runs on: cores, memory, GPU, measured rates."""

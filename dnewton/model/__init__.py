@@ -1,0 +1,1 @@
+"""The net on a layout: passes, objective, weights."""

@@ -1,0 +1,1 @@
+"""Decisions made before a run from the net and the machine alone; nothing here communicates."""

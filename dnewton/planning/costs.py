@@ -1,0 +1,238 @@
+"""What holding the curvature and solving with it costs: seconds of operations and traffic, and bytes held.
+
+Pure functions of the plan, for the rank with the largest slices, so that every rank decides alike (docs/method.md has
+the formulas). Seconds = operations / flops + bytes / bandwidth, by the rates of the machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dnewton.hardware.rates import Rates
+from dnewton.planning.net_plan import NetPlan, spatial
+
+Sharing = Literal["shared", "sample", "pooled"]
+
+OVERHEAD = 5e-5  # seconds that the calls of one product with a block take, however small the block
+EXPECTED_CG, EXPECTED_KRONECKER = 12.0, 5.0  # assumed iterations of a solve to ‖r‖ ≤ 0.1 ‖g‖
+PRODUCTS = 30  # with J in a direction, over which building the rows is spread
+CACHE = 8 << 20  # bytes of rows and D that are worked on at a time: they must stay in cache between two products
+ROWS = 64 << 20  # bytes of rows that a normal matrix is summed from at a time
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """The largest rank's block of one layer: |O|, |I| with the kernel, positions, and what kind of D it has."""
+
+    name: str
+    o: int
+    i: int
+    q: int
+    held: int  # positions at which D is kept: fewer than q after max-pooling
+    sharing: Sharing
+    slope: bool
+    window: int  # offsets of the pooling that follows
+    conv: bool
+    inputs: int  # numbers per sample of the input slice
+    outputs: int  # of the output slice
+    moved: int  # of the input as it arrives, where it is redistributed
+
+    @property
+    def size(self) -> int:
+        """Variables, a bias included."""
+        return self.o * (self.i + 1)
+
+    def d_numbers(self, outputs: int) -> float:
+        """Numbers per sample of D."""
+        if self.sharing == "shared":
+            return float(self.q * self.o) if self.slope or self.q > 1 else 0.0
+        masks = self.window * self.held * self.o if self.sharing == "pooled" else 0
+        return float(outputs * self.held * self.o + masks)
+
+    def numbers(self, representation: str, outputs: int) -> float:
+        """Numbers per sample that a representation keeps besides the forward pass."""
+        if representation == "dense":
+            return float(outputs * self.size)
+        return self.d_numbers(outputs) + (self.q * self.i if self.conv else 0)
+
+    def bytes(self, representation: str, outputs: int, itemsize: int, half: bool) -> float:
+        """Bytes per sample of these; with `half`, D, patches and rows take two a number."""
+        numbers = self.numbers(representation, outputs)
+        if not half:
+            return numbers * itemsize
+        rounded = numbers
+        if representation == "factored":
+            d = 0.0 if self.sharing == "shared" else float(outputs * self.held * self.o)
+            rounded = d + (self.q * self.i if self.conv else 0)
+        return rounded * 2 + (numbers - rounded) * itemsize
+
+
+def blocks_of(plan: NetPlan) -> list[BlockShape]:
+    """The blocks of the rank with the largest slices, in layer order."""
+    found = []
+    for position, layer in enumerate(plan.layers):
+        if layer.split_kind is None:
+            continue
+        shape = layer.shape
+        o = -(-layer.out_units.count // plan.grid.parts(layer.out_split)) * layer.out_units.size
+        channels = -(-layer.in_units.count // plan.grid.parts(layer.in_split)) * layer.in_units.size
+        arriving = -(-layer.in_units.count // plan.grid.parts(layer.source))
+        q = spatial(shape.out_shape)
+        after = plan.layers[position + 1] if position + 1 < len(plan.layers) else None
+        pooled = (
+            after is not None and shape.kind == "conv" and after.shape.kind == "maxpool"
+            and after.shape.spec.options.padding == (0, 0) and not plan.incoming(after)
+        )  # fmt: skip
+        held = spatial(after.shape.out_shape) if pooled and after is not None else q
+        window = math.prod(after.shape.spec.options.size) if pooled and after is not None else 1
+        sharing: Sharing = "pooled" if pooled else "sample" if plan.depends_on_sample(position) else "shared"
+        found.append(
+            BlockShape(
+                shape.name,
+                o,
+                channels * shape.kernel_size,
+                q,
+                held,
+                sharing,
+                slope=shape.activation != "linear",
+                window=window,
+                conv=shape.kind == "conv",
+                inputs=channels * spatial(shape.in_shape),
+                outputs=o * q,
+                moved=arriving * layer.in_units.size * spatial(shape.in_shape) if plan.incoming(layer) else 0,
+            )
+        )
+    return found
+
+
+def cheapest(block: BlockShape, samples: int, outputs: int, itemsize: int, rates: Rates) -> str:
+    """The representation with the least seconds per Gauss-Newton product.
+
+    factored: 4 S Q O I operations and D read twice; dense: the rows read twice, and building them (2 S K Q O I
+    operations) spread over the products of a direction.
+    """
+    operations = float(samples) * block.q * block.o * block.i
+    held = block.held * block.o * (1 if block.sharing == "shared" else outputs + 1)
+    factored = 4 * operations / rates.flops + 2.0 * samples * held * itemsize / rates.bandwidth
+    dense = 2.0 * samples * outputs * block.o * block.i * itemsize / rates.bandwidth
+    dense += 2 * operations * outputs / rates.flops / PRODUCTS
+    return "dense" if dense < factored else "factored"
+
+
+def building(
+    blocks: Sequence[BlockShape], held: Mapping[str, str], samples: int, outputs: int, itemsize: int, rates: Rates
+) -> float:
+    """Seconds to build J: the K-fold sweep through all layers but the first, and the rows."""
+    operations = traffic = 0.0
+    for m, b in enumerate(blocks):
+        one = 2.0 * b.q * b.o * b.i
+        if b.sharing != "shared" or b.slope:
+            operations += one if m else 0.0
+            traffic += 2.0 * b.outputs + (b.inputs if m else 0)
+        operations += one if held[b.name] == "dense" else 0.0
+    rows = float(samples * outputs)
+    return rows * operations / rates.flops + rows * traffic * itemsize / rates.bandwidth
+
+
+def by_passes(blocks: Sequence[BlockShape], samples: int, itemsize: int, rates: Rates) -> float:
+    """Seconds of one solve where a product is a tangent and a cotangent sweep, without messages."""
+    operations = sum(6.0 * b.q * b.o * b.i for b in blocks)
+    traffic = sum(8.0 * b.outputs + (3.0 * b.q * b.i if b.conv else 0.0) for b in blocks)
+    each = samples * (operations / rates.flops + traffic * itemsize / rates.bandwidth)
+    return EXPECTED_CG * (each + 4 * OVERHEAD * len(blocks))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one solve, and the bytes it takes besides the curvature and a few vectors.
+
+    `delay` are the plain iterations after which what the way needs is set up: by then it would have paid.
+    """
+
+    seconds: float
+    workspace: float
+    delay: int = 0
+
+
+def ways(
+    blocks: Sequence[BlockShape], held: Mapping[str, str], samples: int, outputs: int, itemsize: int, rates: Rates
+) -> dict[str, Cost]:
+    """Every way to solve a unit of these blocks with J held as `held` says, by name."""
+    s, sk, n = float(samples), float(samples * outputs), float(sum(b.size for b in blocks))
+    flops = dict.fromkeys(("plain", "gram", "setup", "dual", "rows", "factors", "apply"), 0.0)
+    moved = {"plain": 10.0 * n * itemsize, "gram": 30.0 * sk * 8}
+    passed = sum(s * b.outputs for b in blocks if held[b.name] == "factored")  # φ Vᵀ of every block at once
+    grams, widest, kronecker, dense_d, rows = 0.0, 0.0, 0.0, 0.0, 0.0
+    only_dense = True
+    for b in blocks:
+        factored = held[b.name] == "factored"
+        only_dense &= factored and not b.conv
+        flops["factors"] += 2.0 * s * b.i**2 + 4.0 * b.o**3 + 2.0 * b.i**3
+        flops["apply"] += 2.0 * b.o * b.i * (b.o + b.i)
+        kronecker += 4.0 * b.i**2 + 8.0 * b.o**2
+        if not factored:
+            there = s * b.numbers("dense", outputs) * itemsize
+            moved["plain"] += there
+            moved["gram"] += 2.0 * there
+            flops["dual"] += 2.0 * sk * sk * b.o * b.i
+            continue
+        products, by_gram = 4.0 * s * b.q * b.o * b.i, 2.0 * s * s * b.o
+        use = not b.conv and by_gram < products
+        flops["plain"] += products
+        flops["gram"] += by_gram if use else products
+        flops["setup"] += 2.0 * s * s * b.i if use else 0.0
+        flops["rows"] += 2.0 * sk * b.q * b.o * b.i
+        flops["dual"] += 2.0 * sk * sk * (b.o * b.i if b.conv else b.o) + 2.0 * s * s * b.i
+        grams += s * s if not b.conv and s < 2 * b.i else 0.0
+        dense_d = max(dense_d, sk * b.q * b.o)
+        rows = max(rows, sk * b.size if b.conv else 0.0)
+        widest = max(widest, s * b.outputs)
+        for way in ("plain", "gram"):
+            moved[way] += 2.0 * s * b.d_numbers(outputs) * itemsize
+
+    def seconds(operations: float, traffic: float) -> float:
+        return operations / rates.flops + traffic / rates.bandwidth
+
+    calls = OVERHEAD * len(blocks)
+    setup = seconds(flops["setup"] + flops["plain"] / 2, 0.0)  # φφᵀ, and Jᵀ y at the end
+    plain = calls + seconds(flops["plain"], moved["plain"])
+    preconditioned = 2 * calls + seconds(flops["plain"] + flops["apply"], moved["plain"])
+    small = passed * itemsize + CACHE + 8.0 * sk * 8
+    gram = calls + seconds(flops["gram"], moved["gram"])
+    factors = seconds(flops["factors"], 0.0) if only_dense else math.inf
+    saved = plain - preconditioned * EXPECTED_KRONECKER / EXPECTED_CG  # per plain iteration
+    return {
+        "plain": Cost(EXPECTED_CG * plain, small),
+        "gram": _later(plain, gram, setup, EXPECTED_CG, (grams + 2 * widest) * itemsize + small + 16.0 * sk * 8),
+        "kronecker": _later(
+            plain, plain - saved, factors, EXPECTED_CG, small + (kronecker + dense_d / max(1, len(blocks))) * itemsize
+        ),
+        "diagonal": Cost(EXPECTED_CG * plain, small + CACHE),
+        "primal": Cost(
+            seconds(flops["rows"] + 2.0 * sk * n * n + n**3 / 3, 6.0 * sk * n * itemsize),
+            2 * n * n * itemsize + min(ROWS, 3 * sk * n * itemsize),
+        ),
+        "dual": Cost(
+            seconds(flops["dual"] + sk**3 / 3, 12.0 * sk * sk * itemsize),
+            (5 * sk * sk + 2 * rows + dense_d) * itemsize,
+        ),
+    }
+
+
+def _later(plain: float, other: float, setup: float, iterations: float, workspace: float) -> Cost:
+    """A way whose iterations cost `other` after a setup, begun by plain iterations until it would have paid."""
+    if not (other < plain and setup < math.inf):
+        return Cost(math.inf, workspace)
+    delay = max(1, round(min(1e6, setup / (plain - other))))
+    return Cost(delay * plain + setup + max(0.0, iterations - delay) * other, workspace, delay)
+
+
+def normal_ways(n: int, samples: int, outputs: int, itemsize: int, rates: Rates) -> dict[str, Cost]:
+    """The ways where J_uᵀ B J_u / |S| of a unit of n variables is held as a matrix."""
+    product = OVERHEAD + n * n * itemsize / rates.bandwidth
+    read = 2.0 * n * n * itemsize
+    factored = float(n) ** 3 / 3 / rates.flops + read / rates.bandwidth
+    return {"plain": Cost(EXPECTED_CG * product, 0.0), "primal": Cost(factored, read)}

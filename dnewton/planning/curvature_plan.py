@@ -1,0 +1,392 @@
+"""How a run holds the curvature and solves with it within its memory: decided once, before training, from the plan.
+
+Pure functions of the plan, the options and the machine's rates, so that every rank decides alike (docs/method.md has
+the formulas). When memory is short, first the batches, then the chunks of S shrink, then the smaller representation of
+every block is taken, then `normal` where a rank's system is small, then `implicit`; what does not fit then is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from dnewton.config.newton import SolverSection
+from dnewton.errors import UserError
+from dnewton.grid import ceil_div, even_slices
+from dnewton.hardware.rates import Rates
+from dnewton.planning import costs
+from dnewton.planning.costs import BlockShape, Cost
+from dnewton.planning.grid_search import Workload, sample_bytes
+from dnewton.planning.net_plan import LayerPlan, NetPlan
+
+How = Literal["explicit", "normal", "implicit"]
+
+LARGEST_EXACT = 4000  # rows of a matrix to factor, unless exact solves are asked for
+GRAM_FLOOR = {4: 1e-3, 8: 1e-6}  # by itemsize: ‖r‖² is a difference in Gram coordinates, so ‖r‖ ends at about √ε ‖g‖
+SWEEP = 16 << 20  # bytes of a chunk's K-fold sweep that should stay in cache, where no messages make chunks dear
+MESSAGES = 64 << 20  # where they do: few enough for fresh memory not to cost more than the messages
+CLEARLY = 2.0  # how much faster passes must be by the model, which knows them less well
+VECTORS = 13  # of the length of θ: θ, ∇f, d, d_previous (two while a step is taken), trial point, best, and CG's
+
+
+Stages = tuple[tuple[str, int], ...]  # ways to solve that follow each other, and the iterations before each
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What was decided; the same on every rank."""
+
+    how: How
+    held: Mapping[str, str]  # representation by layer name, where it is explicit
+    stages: tuple[Stages, ...]  # per diagonal unit; empty where the whole system is solved
+    chunk: int  # samples of S at a time
+    batch: int
+    passes: float  # bytes for kept forward passes beyond those of S
+    parts: Mapping[str, float]  # the planned peak, by what it is for
+    rates: Rates
+    note: str = ""  # for the log
+
+    @property
+    def peak(self) -> float:
+        """Planned peak of resident bytes on the largest rank."""
+        p = self.parts
+        return p["process"] + p["vectors"] + p["data"] + p["subsample"] + max(p["passes"], p["curvature"])
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """How every diagonal unit is solved, in words."""
+        texts = [[f"{w} after {n} iterations" if n else w for w, n in stages] for stages in self.stages]
+        return tuple(" then ".join(text) for text in texts)
+
+    def chunks(self, samples: int, subsample: int) -> tuple[int, ...]:
+        """Sizes of the pieces that S is worked through in."""
+        joined = samples <= self.batch
+        tapes = [subsample] if joined else [min(self.batch, subsample - i) for i in range(0, subsample, self.batch)]
+        return tuple(part.stop - part.start for size in tapes for part in even_slices(size, ceil_div(size, self.chunk)))
+
+    def describe(self) -> list[str]:
+        """Lines for the log."""
+        mib = {name: f"{name} {value / 2**20:.1f}" for name, value in self.parts.items()}
+        if self.how == "explicit":
+            names = ", ".join(f"{k} {v}" for k, v in self.held.items())
+            what = f"jacobian: {names}"
+        elif self.how == "normal":
+            what = "jacobian: normal, a matrix per local system; images by passes"
+        else:
+            what = "jacobian: implicit, nothing stored; products by passes" + self.note
+        solved = f"; local systems: {', '.join(self.ways)}" if self.stages else ""
+        rates = f"{self.rates.flops / 1e9:.3g} Gflop/s, {self.rates.bandwidth / 1e9:.3g} GB/s"
+        return [
+            f"{what}; {self.chunk} samples at a time{solved} (by {rates})",
+            f"planned memory of the largest rank: {self.peak / 2**20:.1f} MiB (MiB: {', '.join(mib.values())})",
+        ]
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What the decisions are made from."""
+
+    plan: NetPlan
+    work: Workload
+    options: SolverSection
+    rates: Rates
+    blocks: tuple[BlockShape, ...]
+
+    @property
+    def units(self) -> list[tuple[BlockShape, ...]]:
+        layers = self.options.diagonal_unit == "layer"
+        return [(b,) for b in self.blocks] if layers else [self.blocks]
+
+    @property
+    def numbers(self) -> int:
+        return sum(b.size for b in self.blocks)
+
+    def joined(self, batch: int) -> bool:
+        return self.work.samples <= batch
+
+    def subsample_bytes(self, batch: int) -> float:
+        return self.pass_bytes(self.work.samples if self.joined(batch) else self.work.subsample)
+
+    @property
+    def sweep(self) -> float:
+        """Numbers per sample and right-hand side of a cotangent's way through the widest layer."""
+        return max(2.0 * b.outputs + (b.inputs + b.moved if m else 0) for m, b in enumerate(self.blocks))
+
+    @property
+    def jacobian_sweep(self) -> float:
+        """As :attr:`sweep` for the K-fold sweep, which starts with what all samples share."""
+        numbers = 0.0
+        for m, b in enumerate(self.blocks):
+            inputs = b.inputs + b.moved if m else 0
+            if b.sharing == "shared":
+                numbers = max(numbers, float(b.outputs + inputs) if b.slope else 0.0)
+            else:
+                numbers = max(numbers, 2.0 * b.outputs + inputs)
+        return numbers
+
+    def working_bytes(self, batch: int) -> float:
+        """A batch on its way forward and back, besides its pass."""
+        forward = max(2.0 * math.prod(x.shape.out_shape) / _parts(self.plan, x) for x in self.plan.layers)
+        numbers = max(forward, self.sweep) + self.blocks[0].inputs
+        return min(batch, self.work.samples) * (numbers * self.work.itemsize + 32.0 * self.work.outputs)
+
+    def pass_bytes(self, samples: int) -> float:
+        """Kept forward passes."""
+        return float(samples * self.plan.kept_numbers() * self.work.itemsize)
+
+
+def _parts(plan: NetPlan, layer: LayerPlan) -> int:
+    return plan.grid.parts(layer.out_split)
+
+
+def decide(
+    plan: NetPlan, work: Workload, options: SolverSection, *, memory: float = math.inf, process: float = 0.0,
+    rates: Rates | None = None, soft: float = math.inf, source: str = "config",
+) -> Strategy:  # fmt: skip
+    """The strategy that is fastest by the stated model and needs at most `memory` bytes on the largest rank.
+
+    `process` are the bytes that the process holds already; passes are kept up to `soft` bytes in all. Raises UserError
+    when nothing fits, or not what the options ask for.
+    """
+    at = _Setting(plan, work, options, rates or Rates(), tuple(costs.blocks_of(plan)))
+    vectors = float((VECTORS + 2 * (options.lambda_trials - 1)) * at.numbers * work.itemsize)
+    data = data_bytes(plan, work)
+    fixed = process + vectors + data
+    batch = min(options.batch_size, 1 << 30)
+
+    def least(batch: int) -> float:
+        one = 0.0 if at.joined(batch) else at.pass_bytes(batch)
+        return fixed + at.subsample_bytes(batch) + one + at.working_bytes(batch)
+
+    while batch > 1 and least(batch) > memory:
+        batch = -(-min(batch, work.samples) // 2)
+    if least(batch) > memory:
+        raise UserError(_too_little(source, memory, least(batch), plan.grid.size))
+    held_back = at.subsample_bytes(batch)
+    left = memory - fixed - held_back
+    room = min(left, soft - fixed - held_back) - at.working_bytes(batch)
+    passes, rest = 0.0, at.pass_bytes(work.samples - work.subsample)
+    if not at.joined(batch):  # all passes, or what there is room for besides the one at work
+        passes = rest if room >= rest else max(0.0, room - at.pass_bytes(batch))
+    found = _curvature(at, left, source)
+    if found.size > left:
+        raise UserError(_too_little(source, memory, fixed + held_back + found.size, plan.grid.size))
+    at_work = at.working_bytes(batch) + (0.0 if at.joined(batch) or passes == rest else at.pass_bytes(batch))
+    parts = {
+        "process": process, "vectors": vectors, "data": data, "subsample": held_back, "passes": passes + at_work,
+        "curvature": found.size,
+    }  # fmt: skip
+    messages = found.how == "implicit" and options.curvature == "diagonal" and plan.grid.size > 1
+    note = ", with messages while solving, all ranks in step" if messages else ""
+    return Strategy(*found[:4], batch, max(0.0, passes), parts, at.rates, note)
+
+
+def _too_little(source: str, memory: float, needed: float, ranks: int) -> str:
+    return (
+        f"{source}: parallel.memory: the largest of {ranks} rank(s) needs {needed / 2**20:.0f} MiB and may use "
+        f"{memory / 2**20:.0f}; allow more, or use more ranks, or a smaller net, subsample or data set"
+    )
+
+
+def data_bytes(plan: NetPlan, work: Workload) -> float:
+    """Samples and targets on the rank with the largest slice; a few batches of them where they are streamed."""
+    sample, data = sample_bytes(plan.layers[0], plan.grid, work), 0.0
+    for count in (work.samples, work.others):
+        here = count * sample
+        if here > work.resident:  # the batch at work, the next one and its raw columns
+            here = 3.0 * min(work.batch, count) * sample
+        data += here + count * work.outputs * work.itemsize
+    return data
+
+
+class Found(NamedTuple):
+    """A way to hold the curvature and to solve with it: see :class:`Strategy`, and the bytes that it takes."""
+
+    how: How
+    held: Mapping[str, str]
+    stages: tuple[Stages, ...]
+    chunk: int
+    size: float
+
+
+def _curvature(at: _Setting, left: float, source: str) -> Found:
+    """The fastest way to hold the curvature within `left` bytes; the last one tried if none fits."""
+    wanted = at.options.jacobian
+    found: Found | None = None
+    half = at.options.jacobian_dtype != "auto"
+    if wanted in ("auto", "factored", "dense"):
+        item, s, k = at.work.itemsize, at.work.subsample, at.work.outputs
+        if wanted == "auto":
+            choices = [
+                {b.name: costs.cheapest(b, s, k, item, at.rates) for b in at.blocks},
+                {b.name: min(("factored", "dense"), key=lambda r: b.numbers(r, k)) for b in at.blocks},
+            ]
+        else:
+            choices = [{b.name: wanted for b in at.blocks}]
+        for held in choices:
+            found = _explicit(at, held, left)
+            if found is not None and found.size <= left:
+                return found if wanted != "auto" or half else _by_passes_instead(at, found, left)
+        if (wanted != "auto" or half) and found is None:
+            found = _explicit(at, choices[0], math.inf)
+        if half and found is not None:
+            return found  # it is what was asked for, and too large
+    small = max(sum(b.size for b in unit) for unit in at.units) <= LARGEST_EXACT
+    plain = at.options.preconditioner in ("auto", "none")
+    if wanted == "normal" or (wanted == "auto" and at.options.curvature == "diagonal" and small and plain):
+        found = _normal(at, left)
+        if found.size <= left:
+            return found
+    if wanted == "implicit" or (wanted == "auto" and plain and at.options.subproblem != "exact"):
+        return _implicit(at, left)
+    if found is None:
+        asked = f"subproblem: {at.options.subproblem}, preconditioner: {at.options.preconditioner}"
+        raise UserError(f"{source}: solver ({asked}): does not fit into {left / 2**20:.0f} MiB; use subproblem: cg")
+    return found
+
+
+def _by_passes_instead(at: _Setting, found: Found, left: float) -> Found:
+    """Passes, where they cost no more messages than J would and are clearly faster: with very many outputs."""
+    options, work = at.options, at.work
+    whole = options.curvature == "full"
+    if options.subproblem == "exact" or options.preconditioner not in ("auto", "none"):
+        return found
+    if not whole and at.plan.grid.size > 1:
+        return found  # local solves have no messages: that is the method
+    item, s, k = work.itemsize, work.subsample, work.outputs
+    solve = sum(
+        min(c.seconds for c in costs.ways(unit, found.held, s, k, item, at.rates).values())
+        for unit in ([at.blocks] if whole else at.units)
+    )
+    explicit = costs.building(at.blocks, found.held, s, k, item, at.rates) + solve
+    passes = costs.by_passes(at.blocks, s, item, at.rates) * (1 if whole else len(at.units))
+    instead = _implicit(at, left)
+    return instead if CLEARLY * passes < explicit and instead.size <= left else found
+
+
+def _chunk(at: _Setting, per_sample: float, left: float, messages: bool) -> int:
+    """Samples at a time: few enough to fit, and to stay in cache unless every chunk has messages of its own."""
+    limit = min(left, MESSAGES if messages else SWEEP)
+    return int(max(1, min(at.work.subsample, limit // max(1.0, per_sample))))
+
+
+def _sums_back(at: _Setting) -> bool:
+    """Whether a backward sweep sends messages."""
+    grid = at.plan.grid
+    return grid.size > 1 and any(
+        (layer.split_kind is not None and not layer.first and grid.ranks_in(layer.split_kind.backward) > 1)
+        or bool(at.plan.incoming(layer))
+        for layer in at.plan.layers
+    )
+
+
+def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | None:
+    """With J held block by block; None where no way that the options allow fits."""
+    work, options = at.work, at.options
+    s, k, item = work.subsample, work.outputs, work.itemsize
+    half = options.jacobian_dtype != "auto"
+    per_sample = sum(b.bytes(held[b.name], k, item, half) for b in at.blocks)
+    if s > options.batch_size:  # the inputs of several batches are put together
+        per_sample += sum(b.i for b in at.blocks if not b.conv) * item
+    jacobian = s * per_sample
+    temporary = max(1.0, k * at.jacobian_sweep * item)
+    chunk = _chunk(at, temporary, left - jacobian, _sums_back(at))
+    if options.curvature == "full":
+        cost = costs.ways(at.blocks, held, s, k, item, at.rates)["dual" if options.subproblem == "exact" else "plain"]
+        return Found("explicit", held, (), chunk, jacobian + max(chunk * temporary, cost.workspace))
+    chosen: list[Stages] = []
+    lasting = passing = 0.0
+    for unit in at.units:
+        found = costs.ways(unit, held, s, k, item, at.rates)
+        allowed = allowed_ways(found, sum(b.size for b in unit), s * k, item, options)
+        fitting = {name: cost for name, cost in allowed.items() if jacobian + cost.workspace <= left}
+        if not fitting:
+            return None
+        stages = _stages(fitting, options, item)
+        chosen.append(stages)
+        for way, _ in stages:
+            need = fitting[way].workspace if way in fitting else found[way].workspace
+            kept = options.lambda_trials > 1 if way in EXACT else way != "plain"
+            here = min(need, found["plain"].workspace) if kept else need  # only while the system is at work
+            lasting += need - here  # until all systems of the rank are solved
+            passing = max(passing, here)
+    return Found("explicit", held, tuple(chosen), chunk, jacobian + max(chunk * temporary, lasting + passing))
+
+
+EXACT = ("primal", "dual")
+
+
+def _stages(fitting: Mapping[str, Cost], options: SolverSection, itemsize: int) -> Stages:
+    """The fastest way for the iterations that are assumed; if it is by CG, what takes over when there are more.
+
+    Many iterations mean a small λ, where the dual's difference cancels in float32: it takes over in float64 alone.
+    """
+    way = min(fitting, key=lambda name: fitting[name].seconds)
+    if way in EXACT:
+        return ((way, 0),)
+    asked = way == options.preconditioner  # what is asked for is there from the start
+    stages: Stages = ((way, 0),) if asked or not fitting[way].delay else (("plain", 0), (way, fitting[way].delay))
+    sound = [name for name in EXACT if name in fitting and (name == "primal" or itemsize == 8)]
+    exact = min(sound, key=lambda name: fitting[name].seconds, default=None)
+    if exact is not None and "plain" in fitting:
+        each = fitting["plain"].seconds / costs.EXPECTED_CG
+        stages = (*stages, (exact, max(2, stages[-1][1] + 1, math.ceil(fitting[exact].seconds / each))))
+    return stages
+
+
+def allowed_ways(
+    found: Mapping[str, Cost], variables: int, rows: int, itemsize: int, options: SolverSection
+) -> dict[str, Cost]:
+    """The ways that `solver.subproblem`, `preconditioner` and `cg_tolerance` allow."""
+    if options.subproblem == "exact":
+        return {name: found[name] for name in EXACT}
+    names = set(found) - {"diagonal"}
+    if options.preconditioner in ("diagonal", "kronecker"):
+        names = {options.preconditioner} if options.subproblem == "cg" else {options.preconditioner, "primal", "dual"}
+    elif options.preconditioner == "none" or options.subproblem == "cg":
+        names -= {"kronecker"}  # the paper's method has none, unless it is asked for
+    if options.warm_start or options.cg_tolerance < GRAM_FLOOR[itemsize]:
+        names -= {"gram"}
+    if options.subproblem == "cg" or variables > LARGEST_EXACT:
+        names -= {"primal"}
+    if options.subproblem == "cg" or rows > LARGEST_EXACT:
+        names -= {"dual"}
+    return {name: found[name] for name in names}
+
+
+def _normal(at: _Setting, left: float) -> Found:
+    work, options = at.work, at.options
+    k, item = work.outputs, work.itemsize
+    sizes = [sum(b.size for b in unit) for unit in at.units]
+    matrices = float(sum(n * n for n in sizes) * item)
+    per_sample = k * (at.sweep + sum(sizes) + 3 * max(sizes)) * item
+    ways: list[Stages] = []
+    workspace = 0.0
+    for n in sizes:
+        found = costs.normal_ways(n, work.subsample, k, item, at.rates)
+        if options.subproblem == "cg" or (options.subproblem == "auto" and matrices + found["primal"].workspace > left):
+            way = "plain"
+        elif options.subproblem == "exact":
+            way = "primal"
+        else:
+            way = min(found, key=lambda name: found[name].seconds)
+        ways.append(((way, 0),))
+        need = found[way].workspace
+        workspace = workspace + need if options.lambda_trials > 1 else max(workspace, need)
+    squares = float(max(sizes) ** 2 * item)  # a chunk's product before it is added
+    chunk = _chunk(at, per_sample, left - matrices - squares, messages=True)
+    tangents = 2 * at.sweep * item
+    workspace = max(workspace, squares + chunk * per_sample, chunk * tangents)
+    return Found("normal", {}, tuple(ways), chunk, matrices + workspace)
+
+
+def _implicit(at: _Setting, left: float) -> Found:
+    ranks = at.plan.grid.size if at.options.curvature == "diagonal" else 1
+    columns = at.plan.grid.size if at.options.combine == "two_level" else 1
+    per_sample = 2 * max(ranks, columns) * at.sweep * at.work.itemsize
+    images = 6.0 * max(ranks, columns) * at.work.subsample * at.work.outputs * at.work.itemsize
+    chunk = _chunk(at, per_sample, left - images, messages=at.plan.grid.size > 1)
+    ways = ((("passes", 0),),) * len(at.units) if at.options.curvature == "diagonal" else ()
+    return Found("implicit", {}, ways, chunk, images + chunk * per_sample)

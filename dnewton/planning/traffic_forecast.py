@@ -1,0 +1,121 @@
+"""What an iteration communicates, counted from the plan alone: bytes per phase, summed over ranks. Pure functions.
+
+A sum counts the buffer that each rank passes in, a gather each rank's own slice, a broadcast the root's buffer. The
+wrapper in comm.py counts the same way, so forecast and measurement are equal, not close (docs/layout.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dnewton.grid import Group, Move, Units, moves
+from dnewton.planning.net_plan import NetPlan, spatial
+
+SCALAR = 8
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one Newton iteration did: `trials` function evaluations, `cg` iterations of a full solve, columns combined.
+
+    `jacobian_batches` are the sizes of the chunks that S was cut into, `how` is how the curvature was held; `joint_cg`
+    counts the iterations of diagonal solves by passes, in `units` systems per rank.
+    """
+
+    samples: int
+    jacobian_batches: tuple[int, ...]
+    trials: int = 1
+    columns: int = 2
+    combined: bool = True
+    two_level: bool = False
+    full_cg: int = 0
+    how: str = "explicit"
+    joint_cg: int = 0
+    units: int = 1
+    test_samples: int = 0
+    itemsize: int = 4
+
+
+def iteration_bytes(plan: NetPlan, did: Iteration) -> dict[str, int]:
+    """Bytes per phase, summed over ranks, of an accepted iteration whose forward passes were all kept."""
+    ranks, item = plan.grid.size, did.itemsize
+    if ranks == 1:
+        return dict.fromkeys(("function", "gradient", "jacobian", "cg", "combine", "evaluate"), 0)
+    outputs, s, n = plan.outputs, sum(did.jacobian_batches), did.columns
+    held, forward, backward = did.how == "explicit", forward_numbers(plan), backward_numbers(plan, 1, samples=1)
+    images = ranks * n * outputs * s if held else n * s * forward  # of the columns
+    combine = images * item + ranks * (n + n * (n + 1) // 2) * SCALAR
+    combine += ((n + 1) if did.combined else 1) * SCALAR
+    if did.two_level:  # `columns` vectors exchanged, and scalars for the pieces of all ranks and the previous step
+        z = ranks + n - 1
+        combine = ranks * (n * outputs * s * item + (z + 2 * z * z) * SCALAR) + (z + 1) * SCALAR
+        combine += 0 if held else ranks * n * s * forward * item
+    product = ranks * outputs * s if did.how != "implicit" else s * (forward + backward)
+    cg = did.full_cg * (product * item + ranks * 2 * SCALAR)
+    if did.how == "implicit" and not did.full_cg:
+        cg += did.joint_cg * did.units * ranks * s * (forward + backward) * item
+        cg += ranks * (did.joint_cg + 1) * SCALAR
+    jacobian = sum(backward_numbers(plan, outputs, b, jacobian=True) for b in did.jacobian_batches)
+    return {
+        "function": did.trials * (did.samples * forward * item + ranks * 3 * SCALAR),
+        "gradient": did.samples * backward * item + ranks * 2 * SCALAR,
+        "jacobian": 0 if did.how == "implicit" else jacobian * item,
+        "cg": cg,
+        "combine": combine,
+        "evaluate": did.test_samples * forward * item,
+    }
+
+
+def forward_numbers(plan: NetPlan) -> int:
+    """Numbers per sample that all ranks together pass into the forward pass's collectives."""
+    total = 0
+    for layer in plan.layers:
+        total += _gathered(plan, plan.incoming(layer), layer.in_units, spatial(layer.shape.in_shape))
+        if layer.split_kind and plan.grid.ranks_in(layer.split_kind.forward) > 1:
+            total += sum(layer.message_out(plan.grid, r) for r in range(plan.grid.size))
+    last = plan.layers[-1]
+    return total + _gathered(plan, plan.outgoing(), last.out_units, spatial(last.shape.out_shape))
+
+
+def backward_numbers(plan: NetPlan, right_hand_sides: int, samples: int, jacobian: bool = False) -> int:
+    """Numbers of a backward sweep over `samples` samples with K right-hand sides.
+
+    A Jacobian's sweep starts with the identity, which all samples share until a slope or a maximum makes them differ.
+    """
+    total, shared = 0, jacobian
+    for layer in reversed(plan.layers):
+        shape = layer.shape
+        if shape.kind == "maxpool" or shape.activation != "linear":
+            shared = False
+        if layer.first:
+            return total
+        times = right_hand_sides * (1 if shared else samples)
+        positions = spatial(shape.in_shape)
+        if layer.split_kind and plan.grid.ranks_in(layer.split_kind.backward) > 1:
+            total += times * sum(layer.message_in(plan.grid, r) for r in range(plan.grid.size))
+        back = moves(plan.grid, layer.in_split, layer.source)
+        total += times * _gathered(plan, back, layer.in_units, positions)
+    return total
+
+
+def _gathered(plan: NetPlan, steps: tuple[Move, ...], units: Units, positions: int) -> int:
+    grid = plan.grid
+    return sum(
+        grid.width(step.source, units, r) * positions
+        for step in steps
+        if _communicates(plan, step.group)
+        for r in range(grid.size)
+    )
+
+
+def _communicates(plan: NetPlan, group: Group) -> bool:
+    return group != "none" and plan.grid.ranks_in(group) > 1
+
+
+def table(plan: NetPlan, did: Iteration) -> list[str]:
+    """The forecast as lines of text."""
+    rows = [f"{'phase':<10} {'bytes per iteration':>20} {'per rank':>14}"]
+    for name, total in iteration_bytes(plan, did).items():
+        rows.append(f"{name:<10} {total:>20d} {math.ceil(total / plan.grid.size):>14d}")
+    return rows

@@ -1,0 +1,1 @@
+"""The comparison solvers, on the same nets and layout."""

@@ -1,0 +1,62 @@
+"""Periodic averaging of the workers' weights (Su and Chen 2015), and BMUF (Chen and Huo 2016)."""
+
+from __future__ import annotations
+
+from dnewton.arrays.namespace import copy, namespace
+from dnewton.config.baselines import AveragingSection
+from dnewton.solvers.baselines.epoch_loop import taken
+from dnewton.solvers.baselines.local_sgd import LocalSteps
+from dnewton.solvers.baselines.workers import Share, Workers
+from dnewton.solvers.interface import Saved, Start
+
+
+class Averaging(LocalSteps):
+    """Every τ steps x ← mean of the workers' x: one sum of θ's size.
+
+    With block momentum the mean's displacement is a gradient: D ← η_b D + ζ (mean - W);  W ← W + D;  workers go on
+    from W, or with `nesterov_block` from W + η_b D.
+    """
+
+    def __init__(self, workers: Workers, options: AveragingSection) -> None:
+        super().__init__(workers, options, options.momentum)
+        self._own: AveragingSection = options
+
+    def prepare(self, start: Start) -> None:
+        """All workers begin at the common point."""
+        super().prepare(start)
+        self._block = taken(start, "block")
+
+    def update(self, share: Share, rate: float, count: int) -> None:
+        """One local step; the meeting after every τ of them. Collective over the workers."""
+        self.sgd_step(share, rate)
+        if (count + 1) % self._own.tau == 0:
+            self._average()
+
+    def meet(self) -> None:
+        """A pass ends with a meeting too, so that what is evaluated is the average."""
+        if ((self.iteration + 1) * self.workers.steps) % self._own.tau:
+            self._average()
+        super().meet()
+
+    def _average(self) -> None:
+        options, workers = self._own, self.workers
+        with workers.all.phase("exchange"):
+            mean = workers.mean(self.x)
+            if options.buffers == "average" and self.momentum:
+                self.velocity = workers.mean(self.velocity)
+        if options.buffers == "reset":
+            self.velocity = namespace(self.x).zeros_like(self.velocity)
+        if options.block_momentum:
+            self._block = options.block_momentum * self._block + options.block_rate * (mean - self.centre)
+            self.centre = self.centre + self._block
+            ahead = options.block_momentum if options.nesterov_block else 0.0
+            self.x = self.centre + ahead * self._block
+        else:
+            self.centre = mean
+            self.x = copy(mean)
+
+    def saved(self) -> Saved:
+        """The workers' points and momenta, and the block momentum."""
+        saved = super().saved()
+        vectors = {"block": self._block} if self._own.block_momentum else {}
+        return Saved(vectors, saved.own, saved.values)

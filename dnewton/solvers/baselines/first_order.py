@@ -1,0 +1,94 @@
+"""Synchronous first-order methods: SGD with momentum, Adam and AdamW. All replicas hold the same point."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from dnewton.arrays.namespace import Array, copy, namespace
+from dnewton.config.baselines import AdamSection, SGDSection
+from dnewton.solvers.baselines.epoch_loop import Epochs, taken
+from dnewton.solvers.baselines.workers import Share, Workers
+from dnewton.solvers.interface import Saved, Start
+
+
+class FirstOrder(Epochs):
+    """θ and the mean gradient over all workers' samples: one sum of θ's size per step."""
+
+    def prepare(self, start: Start) -> None:
+        """Take over θ."""
+        self._theta = copy(start.theta)
+
+    @property
+    def theta(self) -> Array:
+        """The point, alike on all replicas."""
+        return self._theta
+
+    def meet(self) -> None:
+        """Replica 0's bits for all: MPI does not promise that a sum gives the same bits everywhere."""
+        with self.workers.all.phase("exchange"):
+            self._theta = self.workers.peers.of_first(self._theta)
+
+
+class SGD(FirstOrder):
+    """v ← μ v + g;  θ ← θ - η v, or θ - η (g + μ v) with Nesterov's momentum (as in PyTorch's SGD)."""
+
+    def __init__(self, workers: Workers, options: SGDSection) -> None:
+        super().__init__(workers, options)
+        self._own: SGDSection = options
+
+    def prepare(self, start: Start) -> None:
+        """Take over θ and the momentum."""
+        super().prepare(start)
+        self._velocity = taken(start, "velocity")
+
+    def update(self, share: Share, rate: float, count: int) -> None:
+        """One step. Collective over the workers."""
+        options = self._own
+        g = self.workers.mean_gradient(self._theta, share)
+        if options.weight_decay:
+            g += options.weight_decay * self._theta
+        if options.momentum:
+            self._velocity *= options.momentum
+            self._velocity += g
+            g = g + options.momentum * self._velocity if options.nesterov else self._velocity
+        self._theta -= rate * g
+
+    def saved(self) -> Saved:
+        """The momentum."""
+        return Saved({"velocity": self._velocity}, values=self.saved_values())
+
+
+class Adam(FirstOrder):
+    """Adam with bias correction (Kingma and Ba 2015, algorithm 1); AdamW decays the weights beside it."""
+
+    def __init__(self, workers: Workers, options: AdamSection) -> None:
+        super().__init__(workers, options)
+        self._own: AdamSection = options
+
+    def prepare(self, start: Start) -> None:
+        """Take over θ and the moments."""
+        super().prepare(start)
+        self._first, self._second = taken(start, "first"), taken(start, "second")
+        self._count = int(start.saved.values.get("count", "0")) if start.saved is not None else 0
+
+    def update(self, share: Share, rate: float, count: int) -> None:
+        """One step. Collective over the workers."""
+        options, xp = self._own, namespace(self._theta)
+        g = self.workers.mean_gradient(self._theta, share)
+        if options.weight_decay and options.name == "adam":
+            g += options.weight_decay * self._theta
+        self._count += 1
+        self._first *= options.beta1
+        self._first += (1 - options.beta1) * g
+        self._second *= options.beta2
+        self._second += (1 - options.beta2) * g * g
+        if options.weight_decay and options.name == "adamw":
+            self._theta *= 1 - rate * options.weight_decay
+        root = xp.sqrt(self._second) / math.sqrt(1 - options.beta2**self._count) + options.epsilon
+        self._theta -= rate / (1 - options.beta1**self._count) * self._first / root
+
+    def saved(self) -> Saved:
+        """Both moments and the number of steps."""
+        values: dict[str, Any] = {**self.saved_values(), "count": str(self._count)}
+        return Saved({"first": self._first, "second": self._second}, values=values)

@@ -1,0 +1,188 @@
+"""Data-parallel Hessian-free optimisation (Martens 2010; He, Mudigere, Smelyanskiy and Takac 2016).
+
+f and ∇f over all samples, the curvature on a subsample that the workers share; θ is alike on all replicas, so a product
+costs one sum of θ's size. `gn_cg`: CG on G + λI. `bicgstab`: Bi-CG-STAB on H + λI, which may be indefinite: the
+direction of most negative curvature competes with the solution, and what is no descent direction is never taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dnewton.arrays.namespace import Array, namespace, take
+from dnewton.config.baselines import HessianFreeSection
+from dnewton.curvature.hessian import Hessian
+from dnewton.data.sampling import Cycle, in_batches, subsample_size
+from dnewton.grid import cut
+from dnewton.solvers.baselines import krylov
+from dnewton.solvers.baselines.workers import Point, Workers
+from dnewton.solvers.interface import BACKWARD, FORWARD, Saved, Solver, Start, Step
+
+SUBSAMPLE = 1  # purpose of the random draw, as newton's
+BOOST, DROP = 1.5, 2 / 3  # of λ where the model was bad (ρ < ¼), good (ρ > ¾)
+STEEP = 1e-6  # |cos| of the angle with ∇f below which the sign of a slope is rounding's
+SWEEP = 256  # samples of a Hessian product at a time
+
+
+@dataclass
+class _Direction:
+    d: Array
+    slope: float
+    curvature: float  # dᵀ(H + λI)d
+    squares: float
+    negative: bool = False
+
+
+class HessianFree(Solver):
+    """One iteration: curvature, an inner solve, a line search, λ by the ratio of decrease and prediction."""
+
+    def __init__(self, workers: Workers, options: HessianFreeSection) -> None:
+        self.workers, self.options = workers, options
+        size = subsample_size(options.subsample, workers.samples)
+        self._draws = Cycle(workers.samples, size, options.seed, SUBSAMPLE)
+        self._iteration, self._first_norm, self._lambda = 0, math.nan, options.damping
+        self._theta: Array
+        self._previous: Array | None = None
+        self._at: Point
+
+    @property
+    def theta(self) -> Array:
+        """The weights, alike on all replicas."""
+        return self._theta
+
+    @property
+    def iteration(self) -> int:
+        """Outer steps done."""
+        return self._iteration
+
+    @property
+    def converged(self) -> bool:
+        """∇f = 0, or its norm is `tolerance` times the first one."""
+        return self._at.norm <= self.options.tolerance * self._first_norm
+
+    def begin(self, start: Start) -> Step:
+        """Evaluate the starting point. Raises UserError when f is not finite there. Collective over the workers."""
+        self._theta, self._iteration = start.theta, start.iteration
+        self._evaluate()
+        self.workers.check(self._at)
+        self._first_norm = self._at.norm
+        if start.saved is not None:
+            values = start.saved.values
+            self._lambda, self._first_norm = float(values["lambda"]), float(values["first_norm"])
+            self._previous = start.saved.vectors.get("solution")
+        at = self._at
+        return Step(at.value, at.norm, at.metric, self.workers.samples, self._lambda, seen=float(self.workers.samples))
+
+    def step(self) -> Step:
+        """One outer step. Collective over the workers."""
+        options, workers, total = self.options, self.workers, self.workers.samples
+        product, size = self._curvature()
+        start = None if self._previous is None or not options.carry_over else options.carry_over * self._previous
+        solve = krylov.conjugate_gradients if options.method == "gn_cg" else krylov.bicgstab
+        with workers.all.phase("cg"):
+            found = solve(product, -self._at.gradient, options.cg_tolerance, options.max_cg, workers.dots, start)
+            direction = self._choose(found)
+        self._previous = found.d
+        alpha, value, trials = self._line_search(direction)
+        ratio = -1.0
+        predicted = alpha * direction.slope + 0.5 * alpha**2 * (
+            direction.curvature - self._lambda * direction.squares
+        )
+        if alpha and predicted < 0:
+            ratio = (value - self._at.value) / predicted
+        if alpha:
+            self._theta = workers.peers.of_first(self._theta + alpha * direction.d)
+            self._evaluate()
+        if ratio < 0.25:
+            self._lambda *= BOOST
+        elif ratio > 0.75:
+            self._lambda *= DROP
+        self._iteration += 1
+        per_product = 4 / 3 if options.method == "gn_cg" else 2.0  # backward with two right-hand sides
+        seen = FORWARD * trials * total + (FORWARD + BACKWARD) * total * (alpha > 0) + FORWARD * size
+        at = self._at
+        return Step(
+            at.value, at.norm, at.metric, total, self._lambda, step=alpha, ratio=ratio, cg=found.iterations,
+            active=True, trials=trials, seen=seen + per_product * size * found.products, solved=True,
+            extra={"negative_curvature": direction.negative},
+        )  # fmt: skip
+
+    def saved(self) -> Saved:
+        """λ and the last solution."""
+        vectors = {} if self._previous is None else {"solution": self._previous}
+        return Saved(vectors, values={"lambda": repr(self._lambda), "first_norm": repr(self._first_norm)})
+
+    def _evaluate(self) -> None:
+        with self.workers.all.phase("gradient"):
+            self._at = self.workers.evaluate(self._theta)
+
+    def _curvature(self) -> tuple[Callable[[Array], Array], int]:
+        """Products with G + λI or H + λI on this iteration's subsample, and its size."""
+        workers, objective, theta = self.workers, self.workers.objective, self._theta
+        chosen = self._draws.draw(self._iteration)
+        lo, hi = cut(len(chosen), workers.count, workers.index)
+        size, mine = len(chosen), chosen[lo:hi]
+        network, loss = objective.network, objective.loss
+        with workers.all.phase("function"):
+            parts = in_batches(mine, SWEEP)
+            tapes = [objective.forward(theta, part, keep=True) for part in parts]
+        shift = objective.regulariser + self._lambda
+        if self.options.method == "gn_cg":
+            states = [loss.state(tape.z) for tape in tapes]
+
+            def local(v: Array) -> Array:
+                out = namespace(v).zeros_like(v)
+                for tape, state in zip(tapes, states, strict=True):
+                    u = network.tangents(theta, tape, v)[0, ...]
+                    network.pull(theta, tape, loss.hessian_product(state, u)[:, None, ...], 0, out)
+                return out / size
+        else:
+            batches = [(tape, take(objective.data.y, part)) for tape, part in zip(tapes, parts, strict=True)]
+            local = Hessian(network, theta, batches, loss, size).product
+
+        def product(v: Array) -> Array:
+            mine = local(v)
+            workers.all.vigil.seam()
+            return workers.peers.sum(mine) + shift * v
+
+        return product, size
+
+    def _choose(self, found: krylov.Found) -> _Direction:
+        """The solution turned downhill, or the most negative curvature where the damped model is lower along it."""
+        g, dots = self._at.gradient, self.workers.dots
+        ad = -g - found.r
+        slope, curvature, squares = dots((g, found.d), (found.d, ad), (found.d, found.d))
+        best: _Direction | None = None
+        if math.isfinite(curvature) and abs(slope) > STEEP * self._at.norm * math.sqrt(squares):
+            sign = -1.0 if slope > 0 else 1.0
+            best = _Direction(sign * found.d, sign * slope, curvature, squares)
+        # along q the Hessian itself, without λ, curves downward
+        gq, qq = (0.0, 0.0) if found.q is None else dots((g, found.q), (found.q, found.q))
+        # Bi-CG-STAB makes some directions orthogonal to ∇f
+        steep = abs(gq) > STEEP * self._at.norm * math.sqrt(qq)
+        if found.q is not None and steep and found.lowest - self._lambda < 0:
+            length = math.sqrt((best.squares if best else self._at.norm**2) / qq)
+            scale = -math.copysign(length, gq)
+            other = _Direction(scale * found.q, scale * gq, found.lowest * qq * scale**2, scale**2 * qq, True)
+            if best is None or _model(other) < _model(best):
+                best = other
+        if best is None:
+            best = _Direction(-g, -self._at.norm**2, math.inf, self._at.norm**2)
+        return best
+
+    def _line_search(self, direction: _Direction) -> tuple[float, float, int]:
+        """Backtracking until f(θ + αd) ≤ f + c α ∇fᵀd (Armijo 1966); α = 0 where no trial is accepted."""
+        options, alpha = self.options, 1.0
+        with self.workers.all.phase("function"):
+            for trial in range(1, options.max_trials + 1):
+                value = self.workers.value(self._theta + alpha * direction.d)
+                if value <= self._at.value + options.armijo * alpha * direction.slope:
+                    return alpha, value, trial
+                alpha *= options.backtrack
+        return 0.0, self._at.value, options.max_trials
+
+
+def _model(direction: _Direction) -> float:
+    return direction.slope + 0.5 * direction.curvature

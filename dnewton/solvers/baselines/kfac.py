@@ -1,0 +1,236 @@
+"""K-FAC over workers: dp_kfac (Zhang et al. 2022), d_kfac with KAISA's placements (Pauloski et al. 2020, 2021) and
+mpd_kfac (Osawa et al. 2019). What differs is who computes which factors and what is sent; see `kfac_plan`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from dnewton.arrays.namespace import Array, namespace, nbytes, to_device, zeros
+from dnewton.comm.communicator import Comm
+from dnewton.config.baselines import KFACSection
+from dnewton.model.gathered_layers import Whole
+from dnewton.planning.replicas import Crew
+from dnewton.solvers.baselines import kfac_assignment
+from dnewton.solvers.baselines.epoch_loop import taken
+from dnewton.solvers.baselines.first_order import FirstOrder
+from dnewton.solvers.baselines.kfac_factors import Decomposition, decompose, local_pass
+from dnewton.solvers.baselines.workers import Share, Workers
+from dnewton.solvers.interface import Saved, Start
+
+
+class KFAC(FirstOrder):
+    """g ← mean gradient;  p ← (A ⊗ G + λI)⁻¹ g layer by layer;  p ← ν p with ν = min(1, √(κ / |η² pᵀg|));  a step with
+    momentum along p.
+
+    The factors' running average is F ← min(1 - 1/k, decay) F + (1 - …) new at its k-th update (Martens 2010): the
+    weight is on the OLD average.
+    """
+
+    def __init__(self, workers: Workers, options: KFACSection, crew: Crew) -> None:
+        """Collective over the workers: makes the groups of KAISA's grid."""
+        super().__init__(workers, options)
+        self._own: KFACSection = options
+        network = workers.objective.network
+        self._sizes = kfac_assignment.layer_sizes(network.plan)
+        self._place = kfac_assignment.place(
+            self._sizes, workers.count, network.comm.size, options.name, options.assignment,
+            options.grad_worker_fraction,
+        )  # fmt: skip
+        self._whole = Whole(network)
+        row, column = self._place.place(workers.index)
+        assert crew.peers is not None
+        self._column: Comm = crew.peers.split(column)
+        self._row: Comm = crew.peers.split(row)
+        self._eigen = options.inverse == "eigen" or (options.inverse == "auto" and options.name != "mpd_kfac")
+        at = range(len(self._sizes))
+        here = [self._place.position[i] == network.comm.rank for i in at]
+        owned = [self._place.owner[i] == workers.index for i in at]
+        self._alone = options.name == "dp_kfac"  # factors from the owner's samples alone, no message
+        self._asked = {self._sizes[i].name for i in at if owned[i] or not self._alone}
+        self._factored = [i for i in at if here[i] and (owned[i] or not self._alone)]
+        self._owned = [i for i in at if here[i] and owned[i]]
+        self._preconditioned = [i for i in at if here[i] and self._place.column[i] == column]
+        self._at_position = [i for i in at if here[i]]
+
+    def prepare(self, start: Start) -> None:
+        """Take over θ, the momentum, and of factors and decompositions what this rank works with."""
+        super().prepare(start)
+        self._velocity = taken(start, "velocity")
+        self._factors: dict[int, tuple[Array, Array]] = {}
+        self._decomposed: dict[int, Decomposition] = {}
+        self._updates, self._clip = 0, 1.0
+        if start.saved is not None:
+            self._clip = float(start.saved.values.get("kl_clip", "1"))
+            with self.workers.all.together():
+                self._take_over(start.saved.whole)
+
+    def _take_over(self, whole: Mapping[str, Array]) -> None:
+        xp, dtype = namespace(self._theta), self._theta.dtype
+
+        def read(i: int, *parts: str) -> list[Array]:
+            names = [f"{self._sizes[i].name}.{part}" for part in parts]
+            return [xp.astype(to_device(whole[name], self._theta), dtype) for name in names if name in whole]
+
+        updates = {i: int(n[0]) for i in range(len(self._sizes)) for n in read(i, "updates")}
+        known = {i for i, n in updates.items() if n}
+        self._factors = {i: (a, g) for i in known.intersection(self._factored) for a, g in [read(i, "A", "G")]}
+        mine = [updates[i] for i in self._factors]  # without any, as others in the replica: they act together
+        self._updates = max(mine or updates.values(), default=0)
+        for i in known.intersection(self._preconditioned):
+            if len(parts := read(i, *self._parts)) == len(self._parts):
+                self._decomposed[i] = Decomposition(*parts)
+
+    def update(self, share: Share, rate: float, count: int) -> None:
+        """One step. Collective over the workers."""
+        options = self._own
+        renew = count % options.factor_every == 0 or not self._updates
+        g = self._gradient(share, renew)
+        if count % options.inverse_every == 0 or not self._decomposed:
+            self._decompose()
+        p = self._precondition(g)
+        if options.kl_clip is not None:
+            change = rate * rate * self.workers.dots((p, g))[0]
+            self._clip = min(1.0, (options.kl_clip / abs(change)) ** 0.5) if change else 1.0
+            p *= self._clip
+        if options.weight_decay:
+            p += options.weight_decay * self._theta
+        self._velocity = options.momentum * self._velocity + p
+        self._theta = self._theta - rate * self._velocity
+
+    def _gradient(self, share: Share, renew: bool) -> Array:
+        """The mean gradient over all workers; with `renew` the factors take in this batch."""
+        workers = self.workers
+        gradient = namespace(self._theta).zeros_like(self._theta)
+        sums: dict[str, tuple[Array, Array]] = {}
+        with workers.all.phase("gradient"):
+            if len(share.indices):
+                mine = {self._sizes[i].name for i in self._factored} if renew else set()
+                asked = self._asked if renew else set()
+                sums = local_pass(workers.objective, self._theta, share.indices, gradient, asked, mine)
+        with workers.all.phase("exchange"):
+            gradient = workers.peers.sum(gradient)
+        if renew:
+            with workers.all.phase("factors"):
+                self._take_in(sums, share)
+        gradient /= share.total
+        gradient += workers.objective.regulariser * self._theta
+        return gradient
+
+    def _take_in(self, sums: dict[str, tuple[Array, Array]], share: Share) -> None:
+        """Running averages of the factors of the layers that this rank factors."""
+        if self._alone and not len(share.indices):
+            return
+        fresh = [sums.get(self._sizes[i].name) or self._nothing(i) for i in self._factored]
+        total = len(share.indices)
+        if not self._alone:
+            fresh, total = self._summed(fresh), share.total
+        self._updates += 1
+        old = min(1 - 1 / self._updates, self._own.decay)
+        for i, (a, g) in zip(self._factored, fresh, strict=True):
+            a, g = (1 - old) / total * a, (1 - old) / total * g
+            if i in self._factors:
+                a, g = a + old * self._factors[i][0], g + old * self._factors[i][1]
+            self._factors[i] = a, g
+
+    def _nothing(self, i: int) -> tuple[Array, Array]:
+        size = self._sizes[i]
+        return zeros((size.a, size.a), self._theta), zeros((size.g, size.g), self._theta)
+
+    def _summed(self, pairs: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+        """Sums over the workers, in one message."""
+        if not pairs:
+            return pairs
+        flat = self.workers.peers.sum(_packed([m for pair in pairs for m in pair], self._theta))
+        matrices = _unpacked(flat, [m.shape for pair in pairs for m in pair])
+        return list(zip(matrices[::2], matrices[1::2], strict=True))
+
+    def _decompose(self) -> None:
+        """Owners decompose; the workers of a column give each other what they have."""
+        options = self._own
+        with self.workers.all.phase("precondition"):
+            mine = {i: decompose(*self._factors[i], self._eigen, options.damping)
+                    for i in self._owned if i in self._factors}  # fmt: skip
+            if self._column.size == 1:
+                self._decomposed |= mine
+                return
+            flat = self._column.concatenate(_packed([p for d in mine.values() for p in d.parts()], self._theta))
+        start = 0
+        for row in range(self._column.size):
+            for i in self._preconditioned:
+                if self._place.place(self._place.owner[i])[0] != row:
+                    continue
+                a, g = self._sizes[i].a, self._sizes[i].g
+                shapes: list[tuple[int, ...]] = [(g, g), (a, a), *([(g,), (a,)] if self._eigen else [])]
+                size = sum(_count(s) for s in shapes)
+                self._decomposed[i] = Decomposition(*_unpacked(flat[start : start + size], shapes))
+                start += size
+
+    def _precondition(self, g: Array) -> Array:
+        """Every layer by the workers of its column; rows give each other the results, then the ranks of a replica."""
+        place, damping = self._place, self._own.damping
+        with self.workers.all.phase("precondition"):
+            whole = self._whole.matrices(g)
+            done = {i: self._decomposed[i].apply(whole[i], damping) if i in self._decomposed else whole[i]
+                    for i in self._preconditioned}  # fmt: skip
+            if self._row.size > 1:
+                flat = self._row.concatenate(_packed(list(done.values()), g))
+                order = [i for c in range(place.columns) for i in self._at_position if place.column[i] == c]
+                done = dict(zip(order, _unpacked(flat, [whole[i].shape for i in order]), strict=True))
+            if self._whole.comm.size > 1:
+                flat = self._whole.comm.concatenate(_packed([done[i] for i in self._at_position], g))
+                order = [i for r in range(self._whole.comm.size) for i in range(len(whole)) if place.position[i] == r]
+                done = dict(zip(order, _unpacked(flat, [whole[i].shape for i in order]), strict=True))
+            return self._whole.vector([done[i] for i in range(len(whole))])
+
+    def figures(self) -> dict[str, Any]:
+        """The last KL clip, and the bytes of factors and decompositions on the largest rank."""
+        kept = [m for pair in self._factors.values() for m in pair]
+        kept += [p for d in self._decomposed.values() for p in d.parts()]
+        largest = self.workers.all.extremes(float(nbytes(*kept)))[1]
+        return {"kl_clip": self._clip, "curvature_bytes": int(largest)}
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return ("left", "right", "left_values", "right_values") if self._eigen else ("left", "right")
+
+    def saved(self) -> Saved:
+        """The momentum, the factors, and the decompositions where they are not made anew at every step; by owners."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        whole: dict[str, Array] = {}
+        for i, size in enumerate(self._sizes if self._iteration or self._position else []):
+            a, g = size.a, size.g
+            here = {"updates": (1,), "A": (a, a), "G": (g, g)}
+            if self._own.inverse_every > 1:
+                every = {"left": (g, g), "right": (a, a), "left_values": (g,), "right_values": (a,)}
+                here |= {part: every[part] for part in self._parts}
+            shapes |= {f"{size.name}.{part}": shape for part, shape in here.items()}
+            if i in self._owned:
+                found = {part: zeros(shape, self._theta) for part, shape in here.items()}
+                if i in self._factors:
+                    found["updates"] += self._updates
+                    found["A"], found["G"] = self._factors[i]
+                if i in self._decomposed and self._own.inverse_every > 1:
+                    found |= dict(zip(self._parts, self._decomposed[i].parts(), strict=True))
+                whole |= {f"{size.name}.{part}": tensor for part, tensor in found.items()}
+        values = {**self.saved_values(), "kl_clip": repr(self._clip)}
+        return Saved({"velocity": self._velocity}, values=values, shapes=shapes, whole=whole)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    return math.prod(shape)
+
+
+def _packed(arrays: list[Array], like: Array) -> Array:
+    """Arrays one after another in one vector."""
+    xp = namespace(like)
+    return xp.concat([like[:0], *(xp.reshape(a, (_count(a.shape),)) for a in arrays)])
+
+
+def _unpacked(flat: Array, shapes: list[tuple[int, ...]]) -> list[Array]:
+    xp, found, start = namespace(flat), [], 0
+    for shape in shapes:
+        found.append(xp.reshape(flat[start : start + _count(shape)], shape))
+        start += _count(shape)
+    return found

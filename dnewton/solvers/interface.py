@@ -1,0 +1,99 @@
+"""What the outer loop knows of a solver, and what every solver reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from dnewton.arrays.namespace import Array
+
+FORWARD, BACKWARD = 1 / 3, 2 / 3  # of a sample's gradient, by floating-point operations
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an iteration reports."""
+
+    loss: float
+    grad_norm: float
+    metric: float
+    samples: int
+    damping: float | None = None
+    step: float | None = None
+    ratio: float | None = None
+    cg: int = 0
+    active: bool = False
+    cut: bool = False
+    waited: float = 0.0
+    trials: int = 0
+    seen: float = 0.0  # gradient equivalents spent: samples times forward and backward passes (docs/solvers.md)
+    seen_per_cg: float = 0.0  # and for each CG iteration
+    solved: bool = False  # an inner solver ran: its iterations are reported
+    extra: Mapping[str, Any] = field(default_factory=dict)  # figures of this solver alone, the same on rank 0
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A solver's state besides θ: vectors laid out like θ, alike on all replicas or one per worker, values, and tensors
+    of other shapes, whole."""
+
+    vectors: Mapping[str, Array] = field(default_factory=dict)
+    own: Mapping[str, Array] = field(default_factory=dict)
+    values: Mapping[str, str] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of all tensors, alike on all ranks
+    whole: Mapping[str, Array] = field(default_factory=dict)  # those that this rank saves; all, when read
+
+
+@dataclass
+class Start:
+    """Where a run begins: θ, the iterations done, and what the solver had saved then (None: nothing, or not usable)."""
+
+    theta: Array
+    iteration: int = 0
+    saved: Saved | None = None
+    position: int = 0  # batches done of the next iteration; one more than there are: all, and the workers have met
+
+
+class Solver(Protocol):
+    """One optimisation method on this rank."""
+
+    @property
+    def theta(self) -> Array:
+        """The point that is evaluated, saved and shipped."""
+        ...
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done."""
+        ...
+
+    @property
+    def position(self) -> int | None:
+        """Batches done of the next iteration; None where only whole iterations can be saved."""
+        return None
+
+    @property
+    def converged(self) -> bool:
+        """Nothing is left to do."""
+        ...
+
+    def begin(self, start: Start) -> Step:
+        """Evaluate the starting point. Collective over the workers."""
+        ...
+
+    def step(self) -> Step:
+        """One iteration. Collective over the workers."""
+        ...
+
+    def saved(self) -> Saved:
+        """What a checkpoint holds besides θ and the iteration."""
+        ...
+
+    def describe(self) -> list[str]:
+        """Lines for the log: what was derived from the options."""
+        return []
+
+    def close(self, error: str = "") -> None:
+        """Give back what others wait for. Collective over the workers."""
+        return

@@ -1,0 +1,1 @@
+"""The distributed Newton method (Wang et al. 2018)."""

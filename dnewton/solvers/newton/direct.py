@@ -1,0 +1,131 @@
+"""Exact solutions of (G_uu + λI) d = -g: by the n x n matrix itself, or by the K|S| x K|S| Gram matrix.
+
+With A = RᵀJ/√|S|, R Rᵀ = B and μ = λ + 1/C: d = -(g - Aᵀ(μI + AAᵀ)⁻¹ A g)/μ. In float32 the difference cancels when μ
+is small, so that the result is only a start: conjugate gradients go on from it until the residual is as small as asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dnewton.arrays.namespace import (
+    Array,
+    copy,
+    diagonal,
+    dot,
+    itemsize,
+    namespace,
+    sample_blocks,
+    symmetric_solve,
+    zeros,
+)
+from dnewton.comm.communicator import Comm
+from dnewton.curvature.gauss_newton import GaussNewton
+from dnewton.curvature.jacobian import Unit
+from dnewton.curvature.matrix_free import Normal, add_normal
+from dnewton.planning.costs import ROWS
+from dnewton.solvers.newton.cg import PlainCG
+
+
+class Exact:
+    """One diagonal unit solved at its first iteration, and by conjugate gradients from there if rounding demands it."""
+
+    def __init__(
+        self, model: GaussNewton | Normal, g: Array, unit: Unit, damping: float, tolerance: float, how: str
+    ) -> None:
+        """`how` is primal or dual."""
+        self._model, self._g, self._unit, self._damping = model, g, unit, damping
+        self._tolerance, self._how = tolerance, how
+        self._rest: PlainCG | None = None
+        self.working = unit.size > 0 and dot(g[unit.span], g[unit.span]) > 0
+
+    def advance(self) -> None:
+        """The solution, or one more iteration on it; see :class:`dnewton.solvers.newton.cg.System`."""
+        if self._rest is not None:
+            self._rest.advance()
+        else:
+            found = self._found()
+            start = None
+            if found is not None:
+                start = namespace(self._g).zeros_like(self._g)
+                start[self._unit.span] = found
+            model, damping = self._model, self._damping  # not a method: a cycle would keep J alive
+
+            def product(v: Array, unit: Unit) -> Array:
+                return model.block_product(v, unit, damping)
+
+            self._rest = PlainCG(product, self._g, self._unit, self._tolerance, start)
+        self.working = self._rest.working
+
+    def finish(self, d: Array) -> None:
+        """Put what has been found into the unit's span of d."""
+        if self._rest is not None:
+            self._rest.finish(d)
+
+    def _found(self) -> Array | None:
+        if self._how == "primal":
+            return primal(self._model, self._g, self._unit, self._damping)
+        assert isinstance(self._model, GaussNewton)
+        return dual(self._model, self._g, self._unit, self._damping)
+
+
+def primal(model: GaussNewton | Normal, g: Array, unit: Unit, damping: float) -> Array | None:
+    """d by a factorisation of G_uu + λI, on the unit's span; None where it is singular."""
+    n = unit.size
+
+    def matrix() -> Array:
+        if isinstance(model, Normal):
+            return copy(model.matrices[unit])
+        found = zeros((n, n), g)
+        per_sample = 3 * model.outputs * n * itemsize(g)  # rows, turned and bent
+        for here in sample_blocks(model.samples, per_sample, ROWS):
+            add_normal(model, model.jacobian.rows(unit, here), unit, here, found)
+        return found
+
+    return symmetric_solve(_shifted(model, unit, matrix, model.regulariser + damping), -g[unit.span])
+
+
+def dual(model: GaussNewton, g: Array, unit: Unit, damping: float, comm: Comm | None = None) -> Array | None:
+    """d by a factorisation of μI + AAᵀ, on the unit's span; None where it is singular.
+
+    With `comm` the whole system over all ranks instead of the rank's own: collective over the world, one sum of (K|S|)²
+    (once for all λ) and one of K|S| numbers.
+    """
+    xp, jacobian = namespace(g), model.jacobian
+    shape = (model.samples, model.outputs)
+    size, mu = shape[0] * shape[1], model.regulariser + damping
+
+    def matrix() -> Array:
+        gram = jacobian.gram(unit)
+        if comm is not None:
+            gram = comm.sum(gram)
+        half = xp.reshape(model.half_transposed(xp.reshape(gram, (size, *shape))), (size, size))
+        found = xp.reshape(model.half_transposed(xp.reshape(half.T, (size, *shape))), (size, size))
+        return 0.5 * (found + found.T)
+
+    shifted, image = _shifted(model, unit, matrix, mu), jacobian.times(g, unit)
+    if comm is not None:
+        image = comm.sum(image)
+    y = symmetric_solve(shifted, xp.reshape(model.half_transposed(image), (size,)))
+    if comm is not None:  # sums over ranks need not be the same bits everywhere
+        (known,) = comm.from_root([float(y is not None)])
+        y = comm.of_first(y if y is not None else zeros((size,), image)) if known else None
+    if y is None:
+        return None
+    out = xp.zeros_like(g)
+    jacobian.add_transposed(xp.astype(model.half(xp.reshape(y, shape)), g.dtype), unit, out)
+    return (out[unit.span] - g[unit.span]) / mu
+
+
+def _shifted(model: GaussNewton | Normal, unit: Unit, make: Callable[[], Array], shift: float) -> Array:
+    """The unit's matrix with `shift` added to its diagonal; kept where several λ are tried on a model."""
+    if model.kept is not None and unit in model.kept:
+        matrix, before = model.kept[unit]
+    else:
+        matrix = make()
+        before = copy(diagonal(matrix))
+        if model.kept is not None:
+            model.kept[unit] = matrix, before
+    here = diagonal(matrix)
+    here[...] = before + shift
+    return matrix

@@ -1,0 +1,148 @@
+"""Early termination of the local solves (Wang et al. 2018, section 5.1): who is still solving, and when to stop.
+
+Every active rank does at least one CG iteration. A rank counts once, when it meets its own stopping rule; everyone
+stops when ceil(fraction * active) have.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Protocol
+
+from dnewton.comm.communicator import Comm
+from dnewton.comm.communicator import Watch as Vigil
+from dnewton.comm.rma_counter import OneSidedCounter
+
+
+class Watch(Protocol):
+    """Asked by the local solve after every iteration, and told when it ends."""
+
+    def begin(self, iteration: int, active: int) -> None:
+        """A new Newton iteration with `active` ranks that have something to solve."""
+        ...
+
+    def cut(self) -> bool:
+        """True when this rank, still solving, must stop. Called once per CG iteration."""
+        ...
+
+    def finished(self, counts: bool) -> None:
+        """This rank met its stopping rule; `counts` is False where it had nothing to solve."""
+        ...
+
+    def complete(self) -> float:
+        """After the first collective that follows the solve; returns the seconds this rank waited for others."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the watch holds. Collective over the world."""
+        ...
+
+
+class NeverStop:
+    """`mode: off`."""
+
+    def __init__(self, vigil: Vigil | None = None) -> None:
+        """`vigil` is asked after every iteration whether the job has to stop."""
+        self._vigil, self._end = vigil or Vigil(), time.perf_counter()
+
+    def begin(self, iteration: int, active: int) -> None:
+        self._end = time.perf_counter()
+
+    def cut(self) -> bool:
+        return self._vigil.inside()
+
+    def finished(self, counts: bool) -> None:
+        self._end = time.perf_counter()
+
+    def complete(self) -> float:
+        return time.perf_counter() - self._end
+
+    def close(self) -> None:
+        return
+
+
+class AsyncStop:
+    """`mode: async`: a counter in an RMA window on rank 0, two slots in turn; no rank ever waits for another."""
+
+    def __init__(self, counter: OneSidedCounter, comm: Comm, fraction: float) -> None:
+        self._counter, self._comm, self._fraction = counter, comm, fraction
+        self._slot, self._target, self._end = 0, 0, time.perf_counter()
+
+    def begin(self, iteration: int, active: int) -> None:
+        self._slot = iteration % OneSidedCounter.SLOTS
+        self._target = math.ceil(self._fraction * active)
+        if self._comm.rank == 0:  # a collective lies between the other slot's last use and now, and before its next
+            self._counter.clear((self._slot + 1) % OneSidedCounter.SLOTS)
+        self._end = time.perf_counter()
+
+    def cut(self) -> bool:
+        value = self._counter.poll(self._slot)
+        stop = (value is not None and value >= self._target) or self._comm.vigil.inside()
+        if stop:
+            self._end = time.perf_counter()
+        return stop
+
+    def finished(self, counts: bool) -> None:
+        if counts:
+            self._counter.add(self._slot)
+        self._end = time.perf_counter()
+
+    def complete(self) -> float:
+        waited = time.perf_counter() - self._end
+        self._counter.complete()
+        return waited
+
+    def close(self) -> None:
+        self._counter.complete()  # a solve that was left in the middle has requests under way
+        self._counter.free()
+
+
+class LockstepStop:
+    """`mode: lockstep`: a count every few iterations in which finished and empty ranks keep taking part.
+
+    Reproducible: which iteration a rank is stopped at does not depend on timing.
+    """
+
+    def __init__(self, comm: Comm, fraction: float, every: int) -> None:
+        self._comm, self._fraction, self._every = comm, fraction, every
+        self._target, self._iterations, self._over, self._end = 0, 0, False, time.perf_counter()
+
+    def begin(self, iteration: int, active: int) -> None:
+        self._target, self._iterations = math.ceil(self._fraction * active), 0
+        self._over = active == 0
+
+    def cut(self) -> bool:
+        self._iterations += 1
+        if self._iterations % self._every:
+            return False
+        return self._count(0)
+
+    def finished(self, counts: bool) -> None:
+        self._end = time.perf_counter()
+        while not self._over:
+            self._count(1 if counts else 0)
+
+    def _count(self, mine: int) -> bool:
+        self._comm.vigil.point()
+        with self._comm.phase("early_stop"):
+            self._over = self._comm.sum_scalars([mine])[0] >= self._target
+        return self._over
+
+    def complete(self) -> float:
+        return time.perf_counter() - self._end
+
+    def close(self) -> None:
+        return
+
+
+def make(mode: str, fraction: float, every: int, comm: Comm, alone: bool = True) -> Watch:
+    """The watch for `solver.early_stop`; one rank has nobody to wait for. `alone`: the local solves need no other rank.
+
+    Collective over the world.
+    """
+    if mode == "off" or comm.size == 1:
+        return NeverStop(comm.vigil if alone else None)
+    if mode == "lockstep":
+        return LockstepStop(comm, fraction, every)
+    return AsyncStop(OneSidedCounter(comm), comm, fraction)

@@ -1,0 +1,72 @@
+"""The solver of a diagonal system by the names of its stages: conjugate gradients (plain, preconditioned, in Gram
+coordinates) or exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dnewton.arrays.namespace import Array
+from dnewton.curvature.gauss_newton import GaussNewton
+from dnewton.curvature.jacobian import Unit
+from dnewton.curvature.matrix_free import Normal
+from dnewton.solvers.newton import preconditioners
+from dnewton.solvers.newton.cg import PlainCG, System
+from dnewton.solvers.newton.direct import Exact
+from dnewton.solvers.newton.gram_cg import GramCG, RecordedCG
+from dnewton.solvers.newton.switch_after import Later
+
+
+def make(
+    stages: Sequence[tuple[str, int]], model: GaussNewton | Normal, g: Array, unit: Unit, damping: float,
+    tolerance: float, start: Array | None = None,
+) -> System:  # fmt: skip
+    """The system of one unit, to be solved by ways that follow each other (see :mod:`dnewton.planning.curvature_plan`).
+
+    A stage is a way and the iterations before it; the first begins at once. CG begins at `start` if given.
+    """
+    recorded = any(way == "gram" for way, _ in stages[1:])
+    first = _first(stages[0][0], model, g, unit, damping, tolerance, start, recorded)
+    system = first
+    for way, after in stages[1:]:
+        system = Later(system, after, _change(way, first, model, g, unit, damping, tolerance))
+    return system
+
+
+def _first(
+    way: str, model: GaussNewton | Normal, g: Array, unit: Unit, damping: float, tolerance: float,
+    start: Array | None, recorded: bool,
+) -> System:  # fmt: skip
+    def product(v: Array, u: Unit) -> Array:
+        return model.block_product(v, u, damping)
+
+    if way in ("primal", "dual"):
+        return Exact(model, g, unit, damping, tolerance, way)
+    if way == "plain" and not recorded:
+        return PlainCG(product, g, unit, tolerance, start)
+    assert isinstance(model, GaussNewton)
+    if way == "plain":
+        return RecordedCG(model, g, unit, damping, tolerance)
+    if way == "gram":
+        model.jacobian.make_input_grams(unit)
+        return GramCG(model, g, unit, damping, tolerance)
+    return PlainCG(product, g, unit, tolerance, start, preconditioners.make(way, model, unit, damping))
+
+
+def _change(
+    way: str, first: System, model: GaussNewton | Normal, g: Array, unit: Unit, damping: float, tolerance: float
+) -> Callable[[], System]:
+    """What takes over from `first`."""
+
+    def to_gram() -> System:
+        assert isinstance(first, RecordedCG) and isinstance(model, GaussNewton)
+        model.jacobian.make_input_grams(unit)
+        return GramCG.going_on(first)
+
+    def to_preconditioner() -> System:
+        assert isinstance(first, PlainCG) and isinstance(model, GaussNewton)
+        first.restart(preconditioners.make(way, model, unit, damping))
+        return first
+
+    if way in ("primal", "dual"):
+        return lambda: Exact(model, g, unit, damping, tolerance, way)
+    return to_gram if way == "gram" else to_preconditioner

@@ -1,0 +1,328 @@
+"""The distributed Newton method: one iteration from (θ, λ, d_previous) to the next (Wang et al. 2018, algorithm 2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dnewton.arrays.namespace import Array, dot, namespace
+from dnewton.comm.communicator import Comm
+from dnewton.config.newton import SolverSection
+from dnewton.curvature import jacobian
+from dnewton.curvature.gauss_newton import GaussNewton
+from dnewton.curvature.matrix_free import ByPasses, Normal, Passes
+from dnewton.data.sampling import Cycle, subsample_size
+from dnewton.errors import UserError
+from dnewton.model.objective import Evaluation, Objective
+from dnewton.planning.curvature_plan import Strategy
+from dnewton.solvers import damping
+from dnewton.solvers.interface import BACKWARD, FORWARD, Saved, Solver, Start, Step
+from dnewton.solvers.newton import cg, combine, direct, early_termination, local_solver
+
+MAX_TRIALS = 12
+SUBSAMPLE, GRADIENT = 1, 2  # purposes of random draws
+
+
+@dataclass
+class State:
+    """What an iteration starts from; all of it is in a checkpoint but what follows from θ."""
+
+    theta: Array
+    damping: float
+    previous: Array | None = None
+    iteration: int = 0
+    first_norm: float = math.nan
+    evaluated: int = 0  # the iteration whose batches f and ∇f were evaluated in (older after rejected steps)
+
+
+class Newton(Solver):
+    """The solver: :meth:`start` once, then :meth:`step` until it has converged or enough iterations are done."""
+
+    def __init__(self, objective: Objective, options: SolverSection, comm: Comm, strategy: Strategy) -> None:
+        """Collective over the world (the early-termination counter's window)."""
+        self._objective, self._options, self._comm, self._strategy = objective, options, comm, strategy
+        network, total = objective.network, objective.data.count
+        size = subsample_size(options.subsample, total)
+        self._subsamples = Cycle(total, size, options.seed, SUBSAMPLE)
+        chosen = total if options.gradient_batch == "all" else min(options.gradient_batch, total)
+        self._stochastic = options.gradient_batch != "all"
+        self._gradient_draws = Cycle(total, chosen, options.seed, GRADIENT)
+        self._rank_unit = jacobian.units(network.blocks, per_layer=False)[0]
+        self._units = jacobian.units(network.blocks, options.diagonal_unit == "layer")
+        stop = options.early_stop
+        joint = options.curvature == "full" or strategy.how == "implicit"  # all ranks solve in step
+        mode = "off" if joint else stop.mode
+        self._watch = early_termination.make(mode, stop.fraction, stop.every, comm, options.replica_solve != "exact")
+        self._at: Evaluation
+        self._grad: Array
+        self._norm, self._active, self._solves = math.nan, 0, 0
+        self._broken = damping.Broken()
+        self.state: State
+
+    def start(self, state: State) -> Step:
+        """Evaluate the point that a run starts or goes on from.
+
+        Raises UserError when f is not finite there. Collective over the world.
+        """
+        self.state = state
+        now, state.iteration = state.iteration, state.evaluated  # the same batches give the same bits
+        at = self._evaluate(state.theta)
+        self._accept(at)
+        state.iteration = now
+        if state.evaluated != now:
+            self._keep_point()
+        if not (math.isfinite(at.value) and math.isfinite(self._norm)):
+            raise UserError(f"the objective is {at.value} at the starting point; scale the data or the weights")
+        if state.iteration == 0:
+            state.first_norm = self._norm
+        return Step(at.value, self._norm, at.metric, at.samples, state.damping, seen=float(at.samples))
+
+    def begin(self, start: Start) -> Step:
+        """As :meth:`start`, from θ alone or from what a checkpoint holds. Collective over the world."""
+        state = State(start.theta, self._options.lambda_)
+        if start.saved is not None:
+            values = start.saved.values
+            state = State(
+                start.theta, float(values["lambda"]), start.saved.vectors.get("previous"), start.iteration,
+                float(values["first_norm"]), int(values["evaluated"]),
+            )  # fmt: skip
+        return self.start(state)
+
+    def saved(self) -> Saved:
+        """The previous step, λ, and where f was evaluated."""
+        state = self.state
+        values = {"lambda": state.damping, "first_norm": state.first_norm, "evaluated": state.evaluated}
+        vectors = {} if state.previous is None else {"previous": state.previous}
+        return Saved(vectors, values={k: repr(v) for k, v in values.items()})
+
+    @property
+    def theta(self) -> Array:
+        """The weights."""
+        return self.state.theta
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done."""
+        return self.state.iteration
+
+    @property
+    def converged(self) -> bool:
+        """∇f = 0, or its norm is `tolerance` times the first one."""
+        return self._norm <= self._options.tolerance * self.state.first_norm
+
+    def step(self) -> Step:
+        """One Newton iteration. Collective over the world."""
+        state = self.state
+        model = self._curvature()
+        if self._options.lambda_trials > 1 and isinstance(model, (GaussNewton, Normal)):
+            model.kept = {}
+        dampings = [max(damping.SMALLEST, state.damping / 10**j) for j in range(self._options.lambda_trials)]
+        tried = [self._direction(model, value) for value in dampings]
+        del model
+        self._comm.vigil.point()  # a solve that was cut short for a stop must not count
+        chosen = self._lowest([direction for direction, _, _ in tried])
+        state.damping = dampings[chosen]
+        direction, found, _ = tried[chosen]
+        waited = sum(seconds for _, _, seconds in tried)
+        del tried
+        state.iteration += 1
+        if self._broken.found(direction.slope + direction.curvature, state.iteration):
+            state.previous = None  # it may have come from there
+        alpha, at, trials = self._line_search(direction)
+        ratio = -1.0
+        if at is not None:
+            predicted = alpha * direction.slope + 0.5 * alpha**2 * direction.curvature
+            if predicted < 0:
+                ratio = (at.value - self._at.value) / predicted
+            else:
+                at = None
+        if at is not None and not self._take(alpha, direction.p, at):
+            at, ratio = None, -1.0
+        if at is None:
+            self._keep_point()
+        state.damping = damping.update(state.damping, ratio, self._options.drop, self._options.boost)
+        return Step(
+            self._at.value,
+            self._norm,
+            self._at.metric,
+            self._at.samples,
+            state.damping,
+            step=0.0 if at is None else alpha,
+            ratio=ratio,
+            cg=found.iterations,
+            active=found.iterations > 0,
+            cut=found.cut,
+            waited=waited,
+            trials=trials + (len(dampings) if len(dampings) > 1 else 0),
+            seen=self._spent(trials + len(dampings) - 1, at is not None),
+            seen_per_cg=4 / 3 * self._subsamples.size,  # by passes: a tangent sweep is two forward passes
+            solved=True,
+        )
+
+    def _spent(self, trials: int, accepted: bool) -> float:
+        """Gradient equivalents of an iteration but for its CG: evaluations, a gradient, the K-fold sweep over S."""
+        s, outputs = self._subsamples.size, self._objective.network.plan.outputs
+        total = self._gradient_draws.size if self._stochastic else self._objective.data.count
+        sweep = 0.0 if self._strategy.how == "implicit" else BACKWARD * outputs * s
+        return FORWARD * trials * total + (BACKWARD * total if accepted else FORWARD * s) + sweep
+
+    def close(self, error: str = "") -> None:
+        """Free the early-termination counter. Collective over the world."""
+        self._watch.close()
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    def _curvature(self) -> GaussNewton | ByPasses:
+        """The model at θ in the form that the strategy says; takes over the subsample's forward passes."""
+        objective, theta, how = self._objective, self.state.theta, self._strategy
+        network, loss, regulariser = objective.network, objective.loss, objective.regulariser
+        with self._comm.phase("jacobian"):
+            tapes = [b.tape for b in self._at.subsample if b.tape is not None]
+            for batch in self._at.subsample:
+                batch.tape = None
+            z = namespace(theta).concat([t.z for t in tapes])
+            if how.how == "explicit":
+                half = None if self._options.jacobian_dtype == "auto" else self._options.jacobian_dtype
+                jac = jacobian.build(network, theta, tapes, how.held, how.chunk, half)
+                if half == "float16" and self._comm.extremes(float(jac.sound))[0] == 0.0:
+                    raise UserError("solver.jacobian_dtype: float16 ends at 65504 and J does not; use bfloat16 or auto")
+                return GaussNewton(jac, loss, z, regulariser)
+            passes = Passes(network, theta, tapes, how.chunk)
+            if how.how == "implicit":
+                return ByPasses(passes, loss, z, regulariser)
+            return Normal(network, theta, passes, self._units, loss, z, regulariser)
+
+    def _direction(
+        self, model: GaussNewton | ByPasses, lam: float
+    ) -> tuple[combine.Direction, cg.Solution, float]:
+        """The combined direction for one λ, the local solution, and the seconds this rank waited for others."""
+        comm, unit, previous = self._comm, self._rank_unit, self.state.previous
+        with comm.phase("cg"):
+            found = self._solve(model, lam)
+        with comm.phase("combine"):
+            if self._options.combine == "none":
+                direction = combine.plain(model, unit, self._grad, found.d, comm)
+            else:
+                best = combine.two_level if self._options.combine == "two_level" else combine.combine
+                direction = best(model, unit, self._grad, found.d, previous, lam, comm)
+            return direction, found, self._watch.complete()
+
+    def _lowest(self, directions: list[combine.Direction]) -> int:
+        """Which direction's whole step leads to the lowest f; the first of several λ where none is finite."""
+        if len(directions) == 1:
+            return 0
+        values = []
+        for direction in directions:
+            value = self._evaluate(self._moved(1.0, direction.p)).value if direction.slope < 0 else math.nan
+            values.append(value if math.isfinite(value) else math.inf)
+        return values.index(min(values))
+
+    def _solve(self, model: GaussNewton | ByPasses, lam: float) -> cg.Solution:
+        options, comm = self._options, self._comm
+        self._solves += 1
+        self._watch.begin(self._solves, self._active)
+        start = self.state.previous if options.warm_start else None
+        if options.curvature == "full":
+            if options.subproblem == "exact":
+                assert isinstance(model, GaussNewton)
+                start = direct.dual(model, self._grad, self._rank_unit, lam, comm)
+            found = cg.full_cg(
+                lambda v, unit: model.full_product(v, unit, lam, comm),
+                self._grad, self._rank_unit, self._norm, options.cg_tolerance, options.max_cg, comm, start,
+            )  # fmt: skip
+        elif isinstance(model, (GaussNewton, Normal)):
+            systems = [
+                local_solver.make(stages, model, self._grad, unit, lam, options.cg_tolerance, start)
+                for stages, unit in zip(self._strategy.stages, self._units, strict=True)
+            ]
+            return cg.solve(systems, self._grad, options.max_cg, self._watch)
+        else:
+            found = self._solve_by_passes(model, lam, start)
+        self._watch.finished(counts=False)
+        return found
+
+    def _solve_by_passes(self, model: ByPasses, lam: float, start: Array | None) -> cg.Solution:
+        options, comm, g = self._options, self._comm, self._grad
+
+        def product(v: Array, unit: jacobian.Unit) -> Array:
+            return model.joint_product(v, unit, lam, comm)
+
+        def start_of(unit: jacobian.Unit) -> Array | None:
+            if start is None:
+                return None
+            inside = namespace(g).zeros_like(g)
+            inside[unit.span] = start[unit.span]
+            return inside
+
+        systems = [cg.PlainCG(product, g, u, options.cg_tolerance, start_of(u)) for u in self._units]
+        fraction = options.early_stop.fraction if options.early_stop.mode != "off" else math.inf
+        nothing = namespace(g).zeros_like(g)
+        return cg.solve_jointly(
+            systems, lambda unit: model.joint_product(nothing, unit, lam, comm), g, options.max_cg, fraction, comm
+        )
+
+    def _take(self, alpha: float, p: Array, at: Evaluation) -> bool:
+        """Move to an accepted trial point; False, and back, when f or ∇f is not finite there."""
+        state = self.state
+        before = (state.theta, state.evaluated, self._at, self._grad, self._norm, self._active)
+        state.theta = self._moved(alpha, p)
+        self._accept(self._evaluate(state.theta) if self._stochastic else at)
+        if math.isfinite(self._norm) and math.isfinite(self._at.value):
+            state.previous = alpha * p
+            return True
+        state.theta, state.evaluated, self._at, self._grad, self._norm, self._active = before
+        return False
+
+    def _moved(self, alpha: float, p: Array) -> Array:
+        return self.state.theta + alpha * p
+
+    def _line_search(self, direction: combine.Direction) -> tuple[float, Evaluation | None, int]:
+        """Backtracking on α = 1, ½, ¼, ...; NaN and overflow count as no decrease."""
+        if not direction.slope < 0:
+            return 0.0, None, 0
+        alpha, before = 1.0, self._at.value
+        for trial in range(1, MAX_TRIALS + 1):
+            at = self._evaluate(self._moved(alpha, direction.p), trial=True)
+            if at.value <= before + self._options.eta * alpha * direction.slope:
+                return alpha, at, trial
+            del at  # its passes; the next trial keeps as many
+            alpha *= 0.5
+        return 0.0, None, MAX_TRIALS
+
+    def _evaluate(self, theta: Array, trial: bool = False) -> Evaluation:
+        """f on the iteration's samples; the subsample of the next Jacobian is evaluated last and its passes kept."""
+        objective, k = self._objective, self.state.iteration
+        with self._comm.phase("function"):
+            if self._stochastic:
+                samples = self._gradient_draws.draw(k - 1 if trial else k)
+                return objective.evaluate(theta, samples, samples[:0])
+            s = self._subsamples.draw(k)
+            return objective.evaluate(theta, objective.others(s), s)
+
+    def _accept(self, at: Evaluation) -> None:
+        """Take over an evaluated point: its gradient, and the subsample's forward passes for the next Jacobian."""
+        theta, comm = self.state.theta, self._comm
+        self._at = at
+        with comm.phase("gradient"):
+            self._grad = self._objective.gradient(theta, at)
+            mine = dot(self._grad, self._grad)
+            squares, count = comm.sum_scalars([mine, float(mine > 0)])  # active: what local solves have work for
+        self._norm, self._active = math.sqrt(squares) if squares >= 0 else squares, int(count)
+        if self._stochastic:
+            self._forward_subsample()
+        self.state.evaluated = self.state.iteration
+
+    def _keep_point(self) -> None:
+        """After a rejected step: f and ∇f stand; only the next subsample's forward pass at θ is missing."""
+        if self._stochastic:
+            self._accept(self._evaluate(self.state.theta))
+        else:
+            self._forward_subsample()
+
+    def _forward_subsample(self) -> None:
+        objective = self._objective
+        with self._comm.phase("function"):
+            batches = objective.batches(objective.share(self._subsamples.draw(self.state.iteration)))
+            for batch in batches:
+                batch.tape = objective.forward(self.state.theta, batch.indices, keep=True)
+            self._at.subsample = batches

@@ -1,0 +1,170 @@
+"""Newton on D replicas: f and ∇f over the shares of all, and a local solve with the shares of S put together or apart.
+
+`replica_solve: average`: every replica solves with its own share of S, and the pieces are averaged: one sum of θ's size
+per iteration, as in globally improved approximate Newton methods (Wang et al. 2018b). `exact`: the products of every CG
+iteration are summed over the replicas, so that the direction is the one of all of S. `curvature: full` always is.
+All replicas hold θ, ∇f and the steps in the same bits, and decide by replica 0's numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dnewton.arrays.namespace import Array
+from dnewton.comm.communicator import Comm
+from dnewton.config.newton import SolverSection
+from dnewton.curvature.gauss_newton import GaussNewton, Model
+from dnewton.curvature.jacobian import Unit
+from dnewton.curvature.matrix_free import ByPasses
+from dnewton.data.sampling import Indices, subsample_size
+from dnewton.errors import UserError
+from dnewton.grid import cut
+from dnewton.model.objective import Objective
+from dnewton.planning.curvature_plan import Strategy
+from dnewton.planning.replicas import Crew
+from dnewton.solvers.newton import cg, combine
+from dnewton.solvers.newton.newton import Newton
+
+
+class ReplicaComm(Comm):
+    """The ranks of one replica for arrays; scalars are replica 0's, the same bits on all ranks of all replicas."""
+
+    def __init__(self, model: Comm, everybody: Comm, replica: int) -> None:
+        """Collective over the replica."""
+        super().__init__(model._mpi, model.grid, model.polite)
+        self._everybody, self._counts = everybody, replica == 0
+        model._shared(self)
+
+    def sum_scalars(self, values: Sequence[float]) -> list[float]:
+        """Sums over the ranks of replica 0. Collective over all workers."""
+        return self._everybody.sum_scalars(values if self._counts else [0.0] * len(values))
+
+    def extremes(self, value: float) -> tuple[float, float]:
+        """Over the ranks of all replicas. Collective over all workers."""
+        return self._everybody.extremes(value)
+
+    def from_root(self, values: Sequence[float]) -> list[float]:
+        """The first rank's values. Collective over all workers."""
+        return self._everybody.from_root(values)
+
+
+class SharedObjective(Objective):
+    """The objective where every replica evaluates its share of whatever samples are asked for."""
+
+    crew: Crew
+
+    def share(self, indices: Indices) -> Indices:
+        """This replica's part."""
+        lo, hi = cut(len(indices), self.crew.layout.replicas, self.crew.replica)
+        return indices[lo:hi]
+
+    def totals(self, squares: float, loss: float, metric: float) -> list[float]:
+        """‖θ‖², Σ ξ and the metric over all shares. Collective over all workers."""
+        assert self.crew.workers is not None
+        root = self.comm.rank == 0
+        self.crew.workers.vigil.seam()
+        mine = [squares if self.crew.replica == 0 else 0.0, loss if root else 0.0, metric if root else 0.0]
+        return self.crew.workers.sum_scalars(mine)
+
+    def summed(self, gradient: Array) -> Array:
+        """Σ ∇ξ over all shares, in the bits of replica 0. Collective over the peers."""
+        assert self.crew.peers is not None
+        self.crew.peers.vigil.seam()
+        return self.crew.peers.of_first(self.crew.peers.sum(gradient))
+
+
+class SharedModel:
+    """The quadratic model on all of S, of which this replica has a share."""
+
+    def __init__(self, own: GaussNewton | ByPasses, peers: Comm, total: int) -> None:
+        self.own, self._peers, self.regulariser = own, peers, own.regulariser
+        self._weight = own.samples / total
+
+    def images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+        """J z on this replica's share. Collective over the replica."""
+        return self.own.images(columns, unit, comm)
+
+    def own_images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+        """J_p z_p on this replica's share."""
+        return self.own.own_images(columns, unit, comm)
+
+    def bend(self, u: Array, here: slice) -> Array:
+        """B u / |S_r| on this replica's share."""
+        return self.own.bend(u, here)
+
+    def quadratic(self, u: Array, w: Array) -> float:
+        """uᵀ B w / |S| over all shares. Collective over the peers of the calling rank."""
+        return self._peers.sum_scalars([self._weight * self.own.quadratic(u, w)])[0]
+
+    def _over_replicas(self, part: Array) -> Array:
+        return self._peers.of_first(self._peers.sum(self._weight * part))
+
+    def full_product(self, v: Array, unit: Unit, damping: float, comm: Comm) -> Array:
+        """This rank's part of (G + λI) v. Collective over the replica and the peers."""
+        curved = self._over_replicas(self.own.full_product(v, unit, -self.regulariser, comm))
+        return curved + (self.regulariser + damping) * v[unit.span]
+
+    def block_product(self, v: Array, unit: Unit, damping: float) -> Array:
+        """(G_uu + λI) v of a diagonal unit. Collective over the peers alone."""
+        assert isinstance(self.own, GaussNewton)
+        curved = self._over_replicas(self.own.block_product(v, unit, -self.regulariser))
+        return curved + (self.regulariser + damping) * v[unit.span]
+
+
+class ReplicatedNewton(Newton):
+    """Newton where the replicas share the samples."""
+
+    def __init__(
+        self, objective: SharedObjective, options: SolverSection, comm: ReplicaComm, how: Strategy, crew: Crew
+    ) -> None:
+        """Raises UserError for what replicas cannot do. Collective over all workers."""
+        size, replicas = subsample_size(options.subsample, objective.data.count), crew.layout.replicas
+        if size < replicas:
+            raise UserError(f"solver.subsample: {size} sample(s) cannot be shared by {replicas} replicas; take more")
+        if options.combine == "two_level":
+            raise UserError("solver.combine: two_level needs parallel.replicas: 1; use previous")
+        if options.curvature == "full" and options.subproblem == "exact":
+            raise UserError("solver.subproblem: exact with curvature: full needs parallel.replicas: 1; use cg")
+        if options.replica_solve == "exact" and options.curvature == "diagonal" and how.how != "explicit":
+            raise UserError("solver.replica_solve: exact needs an explicit jacobian, which does not fit; use average")
+        super().__init__(objective, options, comm, how)
+        assert crew.peers is not None
+        self._peers, self._size = crew.peers, size
+
+    def _direction(
+        self, model: GaussNewton | ByPasses, lam: float
+    ) -> tuple[combine.Direction, cg.Solution, float]:
+        comm, unit, shared = self._comm, self._rank_unit, SharedModel(model, self._peers, self._size)
+        comm.vigil.seam()
+        with comm.phase("cg"):
+            found = self._solve_shared(shared, lam)
+        with comm.phase("combine"):
+            whole: Model = shared
+            if self._options.combine == "none":
+                direction = combine.plain(whole, unit, self._grad, found.d, comm)
+            else:
+                direction = combine.combine(whole, unit, self._grad, found.d, self.state.previous, lam, comm)
+            return direction, found, self._watch.complete()
+
+    def _solve_shared(self, model: SharedModel, lam: float) -> cg.Solution:
+        options, comm, g = self._options, self._comm, self._grad
+        start = self.state.previous if options.warm_start else None
+        if options.curvature == "full":
+            return cg.full_cg(
+                lambda v, unit: model.full_product(v, unit, lam, comm), g, self._rank_unit, self._norm,
+                options.cg_tolerance, options.max_cg, comm, start,
+            )  # fmt: skip
+        if options.replica_solve == "exact":
+            self._solves += 1
+            self._watch.begin(self._solves, self._active)
+            systems = [
+                cg.PlainCG(
+                    lambda v, unit: model.block_product(v, unit, lam), g, unit, options.cg_tolerance, start
+                )
+                for unit in self._units
+            ]
+            return cg.solve(systems, g, options.max_cg, self._watch)
+        found = self._solve(model.own, lam)
+        with comm.phase("combine"):
+            mean = self._peers.of_first(self._peers.sum(found.d) / self._peers.size)
+        return cg.Solution(mean, found.iterations, found.cut)

@@ -1,0 +1,104 @@
+"""What a model file holds besides its weights, so that it can be used alone: the net, the scaling, the labels.
+
+It travels as text in the safetensors header, which other programs ignore: the tensors stay PyTorch's.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from dnewton import __version__
+from dnewton.config.schema import Config, NetSection
+from dnewton.data.samples import Window
+from dnewton.data.scaling import Scaling
+from dnewton.data.sources import Source
+from dnewton.data.targets import Targets
+from dnewton.errors import UserError
+from dnewton.model.network import Network
+
+_KEY = "dnewton"
+MAX_NAMES = 100_000  # of features
+MAX_FEATURES = 4_000_000  # a header may have 100 MB
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model's net, how its inputs are scaled (all features) and what its outputs mean."""
+
+    net: NetSection
+    scaling: Scaling
+    targets: Targets
+    zero_based: bool | None
+    target: list[str | int] | None
+    columns: tuple[str, ...] | None
+
+
+def describe(
+    config: Config, network: Network, window: Window, scaling: Scaling, targets: Targets, train: Source
+) -> dict[str, str]:
+    """The header entries for a model. Collective over the world: every rank has its own columns' scaling."""
+    numbers = {}
+    if config.data.scale != "none":
+        local = window.arranged(np.stack([scaling.shift, scaling.factor]))
+        whole = network.whole_input(np.ascontiguousarray(local))
+        if window.image:
+            whole = whole.transpose(0, 3, 1, 2)
+        shift, factor = whole.reshape(2, whole[0].size)
+        numbers = {"scaling.shift": _packed(shift), "scaling.factor": _packed(factor)}
+    about = {
+        "version": __version__,
+        "net": config.resolved()["net"],
+        "scale": config.data.scale,
+        "targets": targets.as_json(),
+        "zero_based": train.zero_based,
+        "target": config.data.target,
+        "columns": train.columns if len(train.columns or ()) <= MAX_NAMES else None,
+    }
+    return {_KEY: json.dumps(about), **numbers}
+
+
+def check_width(config: Config, features: int) -> None:
+    """Raise UserError when the scaling of so many features would not fit into a model file."""
+    if config.data.scale != "none" and features > MAX_FEATURES:
+        raise UserError(
+            f"data.scale: {config.data.scale} for {features} features does not fit into a model file (at most "
+            f"{MAX_FEATURES}); use scale: none"
+        )
+
+
+def described(path: str, metadata: Mapping[str, str]) -> Described:
+    """What a model file's header says. Raises UserError when it says nothing, or nonsense."""
+    if _KEY not in metadata:
+        raise UserError(f"{path}: was not written by dnewton.train; predictions need a model with its net and labels")
+    try:
+        about: dict[str, Any] = json.loads(metadata[_KEY])
+        net = Config.model_validate({"net": about["net"]}).net
+        features = int(np.prod(net.input))
+        targets = Targets.from_json(about["targets"])
+        shift, factor = np.zeros(features), np.ones(features)
+        if about["scale"] != "none":
+            shift, factor = _unpacked(metadata["scaling.shift"]), _unpacked(metadata["scaling.factor"])
+        if shift.shape != (features,) or factor.shape != (features,):
+            raise ValueError("scaling")
+        columns = tuple(about["columns"]) if about["columns"] else None
+        if columns is not None and len(columns) != features:
+            raise ValueError("columns")
+        return Described(net, Scaling(shift, factor), targets, about["zero_based"], about["target"], columns)
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError, zlib.error):
+        raise UserError(f"{path}: the description of the model in its header is damaged") from None
+
+
+def _packed(values: Any) -> str:
+    return base64.b64encode(zlib.compress(np.asarray(values, dtype="<f8").tobytes())).decode()
+
+
+def _unpacked(text: str) -> Any:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), dtype="<f8")

@@ -1,0 +1,273 @@
+"""Models and checkpoints as safetensors: whole tensors in PyTorch's names and order, independent of the ranks.
+
+Every rank writes and reads its own blocks. A checkpoint's tensors have checksums, to which all ranks contribute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from dnewton.arrays.namespace import Array, dtype_name, itemsize, to_host
+from dnewton.comm.communicator import Comm
+from dnewton.errors import UserError, one_line
+from dnewton.model.network import Block, Network
+from dnewton.storage import checksum, parallel_file
+from dnewton.storage.parallel_file import Piece
+
+_DTYPES = {"float32": "F32", "float64": "F64"}
+FURTHER = "state."  # name prefix of tensors that are not like θ
+_READ = ("F16", "F32", "F64")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a file, as one rank has it."""
+
+    vectors: Mapping[str, Array]  # like θ, by name prefix ("" for the weights); replica 0's are written
+    metadata: Mapping[str, str]
+    own: Mapping[str, Array] = field(default_factory=dict)  # like θ; every replica's, under `worker<replica>.`
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of further tensors, alike on all ranks
+    whole: Mapping[str, Array] = field(default_factory=dict)  # those of them that this rank writes
+
+
+@dataclass(frozen=True)
+class Written:
+    """What can be checked of a file later."""
+
+    checksums: dict[str, int]  # by tensor
+    header: str  # SHA-256 of the file up to the first tensor
+    size: int
+
+
+def save(path: str, network: Network, contents: Contents, comm: Comm, replica: int = 0, replicas: int = 1) -> Written:
+    """Write a new file. Raises UserError alike on all ranks. Collective over `comm`, the ranks of all replicas."""
+    dtype = np.dtype(dtype_name(next(iter(contents.vectors.values()))))
+    prefixes = [*contents.vectors, *(f"worker{r}.{name}" for r in range(replicas) for name in contents.own)]
+    shapes = {prefix + name: shape for prefix in prefixes for name, shape in _shapes(network).items()}
+    shapes |= {FURTHER + name: shape for name, shape in contents.shapes.items()}
+    header, offsets, size = _header(shapes, dtype, contents.metadata)
+    held = dict(contents.vectors) if replica == 0 else {}
+    held |= {f"worker{replica}.{name}": vector for name, vector in contents.own.items()}
+    mine = dict.fromkeys(shapes, 0)
+
+    def pieces() -> Iterator[Piece]:  # one after another: weights in the file's order are copies
+        for prefix, vector in held.items():
+            yield from _blocks(network, prefix, to_host(vector), offsets)
+        for name, tensor in contents.whole.items():
+            name = FURTHER + name
+            flat = np.ascontiguousarray(to_host(tensor), dtype=dtype).reshape(_flat(shapes[name]))
+            yield Piece(name, offsets[name], flat.shape[1], 0, 0, flat)
+
+    def summed() -> Iterator[Piece]:
+        for piece in pieces():
+            mine[piece.name] = checksum.added([mine[piece.name], checksum.partial(piece.data, piece.row, piece.column)])
+            yield piece
+
+    with comm.phase("output"):
+        parallel_file.write(path, header, size, summed(), comm)
+        total = comm.sum(np.array(list(mine.values()), dtype=np.uint64))
+    return Written(dict(zip(mine, map(int, total), strict=True)), hashlib.sha256(header).hexdigest(), size)
+
+
+def publish(path: str, network: Network, contents: Contents, comm: Comm, replica: int = 0) -> None:
+    """Write a file under a temporary name and rename it.
+
+    Raises UserError alike on all ranks. Collective over `comm`.
+    """
+    temporary = path + ".tmp"
+    try:
+        save(temporary, network, contents, comm, replica)
+        with comm.phase("output"), comm.together():
+            if comm.rank == 0:
+                os.replace(temporary, path)
+                parallel_file.sync_folder(os.path.dirname(path) or ".")
+    except UserError:
+        if comm.rank == 0:
+            with suppress(OSError):
+                os.unlink(temporary)  # it would keep room that others need
+        raise
+
+
+def size(network: Network, contents: Contents, replicas: int) -> int:
+    """About how many bytes a file takes."""
+    length = sum(math.prod(s) for s in _shapes(network).values())
+    numbers = length * (len(contents.vectors) + replicas * len(contents.own))
+    numbers += sum(math.prod(s) for s in contents.shapes.values())
+    return numbers * itemsize(next(iter(contents.vectors.values()))) + (1 << 16)
+
+
+def _shapes(network: Network) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights and biases."""
+    found: dict[str, tuple[int, ...]] = {}
+    for layer in network.plan.parametric():
+        found[f"{layer.shape.name}.weight"] = tuple(layer.shape.weight_shape)
+        found[f"{layer.shape.name}.bias"] = tuple(layer.shape.weight_shape[:1])
+    return found
+
+
+def _flat(shape: Sequence[int]) -> tuple[int, int]:
+    """A tensor as a matrix: what blocks cut is its first axis and, of weights, the second."""
+    return (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+
+
+def _blocks(network: Network, prefix: str, vector: Array, offsets: Mapping[str, int]) -> Iterator[Piece]:
+    for block in network.blocks:
+        name, columns = prefix + block.layer.shape.name, _flat(block.layer.shape.weight_shape)[1]
+        if block.weights:
+            weight = np.ascontiguousarray(block.to_file_order(block.weight(vector)))
+            flat, column = weight.reshape(weight.shape[0], weight[0].size), _first_column(block)
+            yield Piece(f"{name}.weight", offsets[f"{name}.weight"], columns, block.out[0], column, flat)
+        if block.has_bias and block.shape[0]:
+            bias = np.ascontiguousarray(block.bias(vector)).reshape(block.shape[0], 1)
+            yield Piece(f"{name}.bias", offsets[f"{name}.bias"], 1, block.out[0], 0, bias)
+
+
+def _first_column(block: Block) -> int:
+    return block.inputs[0] * math.prod(block.layer.shape.weight_shape[2:])
+
+
+def _header(
+    shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype, metadata: Mapping[str, str]
+) -> tuple[bytes, dict[str, int], int]:
+    """The bytes before the first tensor, where each tensor starts, and the length of the file."""
+    entries: dict[str, object] = {"__metadata__": dict(metadata)}
+    relative, end = {}, 0
+    for name, shape in shapes.items():
+        length = math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": _DTYPES[dtype.name], "shape": list(shape), "data_offsets": [end, end + length]}
+        relative[name] = end
+        end += length
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    return struct.pack("<Q", len(text)) + text, {name: start + at for name, at in relative.items()}, start + end
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """A safetensors file. Raises UserError when it is none."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"{path}: is not a file; a safetensors file is needed")
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (SafetensorError, OSError, TypeError) as error:
+        why = one_line(error.strerror if isinstance(error, OSError) and error.strerror else error)
+        raise UserError(f"{path}: not a readable safetensors file: {why}; give one that dnewton wrote") from None
+
+
+def read_metadata(path: str) -> dict[str, str]:
+    """The metadata of a safetensors file. Raises UserError when it is not one."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+def header_hash(path: str) -> str:
+    """SHA-256 of a safetensors file up to the first tensor. Raises UserError."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+        (length,) = struct.unpack("<Q", start.ljust(8, b"\0"))
+        if length > os.path.getsize(path):
+            raise UserError(f"{path}: is damaged: cut off within its header")
+        return hashlib.sha256(start + file.read(length)).hexdigest()
+
+
+def prefixes(path: str, network: Network) -> list[str]:
+    """The name prefixes of the vectors like θ that a checkpoint holds ("" for the weights)."""
+    first = f"{network.plan.parametric()[0].shape.name}.weight"
+    with _opened(path) as file:
+        return [name.removesuffix(first) for name in list(file.keys()) if name == first or name.endswith("." + first)]
+
+
+def load(path: str, network: Network, dtype: str, prefix: str = "", sums: dict[str, int] | None = None) -> Array:
+    """This rank's blocks of the tensors under `prefix`, as a vector like θ; `sums` gets their parts of the checksums.
+
+    Raises UserError naming the first tensor that is missing, left over or of another shape.
+    """
+    theta = np.zeros(network.size, dtype=dtype)
+    with _opened(path) as file:
+        names = set(file.keys())
+        _check_names(path, names, network, prefix)
+        for block in network.blocks:
+            name = prefix + block.layer.shape.name
+            weight = file.get_slice(name + ".weight")
+            _check_shape(path, name + ".weight", weight.get_shape(), block.layer.shape.weight_shape)
+            bias = file.get_slice(name + ".bias")
+            _check_shape(path, name + ".bias", bias.get_shape(), block.layer.shape.weight_shape[:1])
+            for kind, entry in (("weight", weight), ("bias", bias)):
+                if entry.get_dtype() not in _READ:
+                    raise UserError(f"{path}: {name}.{kind} has dtype {entry.get_dtype()}; F32 or F64 is needed")
+            if block.weights:
+                part = weight[block.out[0] : block.out[1], block.inputs[0] : block.inputs[1]]
+                block.weight(theta)[...] = block.from_file_order(part)
+                _add(sums, name + ".weight", part, block.out[0], _first_column(block))
+            if block.has_bias and block.shape[0]:
+                part = bias[block.out[0] : block.out[1]]
+                block.bias(theta)[...] = part
+                _add(sums, name + ".bias", part, block.out[0], 0)
+            if not np.isfinite(theta[block.span]).all():
+                raise UserError(f"{path}: {name} holds NaN or infinity; start from finite weights")
+    return theta
+
+
+def _add(sums: dict[str, int] | None, name: str, part: np.ndarray, row: int, column: int) -> None:
+    if sums is not None:
+        flat = np.ascontiguousarray(part).reshape(part.shape[0], part[0].size)
+        sums[name] = checksum.added([sums.get(name, 0), checksum.partial(flat, row, column)])
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """The further tensors of a checkpoint by their names without FURTHER, each read and checked when asked for."""
+
+    def __init__(self, path: str, checksums: Mapping[str, int]) -> None:
+        """`checksums`: of all tensors of the file."""
+        self._path = path
+        self._checksums = {k.removeprefix(FURTHER): v for k, v in checksums.items() if k.startswith(FURTHER)}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        known, name = self._checksums[name], FURTHER + name
+        with _opened(self._path) as file:
+            tensor: np.ndarray = file.get_tensor(name)
+        sums: dict[str, int] = {}
+        _add(sums, name, tensor, 0, 0)
+        if sums[name] != known:
+            raise UserError(f"{self._path}: tensor {name} is damaged: its checksum differs from the manifest's")
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._checksums)
+
+    def __len__(self) -> int:
+        return len(self._checksums)
+
+
+def _check_names(path: str, names: set[str], network: Network, prefix: str) -> None:
+    wanted = {prefix + name for name in _shapes(network)}
+    missing = sorted(wanted - names)
+    if missing:
+        raise UserError(f"{path}: has no tensor {missing[0]}; the net needs {', '.join(sorted(wanted))}")
+    if prefix == "":
+        known = tuple(f".{name}" for name in wanted)
+        extra = sorted(n for n in names - wanted if not n.endswith(known) and not n.startswith(FURTHER))
+        if extra:
+            raise UserError(f"{path}: tensor {extra[0]} belongs to no layer of the net")
+
+
+def _check_shape(path: str, name: str, found: list[int], wanted: tuple[int, ...]) -> None:
+    if tuple(found) != tuple(wanted):
+        raise UserError(f"{path}: {name} has shape {list(found)}, the net needs {list(wanted)}")

@@ -1,0 +1,160 @@
+"""The state of a run in checkpoints, and the best model. What goes wrong on the disk is a warning: the run goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dnewton import __version__
+from dnewton.arrays.namespace import Array, copy, namespace
+from dnewton.errors import UserError
+from dnewton.solvers.interface import Saved, Start, Step
+from dnewton.storage import manifest, tensors
+from dnewton.storage.manifest import FORMAT, Manifest
+from dnewton.storage.run_directory import STATE, RunDirectory
+from dnewton.storage.tensors import Contents
+from dnewton.training.checkpoint_reader import identity
+from dnewton.training.job import Job
+
+MODEL = "1"  # format of model files
+BEST = "best."  # prefix of the best model's tensors
+PER_RANK = ("cg", "active", "cut", "waited")  # of what a step reports; the rest is alike on all ranks
+
+
+def reported(found: Manifest, rank: int) -> Step | None:
+    """What the last iteration reports, as this rank had it."""
+    if found.unreported is None:
+        return None
+    values = dict(found.unreported)
+    ranks = values.pop("ranks")
+    mine = ranks[rank] if rank < len(ranks) else [0.0] * len(PER_RANK)
+    return Step(**{**values, **dict(zip(PER_RANK, mine, strict=True))})
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run goes on from."""
+
+    theta: Array
+    iteration: int
+    position: int
+    saved: Saved
+    unreported: Step | None  # what the last iteration reports, where metrics.jsonl does not have it yet
+
+
+class Saver:
+    """Writes a job's checkpoints and its best model into a run directory."""
+
+    def __init__(
+        self, job: Job, out: RunDirectory, start: Start, resumed: Manifest | None, tell: Callable[[str], None]
+    ) -> None:
+        """`tell` gets warnings, on all ranks."""
+        self._job, self._out, self._tell = job, out, tell
+        self._last = None if resumed is None else out.checkpoint(resumed.iteration, resumed.position)
+        self._best: tuple[int, float] | None = resumed.best if resumed else None
+        self._best_theta: Array | None = None
+        if resumed is not None and start.saved is not None and resumed.best is not None:
+            self._best_theta = start.saved.vectors.get(BEST[:-1], start.theta)
+        self._best_written = False
+
+    def consider(self, theta: Array, iteration: int, score: float) -> None:
+        """Keep a model whose score, the same number on all ranks, is lower than all before."""
+        if not math.isnan(score) and (self._best is None or score < self._best[1]):
+            alone = self._job.solver.position is None  # other solvers change θ in place
+            self._best_theta = theta if alone else copy(theta)
+            self._best, self._best_written = (iteration, score), False
+
+    def save(self, state: State, samples_seen: float, train_seconds: float) -> bool:
+        """Write a checkpoint unless this state has one; False, with a warning, where that fails.
+
+        Collective over the workers.
+        """
+        job, comm, out = self._job, self._job.comm, self._out
+        final, began = out.checkpoint(state.iteration, state.position), time.perf_counter()
+        if final == self._last:
+            return True
+        contents = self._contents(state)
+        if not self._finite(contents):
+            self._tell(f"warning: no checkpoint after iteration {state.iteration}: what it would hold is not finite")
+            return False
+        needed = tensors.size(job.network, contents, job.crew.layout.replicas)
+        try:
+            with comm.phase("output"):
+                ranks = comm.gather_to_root([float(getattr(state.unreported, name, 0)) for name in PER_RANK])
+                with comm.together():
+                    if comm.rank == 0:
+                        out.begin_checkpoint(final, needed)
+                path = str(out.temporary(final) / STATE)
+                written = tensors.save(
+                    path, job.network, contents, comm, job.crew.replica, job.crew.layout.replicas
+                )
+                with comm.together():
+                    if comm.rank == 0:
+                        about = self._manifest(state, written, samples_seen, train_seconds, ranks.tolist())
+                        out.publish(final, manifest.NAME, manifest.render(about), job.config.output.keep)
+        except UserError as error:
+            with comm.together():
+                if comm.rank == 0:
+                    out.drop(final)
+            self._tell(f"warning: no checkpoint after iteration {state.iteration}: {error}")
+            return False
+        self._last = final
+        try:
+            self.write_best()
+        except UserError as error:
+            self._tell(f"warning: the best model could not be written: {error}")
+        comm.vigil.reserve(1.5 * (time.perf_counter() - began))
+        return True
+
+    def _finite(self, contents: Contents) -> bool:
+        """Whether a checkpoint would be worth having: a run that diverges must not push out the ones before."""
+        arrays = (*contents.vectors.values(), *contents.own.values(), *contents.whole.values())
+        mine = all(bool(namespace(a).all(namespace(a).isfinite(a))) for a in arrays)
+        with self._job.comm.phase("output"):
+            return self._job.comm.extremes(float(mine))[0] == 1.0
+
+    def write_best(self) -> None:
+        """Bring best.safetensors up to date. Raises UserError alike on all ranks. Collective over the workers."""
+        if self._best is None or self._best_written:
+            return
+        assert self._best_theta is not None
+        about = {"best": json.dumps({"iteration": self._best[0], "score": self._best[1]})}
+        self.write_model(self._out.best, self._best_theta, about)
+        self._best_written = True
+
+    def write_model(self, path: str, theta: Array, about: dict[str, str]) -> None:
+        """Write a model file. Raises UserError alike on all ranks. Collective over the workers."""
+        job = self._job
+        metadata = {"format": MODEL, **about, **job.description}
+        tensors.publish(path, job.network, Contents({"": theta}, metadata), job.comm, job.crew.replica)
+
+    def _contents(self, state: State) -> Contents:
+        saved = state.saved
+        vectors = {"": state.theta} | {f"{name}.": vector for name, vector in saved.vectors.items()}
+        if self._best is not None and (self._best[0] != state.iteration or state.position):
+            assert self._best_theta is not None
+            vectors[BEST] = self._best_theta
+        return Contents(
+            vectors, {"format": MODEL, **self._job.description},
+            {f"{name}.": vector for name, vector in saved.own.items()}, saved.shapes, saved.whole,
+        )  # fmt: skip
+
+    def _manifest(
+        self, state: State, written: tensors.Written, samples_seen: float, train_seconds: float,
+        ranks: list[list[float]],
+    ) -> Manifest:  # fmt: skip
+        job, unreported = self._job, None
+        if state.unreported is not None:
+            unreported = {**dataclasses.asdict(state.unreported), "ranks": ranks}
+        return Manifest(
+            format=FORMAT, version=__version__, iteration=state.iteration, position=state.position,
+            replicas=job.crew.layout.replicas, samples_seen=samples_seen, train_seconds=train_seconds,
+            best=self._best, unreported=unreported,
+            values=dict(state.saved.values), identity=identity(job), config=job.config.resolved(),
+            tensors={name: f"{value:016x}" for name, value in written.checksums.items()},
+            header=written.header, size=written.size,
+        )  # fmt: skip

@@ -1,0 +1,183 @@
+"""From a configuration to a laid-out job: sources, plan, this rank's columns, network, objective and solver."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from dnewton.arrays.namespace import DEVICE_SLACK
+from dnewton.comm.communicator import Comm
+from dnewton.config.baselines import ServedSection
+from dnewton.config.newton import SolverSection
+from dnewton.config.schema import Config, regulariser
+from dnewton.data.parts import Loaded, load_parts, open_parts
+from dnewton.data.samples import Samples, Streamed, Window
+from dnewton.data.sampling import subsample_size
+from dnewton.data.targets import Targets
+from dnewton.hardware import calibration, node
+from dnewton.hardware.device import Device, open_device
+from dnewton.model.losses.losses import LOSSES
+from dnewton.model.network import Network
+from dnewton.model.objective import Objective
+from dnewton.planning import curvature_plan, grid_search
+from dnewton.planning.memory import Budget
+from dnewton.planning.net_plan import NetPlan, infer_shapes
+from dnewton.planning.replicas import Crew, layout
+from dnewton.solvers import registry
+from dnewton.solvers.baselines.parameter_server import Server
+from dnewton.solvers.interface import Solver
+from dnewton.solvers.newton.replicated import SharedObjective
+from dnewton.storage.model_header import check_width, describe
+
+READERS = 64 << 20  # what readers hold besides the columns they were asked for
+SHARE = 0.75  # of the node's free memory that a job takes unless it is told how much
+STEP = 16 << 20
+SLACK = 28 << 20  # what libraries take when they are first used, and what the allocator keeps
+
+
+@dataclass
+class Job:
+    """Everything a run needs on this rank."""
+
+    config: Config
+    crew: Crew
+    comm: Comm  # all ranks that train
+    device: Device  # where this rank's arrays are
+    plan: NetPlan
+    network: Network
+    objective: Objective
+    solver: Solver
+    targets: Targets
+    others: dict[str, Samples]  # test and validation
+    description: dict[str, str]  # header entries of model files
+    strategy: curvature_plan.Strategy | Budget
+    notes: list[str]
+
+
+def assemble(config: Config, world: Comm, source: str) -> Job | Server:
+    """Plan the layout, read the data and build the solver; `source` names the configuration in messages.
+
+    A rank that serves gets its server instead.
+
+    Raises UserError alike on all ranks. Collective over the world.
+    """
+    shapes = infer_shapes(config.net, source)
+    asked = f"{source}: parallel.device: {config.parallel.device}"
+    divided = layout(config, world.size, source)
+    parallel, trains = config.parallel, divided.place(world.rank) is not None
+    device, about_device = open_device(parallel.device, parallel.device_buffers, world, asked, trains)
+    crew = Crew.of(divided, world)
+    notes = [node.limit_threads(world.ranks_on_node, world.cores), *about_device]
+    check_width(config, math.prod(config.net.input))
+    parts = open_parts(config.data, config.net.input, config.solver.seed, world)
+    memory = _memory_per_rank(config, world, device)
+    resident = world.extremes(_resident(config, memory, device, world))[0]  # alike on all ranks: the plan depends on it
+    scored = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
+    work = workload(config, parts.train.samples, scored, shapes[-1].out_shape[0], crew.layout.replicas, resident)
+    grid = None if config.parallel.grid == "auto" else config.parallel.grid
+    stated = grid_search.Machine.shared(world.least_cores)
+    plan = grid_search.choose(
+        shapes, crew.layout.model_ranks, work, grid=grid, memory=memory, machine=stated, source=source
+    )
+    held = float(node.resident_bytes() + SLACK) if device.is_host else device.peak_bytes() + DEVICE_SLACK
+    held = world.extremes(held)[1]
+    process = math.ceil(held / STEP) * float(STEP)  # in steps, as two runs shall decide alike
+    how: curvature_plan.Strategy | Budget
+    origin = ""
+    options = config.solver
+    if isinstance(options, SolverSection):
+        rates, origin = calibration.rates(config, world, device)
+        config = config.with_rates(rates.flops, rates.bandwidth)
+        soft = math.inf if config.data.max_resident == "auto" else float(config.data.max_resident - READERS)
+        how = curvature_plan.decide(
+            plan, work, options, memory=memory, process=process, rates=rates, soft=soft, source=source
+        )
+        passes = how.passes
+    else:
+        how = registry.budget_for(options, plan, work, crew.layout, memory, process, source)
+        passes = 0.0
+    notes.append(crew.layout.describe())
+    notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
+    notes.extend(plan.describe())
+    notes.extend([*how.describe(), *([f"rates: {origin}"] if origin else [])])
+    if crew.workers is None or crew.model is None:
+        assert isinstance(options, ServedSection)
+        with world.together():  # what goes wrong while the workers read is said here, too
+            return Server(crew, plan, options, config.parallel.dtype)
+    network = Network(plan, crew.model.on_grid(plan.grid))
+    bounds = plan.grid.bounds(plan.input_split, plan.input_units, network.comm.rank)
+    window = Window.of(config.net.input, plan.input_units, bounds)
+    with world.together() if crew.layout.servers else nullcontext():
+        loaded = load_parts(
+            parts, config.data, window, work.outputs, config.net.loss, config.parallel.dtype, resident, crew.workers
+        )  # fmt: skip
+    targets = loaded.targets
+    notes.extend(_streams(loaded, crew.workers))
+    shared = crew.layout.replicas > 1 and isinstance(options, SolverSection)
+    beside = {"test": loaded.test, "validation": loaded.validation}
+    with crew.workers.together() if not device.is_host else nullcontext():  # a card may be full
+        train = loaded.train.on(device.like)
+        others = {k: v.on(device.like) for k, v in beside.items() if v is not None}
+    objective = (SharedObjective if shared else Objective)(
+        network, network.comm, train, LOSSES[config.net.loss], targets.metric_sum(),
+        regulariser(config, parts.train.samples), how.batch, passes,
+    )  # fmt: skip
+    if isinstance(objective, SharedObjective):
+        objective.crew = crew
+    solver = registry.make(options, objective, crew, how)
+    notes.extend(solver.describe())
+    description = describe(config, network, window, loaded.scaling, targets, parts.train)
+    return Job(
+        config, crew, crew.workers, device, plan, network, objective, solver, targets, others, description, how, notes
+    )
+
+
+def workload(
+    config: Config, samples: int, others: int, outputs: int, replicas: int, resident: float = math.inf
+) -> grid_search.Workload:
+    """What the planner plans for: a replica's share of the training set and of S with newton, mini-batches with others.
+
+    The rest of the training set is held like the test set.
+    """
+    solver, rest, s = config.solver, 0, 1
+    if isinstance(solver, SolverSection):
+        s = -(-subsample_size(solver.subsample, samples) // replicas)
+        rest = samples - -(-samples // replicas)
+        samples -= rest
+    batch = solver.batch_size if isinstance(solver, SolverSection) else getattr(solver, "batch", solver.batch_size)
+    return grid_search.Workload(
+        samples, s, outputs, batch, 8 if config.parallel.dtype == "float64" else 4, resident=resident,
+        others=rest + others,
+    )  # fmt: skip
+
+
+def _memory_per_rank(config: Config, comm: Comm, device: Device) -> float:
+    """`parallel.memory`, or three quarters of what the node or the GPU has left, shared by its ranks; the smallest of
+    all ranks.
+
+    Collective over the world.
+    """
+    if config.parallel.memory != "auto":
+        return float(config.parallel.memory)
+    return comm.extremes(SHARE * (_host_bytes(comm) if device.is_host else device.free_bytes()))[0]
+
+
+def _host_bytes(comm: Comm) -> float:
+    """This rank's share of what the node has left, with what it holds already."""
+    return (node.available_memory() + comm.ranks_on_node * node.resident_bytes()) / comm.ranks_on_node
+
+
+def _resident(config: Config, memory: float, device: Device, comm: Comm) -> float:
+    """Bytes of samples that a rank keeps in memory; what is larger is streamed. A GPU's are read by the host first."""
+    if config.data.max_resident != "auto":
+        return max(0.0, float(config.data.max_resident) - node.resident_bytes()) / 2
+    return (memory if device.is_host else min(memory, SHARE * _host_bytes(comm))) / 2
+
+
+def _streams(loaded: Loaded, comm: Comm) -> list[str]:
+    """A line for the log when samples are read from disk while training. Collective over the world."""
+    parts = {"train": loaded.train, "test": loaded.test, "validation": loaded.validation}
+    named = {k: isinstance(v.x, Streamed) for k, v in parts.items() if v is not None}
+    streamed = [k for k, v in named.items() if comm.extremes(float(v))[1] > 0]
+    return [f"data: {', '.join(streamed)} streamed from disk on at least one rank"] if streamed else []

@@ -1,0 +1,250 @@
+"""The outer loop: start, iterate, measure, save, stop. It prints nothing; `show` receives what to show."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dnewton.comm.stop import CHECKPOINT, Stopped
+from dnewton.data.samples import Samples
+from dnewton.data.sampling import run
+from dnewton.errors import UserError, one_line
+from dnewton.grid import cut
+from dnewton.hardware import node
+from dnewton.solvers.interface import Start, Step
+from dnewton.storage.manifest import Manifest
+from dnewton.storage.run_directory import RunDirectory
+from dnewton.training.checkpoint_writer import Saver, State, reported
+from dnewton.training.job import Job
+
+PHASES = (
+    "setup", "function", "gradient", "jacobian", "cg", "early_stop", "combine", "factors", "precondition", "exchange",
+    "evaluate", "report", "output",
+)  # fmt: skip
+BESIDE = ("evaluate", "report", "output")  # phases that train nothing
+NO_CG = {"min": 0, "mean": 0.0, "max": 0}
+
+Record = dict[str, Any]
+
+
+class Trainer:
+    """One run of a job into a run directory."""
+
+    def __init__(
+        self, job: Job, out: RunDirectory, started: float, show: Callable[[Record], None],
+        resumed: Manifest | None = None, budget: float | None = None, tell: Callable[[str], None] = lambda text: None,
+    ) -> None:  # fmt: skip
+        """`started` is the clock (perf_counter) that `seconds` counts from; a resumed run has its first line. `tell`
+        gets warnings, on all ranks.
+
+        With a `budget`, the run ends after the iteration in which so many seconds of training are over; what the job
+        sent before this run is then not counted as the run's.
+        """
+        self._budget, self._begun = budget, time.perf_counter()
+        self._beside = sum(job.comm.ledger[name].elapsed for name in BESIDE)
+        self._job, self._out, self._started, self._show = job, out, started, show
+        self._resumed, self._tell = resumed, tell
+        self._seen = {n: job.comm.ledger[n].values() if budget is not None else (0.0,) * 4 for n in PHASES}
+        self.totals: dict[str, dict[str, float]] = {name: {} for name in PHASES}
+        self.records: list[Record] = []
+        self._samples_seen = resumed.samples_seen if resumed else 0.0
+        self._trained_before = resumed.train_seconds if resumed else 0.0
+        self._unreported: Step | None = None
+        self._before: State | None = None  # the step that is being taken; None where it may be left in the middle
+        self._saved_at = time.monotonic()
+        self._saver: Saver
+        self.begun = False  # whether anything has been done
+        self.saved = resumed is not None  # whether what was done last is in a checkpoint
+
+    def run(self, start: Start) -> Stopped | None:
+        """Train from `start` (iteration 0, or a checkpoint's) to the end, or until all ranks stop together: then what
+        stopped them is returned, and the state is in a checkpoint.
+
+        Raises UserError when f is not finite. Collective over the workers.
+        """
+        vigil, resumed = self._job.comm.vigil, self._resumed
+        self._saver = Saver(self._job, self._out, start, resumed, self._tell)
+        vigil.armed = True
+        try:
+            first = self._job.solver.begin(start)
+            self._unreported = first if resumed is None else reported(resumed, self._job.comm.rank)
+        except Stopped as stop:
+            return stop
+        except (KeyError, ValueError, TypeError) as error:  # alike on all ranks: all have read the same manifest
+            if resumed is None or isinstance(error, np.linalg.LinAlgError):
+                raise
+            where = self._out.checkpoint(resumed.iteration, resumed.position)
+            raise UserError(f"{where}: does not hold what the solver needs: {one_line(error)}") from error
+        self.begun = True
+        while True:
+            try:
+                if self._advance():
+                    break
+            except Stopped as stop:
+                self._save()
+                if stop.reason != CHECKPOINT:
+                    return stop
+                vigil.again()
+        if self._job.config.output.checkpoint_every:
+            self._save()
+        self._saver.write_model(self._out.model, self._job.solver.theta, {})
+        self._saver.write_best()
+        return None
+
+    def _advance(self) -> bool:
+        """Report what has not been reported, save if it is time, take a step; True when nothing is left to do.
+
+        May be called again after it was left by Stopped. Collective over the workers.
+        """
+        solver = self._job.solver
+        if self._unreported is not None:
+            self._report(self._unreported)
+            self._unreported = None
+        if self._is_due():
+            self._save()
+        if self._done():
+            return True
+        self._before = self._state() if solver.position is None else None
+        self._ask_by_the_clock()
+        step = solver.step()
+        self._job.comm.vigil.due(None)
+        self._before, self._unreported = None, step
+        if not math.isfinite(step.loss):
+            self._saver.write_best()
+            raise UserError(
+                f"f is {step.loss} after iteration {solver.iteration}: {self._job.config.solver.name} has diverged; "
+                "a smaller solver.learning_rate usually helps; the best model so far is in best.safetensors"
+            )
+        return False
+
+    def _is_due(self) -> bool:
+        """Whether a checkpoint is, between two steps. Collective over the workers."""
+        output, solver = self._job.config.output, self._job.solver
+        if solver.position:
+            return False
+        if output.checkpoint_every and (solver.iteration % output.checkpoint_every == 0):
+            return True  # at the start, too: a run killed before the first regular checkpoint can go on
+        if output.checkpoint_minutes is None or solver.position is not None:
+            return False
+        with self._job.comm.phase("output"):
+            waited = time.monotonic() - self._saved_at
+            return bool(self._job.comm.from_root([waited >= 60 * output.checkpoint_minutes])[0])
+
+    def _ask_by_the_clock(self) -> None:
+        """Where a step can be left in the middle, ask for a stop when a checkpoint is due by rank 0's clock."""
+        minutes = self._job.config.output.checkpoint_minutes
+        if minutes is not None and self._before is None:
+            self._job.comm.vigil.due(self._saved_at + 60 * minutes)
+
+    @property
+    def iteration(self) -> int:
+        """The iteration after which a run that was stopped goes on."""
+        return self._before.iteration if self._before is not None else self._job.solver.iteration
+
+    def _state(self) -> State:
+        solver = self._job.solver
+        return State(solver.theta, solver.iteration, solver.position or 0, solver.saved(), self._unreported)
+
+    def _save(self) -> None:
+        """A checkpoint of what can be gone on from. Collective over the workers."""
+        self.saved = self._saver.save(self._before or self._state(), self._samples_seen, self._trained())
+        self._saved_at = time.monotonic()
+
+    def _done(self) -> bool:
+        """Enough iterations, nothing left to do, or no time left by rank 0's clock. Collective over the world."""
+        solver = self._job.solver
+        if solver.iteration >= self._job.config.solver.max_iterations or solver.converged:
+            return True
+        if self._budget is None:
+            return False
+        return bool(self._job.comm.from_root([self._trained() >= self._budget])[0])
+
+    def _trained(self) -> float:
+        """Seconds of the run without evaluations for the record, messages for the report, and files."""
+        beside = sum(self._job.comm.ledger[name].elapsed for name in BESIDE)
+        return self._trained_before + time.perf_counter() - self._begun - (beside - self._beside)
+
+    # --- one line of metrics ----------------------------------------------------------------------------------------
+
+    def _report(self, step: Step) -> None:
+        job, comm = self._job, self._job.comm
+        name = job.targets.metric_name
+        record: Record = {
+            "iteration": job.solver.iteration,
+            "loss": step.loss,
+            "grad_norm": step.grad_norm,
+            "lambda": step.damping,
+            "step": step.step,
+            "ratio": step.ratio,
+        }
+        with comm.phase("evaluate"):
+            scores = {f"train_{name}": job.targets.metric_value(step.metric, step.samples)}
+            for part, samples in job.others.items():
+                scores[f"{part}_{name}"] = job.targets.metric_value(self._metric_over(samples), samples.count)
+        with comm.phase("report"):
+            if (validation := scores.get(f"validation_{name}")) is not None:
+                (validation,) = comm.from_root([validation])
+                score = -validation if name == "accuracy" else validation
+            else:
+                score = step.loss
+            self._saver.consider(job.solver.theta, job.solver.iteration, score)
+            record.update(self._gathered(step, scores))
+        if comm.rank == 0:
+            self._out.record(record)
+            self.records.append(record)
+            self._show(record)
+
+    def _metric_over(self, samples: Samples) -> float:
+        """The metric's sum over a data set, each replica taking its share. Collective over the workers."""
+        job, replicas = self._job, self._job.crew.layout.replicas
+        lo, hi = cut(samples.count, replicas, job.crew.replica)
+        total = job.objective.accumulate(job.solver.theta, run(lo, hi), None, samples)[1]
+        if replicas == 1:
+            return total
+        job.comm.vigil.seam()
+        return job.comm.sum_scalars([total if job.network.comm.rank == 0 else 0.0])[0]
+
+    def _gathered(self, step: Step, scores: Record) -> Record:
+        """What all ranks contribute to, in one message: CG counts, traffic per phase, peak memory."""
+        comm = self._job.comm
+        now = {n: comm.ledger[n].values() for n in PHASES}
+        change = {n: [a - b for a, b in zip(now[n], self._seen[n], strict=True)] for n in PHASES}
+        self._seen = now
+        mine = [step.cg, step.active, step.cut, step.waited, node.peak_rss_bytes()]
+        device, buffers = self._job.device, comm.buffers
+        on_device = [] if device.is_host else [device.peak_bytes(), buffers.synchronised, buffers.staged]
+        figures = [float(v) for v in mine] + [v for n in PHASES for v in change[n][:3]] + [float(v) for v in on_device]
+        every = comm.gather_to_root(figures)
+        _, _, cut, waited, _, *traffic = (float(v) for v in every.sum(axis=0))
+        counts, peak = every[every[:, 1] > 0, 0], every[:, 4].max()
+        cg = NO_CG
+        if len(counts):
+            cg = {"min": int(counts.min()), "mean": float(counts.mean()), "max": int(counts.max())}
+        found: Record = {}
+        if on_device:
+            names = ("peak_device_bytes", "device_waits", "staged_bytes")
+            found = dict(zip(names, (int(every[:, -3].max()), *map(int, traffic[-2:])), strict=True))
+        summed = {n: traffic[3 * i : 3 * i + 3] for i, n in enumerate(PHASES)}
+        for n in PHASES:
+            for key, value in zip(("calls", "bytes", "seconds", "elapsed"), (*summed[n], change[n][3]), strict=True):
+                self.totals[n][key] = self.totals[n].get(key, 0.0) + value
+        self._samples_seen += step.seen + step.seen_per_cg * cg["mean"]
+        return {
+            "samples_seen": self._samples_seen,
+            **step.extra,
+            "cg_iterations": cg if step.solved else None,
+            "early_stopped": int(cut),
+            "wait_seconds": waited,
+            "trials": step.trials,
+            **scores,
+            "seconds": time.perf_counter() - self._started,
+            "train_seconds": self._trained(),
+            "phase_seconds": {n: change[n][3] for n in PHASES},
+            "comm": {n: {"calls": int(c), "bytes": int(b), "seconds": s} for n, (c, b, s) in summed.items()},
+            "peak_rss_bytes": int(peak),
+            **found,
+        }
