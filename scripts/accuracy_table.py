@@ -45,11 +45,18 @@ def train(net: str, solver: str, args: argparse.Namespace) -> dict[str, Any]:
     key = "accuracy" if "test_accuracy" in lines[-1] else "rmse"
     best = max(lines, key=lambda line: line[f"test_{key}"] * (1 if key == "accuracy" else -1))
     return {
-        **row, "measure": key, "test": lines[-1][f"test_{key}"], "train": lines[-1][f"train_{key}"],
-        "best_test": best[f"test_{key}"], "best_iteration": best["iteration"], "loss": lines[-1]["loss"],
-        "iterations": lines[-1]["iteration"], "seconds": lines[-1]["seconds"], "samples": args.samples,
+        **row,
+        "measure": key,
+        "test": lines[-1][f"test_{key}"],
+        "train": lines[-1][f"train_{key}"],
+        "best_test": best[f"test_{key}"],
+        "best_iteration": best["iteration"],
+        "loss": lines[-1]["loss"],
+        "iterations": lines[-1]["iteration"],
+        "seconds": lines[-1]["seconds"],
+        "samples": args.samples,
         "peak_rss_bytes": max(line["peak_rss_bytes"] for line in lines),
-    }  # fmt: skip
+    }
 
 
 def cut(net: str, args: argparse.Namespace, folder: str) -> str:
@@ -64,8 +71,10 @@ def cut(net: str, args: argparse.Namespace, folder: str) -> str:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    out = ["| net | solver | test | best test (iteration) | train | f | iterations | seconds | memory per rank |",
-           "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    out = [
+        "| net | solver | test | best test (iteration) | train | f | iterations | seconds | memory per rank |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
         if "failed" in r:
             out.append(f"| {r['net']} | {r['solver']} | failed: {r['failed']} | | | | | | |")

@@ -51,16 +51,67 @@ from dnewton.training import load_config
 
 SECONDS = 3.0  # for one input
 MEMORY = 2 << 30  # bytes more than at the start
-NUMBERS = [b"0", b"-1", b"1", b"2", b"1.5", b"nan", b".nan", b"inf", b"-.inf", b"1e400", b"1e-400", b"2147483648",
+NUMBERS = [
+    b"0",
+    b"-1",
+    b"1",
+    b"2",
+    b"1.5",
+    b"nan",
+    b".nan",
+    b"inf",
+    b"-.inf",
+    b"1e400",
+    b"1e-400",
+    b"2147483648",
     b"65536",
-           b"9223372036854775808", b"18446744073709551616", b"-9223372036854775809", b"1" * 400, b"1_0", b"0x10",
-           b"true", b"null", b"~", b"''", b"[]", b"{}", b"off", b"1e3"]  # fmt: skip
+    b"9223372036854775808",
+    b"18446744073709551616",
+    b"-9223372036854775809",
+    b"1" * 400,
+    b"1_0",
+    b"0x10",
+    b"true",
+    b"null",
+    b"~",
+    b"''",
+    b"[]",
+    b"{}",
+    b"off",
+    b"1e3",
+]
 SIGNS = [bytes([c]) for c in b" \t\n\r\0:,[]{}\"'#&*!|>%@-?=<.()\\/\xff\x80\x1f\x7f"] + [
-    b"\xef\xbb\xbf", b"\xff\xfe", b"\xe2\x80\xa8", b"\xc2\x85", b"\r\n", b"<<: ", b"&a ", b"*a", b"!!python/name:a ",
-        b"!!binary ",
-    b"!!set ", b"!!omap ", b"!!timestamp ", b"!!bool ", b"!!float ", b"!!int ", b"!!str ", b"- ", b"? ", b"---\n",
-        b"...\n",
-    b"%YAML 1.2\n", b"\"\\ud800\"", b"\"\\0\"", b"qid:1 ", b"1:", b":1", b"1:2", b"data", b"shape"]  # fmt: skip
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"\xe2\x80\xa8",
+    b"\xc2\x85",
+    b"\r\n",
+    b"<<: ",
+    b"&a ",
+    b"*a",
+    b"!!python/name:a ",
+    b"!!binary ",
+    b"!!set ",
+    b"!!omap ",
+    b"!!timestamp ",
+    b"!!bool ",
+    b"!!float ",
+    b"!!int ",
+    b"!!str ",
+    b"- ",
+    b"? ",
+    b"---\n",
+    b"...\n",
+    b"%YAML 1.2\n",
+    b'"\\ud800"',
+    b'"\\0"',
+    b"qid:1 ",
+    b"1:",
+    b":1",
+    b"1:2",
+    b"data",
+    b"shape",
+]
 
 
 class TooSlow(BaseException):
@@ -128,9 +179,11 @@ def yaml_target() -> Target:
 
 def set_target() -> Target:
     net = yaml_seeds()[0].decode()
-    seeds = [f"{key}={value}".encode() for key in ("solver.C", "net.layers.0.dense.units", "net.layers", "data",
-        "parallel.grid")
-             for value in ("1", "[1, 2]", "{a: b}", "off", "[{dense: {units: 3}}]")]  # fmt: skip
+    seeds = [
+        f"{key}={value}".encode()
+        for key in ("solver.C", "net.layers.0.dense.units", "net.layers", "data", "parallel.grid")
+        for value in ("1", "[1, 2]", "{a: b}", "off", "[{dense: {units: 3}}]")
+    ]
 
     def read(data: bytes) -> None:
         items = data.decode(errors="surrogateescape").split("\n")
@@ -145,7 +198,9 @@ def yaml_seeds() -> list[bytes]:
     net = "net: {input: [5], loss: squared, layers: [{dense: {units: 4, activation: tanh}}, {dense: {units: 1}}]}\n"
     tables = [parse.load(net, "net.yaml").dump()]
     for name, section in SOLVERS.items():
-        tables.append(net + strict_yaml.dump({"solver": section.model_validate({"name": name}).model_dump(by_alias=True)}))
+        tables.append(
+            net + strict_yaml.dump({"solver": section.model_validate({"name": name}).model_dump(by_alias=True)})
+        )
     return [re.sub("^#.*\n", "", text, flags=re.MULTILINE).encode() for text in (*texts, *tables)]
 
 
@@ -179,18 +234,40 @@ def init_target(path: Path, comm: Comm) -> Target:
             return data
         return struct.pack("<Q", end - 8) + data[8:end] + data[end:].lstrip(b" ")
 
-    names = [*(w.encode() for w in weights), b"dtype", b"shape", b"data_offsets", b"__metadata__", b"F32", b"F64",
+    names = [
+        *(w.encode() for w in weights),
+        b"dtype",
+        b"shape",
+        b"data_offsets",
+        b"__metadata__",
+        b"F32",
+        b"F64",
         b"BF16",
-             b"BOOL", b"I64", b"F4"]  # fmt: skip
+        b"BOOL",
+        b"I64",
+        b"F4",
+    ]
     return Target(seeds, names, read, mend)
 
 
 def manifest_target() -> Target:
     about = manifest.Manifest(
-        format=manifest.FORMAT, version="0", iteration=1, position=0, replicas=1, samples_seen=1.0, train_seconds=0.5,
-        best=(1, 2.0), unreported={"loss": 1.5, "ranks": [[1.0]]}, values={"a": "b"}, identity={"net": [1]}, config={},
-        tensors={"w": "00"}, header="ab", size=9,
-    )  # fmt: skip
+        format=manifest.FORMAT,
+        version="0",
+        iteration=1,
+        position=0,
+        replicas=1,
+        samples_seen=1.0,
+        train_seconds=0.5,
+        best=(1, 2.0),
+        unreported={"loss": 1.5, "ranks": [[1.0]]},
+        values={"a": "b"},
+        identity={"net": [1]},
+        config={},
+        tensors={"w": "00"},
+        header="ab",
+        size=9,
+    )
 
     def read(data: bytes) -> None:
         manifest.parse("manifest.json", data)
@@ -240,11 +317,15 @@ def make(name: str, folder: Path, comm: Comm) -> Target:
     if name == "npy":
         np.save(folder / "a.y.npy", y)
         seeds = [arrays(np.save, a) for a in (x, x.astype("f4"), np.asfortranarray(x), x.astype(">f8"), x.astype("i2"))]
-        return sample_target(folder / "a.npy", comm, seeds, [b"descr", b"fortran_order", b"shape", b"True", b"|O",
-            b"<f8"])
+        return sample_target(
+            folder / "a.npy", comm, seeds, [b"descr", b"fortran_order", b"shape", b"True", b"|O", b"<f8"]
+        )
     if name == "npz":
-        seeds = [arrays(np.savez, x=x, y=y), arrays(np.savez_compressed, x=x, y=y), arrays(np.savez, data=x,
-            labels=y.astype(str))]
+        seeds = [
+            arrays(np.savez, x=x, y=y),
+            arrays(np.savez_compressed, x=x, y=y),
+            arrays(np.savez, data=x, labels=y.astype(str)),
+        ]
         return sample_target(folder / "a.npz", comm, seeds, [b"x.npy", b"y.npy", b"PK", b"<f8", b"shape"])
     if name == "libsvm":
         rows = [" ".join(f"{j + 1}:{v:.3g}" for j, v in enumerate(row)) for row in x.tolist()]
@@ -254,24 +335,33 @@ def make(name: str, folder: Path, comm: Comm) -> Target:
     if name == "csv":
         rows = [",".join(map(str, [*row, label])) for row, label in zip(x.round(3).tolist(), y, strict=True)]
         text = "\n".join(rows).encode()
-        seeds = [text, b"a,b,c,d,e,f\n" + text, text.replace(b",", b" "), text.replace(b",", b";"), text.replace(b",",
-            b"\t"),
-                 b'1,2,3,4,5,"a b"\n6,7,8,9,0,"c"\n' * 4]  # fmt: skip
+        seeds = [
+            text,
+            b"a,b,c,d,e,f\n" + text,
+            text.replace(b",", b" "),
+            text.replace(b",", b";"),
+            text.replace(b",", b"\t"),
+            b'1,2,3,4,5,"a b"\n6,7,8,9,0,"c"\n' * 4,
+        ]
         return sample_target(folder / "a.csv", comm, seeds, [b"a", b'"', b'"1"', b",,", b"\n\n"])
     if name == "idx":
         plain = bytes([0, 0, 8, 2]) + np.array([9, 5], ">u4").tobytes() + bytes(range(45))
-        (folder / "labels-idx1").write_bytes(bytes([0, 0, 8, 1]) + np.array([9], ">u4").tobytes() + bytes([0, 1,
-            2] * 3))
-        return sample_target(folder / "images-idx2", comm, [plain, plain[:2] + b"\r" + plain[3:] + bytes(135)],
-            [b"\0\0"])
+        (folder / "labels-idx1").write_bytes(
+            bytes([0, 0, 8, 1]) + np.array([9], ">u4").tobytes() + bytes([0, 1, 2] * 3)
+        )
+        return sample_target(
+            folder / "images-idx2", comm, [plain, plain[:2] + b"\r" + plain[3:] + bytes(135)], [b"\0\0"]
+        )
     images = np.zeros((3, 3072), np.uint8)
     if name == "records":
-        return sample_target(folder / "a.bin", comm, [b"".join(bytes([i]) + images[i].tobytes() for i in range(3))],
-            [b"\0"])
+        return sample_target(
+            folder / "a.bin", comm, [b"".join(bytes([i]) + images[i].tobytes() for i in range(3))], [b"\0"]
+        )
     if name == "batch":
         content = {b"batch_label": b"b", b"labels": [0, 1, 2], b"data": images, b"filenames": [b"a.png"] * 3}
-        return sample_target(folder / "a.batch", comm, [pickle.dumps(content, p) for p in (2, 3, 4, 5)], [b"labels",
-            b"data"])
+        return sample_target(
+            folder / "a.batch", comm, [pickle.dumps(content, p) for p in (2, 3, 4, 5)], [b"labels", b"data"]
+        )
     raise SystemExit(f"no such target: {name}")
 
 

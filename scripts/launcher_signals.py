@@ -47,9 +47,12 @@ def measure(launcher: str, name: str, linger: float, group: bool) -> str:
         folder = Path(temporary)
         me = [sys.executable, os.path.abspath(__file__), "--rank", temporary, "--linger", str(linger)]
         with subprocess.Popen(
-            [*shlex.split(launcher), *me], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            [*shlex.split(launcher), *me],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
             start_new_session=True,
-        ) as job:  # fmt: skip
+        ) as job:
             end = time.monotonic() + 60
             while len([p for p in folder.iterdir() if not p.suffix]) < 4:
                 if job.poll() is not None or time.monotonic() > end:

@@ -9,16 +9,29 @@ from typing import Any
 
 # The net that the settings change: 5 features, 3 classes; samples in good.npz.
 MLP: dict[str, Any] = {
-    "net": {"input": [5], "loss": "cross_entropy", "layers": [{"dense": {"units": 4, "activation": "tanh"}},
-                                                            {"dense": {"units": 3}}]},
-    "data": {"train": "good.npz"}, "solver": {"max_iterations": 1}, "output": {"checkpoint_every": 0},
-}  # fmt: skip
+    "net": {
+        "input": [5],
+        "loss": "cross_entropy",
+        "layers": [{"dense": {"units": 4, "activation": "tanh"}}, {"dense": {"units": 3}}],
+    },
+    "data": {"train": "good.npz"},
+    "solver": {"max_iterations": 1},
+    "output": {"checkpoint_every": 0},
+}
 CNN: dict[str, Any] = {
-    "net": {"input": [1, 8, 8], "loss": "cross_entropy", "layers": [
-        {"conv": {"channels": 4, "kernel": 3, "padding": 1, "activation": "relu"}}, {"maxpool": {"size": 2}},
-        "flatten", {"dense": {"units": 10}}]},
-    "data": {"train": "good.npz"}, "solver": {"max_iterations": 1},
-}  # fmt: skip
+    "net": {
+        "input": [1, 8, 8],
+        "loss": "cross_entropy",
+        "layers": [
+            {"conv": {"channels": 4, "kernel": 3, "padding": 1, "activation": "relu"}},
+            {"maxpool": {"size": 2}},
+            "flatten",
+            {"dense": {"units": 10}},
+        ],
+    },
+    "data": {"train": "good.npz"},
+    "solver": {"max_iterations": 1},
+}
 
 Entry = tuple[str, ...]
 

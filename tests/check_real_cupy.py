@@ -1,8 +1,9 @@
 """What can be checked with the real CuPy and without a GPU: `python tests/check_real_cupy.py [ARCHITECTURE]`.
 
 Needs cupy-cuda12x, array-api-compat and the wheels nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12. CuPy writes the
-source around each kernel of dnewton/arrays/cuda_kernels.py, as it would for arrays, and NVRTC compiles it with CuPy's headers, for
-sm_90 unless told; and every function of an array namespace that the package names must be there. Fails with what is
+source around each kernel of dnewton/arrays/cuda_kernels.py, as it would for arrays, and NVRTC compiles it with CuPy's
+headers, for sm_90 unless told; and every function of an array namespace that the package names must be there. Fails
+with what is
 not.
 """
 
@@ -43,7 +44,7 @@ def written(source: tuple[str, ...], types: dict[str, np.dtype]) -> str:
     used = tuple((name, dtype) for name, dtype in types.items() if any(p.ctype == name for p in params))
     found: str = _kernel._get_elementwise_kernel_code(
         tuple(infos), _kernel._TypeMap(used), params, source[2], source[3], ""
-    )  # fmt: skip
+    )
     return found
 
 

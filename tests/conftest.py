@@ -28,9 +28,14 @@ _agreement = MPI.COMM_WORLD.Dup()
 _ran: dict[str, bool] = {}
 
 # All ranks must draw the same examples.
-settings.register_profile("mpi", derandomize=True, deadline=None, database=None,
-                          max_examples=40 if places.ARRAYS == "numpy" else 10,
-                          suppress_health_check=list(HealthCheck))  # fmt: skip
+settings.register_profile(
+    "mpi",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=40 if places.ARRAYS == "numpy" else 10,
+    suppress_health_check=list(HealthCheck),
+)
 settings.load_profile("mpi")
 
 

@@ -519,11 +519,23 @@ class KFAC(Method):
 
 
 METHODS: dict[str, type[Method]] = {
-    "sgd": SGD, "adam": Adam, "adamw": Adam, "easgd": Elastic, "eamsgd": Elastic, "easgd/served": ElasticInTurn,
-    "eamsgd/served": ElasticInTurn, "averaging": Averaging, "entropy_sgd": Entropy, "parle": Entropy, "rank_m": RankM,
-    "dc_asgd/served": DelayCompensated, "dp_kfac": KFAC, "d_kfac": KFAC, "mpd_kfac": KFAC,
+    "sgd": SGD,
+    "adam": Adam,
+    "adamw": Adam,
+    "easgd": Elastic,
+    "eamsgd": Elastic,
+    "easgd/served": ElasticInTurn,
+    "eamsgd/served": ElasticInTurn,
+    "averaging": Averaging,
+    "entropy_sgd": Entropy,
+    "parle": Entropy,
+    "rank_m": RankM,
+    "dc_asgd/served": DelayCompensated,
+    "dp_kfac": KFAC,
+    "d_kfac": KFAC,
+    "mpd_kfac": KFAC,
     **{f"{name}/served": Downpour for name in ("downpour", "mdownpour", "adownpour", "mvadownpour")},
-}  # fmt: skip
+}
 
 
 # --- Hessian-free -----------------------------------------------------------------------------------------------------

@@ -103,9 +103,12 @@ class OnRanks:
         return whole(self, vector)
 
     def model(
-        self, indices: np.ndarray | None = None, representation: str = "factored", parts: int = 1,
+        self,
+        indices: np.ndarray | None = None,
+        representation: str = "factored",
+        parts: int = 1,
         chunk: int = 100,
-    ) -> GaussNewton:  # fmt: skip
+    ) -> GaussNewton:
         """The curvature on some samples, in `parts` batches and `chunk` samples at a time."""
         indices = np.arange(self.problem.samples) if indices is None else indices
         tapes = self.tapes(indices, parts)
@@ -140,9 +143,13 @@ class OnRanks:
 
 
 def lay_out(
-    problem: Problem, comm: Comm, grid: Grid | None = None, kinds: list[Kind] | None = None, batch: int = 4,
+    problem: Problem,
+    comm: Comm,
+    grid: Grid | None = None,
+    kinds: list[Kind] | None = None,
+    batch: int = 4,
     memory: float = 1e9,
-) -> OnRanks:  # fmt: skip
+) -> OnRanks:
     """Plan the problem on the ranks (a fixed grid and kinds of split if given) and cut its arrays."""
     shapes = infer_shapes(problem.config.net)
     work = grid_search.Workload(problem.samples, problem.samples, problem.outputs)
@@ -157,9 +164,15 @@ def lay_out(
     if x.ndim == 4:
         x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
     objective = Objective(
-        network, comm, Samples(put(x), put(problem.y)), LOSSES[problem.loss], lambda z, y: 0.0,
-        1.0 / (problem.C * problem.samples), batch, memory,
-    )  # fmt: skip
+        network,
+        comm,
+        Samples(put(x), put(problem.y)),
+        LOSSES[problem.loss],
+        lambda z, y: 0.0,
+        1.0 / (problem.C * problem.samples),
+        batch,
+        memory,
+    )
     return OnRanks(problem, comm, plan, network, blocks_of(network, problem.params), objective)
 
 
@@ -201,9 +214,13 @@ def relative(a: Any, b: Any) -> float:
 
 
 def local_cg(
-    product: cg.Product, g: Any, units: list[jacobian.Unit], tolerance: float, max_cg: int,
+    product: cg.Product,
+    g: Any,
+    units: list[jacobian.Unit],
+    tolerance: float,
+    max_cg: int,
     watch: early_termination.Watch,
-) -> cg.Solution:  # fmt: skip
+) -> cg.Solution:
     """Solve every unit alone by plain conjugate gradients from 0."""
     systems = [cg.PlainCG(product, g, unit, tolerance) for unit in units]
     return cg.solve(systems, g, max_cg, watch)

@@ -46,7 +46,11 @@ def test_single_importer(library: str, owner: str) -> None:
 
 
 NUMERICAL = ["model.", "arrays.image_windows", "curvature.", "solvers."]
-HOSTS = {"solvers.baselines.async_workers", "solvers.baselines.parameter_server", "model.init_weights"}  # messages to and from processes without a GPU
+HOSTS = {
+    "solvers.baselines.async_workers",
+    "solvers.baselines.parameter_server",
+    "model.init_weights",
+}  # messages to and from processes without a GPU
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if name(p).startswith(tuple(NUMERICAL))], ids=name)
@@ -71,12 +75,61 @@ def test_no_pickle_no_shell_no_stray_print() -> None:
         assert "except: pass" not in text and not re.search(r"except[^\n]*:\s*\n\s*pass\b", text), path
 
 
-RUN_WHAT_THEY_READ = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "torch",
-                      "runpy", "subprocess", "pty", "code", "multiprocessing"}  # fmt: skip
-PICKLING = {"send", "isend", "ssend", "bsend", "recv", "irecv", "sendrecv", "bcast", "ibcast", "gather", "scatter",
-            "allgather", "alltoall", "reduce", "allreduce", "scan", "exscan", "mprobe", "improbe"}  # fmt: skip
-CALLS = {"eval", "exec", "compile", "__import__", "system", "popen", "execv", "execve", "execvp", "spawnv", "startfile",
-         "unsafe_load", "full_load", "load_all", "import_module", "loads"}  # fmt: skip
+RUN_WHAT_THEY_READ = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "marshal",
+    "shelve",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "torch",
+    "runpy",
+    "subprocess",
+    "pty",
+    "code",
+    "multiprocessing",
+}
+PICKLING = {
+    "send",
+    "isend",
+    "ssend",
+    "bsend",
+    "recv",
+    "irecv",
+    "sendrecv",
+    "bcast",
+    "ibcast",
+    "gather",
+    "scatter",
+    "allgather",
+    "alltoall",
+    "reduce",
+    "allreduce",
+    "scan",
+    "exscan",
+    "mprobe",
+    "improbe",
+}
+CALLS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "system",
+    "popen",
+    "execv",
+    "execve",
+    "execvp",
+    "spawnv",
+    "startfile",
+    "unsafe_load",
+    "full_load",
+    "load_all",
+    "import_module",
+    "loads",
+}
 ALLOWED = {"re.compile", "json.loads"}
 
 

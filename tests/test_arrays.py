@@ -28,9 +28,13 @@ pytestmark = pytest.mark.mpi
 
 Pair = tuple[int, int]
 POOLS: list[tuple[Pair, Pair, Pair, Pair]] = [  # image, size, stride, padding
-    ((4, 6), (2, 2), (2, 2), (0, 0)), ((5, 7), (2, 3), (2, 3), (0, 0)), ((5, 5), (3, 3), (2, 2), (1, 1)),
-    ((4, 4), (3, 2), (1, 1), (1, 0)), ((3, 5), (1, 2), (2, 3), (0, 1)), ((2, 2), (2, 2), (1, 1), (0, 0)),
-]  # fmt: skip
+    ((4, 6), (2, 2), (2, 2), (0, 0)),
+    ((5, 7), (2, 3), (2, 3), (0, 0)),
+    ((5, 5), (3, 3), (2, 2), (1, 1)),
+    ((4, 4), (3, 2), (1, 1), (1, 0)),
+    ((3, 5), (1, 2), (2, 3), (0, 1)),
+    ((2, 2), (2, 2), (1, 1), (0, 0)),
+]
 KINDS = [np.float32, np.float64]
 
 
@@ -39,8 +43,11 @@ def cells(image: Pair, size: Pair, stride: Pair, padding: Pair) -> list[tuple[in
     ho, wo = ((image[a] + 2 * padding[a] - size[a]) // stride[a] + 1 for a in (0, 1))
     every = [
         (oh, ow, i * size[1] + j, oh * stride[0] + i - padding[0], ow * stride[1] + j - padding[1])
-        for oh in range(ho) for ow in range(wo) for i in range(size[0]) for j in range(size[1])
-    ]  # fmt: skip
+        for oh in range(ho)
+        for ow in range(wo)
+        for i in range(size[0])
+        for j in range(size[1])
+    ]
     return [c for c in every if 0 <= c[3] < image[0] and 0 <= c[4] < image[1]]
 
 
@@ -75,12 +82,16 @@ def test_pooling(pool: tuple[Pair, Pair, Pair, Pair], dtype: Any) -> None:
             spread[:, :, y, z] += cot[:, :, oh, ow] / (size[0] * size[1])
         found = image_windows.max_unpool(put(cot), code, image, size, stride, padding)
         assert relative(found, wanted) < 1e-6
-        assert relative(image_windows.max_unpool(put(cot), code, image, size, stride, padding, put(scale)), scaled) < 1e-6
+        assert (
+            relative(image_windows.max_unpool(put(cot), code, image, size, stride, padding, put(scale)), scaled) < 1e-6
+        )
         if not shared:
             assert relative(image_windows.avg_unpool(put(cot), image, size, stride, padding), spread) < 1e-6
     assert np.isclose(
         (host(image_windows.max_gather(put(x), code, size, stride, padding)) * e).sum(dtype=np.float64),
-        (x * host(image_windows.max_unpool(put(e[:, None]), code, image, size, stride, padding))[:, 0]).sum(dtype=np.float64),
+        (x * host(image_windows.max_unpool(put(e[:, None]), code, image, size, stride, padding))[:, 0]).sum(
+            dtype=np.float64
+        ),
         rtol=1e-4,
     )  # adjoints of each other
 

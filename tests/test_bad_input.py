@@ -34,10 +34,14 @@ from dnewton.config import strict_yaml
 LIMIT = 10.0  # seconds of a processor: a loose guard against what would grow with the size of a file or a net
 
 TABLES: dict[str, tuple[dict[str, Any], list[Entry]]] = {
-    "net": (MLP, bad_inputs.NET), "images": (CNN, bad_inputs.IMAGES), "data": (MLP, bad_inputs.DATA),
-    "newton": (MLP, bad_inputs.NEWTON), "others": (MLP, bad_solvers.OTHERS), "ranks": (MLP, bad_solvers.RANKS),
+    "net": (MLP, bad_inputs.NET),
+    "images": (CNN, bad_inputs.IMAGES),
+    "data": (MLP, bad_inputs.DATA),
+    "newton": (MLP, bad_inputs.NEWTON),
+    "others": (MLP, bad_solvers.OTHERS),
+    "ranks": (MLP, bad_solvers.RANKS),
     "output": (MLP, bad_solvers.OUTPUT),
-}  # fmt: skip
+}
 
 Job = Callable[..., str]
 
@@ -82,18 +86,16 @@ _vigils: dict[Comm, Vigil] = {}
 
 
 @pytest.fixture
-def job(
-    comm: Comm, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Job]:
+def job(comm: Comm, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Job]:
     """Starts dnewton.train with a command line that must be refused, and returns what rank 0 says about it.
 
     All jobs share one communicator: MPI libraries have about 2,000 to give.
     """
 
     monkeypatch.setattr(comm, "vigil", comm.vigil)  # what main puts there goes when the test does
-    monkeypatch.setattr(train, "Vigil", lambda world, timeout: _vigils.get(world) or _vigils.setdefault(
-        world, Vigil(world, timeout)
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        train, "Vigil", lambda world, timeout: _vigils.get(world) or _vigils.setdefault(world, Vigil(world, timeout))
+    )
     monkeypatch.setattr(train, "catch_signals", lambda *_: None)
 
     def failed() -> None:
@@ -160,8 +162,12 @@ def test_command_lines(job: Job, comm: Comm) -> None:
 
 
 def test_empty_words_on_the_command_line(job: Job, comm: Comm) -> None:
-    for option, words in {"--net": ["--net FILE"], "--out": ["--out", "not an empty one"], "--set": ["write section"],
-                          "--resume": ["not an empty one"]}.items():  # fmt: skip
+    for option, words in {
+        "--net": ["--net FILE"],
+        "--out": ["--out", "not an empty one"],
+        "--set": ["write section"],
+        "--resume": ["not an empty one"],
+    }.items():
         holds(job("--net", "mlp.yaml", option, ""), words, comm.rank)
 
 

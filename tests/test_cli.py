@@ -18,9 +18,19 @@ from dnewton.config import strict_yaml
 pytestmark = pytest.mark.serial
 
 KEYS = {
-    "iteration", "loss", "grad_norm", "lambda", "step", "ratio", "cg_iterations", "early_stopped", "seconds",
-    "phase_seconds", "comm", "peak_rss_bytes",
-}  # fmt: skip
+    "iteration",
+    "loss",
+    "grad_norm",
+    "lambda",
+    "step",
+    "ratio",
+    "cg_iterations",
+    "early_stopped",
+    "seconds",
+    "phase_seconds",
+    "comm",
+    "peak_rss_bytes",
+}
 QUIET = ["solver.early_stop.mode=off", "output.checkpoint_every=0"]
 
 
@@ -71,9 +81,17 @@ def test_run_against_the_reference(tmp_path: Path, ranks: int, loss: str) -> Non
     result = train(ranks, tmp_path, write_problem(problem, tmp_path), "run", "--init", "init.safetensors")
     assert result.returncode == 0, result.stderr
     expected = oracle.newton_trajectory(
-        problem.params, problem.parsed, problem.x, problem.y, loss, problem.C, 4, max_cg=15, drop=0.6667,
+        problem.params,
+        problem.parsed,
+        problem.x,
+        problem.y,
+        loss,
+        problem.C,
+        4,
+        max_cg=15,
+        drop=0.6667,
         combine="previous",
-    )  # fmt: skip
+    )
     found = metrics(tmp_path, "run")
     assert [r["iteration"] for r in found] == [0, 1, 2, 3, 4]
     for record, reference in zip(found, expected, strict=True):

@@ -52,9 +52,14 @@ def test_every_solver_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "options"),  # test_saved has those without servers
-    [("adam", {}), ("downpour", {"tau": 3}), ("mdownpour", {}), ("adownpour", {}),
-     ("dc_asgd", {"variant": "adaptive"})],
-)  # fmt: skip
+    [
+        ("adam", {}),
+        ("downpour", {"tau": 3}),
+        ("mdownpour", {}),
+        ("adownpour", {}),
+        ("dc_asgd", {"variant": "adaptive"}),
+    ],
+)
 def test_resume_equals_a_straight_run(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
     problem = Problem((6,), MLP, samples=13)
     turns = {"mode": "round_robin"} if name in SERVED else {}
@@ -139,12 +144,27 @@ def run_compare(ranks: int, folder: Path, *args: str) -> Any:
 def test_compare(tmp_path: Path) -> None:
     """A directory per run, all from the same start; a table, the curves and a plot."""
     result = run_compare(
-        3, tmp_path, "--net", "mlp.yaml", "--solvers", "newton,sgd,downpour", "--sweep", "learning_rate=0.1,0.05",
-        "--set", "solver.max_iterations=2", "--out", "all",
-    )  # fmt: skip
+        3,
+        tmp_path,
+        "--net",
+        "mlp.yaml",
+        "--solvers",
+        "newton,sgd,downpour",
+        "--sweep",
+        "learning_rate=0.1,0.05",
+        "--set",
+        "solver.max_iterations=2",
+        "--out",
+        "all",
+    )
     assert result.returncode == 0, result.stderr
-    names = ["newton", "sgd-learning_rate=0.1", "sgd-learning_rate=0.05", "downpour-learning_rate=0.1",
-             "downpour-learning_rate=0.05"]  # fmt: skip
+    names = [
+        "newton",
+        "sgd-learning_rate=0.1",
+        "sgd-learning_rate=0.05",
+        "downpour-learning_rate=0.1",
+        "downpour-learning_rate=0.05",
+    ]
     first = {metrics(tmp_path / "all", name)[0]["loss"] for name in names}
     assert max(first) - min(first) < 1e-5
     for name in names:
@@ -164,9 +184,19 @@ def test_compare(tmp_path: Path) -> None:
 def test_compare_stops_at_the_budget(tmp_path: Path) -> None:
     """And a run that diverges is said, after the others have been done."""
     result = run_compare(
-        2, tmp_path, "--net", "mlp.yaml", "--solvers", "sgd,adam", "--budget", "0.5s", "--out", "all",
-        "--sweep", "weight_decay=0.0,1e30",
-    )  # fmt: skip
+        2,
+        tmp_path,
+        "--net",
+        "mlp.yaml",
+        "--solvers",
+        "sgd,adam",
+        "--budget",
+        "0.5s",
+        "--out",
+        "all",
+        "--sweep",
+        "weight_decay=0.0,1e30",
+    )
     fails(result, "sgd-weight_decay=1e30")
     text = (tmp_path / "all" / "compare.txt").read_text()
     assert "sgd has diverged" in text
@@ -204,14 +234,21 @@ def test_seconds_and_sweeps() -> None:
 
 
 def test_the_table_bears_what_never_converged() -> None:
-    record = {"iteration": 0, "train_seconds": 0.0, "samples_seen": 0.0, "loss": 1.0, "train_accuracy": 0.5,
-              "comm": {"exchange": {"bytes": 8}, "evaluate": {"bytes": 100}}}  # fmt: skip
+    record = {
+        "iteration": 0,
+        "train_seconds": 0.0,
+        "samples_seen": 0.0,
+        "loss": 1.0,
+        "train_accuracy": 0.5,
+        "comm": {"exchange": {"bytes": 8}, "evaluate": {"bytes": 100}},
+    }
     lost = {**record, "iteration": 1, "loss": float("nan"), "train_accuracy": float("nan")}
     better = {**record, "iteration": 1, "loss": 0.5}
     results = [
-        compare_report.Result("lost", [record, lost]), compare_report.Result("well", [record, better]),
+        compare_report.Result("lost", [record, lost]),
+        compare_report.Result("well", [record, better]),
         compare_report.Result("none", [], "why"),
-    ]  # fmt: skip
+    ]
     lines = compare_report.table(results)
     assert len(lines) == 4 and "f <= 1" in lines[0] and "failed: why" in lines[3]
     assert compare_report.curves([record, better])["bytes"] == [8, 16]

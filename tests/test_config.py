@@ -33,7 +33,9 @@ def load(text: str, *overrides: str) -> schema.Config:
 
 def test_the_contract() -> None:
     """Every key of the documented file is known, and its value survives the resolved configuration."""
-    text = NET + """
+    text = (
+        NET
+        + """
 data:  {train: digits, test: digits, scale: standardize}
 solver: {name: newton, max_iterations: 50, C: 1.0, subsample: 0.1, curvature: diagonal, diagonal_unit: rank,
          subproblem: auto, cg_tolerance: 0.1, max_cg: 250, early_stop: {mode: async, fraction: 0.5}, combine: previous,
@@ -41,6 +43,7 @@ solver: {name: newton, max_iterations: 50, C: 1.0, subsample: 0.1, curvature: di
 parallel: {grid: auto, replicas: 1, device: cpu, dtype: float32}
 output: {checkpoint_every: 10, keep: 3}
 """
+    )
     loaded = load(text)
     assert loaded.solver == SolverSection()
     assert load(loaded.dump()) == loaded
@@ -48,8 +51,16 @@ output: {checkpoint_every: 10, keep: 3}
 
 
 def test_values() -> None:
-    loaded = load(NET, "solver.lambda=1e-3", "solver.C=inf", "solver.early_stop.mode=off", "parallel.memory=2GiB",
-                  "net.layers.0.conv.kernel=[3, 1]", "parallel.grid=[2, 2]", "solver.gradient_batch=7")  # fmt: skip
+    loaded = load(
+        NET,
+        "solver.lambda=1e-3",
+        "solver.C=inf",
+        "solver.early_stop.mode=off",
+        "parallel.memory=2GiB",
+        "net.layers.0.conv.kernel=[3, 1]",
+        "parallel.grid=[2, 2]",
+        "solver.gradient_batch=7",
+    )
     assert loaded.solver.lambda_ == 1e-3 and math.isinf(loaded.solver.C) and loaded.solver.early_stop.mode == "off"
     assert loaded.parallel.memory == 2**31 and loaded.parallel.grid == (2, 2) and loaded.solver.gradient_batch == 7
     assert loaded.net.layers[0].options.kernel == (3, 1)
@@ -112,9 +123,23 @@ def test_mistakes(text: str, overrides: list[str], message: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-3", 1e-3), ("1E5", 1e5), ("-2.5e+3", -2500.0), (".5", 0.5), ("3", 3), ("inf", math.inf), (".inf", math.inf),
-     ("off", "off"), ("no", "no"), ("true", True), ("1_000.5", 1000.5), ("0x10", "0x10"), ("~", None), ("e5", "e5")],
-)  # fmt: skip
+    [
+        ("1e-3", 1e-3),
+        ("1E5", 1e5),
+        ("-2.5e+3", -2500.0),
+        (".5", 0.5),
+        ("3", 3),
+        ("inf", math.inf),
+        (".inf", math.inf),
+        ("off", "off"),
+        ("no", "no"),
+        ("true", True),
+        ("1_000.5", 1000.5),
+        ("0x10", "0x10"),
+        ("~", None),
+        ("e5", "e5"),
+    ],
+)
 def test_scalars(text: str, value: object) -> None:
     found = strict_yaml.parse(text, "x")
     assert found == value and type(found) is type(value)

@@ -151,12 +151,15 @@ def test_nothing_whole_means_start_again_or_refuse(comm: Comm, run: tuple[Job, R
     comm.barrier()
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ("solver.seed=4", "seed was 0 and is 4"),
-    ("solver.name=adamw", 'solver was "adam" and is "adamw"'),
-    ("data.scale=standardize", 'data.scale was "none" and is "standardize"'),
-    ("net.layers.0.dense.activation=relu", r'net.layers\[0\].dense.activation was "tanh" and is "relu"'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("solver.seed=4", "seed was 0 and is 4"),
+        ("solver.name=adamw", 'solver was "adam" and is "adamw"'),
+        ("data.scale=standardize", 'data.scale was "none" and is "standardize"'),
+        ("net.layers.0.dense.activation=relu", r'net.layers\[0\].dense.activation was "tanh" and is "relu"'),
+    ],
+)
 def test_another_run_is_refused(comm: Comm, run: tuple[Job, RunDirectory], change: str, said: str) -> None:
     job = made(comm, str(run[1].path.parent), change)
     with pytest.raises(OtherRun, match=f"iteration-00000002: belongs to another run: {said}"):
@@ -212,11 +215,22 @@ def test_a_full_disk_is_a_warning(
 
 def example(**values: object) -> Manifest:
     given: dict[str, object] = {
-        "format": manifest.FORMAT, "version": "0", "iteration": 1, "position": 0, "replicas": 1, "samples_seen": 1.0,
-        "train_seconds": 0.5, "best": (1, float("inf")), "unreported": {"loss": 1.5}, "values": {"a": "b"},
-        "identity": {"net": [1, {"x": None}]}, "config": {"C": float("inf")}, "tensors": {"w": "00"}, "header": "ab",
+        "format": manifest.FORMAT,
+        "version": "0",
+        "iteration": 1,
+        "position": 0,
+        "replicas": 1,
+        "samples_seen": 1.0,
+        "train_seconds": 0.5,
+        "best": (1, float("inf")),
+        "unreported": {"loss": 1.5},
+        "values": {"a": "b"},
+        "identity": {"net": [1, {"x": None}]},
+        "config": {"C": float("inf")},
+        "tensors": {"w": "00"},
+        "header": "ab",
         "size": 9,
-    }  # fmt: skip
+    }
     return Manifest.model_validate({**given, **values})
 
 
@@ -225,9 +239,13 @@ def test_a_manifest_comes_back() -> None:
     assert manifest.parse("m", manifest.render(about)) == about
 
 
-@pytest.mark.parametrize(("values", "said"), [
-    ({"format": 99}, "format 99.*update dnewton"), ({"format": 1}, "format 1.*cannot be read any more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"format": 99}, "format 99.*update dnewton"),
+        ({"format": 1}, "format 1.*cannot be read any more"),
+    ],
+)
 def test_other_formats_say_so(values: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=f"^m: has {said}"):
         manifest.parse("m", manifest.render(example(**values)))
@@ -253,8 +271,9 @@ def test_checksums_of_parts_add_up(rows: int, columns: int, data: st.DataObject)
     r, c = data.draw(st.integers(0, rows)), data.draw(st.integers(0, columns))
     parts = [
         checksum.partial(np.ascontiguousarray(matrix[a, b]), a.start, b.start)
-        for a in (slice(0, r), slice(r, rows)) for b in (slice(0, c), slice(c, columns))
-    ]  # fmt: skip
+        for a in (slice(0, r), slice(r, rows))
+        for b in (slice(0, c), slice(c, columns))
+    ]
     whole = checksum.partial(matrix, 0, 0)
     assert checksum.added(parts) == whole
     if matrix.size:

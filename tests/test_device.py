@@ -48,7 +48,7 @@ DECISIONS: list[tuple[str, dict[str, str], str, bool | None, bool, str]] = [
 @pytest.mark.parametrize(("setting", "environ", "library", "says", "wanted", "why"), DECISIONS)
 def test_decision(
     setting: str, environ: dict[str, str], library: str, says: bool | None, wanted: bool, why: str
-) -> None:  # fmt: skip
+) -> None:
     found, reason = straight(setting, environ, library, lambda: says)
     assert found is wanted and why in reason
 
@@ -133,7 +133,7 @@ def test_the_place_among_the_nodes_ranks(comm: Comm, monkeypatch: pytest.MonkeyP
     def opened(place: int) -> tuple[Any, str, int, str]:
         return put(np.zeros(0)), "A card", place % 2, f"0000:0{place % 2}:00.0"
 
-    monkeypatch.setattr(arrays, "open_cuda", opened)
+    monkeypatch.setattr(namespace, "open_cuda", opened)
     monkeypatch.setattr(comm, "buffers", DeviceBuffers())
     device, notes = open_device("cuda", "auto", comm, "net.yaml: parallel.device: cuda")
     assert device.sharing == (comm.size + 1 - comm.rank % 2) // 2
@@ -146,24 +146,25 @@ def test_the_place_among_the_nodes_ranks(comm: Comm, monkeypatch: pytest.MonkeyP
 
 def test_a_rank_that_serves_takes_no_gpu(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it count among those that share one."""
-    monkeypatch.setattr(arrays, "open_cuda", lambda place: (put(np.zeros(0)), "A card", 0, "0000:00:00.0"))
+    monkeypatch.setattr(namespace, "open_cuda", lambda place: (put(np.zeros(0)), "A card", 0, "0000:00:00.0"))
     monkeypatch.setattr(comm, "buffers", DeviceBuffers())
     serves = comm.size > 1 and comm.rank == comm.size - 1
     if serves:
-        monkeypatch.setattr(arrays, "open_cuda", lambda place: pytest.fail("a server opened a GPU"))
+        monkeypatch.setattr(namespace, "open_cuda", lambda place: pytest.fail("a server opened a GPU"))
     device, notes = open_device("cuda", "auto", comm, "", computes=not serves)
     assert device.is_host if serves else device.sharing == max(1, comm.size - 1)
     assert (len(notes) == 2) == (comm.size > 2)
 
 
-@pytest.mark.parametrize(("error", "words"), [
-    (ModuleNotFoundError("No module named 'cupy'", name="cupy"), ["CuPy is not installed", "cupy-cuda12x[ctk]"]),
-    (ImportError("libcublas.so.12: cannot open shared object"), ["does not work (libcublas", "cupy-cuda12x[ctk]"]),
-    (RuntimeError("cudaErrorNoDevice: no CUDA-capable device"), ["finds no GPU (cudaErrorNo", "nvidia-smi"]),
-])  # fmt: skip
-def test_a_rank_without_a_gpu(
-    comm: Comm, monkeypatch: pytest.MonkeyPatch, error: Exception, words: list[str]
-) -> None:  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ModuleNotFoundError("No module named 'cupy'", name="cupy"), ["CuPy is not installed", "cupy-cuda12x[ctk]"]),
+        (ImportError("libcublas.so.12: cannot open shared object"), ["does not work (libcublas", "cupy-cuda12x[ctk]"]),
+        (RuntimeError("cudaErrorNoDevice: no CUDA-capable device"), ["finds no GPU (cudaErrorNo", "nvidia-smi"]),
+    ],
+)
+def test_a_rank_without_a_gpu(comm: Comm, monkeypatch: pytest.MonkeyPatch, error: Exception, words: list[str]) -> None:
     """On one rank of several: all ranks say so, in one line."""
 
     def opened(place: int) -> Any:
@@ -171,7 +172,7 @@ def test_a_rank_without_a_gpu(
             raise error
         return put(np.zeros(0)), "A card", 0, "0000:00:00.0"
 
-    monkeypatch.setattr(arrays, "open_cuda", opened)
+    monkeypatch.setattr(namespace, "open_cuda", opened)
     with pytest.raises(UserError) as found:
         open_device("cuda", "auto", comm, "net.yaml: parallel.device: cuda")
     said = str(found.value)
@@ -186,9 +187,14 @@ def job(tmp_path: Path, first: Path, *args: str, ranks: int = 2, **extra: str) -
     path = os.pathsep.join(filter(None, [str(first), os.environ.get("PYTHONPATH")]))
     command = [*launcher(), "-np", str(ranks), sys.executable, "-m", "dnewton.train", *args]
     return subprocess.run(
-        command, cwd=tmp_path, env={**environment(), "PYTHONPATH": path, **extra}, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
+        command,
+        cwd=tmp_path,
+        env={**environment(), "PYTHONPATH": path, **extra},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 CUDA = ("--net", "mlp.yaml", "--set", "parallel.device=cuda")
@@ -225,8 +231,12 @@ def test_without_a_gpu(tmp_path: Path) -> None:
 @pytest.mark.serial
 def test_a_run_is_that_of_the_cpu(tmp_path: Path) -> None:
     """Two ranks on the fake device: its rules are kept, and the numbers are the CPU's."""
-    options = ["solver.max_iterations=2", "solver.early_stop.mode=lockstep", "parallel.dtype=float64",
-               "parallel.rates={flops: 1e11, bandwidth: 1e10}"]  # fmt: skip
+    options = [
+        "solver.max_iterations=2",
+        "solver.early_stop.mode=lockstep",
+        "parallel.dtype=float64",
+        "parallel.rates={flops: 1e11, bandwidth: 1e10}",
+    ]
 
     def records(name: str, *more: str) -> list[dict[str, Any]]:
         settings = [word for option in [*options, *more] for word in ("--set", option)]

@@ -55,12 +55,25 @@ def quiet(cp: Any) -> None:
 def test_host_arrays_are_refused(cp: Any) -> None:
     x, host = cp.arange(4, dtype=cp.float32), np.ones(4, np.float32)
     for bad in (
-        lambda: np.asarray(x), lambda: np.exp(x), lambda: np.concatenate([x, x]), lambda: x + host, lambda: host + x,
-        lambda: x == host, lambda: cp.maximum(x, host), lambda: cp.concatenate([x, host]), lambda: cp.sum(host),
-        lambda: cp.add(x, 1, out=host), lambda: x[np.array([0])], lambda: x.__setitem__(0, host),
-        lambda: x.__setitem__(np.array([0]), 1), lambda: x.__iadd__(host), lambda: [1, 2][cp.asarray(1)],
-        lambda: cp.zeros(2, device="cuda"), lambda: cp.sum(x, where=x > 0), lambda: x.set([1.0] * 4),
-    ):  # fmt: skip
+        lambda: np.asarray(x),
+        lambda: np.exp(x),
+        lambda: np.concatenate([x, x]),
+        lambda: x + host,
+        lambda: host + x,
+        lambda: x == host,
+        lambda: cp.maximum(x, host),
+        lambda: cp.concatenate([x, host]),
+        lambda: cp.sum(host),
+        lambda: cp.add(x, 1, out=host),
+        lambda: x[np.array([0])],
+        lambda: x.__setitem__(0, host),
+        lambda: x.__setitem__(np.array([0]), 1),
+        lambda: x.__iadd__(host),
+        lambda: [1, 2][cp.asarray(1)],
+        lambda: cp.zeros(2, device="cuda"),
+        lambda: cp.sum(x, where=x > 0),
+        lambda: x.set([1.0] * 4),
+    ):
         with pytest.raises(TypeError):
             bad()
     assert cp._fake.counts.to_host == 0
@@ -91,9 +104,16 @@ def test_an_address_needs_a_synchronisation(cp: Any) -> None:
     with pytest.raises(cp._fake.NotSynchronised, match="ones"):
         _ = x.__cuda_array_interface__
     for wait in (
-        cp.cuda.Device().synchronize, cp.cuda.Stream.null.synchronize, lambda: null.record().synchronize(),
-        lambda: float(y[0]), lambda: bool(y[0]), lambda: int(y[0]), x.get, lambda: cp.asnumpy(y), x.sum().item,
-    ):  # fmt: skip
+        cp.cuda.Device().synchronize,
+        cp.cuda.Stream.null.synchronize,
+        lambda: null.record().synchronize(),
+        lambda: float(y[0]),
+        lambda: bool(y[0]),
+        lambda: int(y[0]),
+        x.get,
+        lambda: cp.asnumpy(y),
+        x.sum().item,
+    ):
         x += 1
         with pytest.raises(cp._fake.NotSynchronised):
             _ = x.data.ptr
@@ -141,13 +161,19 @@ def test_namespace(cp: Any) -> None:
     xp = array_namespace(x)
     assert xp.__name__ == "array_api_compat.cupy"
     same = {
-        "vecdot": (xp.vecdot(x, x), [14, 77]), "concat": (xp.concat([x, x], axis=1)[0], [1, 2, 3, 1, 2, 3]),
-        "stack": (xp.stack([x, x])[1, 1], [4, 5, 6]), "matmul": (xp.matmul(x, xp.permute_dims(x, (1, 0)))[0], [14, 32]),
-        "where": (xp.where(x > 2, x, 0.0)[0], [0, 0, 3]), "take": (xp.take(x, xp.asarray([1]), axis=1)[:, 0], [2, 5]),
-        "eye": (xp.eye(2, dtype=xp.float32, device=x.device)[1], [0, 1]), "mask": (x[x > 4], [5, 6]),
-        "full": (xp.full((2,), 3, dtype=xp.int32), [3, 3]), "clip": (xp.clip(x, 2.0, 5.0)[0], [2, 2, 3]),
-        "astype": (xp.astype(x, xp.uint8)[0], [1, 2, 3]), "max": (xp.max(x, axis=1, keepdims=True)[:, 0], [3, 6]),
-    }  # fmt: skip
+        "vecdot": (xp.vecdot(x, x), [14, 77]),
+        "concat": (xp.concat([x, x], axis=1)[0], [1, 2, 3, 1, 2, 3]),
+        "stack": (xp.stack([x, x])[1, 1], [4, 5, 6]),
+        "matmul": (xp.matmul(x, xp.permute_dims(x, (1, 0)))[0], [14, 32]),
+        "where": (xp.where(x > 2, x, 0.0)[0], [0, 0, 3]),
+        "take": (xp.take(x, xp.asarray([1]), axis=1)[:, 0], [2, 5]),
+        "eye": (xp.eye(2, dtype=xp.float32, device=x.device)[1], [0, 1]),
+        "mask": (x[x > 4], [5, 6]),
+        "full": (xp.full((2,), 3, dtype=xp.int32), [3, 3]),
+        "clip": (xp.clip(x, 2.0, 5.0)[0], [2, 2, 3]),
+        "astype": (xp.astype(x, xp.uint8)[0], [1, 2, 3]),
+        "max": (xp.max(x, axis=1, keepdims=True)[:, 0], [3, 6]),
+    }
     for name, (got, wanted) in same.items():
         assert got.get().tolist() == wanted, name
     for name in ("sqrt", "exp", "expm1", "log", "tanh", "abs", "isfinite"):
@@ -233,7 +259,8 @@ def kernels(cp: Any) -> Any:
 def test_elementwise_kernels(kernels: Any) -> None:
     cp = kernels
     pool = cp.ElementwiseKernel(
-        "raw T x, int32 w, int32 k", "T best, uint8 code",
+        "raw T x, int32 w, int32 k",
+        "T best, uint8 code",
         """
         best = x[i / (w / k) * w + i % (w / k) * k];
         code = 0;
@@ -241,8 +268,9 @@ def test_elementwise_kernels(kernels: Any) -> None:
             const T v = x[i / (w / k) * w + i % (w / k) * k + j];
             if (v > best || isnan(v)) { best = v; code = j; }
         }
-        """, "pool",
-    )  # fmt: skip
+        """,
+        "pool",
+    )
     host = np.random.default_rng(2).normal(size=(5, 12)).astype(np.float32)
     wide = np.zeros((5, 24), np.float32)
     wide[:, ::2] = host
@@ -335,16 +363,44 @@ def _by_hand(cp: Any) -> dict[str, dict[str, list[str] | None]]:
 
     methods = [n for n in dir(cp.ndarray) if not n.startswith("_")]
     pool = ["used_bytes", "total_bytes", "free_bytes", "free_all_blocks", "set_limit", "get_limit"]
-    runtime = ["getDeviceCount", "getDevice", "setDevice", "getDeviceProperties", "memGetInfo", "CUDARuntimeError",
-               "deviceSynchronize"]  # fmt: skip
+    runtime = [
+        "getDeviceCount",
+        "getDevice",
+        "setDevice",
+        "getDeviceProperties",
+        "memGetInfo",
+        "CUDARuntimeError",
+        "deviceSynchronize",
+    ]
     return {
-        "cupy": of(cp, [*cp._creation.__all__, "get_default_memory_pool", "get_array_module", "ElementwiseKernel",
-                        "ReductionKernel", "get_default_pinned_memory_pool", "is_available"]),
+        "cupy": of(
+            cp,
+            [
+                *cp._creation.__all__,
+                "get_default_memory_pool",
+                "get_array_module",
+                "ElementwiseKernel",
+                "ReductionKernel",
+                "get_default_pinned_memory_pool",
+                "is_available",
+            ],
+        ),
         "cupy:ndarray": of(cp.ndarray, methods),
         "cupy.linalg": of(cp.linalg, cp.linalg.__all__),
         "cupy.lib.stride_tricks": of(cp.lib.stride_tricks, ["as_strided", "sliding_window_view"]),
-        "cupy.cuda": of(cp.cuda, ["Device", "Stream", "Event", "get_current_stream", "MemoryPool", "is_available",
-                                  "PinnedMemoryPool", "get_device_id"]),
+        "cupy.cuda": of(
+            cp.cuda,
+            [
+                "Device",
+                "Stream",
+                "Event",
+                "get_current_stream",
+                "MemoryPool",
+                "is_available",
+                "PinnedMemoryPool",
+                "get_device_id",
+            ],
+        ),
         "cupy.cuda.compiler": {"CompileException": None},
         "cupy.cuda:Device": of(cp.cuda.Device, ["use", "synchronize", "mem_info"]),
         "cupy.cuda:Stream": of(cp.cuda.Stream, ["null", "synchronize", "record", "wait_event", "use", "done"]),
@@ -352,9 +408,10 @@ def _by_hand(cp: Any) -> dict[str, dict[str, list[str] | None]]:
         "cupy.cuda:MemoryPool": of(cp.cuda.MemoryPool, pool),
         "cupy.cuda:runtime": of(cp.cuda.runtime, runtime),
         "cupy.cuda.memory": of(cp.cuda.memory, ["OutOfMemoryError"]),
-        "cupyx": of(cupyx, ["errstate", "seterr", "geterr", "empty_pinned", "zeros_pinned", "empty_like_pinned",
-                            "scatter_add"]),
-    }  # fmt: skip
+        "cupyx": of(
+            cupyx, ["errstate", "seterr", "geterr", "empty_pinned", "zeros_pinned", "empty_like_pinned", "scatter_add"]
+        ),
+    }
 
 
 @pytest.mark.skipif(not REAL, reason="DNEWTON_REAL_CUPY names no Python with CuPy")
@@ -366,7 +423,8 @@ def test_the_real_cupy_has_what_the_fake_has(cp: Any) -> None:
     wanted["cupy"] |= {n: None for n in cp.__all__ if n not in wanted["cupy"]}
     script = (HERE / "compare_with_real.py").read_text()
     clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run([str(REAL), "-c", script], input=json.dumps(wanted), env=clean,
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [str(REAL), "-c", script], input=json.dumps(wanted), env=clean, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert not done.stdout, done.stdout

@@ -138,8 +138,14 @@ def test_awkward_shapes(comm: Comm, name: str) -> None:
 
 
 @settings(max_examples=25)
-@given(st.lists(st.one_of(conv, pool), max_size=3), st.lists(dense, min_size=1, max_size=3), st.integers(1, 3),
-       st.integers(0, 3), st.sampled_from(["squared", "cross_entropy"]), st.integers(0, 99))  # fmt: skip
+@given(
+    st.lists(st.one_of(conv, pool), max_size=3),
+    st.lists(dense, min_size=1, max_size=3),
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.sampled_from(["squared", "cross_entropy"]),
+    st.integers(0, 99),
+)
 def test_random_nets(
     comm: Comm, images: list[Any], features: list[Any], channels: int, grid: int, loss: str, seed: int
 ) -> None:

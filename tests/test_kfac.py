@@ -81,9 +81,16 @@ def test_factors(comm: Comm, name: str, loss: str) -> None:
     assert relative(flat(on.whole(gradient)), len(rows) * mean) < 1e-11
 
 
-@pytest.mark.parametrize(("layers", "rows", "i"), [
-    (MLP, [4], 0), (MLP, [7], 1), (MLP, [0], 2), (ONE_POSITION, [2], 0), (ONE_POSITION, [3], 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("layers", "rows", "i"),
+    [
+        (MLP, [4], 0),
+        (MLP, [7], 1),
+        (MLP, [0], 2),
+        (ONE_POSITION, [2], 0),
+        (ONE_POSITION, [3], 2),
+    ],
+)
 def test_the_kronecker_product_of_one_sample_is_its_fisher_block(
     comm: Comm, layers: Any, rows: list[int], i: int
 ) -> None:
@@ -158,12 +165,19 @@ def test_whole_matrices(comm: Comm, name: str) -> None:
 
 CASES: dict[str, dict[str, Any]] = {
     "dp_kfac": {"name": "dp_kfac", "inverse_every": 3},
-    "dp_kfac-turn": {"name": "dp_kfac", "assignment": "round_robin", "factor_every": 2, "inverse_every": 1,
-                     "kl_clip": None, "learning_rate": 0.01, "weight_decay": 0.1},
+    "dp_kfac-turn": {
+        "name": "dp_kfac",
+        "assignment": "round_robin",
+        "factor_every": 2,
+        "inverse_every": 1,
+        "kl_clip": None,
+        "learning_rate": 0.01,
+        "weight_decay": 0.1,
+    },
     "d_kfac": {"name": "d_kfac", "factor_every": 2, "inverse_every": 2, "decay": 0.6, "kl_clip": 0.1},
     "d_kfac-pi": {"name": "d_kfac", "inverse": "pi", "inverse_every": 1, "momentum": 0.0},
     "mpd_kfac": {"name": "mpd_kfac", "weight_decay": 0.05, "decay": 0.3, "damping": 0.3},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -251,10 +265,19 @@ def test_the_placement_does_not_change_results(comm: Comm, name: str) -> None:
     for workers in [w for w in replicas(comm) if w > 1 or w == comm.size]:
         fractions = [r / workers for r in range(1, workers + 1) if workers % r == 0]
         found = [
-            trajectory(problem, comm, workers, 1, name="d_kfac", batch=2, inverse_every=2, grad_worker_fraction=f,
-                       assignment=how)
+            trajectory(
+                problem,
+                comm,
+                workers,
+                1,
+                name="d_kfac",
+                batch=2,
+                inverse_every=2,
+                grad_worker_fraction=f,
+                assignment=how,
+            )
             for f, how in [*((f, "greedy") for f in fractions), (fractions[0], "round_robin")]
-        ]  # fmt: skip
+        ]
         for other in found[1:]:
             if other is not None and found[0] is not None:
                 assert relative(other[-1], found[0][-1]) < 1e-9
@@ -287,10 +310,17 @@ def test_a_run_goes_on_from_what_was_saved(comm: Comm) -> None:
 # --- what is sent -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "fraction", "inverse"), [
-    ("dp_kfac", 1.0, "eigen"), ("mpd_kfac", 1.0, "pi"), ("d_kfac", 1.0, "eigen"), ("d_kfac", 0.5, "eigen"),
-    ("d_kfac", 0.0, "eigen"), ("d_kfac", 1.0, "pi"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "fraction", "inverse"),
+    [
+        ("dp_kfac", 1.0, "eigen"),
+        ("mpd_kfac", 1.0, "pi"),
+        ("d_kfac", 1.0, "eigen"),
+        ("d_kfac", 0.5, "eigen"),
+        ("d_kfac", 0.0, "eigen"),
+        ("d_kfac", 1.0, "pi"),
+    ],
+)
 def test_counted_bytes_are_those_of_the_plan(comm: Comm, name: str, fraction: float, inverse: str) -> None:
     """Sums count every rank's payload, gathers every rank's own part: those add up to the payload once per group."""
     workers = comm.size
@@ -326,8 +356,10 @@ def test_memory_held_is_that_of_the_plan(comm: Comm) -> None:
             solver, step = found.solver, found.solver.step()
             assert isinstance(solver, KFAC)
             ranks = [(w, m) for w in range(workers) for m in range(comm.size // workers)]
-            held = [kfac_assignment.held_numbers(solver._sizes, solver._place, name, w, m, name != "mpd_kfac")  # type: ignore[arg-type]
-                    for w, m in ranks]  # fmt: skip
+            held = [
+                kfac_assignment.held_numbers(solver._sizes, solver._place, name, w, m, name != "mpd_kfac")  # type: ignore[arg-type]
+                for w, m in ranks
+            ]
             assert step.extra["curvature_bytes"] == 8 * max(held)
 
 
@@ -340,8 +372,14 @@ def sizes_of(pairs: list[tuple[int, int]]) -> list[LayerSize]:
     return [LayerSize(f"layers.{i}", a, g) for i, (a, g) in enumerate(pairs)]
 
 
-@given(pairs=SIZES, workers=st.integers(1, 12), ranks=st.integers(1, 4), how=st.sampled_from(["greedy", "round_robin"]),
-       variant=st.sampled_from(["dp_kfac", "d_kfac", "mpd_kfac"]), data=st.data())  # fmt: skip
+@given(
+    pairs=SIZES,
+    workers=st.integers(1, 12),
+    ranks=st.integers(1, 4),
+    how=st.sampled_from(["greedy", "round_robin"]),
+    variant=st.sampled_from(["dp_kfac", "d_kfac", "mpd_kfac"]),
+    data=st.data(),
+)
 def test_every_layer_has_an_owner_in_its_column(
     pairs: list[tuple[int, int]], workers: int, ranks: int, how: Any, variant: Any, data: Any
 ) -> None:

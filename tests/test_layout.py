@@ -116,7 +116,9 @@ def test_memory_limit_and_fixed_choices() -> None:
     roomy = grid_search.choose(shapes, 4, work, grid=(2, 2))
     assert roomy.grid == Grid(2, 2)
     tight = grid_search.choose(shapes, 4, work, memory=grid_search.memory_bytes(roomy, work) * 0.9)
-    sizes = [grid_search.memory_bytes(grid_search.choose(shapes, 4, work, grid=(g.rows, g.cols)), work) for g in grids(4)]
+    sizes = [
+        grid_search.memory_bytes(grid_search.choose(shapes, 4, work, grid=(g.rows, g.cols)), work) for g in grids(4)
+    ]
     assert grid_search.memory_bytes(tight, work) <= max(min(sizes), grid_search.memory_bytes(roomy, work) * 0.9)
     with pytest.raises(UserError, match=r"parallel.grid: \[2, 3\] has 6 ranks but the job has 4.*\[2, 2\]"):
         grid_search.choose(shapes, 4, work, grid=(2, 3))
@@ -127,8 +129,12 @@ def test_memory_limit_and_fixed_choices() -> None:
 
 def test_flatten_may_be_cut_again_by_features() -> None:
     """One channel on 8 ranks: slices of channels would leave seven ranks without work."""
-    layers = [{"conv": {"channels": 1, "kernel": 3}}, "flatten", {"dense": {"units": 5000, "split": "row->col"}},
-              {"dense": {"units": 2}}]  # fmt: skip
+    layers = [
+        {"conv": {"channels": 1, "kernel": 3}},
+        "flatten",
+        {"dense": {"units": 5000, "split": "row->col"}},
+        {"dense": {"units": 2}},
+    ]
     shapes = infer_shapes(Problem((1, 30, 30), layers, samples=1).config.net)
     plan = grid_search.choose(shapes, 8, grid_search.Workload(10_000, 1000, 2), grid=(4, 2))
     assert plan.layers[2].in_units == Units(28 * 28, 1)
@@ -151,9 +157,13 @@ def test_forecast_equals_the_counted_bytes(comm: Comm, net: str, curvature: str)
             change = {n: t.bytes - before.get(n, 0) for n, t in on.comm.ledger.phases.items()}
             assert step.step, "the forecast is for accepted steps"
             did = traffic_forecast.Iteration(
-                12, (4, 2) if batch == 4 else (6,), trials=step.trials, columns=1 + (iteration > 0), itemsize=8,
+                12,
+                (4, 2) if batch == 4 else (6,),
+                trials=step.trials,
+                columns=1 + (iteration > 0),
+                itemsize=8,
                 full_cg=step.cg if curvature == "full" else 0,
-            )  # fmt: skip
+            )
             expected = traffic_forecast.iteration_bytes(on.plan, did)
             for phase in ("function", "gradient", "jacobian", "cg", "combine"):
                 assert comm.sum_scalars([float(change.get(phase, 0))])[0] == expected[phase], (grid, phase)

@@ -46,12 +46,15 @@ def test_reading_holds_little_more_than_the_slice(large: Path, ranks: int, how: 
 @pytest.mark.parametrize(("ranks", "batch"), [(1, "all"), (4, 4096)])
 def test_training_stays_under_max_resident(large: Path, ranks: int, batch: object) -> None:
     net = {
-        "net": {"input": [FEATURES], "loss": "cross_entropy", "layers": [{"dense": {"units": 8, "activation": "relu"}},
-                                                                         {"dense": {"units": 3}}]},
+        "net": {
+            "input": [FEATURES],
+            "loss": "cross_entropy",
+            "layers": [{"dense": {"units": 8, "activation": "relu"}}, {"dense": {"units": 3}}],
+        },
         "data": {"train": "x.npy", "scale": "standardize", "max_resident": "600MiB"},
         "solver": {"max_iterations": 2, "subsample": 0.05, "gradient_batch": batch},
         "output": {"checkpoint_every": 0},
-    }  # fmt: skip
+    }
     result = train(ranks, large, net, f"run-{ranks}-{batch}", "--overwrite")
     assert result.returncode == 0, result.stderr
     lines = metrics(large, f"run-{ranks}-{batch}")
@@ -67,10 +70,13 @@ def dense(*widths: int, activation: str = "tanh") -> list[object]:
 
 
 CONVOLUTIONS = [
-    {"conv": {"channels": 16, "kernel": 3, "padding": 1, "activation": "relu"}}, {"maxpool": {"size": 2}},
-    {"conv": {"channels": 32, "kernel": 3, "padding": 1, "activation": "relu"}}, {"avgpool": {"size": 2}},
-    "flatten", {"dense": {"units": 10}},
-]  # fmt: skip
+    {"conv": {"channels": 16, "kernel": 3, "padding": 1, "activation": "relu"}},
+    {"maxpool": {"size": 2}},
+    {"conv": {"channels": 32, "kernel": 3, "padding": 1, "activation": "relu"}},
+    {"avgpool": {"size": 2}},
+    "flatten",
+    {"dense": {"units": 10}},
+]
 
 
 @pytest.mark.parametrize(
@@ -91,9 +97,16 @@ CONVOLUTIONS = [
     ],
 )
 def test_the_peak_stays_within_the_plan(
-    tmp_path: Path, name: str, shape: list[int], layers: list[object], outputs: int, samples: int,
-    options: dict[str, object], memory: str, ranks: int,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    name: str,
+    shape: list[int],
+    layers: list[object],
+    outputs: int,
+    samples: int,
+    options: dict[str, object],
+    memory: str,
+    ranks: int,
+) -> None:
     """Also a net with 1,000 outputs in both kinds of curvature, by passes where memory is short. On a GPU: of its
     memory."""
     if ARRAYS == "strict":
@@ -104,9 +117,11 @@ def test_the_peak_stays_within_the_plan(
     x, y = rng.normal(size=(samples, *shape)), rng.normal(size=(samples, outputs))
     np.savez(tmp_path / "data.npz", x=x.astype("f"), y=y.astype("f"))
     net = {
-        "net": {"input": shape, "loss": "squared", "layers": layers}, "data": {"train": "data.npz"},
-        "solver": {"max_iterations": 2, **options}, "parallel": {"memory": memory},
-    }  # fmt: skip
+        "net": {"input": shape, "loss": "squared", "layers": layers},
+        "data": {"train": "data.npz"},
+        "solver": {"max_iterations": 2, **options},
+        "parallel": {"memory": memory},
+    }
     result = train(ranks, tmp_path, net, "run")
     assert result.returncode == 0, result.stderr
     lines = metrics(tmp_path, "run")

@@ -91,9 +91,11 @@ def test_passes_that_do_not_fit_are_recomputed(comm: Comm, memory: float) -> Non
 @pytest.mark.parametrize("memory", np.linspace(2e3, 2e5, 12))
 def test_all_ranks_keep_the_same_passes(comm: Comm, memory: float) -> None:
     """What is recomputed is a collective matter: with uneven slices a rank's own count would end in a deadlock."""
-    layers = [{"dense": {"units": 31, "activation": "tanh", "split": "full->all"}},
-              {"dense": {"units": 31, "activation": "tanh", "split": "all->full"}},
-              {"dense": {"units": 2}}]  # fmt: skip
+    layers = [
+        {"dense": {"units": 31, "activation": "tanh", "split": "full->all"}},
+        {"dense": {"units": 31, "activation": "tanh", "split": "all->full"}},
+        {"dense": {"units": 2}},
+    ]
     problem = Problem((3,), layers, samples=60)
     check_function_and_gradient(problem, lay_out(problem, comm, batch=5, memory=memory))
 
@@ -203,20 +205,31 @@ def test_awkward_shapes(comm: Comm, name: str) -> None:
 
 dense = st.builds(
     lambda u, a: {"dense": {"units": u, "activation": a}},
-    st.integers(1, 6), st.sampled_from(["relu", "tanh", "sigmoid", "softplus", "linear"]),
-)  # fmt: skip
+    st.integers(1, 6),
+    st.sampled_from(["relu", "tanh", "sigmoid", "softplus", "linear"]),
+)
 conv = st.builds(
-    lambda c, k, s, p, a: {"conv": {"channels": c, "kernel": list(k), "stride": list(s), "padding": list(p),
-                                    "activation": a}},
-    st.integers(1, 4), st.tuples(st.integers(1, 3), st.integers(1, 3)), st.tuples(st.integers(1, 2), st.integers(1, 3)),
-    st.tuples(st.integers(0, 2), st.integers(0, 1)), st.sampled_from(["relu", "tanh", "softplus"]),
-)  # fmt: skip
+    lambda c, k, s, p, a: {
+        "conv": {"channels": c, "kernel": list(k), "stride": list(s), "padding": list(p), "activation": a}
+    },
+    st.integers(1, 4),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(1, 2), st.integers(1, 3)),
+    st.tuples(st.integers(0, 2), st.integers(0, 1)),
+    st.sampled_from(["relu", "tanh", "softplus"]),
+)
 pool = st.builds(lambda kind, s: {kind: {"size": s}}, st.sampled_from(["maxpool", "avgpool"]), st.integers(1, 2))
 
 
 @settings(max_examples=25)
-@given(st.lists(st.one_of(conv, pool), max_size=3), st.lists(dense, min_size=1, max_size=3), st.integers(1, 3),
-       st.integers(0, 3), st.sampled_from(["squared", "cross_entropy"]), st.integers(0, 99))  # fmt: skip
+@given(
+    st.lists(st.one_of(conv, pool), max_size=3),
+    st.lists(dense, min_size=1, max_size=3),
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.sampled_from(["squared", "cross_entropy"]),
+    st.integers(0, 99),
+)
 def test_random_nets(
     comm: Comm, images: list[Any], features: list[Any], channels: int, grid: int, loss: str, seed: int
 ) -> None:

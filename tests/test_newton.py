@@ -58,9 +58,14 @@ def check_trajectory(found: list[tuple[Step, np.ndarray]], expected: list[dict[s
             assert step.ratio == pytest.approx(reference["ratio"], rel=max(tolerance, 1e-8) * 100)
 
 
-@pytest.mark.parametrize("loss", [
-    "squared", pytest.param("cross_entropy", marks=pytest.mark.at16), "logistic",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "squared",
+        pytest.param("cross_entropy", marks=pytest.mark.at16),
+        "logistic",
+    ],
+)
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 def test_full_curvature_trajectory_on_every_number_of_ranks(comm: Comm, net: str, loss: str) -> None:
     """10 Newton iterations of at most 20 CG iterations on P = 1, 2, 3, 4, 6, 8, 16 ranks and on every grid of each."""
@@ -68,9 +73,18 @@ def test_full_curvature_trajectory_on_every_number_of_ranks(comm: Comm, net: str
     problem = Problem((5,) if net == "mlp" else (2, 7, 6), layers, loss, samples=12, solver=FULL)
     options = problem.config.solver
     expected = oracle.newton_trajectory(
-        problem.params, problem.parsed, problem.x, problem.y, loss, problem.C, 10, max_cg=20,
-        drop=options.drop, boost=options.boost, eta=options.eta,
-    )  # fmt: skip
+        problem.params,
+        problem.parsed,
+        problem.x,
+        problem.y,
+        loss,
+        problem.C,
+        10,
+        max_cg=20,
+        drop=options.drop,
+        boost=options.boost,
+        eta=options.eta,
+    )
     numbers = (1, 2, 3, 4) if comm.size <= 4 else (6, 8, 16)  # on 16 ranks what four cannot do
     for ranks in [p for p in numbers if p <= comm.size]:
         part = sub(comm, ranks)
@@ -86,8 +100,14 @@ def test_full_curvature_trajectory_on_every_number_of_ranks(comm: Comm, net: str
 @pytest.mark.parametrize(("unit", "batch"), [("rank", 4), ("rank", 100), ("layer", 100)])
 def test_diagonal_trajectory(comm: Comm, how: str, unit: str, batch: int) -> None:
     """Block-diagonal systems, one per rank or per layer block, with subsamples drawn by cycling a permutation."""
-    solver = {"combine": how, "diagonal_unit": unit, "subsample": 0.5, "early_stop": {"mode": "off"}, "max_cg": 20,
-              "subproblem": "cg"}  # fmt: skip
+    solver = {
+        "combine": how,
+        "diagonal_unit": unit,
+        "subsample": 0.5,
+        "early_stop": {"mode": "off"},
+        "max_cg": 20,
+        "subproblem": "cg",
+    }
     problem = Problem((5,), MLP, samples=12, solver=solver)
     on = lay_out(problem, comm, batch=batch)
     blocks = own_blocks(on)
@@ -98,10 +118,21 @@ def test_diagonal_trajectory(comm: Comm, how: str, unit: str, batch: int) -> Non
     cycle = Cycle(problem.samples, subsample_size(0.5, problem.samples), 0, SUBSAMPLE)
     options = problem.config.solver
     expected = oracle.newton_trajectory(
-        problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C, 6, max_cg=20,
-        drop=options.drop, boost=options.boost, eta=options.eta, combine=how,
-        subsets=[cycle.draw(k) for k in range(6)], mask_blocks=blocks,
-    )  # fmt: skip
+        problem.params,
+        problem.parsed,
+        problem.x,
+        problem.y,
+        problem.loss,
+        problem.C,
+        6,
+        max_cg=20,
+        drop=options.drop,
+        boost=options.boost,
+        eta=options.eta,
+        combine=how,
+        subsets=[cycle.draw(k) for k in range(6)],
+        mask_blocks=blocks,
+    )
     check_trajectory(run(on, 6), expected, 1e-7)
 
 

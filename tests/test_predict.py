@@ -26,12 +26,15 @@ X = RNG.normal(size=(60, 5)) * [1, 10, 100, 0.1, 1] + 3
 CLASSES = np.array(["setosa", "versicolor", "virginica"])
 Y = np.argmax(X @ RNG.normal(size=(5, 3)) / 10 + RNG.normal(size=(60, 3)), axis=1)
 NET: dict[str, Any] = {
-    "net": {"input": [5], "loss": "cross_entropy", "layers": [{"dense": {"units": 4, "activation": "tanh"}},
-                                                            {"dense": {"units": 3}}]},
+    "net": {
+        "input": [5],
+        "loss": "cross_entropy",
+        "layers": [{"dense": {"units": 4, "activation": "tanh"}}, {"dense": {"units": 3}}],
+    },
     "data": {"train": "train.csv", "test": "test.csv", "scale": "standardize"},
     "solver": {"max_iterations": 4, "subsample": 1.0},
     "parallel": {"dtype": "float64"},
-}  # fmt: skip
+}
 
 
 def table(path: Path, x: np.ndarray, y: np.ndarray) -> None:
@@ -53,9 +56,7 @@ def predict(ranks: int, folder: Path, *args: str) -> Any:
     return start(ranks, *args, cwd=folder, module="dnewton.predict")
 
 
-@pytest.mark.parametrize(
-    "model", ["run", "run/model.safetensors", "run/checkpoints/iteration-00000004"]
-)
+@pytest.mark.parametrize("model", ["run", "run/model.safetensors", "run/checkpoints/iteration-00000004"])
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_labels_and_figures(folder: Path, ranks: int, model: str) -> None:
     result = predict(ranks, folder, "--model", model, "--data", "test.csv", "--out", "p.txt", "--scores", "s.json")
@@ -107,10 +108,11 @@ def test_regression_in_the_targets_own_units(tmp_path: Path) -> None:
     y = np.stack([X @ [1, 2, 0, 0, 1], 1e4 + X[:, 1]], axis=1)
     np.savez(tmp_path / "d.npz", x=X, y=y)
     net = {
-        **NET, "net": {**NET["net"], "loss": "squared", "layers": [{"dense": {"units": 2}}]},
+        **NET,
+        "net": {**NET["net"], "loss": "squared", "layers": [{"dense": {"units": 2}}]},
         "data": {"train": "d.npz", "split": 0.25, "scale": "minmax", "scale_targets": "standardize"},
         "solver": {"max_iterations": 20, "subsample": 1.0, "C": float("inf"), "lambda": 1e-6, "cg_tolerance": 1e-6},
-    }  # fmt: skip
+    }
     result = train(2, tmp_path, net, "run")
     assert result.returncode == 0, result.stderr
     assert metrics(tmp_path, "run")[-1]["test_rmse"] < 1e-3
@@ -188,8 +190,11 @@ def test_streaming_changes_nothing(folder: Path) -> None:
     """The same bits whether the samples stay in memory or on disk, in both ways of taking batches."""
     np.save(folder / "x.npy", np.repeat(X, 1500, axis=0))
     np.save(folder / "y.npy", np.repeat(Y, 1500))
-    net = {**NET, "data": {"train": "x.npy", "test": "x.npy", "validation": "x.npy"},
-           "solver": {"max_iterations": 2, "subsample": 500, "early_stop": {"mode": "off"}}}  # fmt: skip
+    net = {
+        **NET,
+        "data": {"train": "x.npy", "test": "x.npy", "validation": "x.npy"},
+        "solver": {"max_iterations": 2, "subsample": 500, "early_stop": {"mode": "off"}},
+    }
     for batch in ("all", "2000"):
         for name, limit in (("held", "auto"), ("streamed", "1MiB")):
             settings = [f"solver.gradient_batch={batch}", f"data.max_resident={limit}"]

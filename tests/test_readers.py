@@ -209,9 +209,15 @@ def test_bad_lines(comm: Comm, folder: Path, line: str, words: list[str], block:
 
 
 @given(
-    st.integers(1, 4), st.integers(1, 9), st.sampled_from([",", ";", "\t", " ", "  "]), st.booleans(), st.booleans(),
-    st.sampled_from([5, 64, 1 << 20]), st.sampled_from(["\n", "\r\n"]), st.integers(0, 4),
-)  # fmt: skip
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.sampled_from([",", ";", "\t", " ", "  "]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([5, 64, 1 << 20]),
+    st.sampled_from(["\n", "\r\n"]),
+    st.integers(0, 4),
+)
 def test_tables(
     comm: Comm, features: int, samples: int, delimiter: str, header: bool, words: bool, block: int, end: str, place: int
 ) -> None:

@@ -39,7 +39,12 @@ def test_your_first_own_net(tmp_path: Path) -> None:
     assert words[:2] == ["python", "-c"]
     subprocess.run([sys.executable, "-c", textwrap.dedent(words[2])], cwd=tmp_path, check=True)
     (tmp_path / "surface.yaml").write_text(net)
-    launcher, np_flag, ranks, *module, = shlex.split(command)[:6]
+    (
+        launcher,
+        np_flag,
+        ranks,
+        *module,
+    ) = shlex.split(command)[:6]
     assert (launcher, np_flag, module) == ("mpirun", "-np", ["python", "-m", "dnewton.train"])
     result = start(int(ranks), *shlex.split(command)[6:], cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -45,7 +45,9 @@ def newton(problem: Problem, comm: Comm, replicas: int, **options: Any) -> tuple
         shared.crew = crew
         on.objective = shared
     section = SolverSection.model_validate({**OPTIONS, **options})
-    work = grid_search.Workload(problem.samples, subsample_size(section.subsample, problem.samples), problem.outputs, 4, 8)
+    work = grid_search.Workload(
+        problem.samples, subsample_size(section.subsample, problem.samples), problem.outputs, 4, 8
+    )
     how = curvature_plan.decide(on.plan, work, section)
     solver = registry.make(section, on.objective, crew, how)
     assert isinstance(solver, Newton)
@@ -81,9 +83,18 @@ def test_full_curvature_does_not_depend_on_the_replicas(comm: Comm, replicas: in
     if found is None:
         return
     expected = oracle.newton_trajectory(
-        problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C, 3, max_cg=15, xi=1e-8,
-        drop=0.6667, combine="previous",
-    )  # fmt: skip
+        problem.params,
+        problem.parsed,
+        problem.x,
+        problem.y,
+        problem.loss,
+        problem.C,
+        3,
+        max_cg=15,
+        xi=1e-8,
+        drop=0.6667,
+        combine="previous",
+    )
     for here, there in zip(run(found, 3), expected, strict=True):
         assert here[0] == pytest.approx(there["loss"], rel=1e-7)
         assert here[1] == pytest.approx(there["grad_norm"], rel=1e-5)
@@ -113,7 +124,7 @@ def test_average_is_the_mean_of_what_each_share_says(comm: Comm) -> None:
     if comm.size < 2:
         pytest.skip("too few ranks")
     problem = Problem((6,), MLP, samples=12)
-    found = newton(problem, comm, comm.size, combine="none", subproblem="cg", cg_tolerance=1e-13 ** 0.5, max_cg=200)
+    found = newton(problem, comm, comm.size, combine="none", subproblem="cg", cg_tolerance=1e-13**0.5, max_cg=200)
     assert found is not None
     on, solver = found
     solver.begin(Start(copy(on.theta)))

@@ -21,11 +21,20 @@ from dnewton.storage.tensors import Contents
 
 # What servers hold goes on, too, but they take in pushes in another order.
 WHOLE: dict[str, dict[str, Any]] = {
-    "sgd": {}, "adam": {}, "adamw": {"weight_decay": 0.1}, "easgd": {"tau": 2}, "eamsgd": {"tau": 2},
-    "averaging": {"tau": 3, "block_momentum": 0.5}, "rank_m": {"tau": 3, "overlap": 5}, "hessian_free": {},
-    "entropy_sgd": {"inner_steps": 3}, "parle": {"inner_steps": 3}, "dp_kfac": {"factor_every": 3, "inverse_every": 3},
-    "d_kfac": {"inverse_every": 2, "inverse": "pi"}, "mpd_kfac": {},
-}  # fmt: skip
+    "sgd": {},
+    "adam": {},
+    "adamw": {"weight_decay": 0.1},
+    "easgd": {"tau": 2},
+    "eamsgd": {"tau": 2},
+    "averaging": {"tau": 3, "block_momentum": 0.5},
+    "rank_m": {"tau": 3, "overlap": 5},
+    "hessian_free": {},
+    "entropy_sgd": {"inner_steps": 3},
+    "parle": {"inner_steps": 3},
+    "dp_kfac": {"factor_every": 3, "inverse_every": 3},
+    "d_kfac": {"inverse_every": 2, "inverse": "pi"},
+    "mpd_kfac": {},
+}
 
 
 def made(comm: Comm, name: str) -> OnCrew | None:
@@ -49,12 +58,17 @@ def through_a_file(one: OnCrew, two: OnCrew) -> Start:
     prefixes = tensors.prefixes(path, two.on.network)
     assert len(prefixes) == len(vectors) + len(own) * crew.layout.replicas
     read = {p: put(tensors.load(path, two.on.network, "float64", p)) for p in prefixes}
-    return Start(read[""], one.solver.iteration, Saved(
-        {p[:-1]: v for p, v in read.items() if p and not p.startswith("worker")},
-        {p.removeprefix(mine)[:-1]: v for p, v in read.items() if p.startswith(mine)},
-        saved.values,
-        whole=tensors.Tensors(path, written.checksums),
-    ), one.solver.position or 0)  # fmt: skip
+    return Start(
+        read[""],
+        one.solver.iteration,
+        Saved(
+            {p[:-1]: v for p, v in read.items() if p and not p.startswith("worker")},
+            {p.removeprefix(mine)[:-1]: v for p, v in read.items() if p.startswith(mine)},
+            saved.values,
+            whole=tensors.Tensors(path, written.checksums),
+        ),
+        one.solver.position or 0,
+    )
 
 
 class StopAt(Watch):

@@ -120,11 +120,15 @@ def test_a_slow_server_changes_nothing(comm: Comm) -> None:
 
 @served
 @pytest.mark.parametrize("mode", ["async", "round_robin"])
-@pytest.mark.parametrize("options", [
-    {"name": "downpour"}, {"name": "dc_asgd", "compensation": 3.0},
-    {"name": "dc_asgd", "compensation": 3.0, "variant": "adaptive"},
-    {"name": "mdownpour", "momentum": 0.0, "learning_rate": 0.1},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "downpour"},
+        {"name": "dc_asgd", "compensation": 3.0},
+        {"name": "dc_asgd", "compensation": 3.0, "variant": "adaptive"},
+        {"name": "mdownpour", "momentum": 0.0, "learning_rate": 0.1},
+    ],
+)
 def test_one_worker_is_sgd(comm: Comm, mode: str, options: dict[str, Any]) -> None:
     """Nobody else moves the centre: exactly SGD, whatever the mode and the correction."""
     found = train(problem(), comm, 1, 3, mode=mode, batch=3, server_ranks=comm.size - 1, **options)
@@ -159,8 +163,10 @@ def test_staleness_in_turn(comm: Comm) -> None:
 
 
 @served
-@pytest.mark.parametrize(("case", "samples"), [*((case, 13) for case in IN_TURN), ("easgd", 2), ("downpour", 2),
-                                               ("mdownpour", 1), ("dc_asgd", 2)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("case", "samples"),
+    [*((case, 13) for case in IN_TURN), ("easgd", 2), ("downpour", 2), ("mdownpour", 1), ("dc_asgd", 2)],
+)
 def test_asynchronous_runs_end(comm: Comm, case: str, samples: int) -> None:
     """Also when batches leave workers without samples. Every step that took samples is pushed, and f goes down."""
     for servers in (1, 2):

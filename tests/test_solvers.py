@@ -61,12 +61,28 @@ def check(problem: Problem, comm: Comm, workers: int, passes: int, tolerance: fl
 
 CASES: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "momentum": 0.0},
-    "sgd-momentum": {"name": "sgd", "momentum": 0.9, "weight_decay": 0.05, "learning_rate": 0.05,
-                     "schedule": {"name": "step", "milestones": [0.5, 1.2], "factor": 0.3}},
-    "sgd-nesterov": {"name": "sgd", "momentum": 0.8, "nesterov": True, "weight_decay": 0.1, "max_iterations": 3,
-                     "schedule": {"name": "cosine", "warmup": 0.7}},
-    "adam": {"name": "adam", "weight_decay": 0.2, "learning_rate": 0.02, "epsilon": 1e-3,
-             "schedule": {"name": "inverse", "decay": 0.5, "power": 0.7}},
+    "sgd-momentum": {
+        "name": "sgd",
+        "momentum": 0.9,
+        "weight_decay": 0.05,
+        "learning_rate": 0.05,
+        "schedule": {"name": "step", "milestones": [0.5, 1.2], "factor": 0.3},
+    },
+    "sgd-nesterov": {
+        "name": "sgd",
+        "momentum": 0.8,
+        "nesterov": True,
+        "weight_decay": 0.1,
+        "max_iterations": 3,
+        "schedule": {"name": "cosine", "warmup": 0.7},
+    },
+    "adam": {
+        "name": "adam",
+        "weight_decay": 0.2,
+        "learning_rate": 0.02,
+        "epsilon": 1e-3,
+        "schedule": {"name": "inverse", "decay": 0.5, "power": 0.7},
+    },
     "adamw": {"name": "adamw", "weight_decay": 0.2, "learning_rate": 0.02, "beta1": 0.7, "beta2": 0.9, "seed": 3},
     "easgd": {"name": "easgd", "tau": 1, "beta": 0.7},
     "easgd-tau": {"name": "easgd", "tau": 3},
@@ -75,14 +91,19 @@ CASES: dict[str, dict[str, Any]] = {
     "averaging-reset": {"name": "averaging", "tau": 2, "buffers": "reset"},
     "averaging-average": {"name": "averaging", "tau": 3, "buffers": "average"},
     "bmuf": {"name": "averaging", "tau": 2, "block_momentum": 0.5, "block_rate": 0.8, "momentum": 0.5},
-    "bmuf-nesterov": {"name": "averaging", "tau": 3, "block_momentum": 0.4, "nesterov_block": True,
-                      "buffers": "reset"},
-    "entropy_sgd": {"name": "entropy_sgd", "noise": 0.0, "inner_steps": 3, "gamma": 0.1, "gamma_growth": 0.2,
-                    "learning_rate": 0.7},
+    "bmuf-nesterov": {"name": "averaging", "tau": 3, "block_momentum": 0.4, "nesterov_block": True, "buffers": "reset"},
+    "entropy_sgd": {
+        "name": "entropy_sgd",
+        "noise": 0.0,
+        "inner_steps": 3,
+        "gamma": 0.1,
+        "gamma_growth": 0.2,
+        "learning_rate": 0.7,
+    },
     "parle": {"name": "parle", "inner_steps": 2, "gamma": 0.1, "rho": 0.4, "rho_growth": 0.3, "gamma_growth": 0.1},
     "rank_m-II": {"name": "rank_m", "tau": 2, "overlap": 9, "momentum": 0.5},
     "rank_m-I": {"name": "rank_m", "tau": 3, "type": "I", "spread": 0.3, "overlap": 100, "secant_rate": 0.2},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -121,10 +142,16 @@ def test_what_is_reported(comm: Comm) -> None:
         assert found.solver.iteration == k + 1 and not found.solver.converged
 
 
-@pytest.mark.parametrize("schedule", [
-    {"name": "constant"}, {"name": "constant", "warmup": 2.0}, {"name": "step", "milestones": [1.0, 2.5]},
-    {"name": "cosine"}, {"name": "inverse", "decay": 2.0, "power": 0.5},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"name": "constant"},
+        {"name": "constant", "warmup": 2.0},
+        {"name": "step", "milestones": [1.0, 2.5]},
+        {"name": "cosine"},
+        {"name": "inverse", "decay": 2.0, "power": 0.5},
+    ],
+)
 def test_schedules(schedule: dict[str, Any]) -> None:
     options = section(net("mlp"), name="sgd", schedule=schedule, max_iterations=4)
     rates = [learning_rate(0.3, options.schedule, at, 4) for at in np.linspace(0, 5, 41)]
@@ -367,9 +394,14 @@ def system(n: int, negative: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("started", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 1e-9, 1e9])
-@pytest.mark.parametrize(("solve", "negative"), [
-    (krylov.conjugate_gradients, 0), (krylov.bicgstab, 0), (krylov.bicgstab, 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("solve", "negative"),
+    [
+        (krylov.conjugate_gradients, 0),
+        (krylov.bicgstab, 0),
+        (krylov.bicgstab, 4),
+    ],
+)
 def test_solves_equal_dense_ones(solve: Any, negative: int, scale: float, started: bool) -> None:
     a, b = system(20, negative, 1)
     start = scale * np.random.default_rng(2).normal(size=20) if started else None
@@ -399,9 +431,15 @@ def test_the_limit_ends_a_solve(solve: Any) -> None:
     assert np.allclose(found.r, b - a @ found.d, atol=1e-12)
 
 
-@pytest.mark.parametrize("matrix", [
-    [[0.0, 1.0], [-1.0, 0.0]], [[1.0, 0.0], [0.0, -1.0]], [[0.0, 0.0], [0.0, 0.0]], [[np.nan, 0.0], [0.0, 1.0]],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        [[0.0, 1.0], [-1.0, 0.0]],
+        [[1.0, 0.0], [0.0, -1.0]],
+        [[0.0, 0.0], [0.0, 0.0]],
+        [[np.nan, 0.0], [0.0, 1.0]],
+    ],
+)
 def test_breakdowns_end_with_a_finite_iterate(matrix: list[list[float]]) -> None:
     """bᵀAb = 0, A = 0, numbers that are not finite: the last good iterate and its residual come back."""
     a, b = np.array(matrix), np.array([1.0, 1.0])
@@ -435,17 +473,24 @@ def steep(q: np.ndarray | None, g: np.ndarray) -> bool:
     return q is not None and abs(g @ q) > 1e-5 * float(np.linalg.norm(g) * np.linalg.norm(q))
 
 
-@given(n=st.integers(1, 8), negative=st.integers(0, 8), seed=st.integers(0, 10**6), limit=st.integers(0, 30),
-       damping=st.sampled_from([1e-8, 0.3, 1.0, 10.0]), warm=st.booleans())  # fmt: skip
+@given(
+    n=st.integers(1, 8),
+    negative=st.integers(0, 8),
+    seed=st.integers(0, 10**6),
+    limit=st.integers(0, 30),
+    damping=st.sampled_from([1e-8, 0.3, 1.0, 10.0]),
+    warm=st.booleans(),
+)
 def test_directions_go_downhill(n: int, negative: int, seed: int, limit: int, damping: float, warm: bool) -> None:
     """Whatever the matrix, the solver and where it stopped; slope, curvature and length are those of d."""
     h, g = system(n, min(n, negative), seed)
     a = h + damping * np.eye(n)
     start = np.random.default_rng(seed + 1).normal(size=n) if warm else None
     here = SimpleNamespace(
-        _at=SimpleNamespace(gradient=g, norm=float(np.linalg.norm(g))), workers=SimpleNamespace(dots=plain_dots),
+        _at=SimpleNamespace(gradient=g, norm=float(np.linalg.norm(g))),
+        workers=SimpleNamespace(dots=plain_dots),
         _lambda=damping,
-    )  # fmt: skip
+    )
     for solve in (krylov.conjugate_gradients, krylov.bicgstab):
         found = solve(lambda v: a @ v, -g, 1e-8, limit, plain_dots, start)
         chosen = HessianFree._choose(here, found)  # type: ignore[arg-type]
@@ -466,9 +511,10 @@ def test_directions_go_downhill(n: int, negative: int, seed: int, limit: int, da
 def choose(h: np.ndarray, g: np.ndarray, damping: float, d: np.ndarray, q: np.ndarray) -> Any:
     """The direction taken when a solver of (H + λI) d = -g has come to d and seen q."""
     here = SimpleNamespace(
-        _at=SimpleNamespace(gradient=g, norm=float(np.linalg.norm(g))), workers=SimpleNamespace(dots=plain_dots),
+        _at=SimpleNamespace(gradient=g, norm=float(np.linalg.norm(g))),
+        workers=SimpleNamespace(dots=plain_dots),
         _lambda=damping,
-    )  # fmt: skip
+    )
     a = h + damping * np.eye(len(g))
     found = krylov.Found(d, -g - a @ d, 1, 2, float(q @ a @ q / (q @ q)), q)
     return HessianFree._choose(here, found)  # type: ignore[arg-type]
@@ -539,8 +585,9 @@ def test_gauss_newton_direction_equals_a_dense_solve(comm: Comm) -> None:
     dense = task.gauss_newton(task.start, np.arange(13)) + 0.2 * np.eye(len(task.start))
     d = np.linalg.solve(dense, -task.gradient(task.start))
     for workers in replicas(comm):
-        found = begun(problem, comm, workers, name="hessian_free", subsample=1.0, cg_tolerance=1e-12, max_cg=1000,
-                      damping=0.2)  # fmt: skip
+        found = begun(
+            problem, comm, workers, name="hessian_free", subsample=1.0, cg_tolerance=1e-12, max_cg=1000, damping=0.2
+        )
         if found is None:
             continue
         step = found.solver.step()
@@ -602,8 +649,10 @@ def test_the_reference_gradient_is_a_derivative() -> None:
     problem = Problem((3,), SMALL, samples=7)
     task, rows = reference.Task(problem), np.array([1, 4, 5])
     g = task.gradient(task.start, rows)
-    numeric = [(task.value(task.start + 1e-6 * e, rows) - task.value(task.start - 1e-6 * e, rows)) / 2e-6
-               for e in np.eye(len(g))]  # fmt: skip
+    numeric = [
+        (task.value(task.start + 1e-6 * e, rows) - task.value(task.start - 1e-6 * e, rows)) / 2e-6
+        for e in np.eye(len(g))
+    ]
     assert relative(numeric, g) < 1e-7
     assert task.value(task.start) == pytest.approx(
         oracle.objective(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C)

@@ -91,9 +91,15 @@ def goes_on(job: Job, ranks: int, sets: list[str], straight: bool = True) -> Non
         assert all(np.array_equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize(("number", "ranks", "victim", "sets"), [
-    (signal.SIGTERM, 3, 2, NEWTON), (signal.SIGUSR1, 2, 0, SGD), (signal.SIGINT, 2, 1, NEWTON),
-], ids=["TERM-newton", "USR1-sgd", "INT-newton"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "ranks", "victim", "sets"),
+    [
+        (signal.SIGTERM, 3, 2, NEWTON),
+        (signal.SIGUSR1, 2, 0, SGD),
+        (signal.SIGINT, 2, 1, NEWTON),
+    ],
+    ids=["TERM-newton", "USR1-sgd", "INT-newton"],
+)
 def test_a_signal_to_one_rank_stops_all(
     folder: Path, number: signal.Signals, ranks: int, victim: int, sets: list[str]
 ) -> None:
@@ -237,17 +243,23 @@ def test_torture(folder: Path) -> None:
     script = str(Path(__file__).parents[1] / "scripts" / "torture.py")
     words = ["--kills", "5", "--ranks", "4", "--seed", "1", "--set", "solver.max_iterations=10"]
     done = subprocess.run(
-        [sys.executable, script, *words, "--launcher", " ".join(launcher())], cwd=folder, env=environment(),
-        capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
+        [sys.executable, script, *words, "--launcher", " ".join(launcher())],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_resume_needs_what_it_needs(folder: Path) -> None:
     for words, said in (
-        (["--net", "mlp.yaml", "--resume", "auto"], "--out DIR"), (["--resume", "auto", "--out", "x"], "--net FILE"),
+        (["--net", "mlp.yaml", "--resume", "auto"], "--out DIR"),
+        (["--resume", "auto", "--out", "x"], "--net FILE"),
         (["--net", "mlp.yaml", "--max-seconds", "0"], "above 0"),
-    ):  # fmt: skip
+    ):
         done = start(1, *words, cwd=folder)
         assert done.returncode == 2 and said in done.stderr, done.stderr
 

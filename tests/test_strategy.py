@@ -103,9 +103,11 @@ def test_chunks_change_nothing(comm: Comm, net: str, parts: int, chunk: int, rep
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
-    widths=st.lists(st.integers(1, 5), min_size=1, max_size=3), samples=st.integers(1, 6), chunk=st.integers(1, 7),
+    widths=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    samples=st.integers(1, 6),
+    chunk=st.integers(1, 7),
     activation=st.sampled_from(["linear", "tanh", "relu"]),
-)  # fmt: skip
+)
 def test_any_mlp_by_any_representation(widths: list[int], samples: int, chunk: int, activation: str) -> None:
     comm = Comm.world()
     layers = [{"dense": {"units": w, "activation": activation}} for w in widths]
@@ -172,10 +174,16 @@ def test_a_warm_start_meets_the_same_rule(comm: Comm, jacobian: str) -> None:
 
 
 @pytest.mark.parametrize("combined", ["none", "two_level"])
-@pytest.mark.parametrize(("jacobian", "subproblem_", "curvature"), [
-    ("factored", "cg", "diagonal"), ("factored", "exact", "diagonal"), ("normal", "exact", "diagonal"),
-    ("implicit", "cg", "diagonal"), ("dense", "exact", "full"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("jacobian", "subproblem_", "curvature"),
+    [
+        ("factored", "cg", "diagonal"),
+        ("factored", "exact", "diagonal"),
+        ("normal", "exact", "diagonal"),
+        ("implicit", "cg", "diagonal"),
+        ("dense", "exact", "full"),
+    ],
+)
 def test_several_lambda_go_on_with_the_lowest(
     comm: Comm, jacobian: str, subproblem_: str, curvature: str, combined: str
 ) -> None:
@@ -184,10 +192,20 @@ def test_several_lambda_go_on_with_the_lowest(
     on = lay_out(problem, comm, batch=100)
 
     def first_step(start: float, trials: int) -> tuple[float, float]:
-        options = SolverSection.model_validate({
-            "subsample": 0.5, "jacobian": jacobian, "subproblem": subproblem_, "curvature": curvature, "drop": 1.0,
-            "boost": 1.0, "cg_tolerance": 1e-6, "early_stop": {"mode": "off"}, "lambda_trials": trials,
-            "combine": combined})  # fmt: skip
+        options = SolverSection.model_validate(
+            {
+                "subsample": 0.5,
+                "jacobian": jacobian,
+                "subproblem": subproblem_,
+                "curvature": curvature,
+                "drop": 1.0,
+                "boost": 1.0,
+                "cg_tolerance": 1e-6,
+                "early_stop": {"mode": "off"},
+                "lambda_trials": trials,
+                "combine": combined,
+            }
+        )
         solver = on.newton(options=options)
         solver.start(State(on.theta, start))
         step = solver.step()
@@ -226,8 +244,14 @@ def test_early_termination_by_passes(comm: Comm, mode: str) -> None:
 )
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str, combined: str) -> None:
-    options = {"curvature": curvature, "jacobian": jacobian, "subsample": 0.5, "max_cg": 4, "combine": combined,
-               "early_stop": {"mode": "off"}}  # fmt: skip
+    options = {
+        "curvature": curvature,
+        "jacobian": jacobian,
+        "subsample": 0.5,
+        "max_cg": 4,
+        "combine": combined,
+        "early_stop": {"mode": "off"},
+    }
     shape, layers = NETS[net]
     problem = Problem(shape, layers, samples=12, solver=options)
     for grid in grids(comm.size):
@@ -240,9 +264,16 @@ def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str,
             change = {n: t.bytes - before.get(n, 0) for n, t in on.comm.ledger.phases.items()}
             cg = int(comm.extremes(float(step.cg))[1])
             did = traffic_forecast.Iteration(
-                12, solver._strategy.chunks(12, 6), trials=step.trials, columns=1 + (iteration > 0), itemsize=8,
-                full_cg=cg if curvature == "full" else 0, how=jacobian, joint_cg=cg, two_level=combined == "two_level",
-            )  # fmt: skip
+                12,
+                solver._strategy.chunks(12, 6),
+                trials=step.trials,
+                columns=1 + (iteration > 0),
+                itemsize=8,
+                full_cg=cg if curvature == "full" else 0,
+                how=jacobian,
+                joint_cg=cg,
+                two_level=combined == "two_level",
+            )
             expected = traffic_forecast.iteration_bytes(on.plan, did)
             if jacobian == "normal":
                 expected["cg"] = 0
@@ -255,9 +286,16 @@ def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str,
 
 
 def decided(
-    layers: list[object], shape: list[int], samples: int, subsample: int, ranks: int = 1, memory: float = math.inf,
-    loss: str = "squared", batch: int = 1024, **options: object,
-) -> curvature_plan.Strategy:  # fmt: skip
+    layers: list[object],
+    shape: list[int],
+    samples: int,
+    subsample: int,
+    ranks: int = 1,
+    memory: float = math.inf,
+    loss: str = "squared",
+    batch: int = 1024,
+    **options: object,
+) -> curvature_plan.Strategy:
     config = Config.model_validate(
         {"net": {"input": shape, "loss": loss, "layers": layers}, "solver": {"batch_size": batch, **options}}
     )
@@ -336,11 +374,23 @@ def test_memory_decides_step_by_step() -> None:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    widths=st.lists(st.integers(1, 300), min_size=1, max_size=3), samples=st.integers(1, 5000),
-    share=st.floats(0.01, 1), ranks=st.integers(1, 9), memory=st.floats(1e4, 1e10),
-    options=st.sampled_from([{}, {"curvature": "full"}, {"jacobian": "implicit"}, {"jacobian": "dense"},
-                             {"jacobian": "normal"}, {"combine": "two_level"}, {"preconditioner": "diagonal"}]),
-)  # fmt: skip
+    widths=st.lists(st.integers(1, 300), min_size=1, max_size=3),
+    samples=st.integers(1, 5000),
+    share=st.floats(0.01, 1),
+    ranks=st.integers(1, 9),
+    memory=st.floats(1e4, 1e10),
+    options=st.sampled_from(
+        [
+            {},
+            {"curvature": "full"},
+            {"jacobian": "implicit"},
+            {"jacobian": "dense"},
+            {"jacobian": "normal"},
+            {"combine": "two_level"},
+            {"preconditioner": "diagonal"},
+        ]
+    ),
+)
 def test_no_plan_exceeds_its_memory(
     widths: list[int], samples: int, share: float, ranks: int, memory: float, options: dict[str, object]
 ) -> None:

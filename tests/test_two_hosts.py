@@ -46,9 +46,12 @@ def run(folder: Path, *command: str) -> Any:
     prefixes = ("PMI", "OMPI_", "PMIX", "HYDRA", "MPI_LOCAL", "MPIR_", "PRTE", "HYDI")
     env = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
     env.update(
-        PATH=f"{sysconfig.get_path('scripts')}:{env['PATH']}", OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
-        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", PRTE_MCA_hwloc_default_binding_policy="none",
-    )  # fmt: skip
+        PATH=f"{sysconfig.get_path('scripts')}:{env['PATH']}",
+        OMP_NUM_THREADS="1",
+        OMPI_ALLOW_RUN_AS_ROOT="1",
+        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+        PRTE_MCA_hwloc_default_binding_policy="none",
+    )
     if command[0] == "mpirun":  # on one host Open MPI refuses more ranks than cores; a host file says how many it takes
         env["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)

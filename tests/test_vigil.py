@@ -214,18 +214,21 @@ def test_ranks_that_wait_for_each_other_are_found_out(watched: Comm, monkeypatch
     watched.barrier()
 
 
-@pytest.mark.parametrize(("ranks", "environment", "wrong"), [
-    (1, {"SLURM_NTASKS": "4"}, "SLURM_NTASKS is 4"),
-    (4, {"SLURM_NTASKS": "4"}, ""),
-    (1, {"SLURM_NTASKS": "1"}, ""),
-    (1, {"SLURM_NTASKS": "4", "PMI_SIZE": "1"}, ""),
-    (1, {"PMI_SIZE": "2"}, "PMI_SIZE is 2"),
-    (2, {"PMI_SIZE": "2"}, ""),
-    (1, {"OMPI_COMM_WORLD_SIZE": "3", "SLURM_NTASKS": "3"}, "OMPI_COMM_WORLD_SIZE is 3"),
-    (1, {}, ""),
-    (1, {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8"}, "SLURM_STEP_NUM_TASKS is 8"),
-    (1, {"PMI_SIZE": "x"}, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ranks", "environment", "wrong"),
+    [
+        (1, {"SLURM_NTASKS": "4"}, "SLURM_NTASKS is 4"),
+        (4, {"SLURM_NTASKS": "4"}, ""),
+        (1, {"SLURM_NTASKS": "1"}, ""),
+        (1, {"SLURM_NTASKS": "4", "PMI_SIZE": "1"}, ""),
+        (1, {"PMI_SIZE": "2"}, "PMI_SIZE is 2"),
+        (2, {"PMI_SIZE": "2"}, ""),
+        (1, {"OMPI_COMM_WORLD_SIZE": "3", "SLURM_NTASKS": "3"}, "OMPI_COMM_WORLD_SIZE is 3"),
+        (1, {}, ""),
+        (1, {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8"}, "SLURM_STEP_NUM_TASKS is 8"),
+        (1, {"PMI_SIZE": "x"}, ""),
+    ],
+)
 def test_worlds_of_one_rank_are_refused(ranks: int, environment: dict[str, str], wrong: str) -> None:
     if not wrong:
         check_launcher(ranks, environment)

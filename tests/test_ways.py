@@ -138,7 +138,9 @@ def test_nothing_keeps_the_jacobian_alive(comm: Comm, way: str, delay: int) -> N
 def test_changing_over_solves_the_same_system(comm: Comm, net: str, way: str) -> None:
     problem, on, grad = setting(comm, net, "squared")
     model, mine = on.model(), units(on.network.blocks, per_layer=True)
-    systems = [local_solver.make([("plain", 0), (way, 2), ("dual", 30)], model, grad, unit, LAMBDA, 1e-6) for unit in mine]
+    systems = [
+        local_solver.make([("plain", 0), (way, 2), ("dual", 30)], model, grad, unit, LAMBDA, 1e-6) for unit in mine
+    ]
     found = cg.solve(systems, grad, 2000, early_termination.NeverStop())
     assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, True)) < 1e-4
 
@@ -215,7 +217,7 @@ def test_two_levels_are_the_best_in_their_span(comm: Comm, net: str, has_previou
     assert found.slope == pytest.approx(gw @ expected) and found.curvature == pytest.approx(expected @ dense @ expected)
     did = traffic_forecast.Iteration(
         problem.samples, (problem.samples,), columns=1 + has_previous, two_level=True, itemsize=8
-    )  # fmt: skip
+    )
     assert sent == traffic_forecast.iteration_bytes(on.plan, did)["combine"]
     one = combine.combine(model, unit, g, d, previous if has_previous else None, 0.5, on.comm)
 

@@ -1,6 +1,7 @@
 """The sources of the fused CUDA kernels, as :class:`cupy.ElementwiseKernel` takes them.
 
-Data, not code: :mod:`dnewton.arrays.namespace` compiles them, and has the plain form of each beside it. Images are (N, H, W, C).
+Data, not code: :mod:`dnewton.arrays.namespace` compiles them, and has the plain form of each beside it. Images are
+(N, H, W, C).
 """
 
 from __future__ import annotations

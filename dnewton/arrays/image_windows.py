@@ -51,7 +51,9 @@ def patches(x: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
 
 def windows(x: Array, out: Pair, size: Pair, stride: Pair) -> list[tuple[int, Array]]:
     """Per offset in a window of `size`, its row-major code and the strided view (..., Ho, Wo, C) of a padded image."""
-    (ho, wo), (kh, kw), (sh, sw) = out, size, stride
+    (ho, wo) = out
+    (kh, kw) = size
+    (sh, sw) = stride
     return [
         (i * kw + j, x[..., i : i + sh * (ho - 1) + 1 : sh, j : j + sw * (wo - 1) + 1 : sw, :])
         for i in range(kh)
@@ -114,14 +116,22 @@ def max_gather(x: Array, code: Array, size: Pair, stride: Pair, padding: Pair, w
 
 
 def max_unpool(
-    cot: Array, code: Array, image: Pair, size: Pair, stride: Pair, padding: Pair, scale: Array | None = None,
+    cot: Array,
+    code: Array,
+    image: Pair,
+    size: Pair,
+    stride: Pair,
+    padding: Pair,
+    scale: Array | None = None,
     where: Masks | None = None,
-) -> Array:  # fmt: skip
+) -> Array:
     """Adjoint of :func:`max_pool`: (N or 1, K, Ho, Wo, C) to (N, K, H, W, C) by the codes (N, Ho, Wo, C).
 
     `scale` (N, Ho, Wo, C) multiplies what goes to the maxima; `where` gives the masks of `code` where they are kept.
     """
-    n, k, (ho, wo, c) = code.shape[0], cot.shape[1], code.shape[1:]
+    n = code.shape[0]
+    k = cot.shape[1]
+    (ho, wo, c) = code.shape[1:]
     if on_cuda(cot):
         out = empty((n, k, *image, c), cot)
         geometry = _geometry((*image, c), (ho, wo), size, stride, padding)
@@ -163,7 +173,8 @@ def avg_unpool(cot: Array, image: Pair, size: Pair, stride: Pair, padding: Pair)
 def _unpool(
     cot: Array, n: int, kept: Sequence[Array] | None, image: Pair, size: Pair, stride: Pair, padding: Pair
 ) -> Array:
-    (h, w), (ph, pw) = image, padding
+    (h, w) = image
+    (ph, pw) = padding
     out = zeros((n, cot.shape[1], h + 2 * ph, w + 2 * pw, cot.shape[4]), cot)
     overlapping = stride[0] < size[0] or stride[1] < size[1]
     for k, view in windows(out, (cot.shape[2], cot.shape[3]), size, stride):

@@ -1,8 +1,8 @@
 """The array namespace and the few operations that the array standard lacks.
 
 Code elsewhere asks an array for its namespace and never names NumPy; this is the only module that may import CuPy. What
-the standard has no word for is one function here (or in :mod:`dnewton.arrays.image_windows`, for images), with the CUDA form and the
-plain one side by side.
+the standard has no word for is one function here (or in :mod:`dnewton.arrays.image_windows`, for images), with the
+CUDA form and the plain one side by side.
 """
 
 from __future__ import annotations

@@ -69,9 +69,14 @@ def swept(items: Sequence[str]) -> dict[str, list[str]]:
 
 
 def plans(
-    text: str, folder: str, source: str, solvers: Sequence[str], sweep: dict[str, list[str]], overrides: Sequence[str],
+    text: str,
+    folder: str,
+    source: str,
+    solvers: Sequence[str],
+    sweep: dict[str, list[str]],
+    overrides: Sequence[str],
     endless: bool,
-) -> list[Plan]:  # fmt: skip
+) -> list[Plan]:
     """Every run, checked before the first one begins. A solver that lacks a swept key runs once. Raises UserError."""
     wanted = [name.strip() for name in solvers if name.strip()]
     unknown = [name for name in wanted if name not in SOLVERS]

@@ -33,8 +33,15 @@ def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     for record in records:
         sent += sum(phase["bytes"] for key, phase in record["comm"].items() if key not in BESIDE)
         sent += record.get("servers", {}).get("bytes", 0)
-        row = (record["iteration"], record["train_seconds"], record["samples_seen"], sent, record["loss"],
-               record[f"train_{name}"], record.get(f"test_{name}"))  # fmt: skip
+        row = (
+            record["iteration"],
+            record["train_seconds"],
+            record["samples_seen"],
+            sent,
+            record["loss"],
+            record[f"train_{name}"],
+            record.get(f"test_{name}"),
+        )
         for values, value in zip(found.values(), row, strict=True):
             values.append(value if value is None or math.isfinite(value) else None)
     return found
@@ -72,8 +79,10 @@ def table(results: Sequence[Result]) -> list[str]:
         )
         if target is not None:
             at = next((i for i, v in enumerate(c["loss"]) if v is not None and v <= target), None)
-            line += " | never" if at is None else (
-                f" | {c['seconds'][at]:.2f}, {c['samples'][at]:.4g}, {c['bytes'][at] / 1e6:.1f}"
+            line += (
+                " | never"
+                if at is None
+                else (f" | {c['seconds'][at]:.2f}, {c['samples'][at]:.4g}, {c['bytes'][at] / 1e6:.1f}")
             )
         lines.append(line + (f" | failed: {result.failed}" if result.failed else ""))
     return lines

@@ -75,13 +75,21 @@ def show(
     how = curvature_plan.decide(plan, work, s, memory=limit, process=process, rates=rates, source=source)
     for line in how.describe():
         print(line)
-    full, joint = s.curvature == "full", s.curvature == "diagonal" and how.how == "implicit"
+    full = s.curvature == "full"
+    joint = s.curvature == "diagonal" and how.how == "implicit"
     did = traffic_forecast.Iteration(
-        work.samples, how.chunks(work.samples, work.subsample), columns=1 if s.combine == "none" else 2,
-        combined=s.combine != "none", two_level=s.combine == "two_level",
-        full_cg=grid_search.Workload.cg if full else 0, how=how.how,
-        joint_cg=grid_search.Workload.cg if joint else 0, units=max(1, len(how.ways)), test_samples=test, itemsize=item,
-    )  # fmt: skip
+        work.samples,
+        how.chunks(work.samples, work.subsample),
+        columns=1 if s.combine == "none" else 2,
+        combined=s.combine != "none",
+        two_level=s.combine == "two_level",
+        full_cg=grid_search.Workload.cg if full else 0,
+        how=how.how,
+        joint_cg=grid_search.Workload.cg if joint else 0,
+        units=max(1, len(how.ways)),
+        test_samples=test,
+        itemsize=item,
+    )
     assumed = f" and {grid_search.Workload.cg} CG iterations" if full or joint else ""
     print(f"one iteration with one trial step{assumed}:")
     for line in traffic_forecast.table(plan, did):

@@ -42,13 +42,17 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     parser = Parser("python -m dnewton.predict", "Predict with a trained model, on any number of MPI ranks.", rank)
     parser.add_argument("--model", metavar="RUN|FILE", required=True, help="run directory or model file")
     parser.add_argument(
-        "--data", metavar="FILE", required=True,
+        "--data",
+        metavar="FILE",
+        required=True,
         help="a bundled set, a file, or a YAML list or {x: FILE, y: FILE}, as in the data section",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--out", metavar="FILE", default="predictions.txt",
+        "--out",
+        metavar="FILE",
+        default="predictions.txt",
         help="where the labels or values go, a line per sample, or arrays if it ends in .npz (default: %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--scores", metavar="FILE", help="also write accuracy, AUC, confusion matrix or RMSE as JSON")
     parser.add_argument("--unlabelled", action="store_true", help="ignore the labels that the data hold")
     parser.add_argument("--target", metavar="COLUMN", help="data.target: the column(s) of a table that hold the labels")
@@ -141,7 +145,9 @@ def _prepare(
     memory = comm.extremes(0.5 * free)[0]
     resident = memory if section.max_resident == "auto" else float(section.max_resident)
     work = grid_search.Workload(source.samples, 1, outputs, args.batch_size, np.dtype(args.dtype).itemsize, cg=0)
-    plan = grid_search.choose(shapes, comm.size, work, memory=memory, machine=grid_search.Machine.shared(comm.least_cores))
+    plan = grid_search.choose(
+        shapes, comm.size, work, memory=memory, machine=grid_search.Machine.shared(comm.least_cores)
+    )
     on_grid = comm.on_grid(plan.grid)
     network = Network(plan, on_grid)
     window = Window.of(

@@ -43,14 +43,17 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     parser.add_argument("--init", metavar="FILE", help="start from the weights of a safetensors file")
     parser.add_argument("--init-only", action="store_true", help="write the initial point and stop")
     parser.add_argument(
-        "--resume", metavar="DIR|auto",
+        "--resume",
+        metavar="DIR|auto",
         help="go on from the newest checkpoint of a run directory; auto: from that of --out, or start if it has none",
-    )  # fmt: skip
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
     parser.add_argument(
-        "--max-seconds", metavar="S", type=float,
+        "--max-seconds",
+        metavar="S",
+        type=float,
         help=f"before S seconds are over write a checkpoint and exit with {REQUEUE}",
-    )  # fmt: skip
+    )
     parser.add_argument("--version", action="version", version=f"dnewton {__version__}")
     args = parser.parse_args(argv)
     args.auto = args.resume == "auto"
@@ -148,7 +151,8 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
     finally:
         close()
     if stop is not None:
-        at, cure = f"after iteration {trainer.iteration}", f"go on with --resume {out.path}"
+        at = f"after iteration {trainer.iteration}"
+        cure = f"go on with --resume {out.path}"
         if not trainer.begun:
             at = "before anything was done"
         elif not trainer.saved:
@@ -158,7 +162,8 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
         show(f"stopped by {stop.why} {at}; {cure} (exit code {REQUEUE})")
         return stop
     if trainer.records:
-        record, where = trainer.records[-1], "" if job.device.is_host else " (of the GPU)"
+        record = trainer.records[-1]
+        where = "" if job.device.is_host else " (of the GPU)"
         peak = record["peak_device_bytes" if where else "peak_rss_bytes"] / 2**20
         show(f"peak memory of the largest rank{where}: {peak:.1f} MiB, planned {job.strategy.peak / 2**20:.1f} MiB")
     for text in console.summary(trainer.records, trainer.totals):

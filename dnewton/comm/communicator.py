@@ -76,19 +76,26 @@ class Comm:
 
         `polite`: there are more ranks than cores, so waiting gives the core away instead of spinning on it.
         """
-        self._mpi, self.polite = mpi, polite
-        self.place_on_node, self.ranks_on_node, self.cores, self.least_cores = 0, 1, 1.0, 1.0
+        self._mpi = mpi
+        self.polite = polite
+        self.place_on_node = 0
+        self.ranks_on_node = 1
+        self.cores = 1.0
+        self.least_cores = 1.0
         self.rank: int = mpi.Get_rank()
         self.size: int = mpi.Get_size()
-        self.ledger, self.buffers = Ledger(), DeviceBuffers()
+        self.ledger = Ledger()
+        self.buffers = DeviceBuffers()
         self.vigil = Watch()
         self.grid = grid or Grid(1, self.size)
         if self.grid.size != self.size:
             raise ValueError(f"grid {self.grid} does not have {self.size} ranks")
         r, c = divmod(self.rank, self.grid.cols)
         self._groups: dict[Group, Any] = {
-            "world": mpi, "row": self._group("row", r, c), "column": self._group("column", c, r)
-        }  # fmt: skip
+            "world": mpi,
+            "row": self._group("row", r, c),
+            "column": self._group("column", c, r),
+        }
 
     def _group(self, name: Group, color: int, key: int) -> Any:
         ranks = self.grid.ranks_in(name)
@@ -100,7 +107,8 @@ class Comm:
         comm = cls(MPI.COMM_WORLD.Dup())
         comm.place_on_node, comm.ranks_on_node, comm.cores = comm._node()
         comm.least_cores = comm.extremes(comm.cores)[0]
-        comm.polite, comm.ledger = comm.least_cores < 1.0, Ledger()
+        comm.polite = comm.least_cores < 1.0
+        comm.ledger = Ledger()
         return comm
 
     def on_grid(self, grid: Grid) -> Comm:
@@ -112,9 +120,13 @@ class Comm:
         return self._shared(Comm(self._mpi.Split(color, self.rank), polite=self.polite))
 
     def _shared(self, other: Comm) -> Comm:
-        other.ledger, other.vigil, other.buffers = self.ledger, self.vigil, self.buffers
-        other.place_on_node, other.ranks_on_node = self.place_on_node, self.ranks_on_node
-        other.cores, other.least_cores = self.cores, self.least_cores
+        other.ledger = self.ledger
+        other.vigil = self.vigil
+        other.buffers = self.buffers
+        other.place_on_node = self.place_on_node
+        other.ranks_on_node = self.ranks_on_node
+        other.cores = self.cores
+        other.least_cores = self.least_cores
         return other
 
     def apart(self) -> Comm:
@@ -150,7 +162,8 @@ class Comm:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count and time everything inside under `name`; phases may nest, the innermost counts."""
-        outer, self.ledger.phase = self.ledger.phase, name
+        outer = self.ledger.phase
+        self.ledger.phase = name
         entry = self.ledger[name]
         start, inner = time.perf_counter(), self._total_elapsed()
         try:
@@ -180,7 +193,8 @@ class Comm:
             return array
         with self._counted(nbytes(array)):
             buffer = self.buffers.out(array)
-            flat, step = buffer.reshape(buffer.size), max(1, MESSAGE_BYTES // buffer.itemsize)
+            flat = buffer.reshape(buffer.size)
+            step = max(1, MESSAGE_BYTES // buffer.itemsize)
             for i in range(0, max(1, flat.size), step):
                 self._collective(self._groups[group], "Allreduce", MPI.IN_PLACE, flat[i : i + step])
             return self.buffers.back(buffer, array, in_place=True)
@@ -189,7 +203,9 @@ class Comm:
         """Concatenate slices along the last axis, rank j of `group` holding `widths[j]`. Collective over `group`."""
         if self.grid.ranks_in(group) == 1:
             return array
-        lead, total, xp = tuple(array.shape[:-1]), sum(widths), namespace(array)
+        lead = tuple(array.shape[:-1])
+        total = sum(widths)
+        xp = namespace(array)
         rows = math.prod(lead)
         step = max(1, MESSAGE_BYTES // max(1, total * itemsize(array)))
         with self._counted(nbytes(array)):
@@ -271,7 +287,8 @@ class Comm:
     def arrived(self, source: int | None = None, tag: int | None = None) -> tuple[int, int] | None:
         """Sender and tag of a message that can be received now, of `source` or anybody, of any tag; never waits."""
         status = MPI.Status()
-        sender, kind = MPI.ANY_SOURCE if source is None else source, MPI.ANY_TAG if tag is None else tag
+        sender = MPI.ANY_SOURCE if source is None else source
+        kind = MPI.ANY_TAG if tag is None else tag
         found = self._mpi.Iprobe(sender, kind, status)
         return (int(status.Get_source()), int(status.Get_tag())) if found else None
 

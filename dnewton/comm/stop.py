@@ -22,7 +22,9 @@ import numpy as np
 
 from dnewton.comm.communicator import Comm, Watch
 
-NOTICE, WHERE, HERE = 1, 2, 3  # messages: somebody wants to stop; where are you; here
+NOTICE = 1
+WHERE = 2
+HERE = 3  # messages: somebody wants to stop; where are you; here
 SEAM = 1 << 24  # points between two seams, at most
 PAUSE = 5e-4  # seconds between two looks while ranks agree
 GRACE = 5.0  # seconds in which a rank that is asked must answer
@@ -36,7 +38,8 @@ class Stopped(Exception):
     def __init__(self, reason: int, rank: int) -> None:
         """`reason`: a signal's number, TIME_LIMIT or CHECKPOINT, which `rank` gave."""
         super().__init__(reason, rank)
-        self.reason, self.rank = reason, rank
+        self.reason = reason
+        self.rank = rank
 
     @property
     def why(self) -> str:
@@ -55,19 +58,27 @@ class Vigil(Watch):
 
     def __init__(self, world: Comm, timeout: float) -> None:
         """`timeout`: seconds of waiting after which the others must say that they live. Collective over the world."""
-        self._world, self._channel, self.timeout = world, world.apart(), timeout
-        self._at, self._held = 0, 0
+        self._world = world
+        self._channel = world.apart()
+        self.timeout = timeout
+        self._at = 0
+        self._held = 0
         self._generation = 0  # stops so far
         self._wanted: int | None = None  # a reason, not yet told to others
         self._known: int | None = None  # a reason and a rank, coded
         self._next: int | None = None  # the same of the stop after this one
-        self._mine, self._agreed = np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64)
+        self._mine = np.zeros(2, dtype=np.int64)
+        self._agreed = np.zeros(2, dtype=np.int64)
         self._request: Any = None
         self._target: int | None = None
         self._sent: list[tuple[Any, Any]] = []  # what MPI may still read
-        self._inquiry, self._asked, self._asked_for = 0, 0.0, 0.0
-        self._answers, self._before = dict[int, tuple[str, int]](), dict[int, tuple[str, int]]()
-        self._moves, self._since = 0, 0.0  # how often this rank has got further, in a wait since when
+        self._inquiry = 0
+        self._asked = 0.0
+        self._asked_for = 0.0
+        self._answers = dict[int, tuple[str, int]]()
+        self._before = dict[int, tuple[str, int]]()
+        self._moves = 0
+        self._since = 0.0  # how often this rank has got further, in a wait since when
         self._deadline: float | None = None
         self._due: float | None = None
         self._reserve = 0.0
@@ -124,7 +135,8 @@ class Vigil(Watch):
     def again(self) -> None:
         """Go on after a stop; all ranks count from the same number."""
         self._generation += 1
-        self._known, self._next = self._next, None
+        self._known = self._next
+        self._next = None
         self._target = self._request = None
         self._at = int(self._agreed[0] | (SEAM - 1)) + 1
 
@@ -152,7 +164,8 @@ class Vigil(Watch):
                     self.want(TIME_LIMIT)
                 elif self._due is not None and now >= self._due:
                     self.want(CHECKPOINT)
-            wanted, self._wanted = self._wanted, None  # a signal may come between any two lines
+            wanted = self._wanted
+            self._wanted = None  # a signal may come between any two lines
             if wanted is not None:
                 self._known = wanted * self._world.size + self._world.rank
                 for rank in range(self._world.size):
@@ -195,7 +208,8 @@ class Vigil(Watch):
         self._messages(waiting=False)
 
     def _wait(self, since: float) -> None:
-        self._moves, self._since = self._moves + (since != self._since), since
+        self._moves = self._moves + (since != self._since)
+        self._since = since
         self._messages(waiting=True)
         now = time.monotonic()
         if self.armed and now - since > self.timeout:  # before, ranks read files for as long as it takes
@@ -205,7 +219,10 @@ class Vigil(Watch):
         others = set(range(self._world.size)) - {self._world.rank}
         if self._asked_for != waiting_since or now - self._asked > max(self.timeout, 3 * GRACE):
             self._before = self._answers if self._asked_for == waiting_since else {}
-            self._inquiry, self._asked, self._asked_for, self._answers = self._inquiry + 1, now, waiting_since, {}
+            self._inquiry = self._inquiry + 1
+            self._asked = now
+            self._asked_for = waiting_since
+            self._answers = {}
             for rank in others:
                 self._tell(rank, WHERE, self._inquiry)
         if now - self._asked < GRACE:

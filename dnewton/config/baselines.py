@@ -42,9 +42,11 @@ class ScheduleSection(Section):
     """The learning rate over the iterations (fractions of one included)."""
 
     needs: ClassVar[Rules] = {
-        "milestones": ("name", ("step",)), "factor": ("name", ("step",)), "decay": ("name", ("inverse",)),
+        "milestones": ("name", ("step",)),
+        "factor": ("name", ("step",)),
+        "decay": ("name", ("inverse",)),
         "power": ("name", ("inverse",)),
-    }  # fmt: skip
+    }
 
     name: Literal["constant", "step", "cosine", "inverse"] = "constant"
     # step: iterations after which the rate is multiplied by factor
@@ -242,8 +244,10 @@ class EntropySection(WorkersSection):
     """Entropy-SGD (Chaudhari et al. 2017), and Parle, the same with elastically coupled workers."""
 
     needs: ClassVar[Rules] = {
-        "noise": ("name", ("entropy_sgd",)), "rho": ("name", ("parle",)), "rho_growth": ("name", ("parle",))
-    }  # fmt: skip
+        "noise": ("name", ("entropy_sgd",)),
+        "rho": ("name", ("parle",)),
+        "rho_growth": ("name", ("parle",)),
+    }
 
     name: Literal["entropy_sgd", "parle"] = "parle"
     inner_steps: Count = 5  # L: gradients of the inner loop per outer step
@@ -259,17 +263,40 @@ class EntropySection(WorkersSection):
 
 
 AnySolver = (
-    SolverSection | SGDSection | AdamSection | ElasticSection | DownpourSection | DelayCompensatedSection
-    | AveragingSection | KFACSection | RankMSection | HessianFreeSection | EntropySection
-)  # fmt: skip
+    SolverSection
+    | SGDSection
+    | AdamSection
+    | ElasticSection
+    | DownpourSection
+    | DelayCompensatedSection
+    | AveragingSection
+    | KFACSection
+    | RankMSection
+    | HessianFreeSection
+    | EntropySection
+)
 
 SOLVERS: dict[str, type[Section]] = {
-    "newton": SolverSection, "sgd": SGDSection, "adam": AdamSection, "adamw": AdamSection, "easgd": ElasticSection,
-    "eamsgd": ElasticSection, "downpour": DownpourSection, "mdownpour": DownpourSection, "adownpour": DownpourSection,
-    "mvadownpour": DownpourSection, "dc_asgd": DelayCompensatedSection, "averaging": AveragingSection,
-    "dp_kfac": KFACSection, "d_kfac": KFACSection, "mpd_kfac": KFACSection, "rank_m": RankMSection,
-    "hessian_free": HessianFreeSection, "entropy_sgd": EntropySection, "parle": EntropySection,
-}  # fmt: skip
+    "newton": SolverSection,
+    "sgd": SGDSection,
+    "adam": AdamSection,
+    "adamw": AdamSection,
+    "easgd": ElasticSection,
+    "eamsgd": ElasticSection,
+    "downpour": DownpourSection,
+    "mdownpour": DownpourSection,
+    "adownpour": DownpourSection,
+    "mvadownpour": DownpourSection,
+    "dc_asgd": DelayCompensatedSection,
+    "averaging": AveragingSection,
+    "dp_kfac": KFACSection,
+    "d_kfac": KFACSection,
+    "mpd_kfac": KFACSection,
+    "rank_m": RankMSection,
+    "hessian_free": HessianFreeSection,
+    "entropy_sgd": EntropySection,
+    "parle": EntropySection,
+}
 
 
 def keys(section: type[Section]) -> set[str]:

@@ -92,13 +92,16 @@ class SolverSection(Section):
         if not isinstance(value, dict) or not isinstance(stop := value.get("early_stop", {}), dict):
             return value
         if value.get("curvature") == "full":
-            why, instead = "needs curvature: diagonal; with full use mode: off", "off"
+            why = "needs curvature: diagonal; with full use mode: off"
+            instead = "off"
         elif value.get("jacobian") == "implicit":
-            why, instead = "needs an explicit jacobian; with implicit use lockstep or off", "lockstep"
+            why = "needs an explicit jacobian; with implicit use lockstep or off"
+            instead = "lockstep"
         elif value.get("replica_solve") == "exact":
             if stop.get("mode") == "lockstep":
                 raise ValueError("early_stop: {mode: lockstep} needs replica_solve: average; with exact use mode: off")
-            why, instead = "needs replica_solve: average; with exact use mode: off", "off"
+            why = "needs replica_solve: average; with exact use mode: off"
+            instead = "off"
         else:
             return value
         if stop.get("mode") == "async":

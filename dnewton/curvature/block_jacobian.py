@@ -16,7 +16,9 @@ from dnewton.model.network import Block
 
 def _times(phi: Held, w: Array) -> Array:
     """φ w for w (I, O): (S, Q, O)."""
-    xp, (s, q, i), o = namespace(w), phi.shape, w.shape[1]
+    xp = namespace(w)
+    (s, q, i) = phi.shape
+    o = w.shape[1]
     if phi.array is not None:
         return xp.reshape(xp.reshape(phi.array, (s * q, i)) @ w, (s, q, o))
     out = empty((s, q, o), w)
@@ -27,7 +29,9 @@ def _times(phi: Held, w: Array) -> Array:
 
 def _transposed_times(e: Array, phi: Held) -> Array:
     """Σ over samples and positions of e ⊗ φ for e (S, Q, O): (O, I)."""
-    xp, (_, q, i), o = namespace(e), phi.shape, e.shape[2]
+    xp = namespace(e)
+    (_, q, i) = phi.shape
+    o = e.shape[2]
     total = None
     for here, part in phi.pieces():
         n = part.shape[0] * q
@@ -134,7 +138,8 @@ class Factored:
 
     def gram(self) -> Array:
         """For a dense layer the elementwise product of the Gram matrices of φ and D; else by the rows."""
-        xp, (s, q, _) = namespace(self.phi.like), self.phi.shape
+        xp = namespace(self.phi.like)
+        (s, q, _) = self.phi.shape
         if q > 1:
             rows = self.as_rows()
             return rows @ rows.T
@@ -146,7 +151,9 @@ class Factored:
         return xp.reshape(gram, (s * k, s * k))
 
     def as_rows(self, part: slice = ALL) -> Array:
-        xp, phi, o = namespace(self.phi.like), self.phi.part(part), self.block.shape[0]
+        xp = namespace(self.phi.like)
+        phi = self.phi.part(part)
+        o = self.block.shape[0]
         s = phi.shape[0]
         d = self.d.dense(s, part)  # (n, K, Q, O)
         k = d.shape[1]
@@ -175,7 +182,8 @@ class Rows:
         return namespace(v).reshape(u, (self.rows.shape[0] // self.outputs, self.outputs))
 
     def add_transposed(self, w: Array, out: Array) -> None:
-        flat, here = namespace(w).reshape(w, (w.shape[0] * self.outputs,)), out[self.block.span]
+        flat = namespace(w).reshape(w, (w.shape[0] * self.outputs,))
+        here = out[self.block.span]
         for some, rows in self.rows.pieces():
             here += flat[some] @ rows
 

@@ -17,8 +17,11 @@ class Bend:
 
     def __init__(self, loss: Loss, z: Array, regulariser: float) -> None:
         """`z` are the outputs on S, (S, K)."""
-        self._loss, self._state, self.regulariser = loss, loss.state(z), regulariser
-        self.samples, self.outputs = int(z.shape[0]), int(z.shape[1])
+        self._loss = loss
+        self._state = loss.state(z)
+        self.regulariser = regulariser
+        self.samples = int(z.shape[0])
+        self.outputs = int(z.shape[1])
 
     def bend(self, u: Array, here: slice) -> Array:
         """B u / |S| for u (..., n, K) of the samples of a slice."""

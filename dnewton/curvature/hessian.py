@@ -26,7 +26,10 @@ class Hessian:
     ) -> None:
         """`batches`: forward passes at θ with what the backward sweep needs, and their targets (N, K); sums over them
         are divided by `samples`. The passes and θ are kept as they are, not copied."""
-        self._network, self._theta, self._loss, self._samples = network, theta, loss, samples
+        self._network = network
+        self._theta = theta
+        self._loss = loss
+        self._samples = samples
         self._batches = [(tape, loss.gradient(tape.z, y), loss.state(tape.z)) for tape, y in batches]
 
     def product(self, v: Array) -> Array:
@@ -50,7 +53,11 @@ class _Sweep:
     """What happens at every block on the way back through one batch; R{∂ξ/∂θ} is added to `out`."""
 
     def __init__(self, theta: Array, tape: Tape, v: Array, pushed: Pushed, out: Array) -> None:
-        self._theta, self._tape, self._v, self._pushed, self._out = theta, tape, v, pushed, out
+        self._theta = theta
+        self._tape = tape
+        self._v = v
+        self._pushed = pushed
+        self._out = out
 
     def visit(self, block: Block, op: Linear, here: Cotangent, z: Array) -> Array | None:
         """`here` is (cot, R{cot}) ∘ σ′. Returns this rank's part of (Wᵀd, R{Wᵀd}), (N, 2, features or H, W, C)."""

@@ -62,7 +62,10 @@ class Jacobian:
 
     def __init__(self, blocks: list[BlockJacobian], samples: int, outputs: int, sound: bool = True) -> None:
         """`sound`: rounding has made nothing infinite."""
-        self.blocks, self.samples, self.outputs, self.sound = blocks, samples, outputs, sound
+        self.blocks = blocks
+        self.samples = samples
+        self.outputs = outputs
+        self.sound = sound
 
     @property
     def nbytes(self) -> int:
@@ -137,9 +140,13 @@ class Jacobian:
 
 
 def build(
-    network: Network, theta: Array, tapes: Sequence[Tape], how: Representation | Mapping[str, str], chunk: int = 2**31,
+    network: Network,
+    theta: Array,
+    tapes: Sequence[Tape],
+    how: Representation | Mapping[str, str],
+    chunk: int = 2**31,
     dtype: str | None = None,
-) -> Jacobian:  # fmt: skip
+) -> Jacobian:
     """The Jacobian blocks at θ on the batches of S whose forward passes are `tapes`, `chunk` samples at a time.
 
     `how` is the representation of all blocks, or of each by its layer's name. With a `dtype`, float16 or bfloat16, what
@@ -175,7 +182,11 @@ class _Building:
     """J of one block while the chunks of S arrive."""
 
     def __init__(self, plan: NetPlan, block: Block, samples: int, outputs: int, dtype: str | None) -> None:
-        self.plan, self.block, self.samples, self.outputs, self.dtype = plan, block, samples, outputs, dtype
+        self.plan = plan
+        self.block = block
+        self.samples = samples
+        self.outputs = outputs
+        self.dtype = dtype
         self._stores: dict[str, Held] = {}
 
     def take(self, here: slice, op: Linear, cot: Cotangent, z: Array) -> None:
@@ -228,7 +239,8 @@ class _BuildingFactored(_Building):
         elif self.plan.depends_on_sample(self.block.position):
             self._keep(here, cot)
         else:
-            self._outer, slope = cot.outer, cot.slope
+            self._outer = cot.outer
+            slope = cot.slope
             _, _, q, o = cot.outer.shape
             if slope is None and q > 1:  # without a slope the positions would be lost in `expand`
                 slope = ones((z.shape[0], q, o), z)
@@ -256,11 +268,14 @@ class _BuildingFactored(_Building):
 class _BuildingRows(_Building):
     def take(self, here: slice, op: Linear, cot: Cotangent, z: Array) -> None:
         """Σ_q D ⊗ φ for every sample and output, in sample blocks that stay in cache."""
-        xp, block, outputs = namespace(z), self.block, self.outputs
+        xp = namespace(z)
+        block = self.block
+        outputs = self.outputs
         if "rows" not in self._stores:
             like = empty((0, outputs, block.size), z)
             self._stores["rows"] = Held.room(self.samples, like, self.dtype)
-        (o, i), s = block.shape, z.shape[0]
+        (o, i) = block.shape
+        s = z.shape[0]
         q = cot.outer.shape[2] if cot.winners is None else math.prod(cot.winners.pool.image)
         cot.keep_whole()
         width = (q * i + outputs * o * (2 * q + i)) * itemsize(z)

@@ -22,7 +22,8 @@ class Passes:
     """J at θ on S, by sweeps over `chunk` samples at a time."""
 
     def __init__(self, network: Network, theta: Array, tapes: Sequence[Tape], chunk: int) -> None:
-        self._network, self._theta = network, theta
+        self._network = network
+        self._theta = theta
         self.parts: list[tuple[slice, Tape]] = []
         start = 0
         for tape in tapes:
@@ -30,7 +31,8 @@ class Passes:
             for part in even_slices(n, ceil_div(n, chunk)):
                 self.parts.append((slice(start + part.start, start + part.stop), tape.part(part)))
             start += n
-        self.samples, self.outputs = start, network.plan.outputs
+        self.samples = start
+        self.outputs = network.plan.outputs
 
     def image(self, v: Array) -> Array:
         """J v over all ranks, (S, K). Collective over the forward-sum groups."""
@@ -90,9 +92,15 @@ class Normal(ByPasses):
     """The curvature at one point, with the matrix J_uᵀ B J_u / |S| of every diagonal unit of this rank."""
 
     def __init__(
-        self, network: Network, theta: Array, passes: Passes, units: Sequence[Unit], loss: Loss, z: Array,
+        self,
+        network: Network,
+        theta: Array,
+        passes: Passes,
+        units: Sequence[Unit],
+        loss: Loss,
+        z: Array,
         regulariser: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Collective over the backward-sum groups, as :func:`dnewton.curvature.jacobian.build`."""
         super().__init__(passes, loss, z, regulariser)
         self.kept: dict[object, tuple[Array, Array]] | None = None

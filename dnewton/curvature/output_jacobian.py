@@ -119,7 +119,8 @@ class PerSample:
 
     @staticmethod
     def _contract(d: Array, t: Array) -> Array:
-        xp, (s, k, q, o) = namespace(t), d.shape
+        xp = namespace(t)
+        (s, k, q, o) = d.shape
         return xp.matmul(xp.reshape(d, (s, k, q * o)), xp.reshape(t, (s, q * o, 1)))[..., 0]
 
     def expand(self, w: Array, part: slice = ALL) -> Array:
@@ -133,7 +134,8 @@ class PerSample:
 
     @staticmethod
     def _expand(d: Array, w: Array) -> Array:
-        xp, (s, k, q, o) = namespace(w), d.shape
+        xp = namespace(w)
+        (s, k, q, o) = d.shape
         return xp.reshape(xp.matmul(w[:, None, :], xp.reshape(d, (s, k, q * o))), (s, q, o))
 
     def dense(self, samples: int, part: slice = ALL) -> Array:

@@ -29,7 +29,8 @@ class Held:
     def __init__(self, array: Array, dtype: str | None = None) -> None:
         """Takes over the array; with a `dtype` it holds a rounded copy."""
         self.shape: tuple[int, ...] = tuple(array.shape)
-        self._dtype, self._like = dtype, empty((0, *array.shape[1:]), array)  # a view would keep the array's memory
+        self._dtype = dtype
+        self._like = empty((0, *array.shape[1:]), array)  # a view would keep the array's memory
         self.sound = True  # nothing has become infinite by rounding
         self._array = array
         if dtype is not None:
@@ -61,7 +62,8 @@ class Held:
         """The same with the first two axes, of which the second has `per_sample` entries, as one."""
         xp = namespace(self._array)
         shape = (self.shape[0] * per_sample, *self.shape[2:])
-        self._array, self.shape = xp.reshape(self._array, shape), shape
+        self._array = xp.reshape(self._array, shape)
+        self.shape = shape
         self._like = xp.reshape(self._like, (0, *shape[1:]))
         return self
 

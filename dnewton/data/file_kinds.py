@@ -19,14 +19,28 @@ from dnewton.errors import UserError, one_line
 BLOCK_BYTES = 8 << 20  # what a reader holds besides the columns that it is asked for: one such block or two
 _COMPRESSION = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 _SUFFIXES = {  # what a name promises, where it promises anything
-    ".npy": "npy", ".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".mat": "mat", ".csv": "csv", ".tsv": "csv",
-    ".svm": "libsvm", ".libsvm": "libsvm", ".svmlight": "libsvm",
-}  # fmt: skip
+    ".npy": "npy",
+    ".npz": "npz",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".mat": "mat",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".svm": "libsvm",
+    ".libsvm": "libsvm",
+    ".svmlight": "libsvm",
+}
 _WORDS = {
-    "npy": "a NumPy array (.npy)", "npz": "an .npz", "hdf5": "an HDF5 file", "mat": "a MATLAB .mat file",
-    "csv": "a table of text", "libsvm": "LIBSVM text", "idx": "an idx file", "batch": "a CIFAR-10 python batch",
+    "npy": "a NumPy array (.npy)",
+    "npz": "an .npz",
+    "hdf5": "an HDF5 file",
+    "mat": "a MATLAB .mat file",
+    "csv": "a table of text",
+    "libsvm": "LIBSVM text",
+    "idx": "an idx file",
+    "batch": "a CIFAR-10 python batch",
     "records": "CIFAR binary records",
-}  # fmt: skip
+}
 
 
 @contextmanager

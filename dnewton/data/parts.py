@@ -52,7 +52,8 @@ def open_parts(section: DataSection, input_shape: tuple[int, ...], seed: int, co
         check_columns(found, train.columns, "the training file")
         return found
 
-    test, validation = other("data.test", section.test), other("data.validation", section.validation)
+    test = other("data.test", section.test)
+    validation = other("data.validation", section.validation)
     if section.split is None:
         return Parts(train, test, validation)
     train, held = divide(train, section.split, seed)

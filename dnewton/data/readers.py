@@ -157,7 +157,8 @@ def _open_libsvm(path: str, opening: Opening) -> Source:
 
 
 def _open_table(path: str, opening: Opening) -> Source:
-    comm, wanted = opening.comm, None if opening.target is None else list(opening.target)
+    comm = opening.comm
+    wanted = None if opening.target is None else list(opening.target)
     with comm.together():
         table = tables.plan(path, opening.features, wanted)
     parsed = text.parse_file(path, lambda block: tables.parse(block, table), comm, table.skip)

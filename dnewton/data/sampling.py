@@ -17,7 +17,9 @@ class Cycle:
     """
 
     def __init__(self, total: int, size: int, seed: int, purpose: int) -> None:
-        self.total, self.size, self._key = total, size, (seed, purpose)
+        self.total = total
+        self.size = size
+        self._key = (seed, purpose)
         self._epoch: tuple[int, Indices] | None = None
 
     def draw(self, k: int) -> Indices:

@@ -39,8 +39,10 @@ class Statistics:
 
     def __init__(self, width: int) -> None:
         self.count = 0
-        self.mean, self.squares = np.zeros(width), np.zeros(width)
-        self.low, self.high = np.full(width, np.inf), np.full(width, -np.inf)
+        self.mean = np.zeros(width)
+        self.squares = np.zeros(width)
+        self.low = np.full(width, np.inf)
+        self.high = np.full(width, -np.inf)
 
     def add(self, block: Values) -> None:
         """Take in the rows of a block."""
@@ -53,7 +55,8 @@ class Statistics:
         self.squares += np.square(block - mean).sum(axis=0) + away**2 * (self.count * n / total)
         self.mean = self.mean + away * (n / total) if self.count else mean
         self.count = total
-        self.low, self.high = np.minimum(self.low, block.min(axis=0)), np.maximum(self.high, block.max(axis=0))
+        self.low = np.minimum(self.low, block.min(axis=0))
+        self.high = np.maximum(self.high, block.max(axis=0))
 
     def scaling(self, how: str, span: float) -> Scaling:
         """The scaling of data.scale `how`; constant features are only shifted.
@@ -62,7 +65,8 @@ class Statistics:
         """
         shift, spread = np.zeros_like(self.mean), np.ones_like(self.mean)
         if how == "standardize":
-            shift, spread = self.mean, deviation(self.squares, self.count, self.mean)
+            shift = self.mean
+            spread = deviation(self.squares, self.count, self.mean)
         elif how == "minmax":
             shift, spread = self.low, self.high - self.low
         elif how == "unit":

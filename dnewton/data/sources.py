@@ -134,10 +134,17 @@ def joined(sources: Sequence[Source], name: str) -> Source:
         return sources[k].origin.row(row - int(starts[k]))
 
     return replace(
-        first, name=name, samples=int(starts[-1]), dtype=np.result_type(*(s.dtype for s in sources)), blocks=blocks,
-        rows=rows if all(s.rows for s in sources) else None, targets=targets if first.targets else None,
-        repeatable=all(s.repeatable for s in sources), fetch=fetch, locate=locate,
-    )  # fmt: skip
+        first,
+        name=name,
+        samples=int(starts[-1]),
+        dtype=np.result_type(*(s.dtype for s in sources)),
+        blocks=blocks,
+        rows=rows if all(s.rows for s in sources) else None,
+        targets=targets if first.targets else None,
+        repeatable=all(s.repeatable for s in sources),
+        fetch=fetch,
+        locate=locate,
+    )
 
 
 def subset(source: Source, indices: Values) -> Source:
@@ -156,7 +163,10 @@ def subset(source: Source, indices: Values) -> Source:
         return source.rows(np.take(indices, wanted), lo, hi)
 
     return replace(
-        source, samples=len(indices), blocks=blocks, rows=rows if source.rows else None,
+        source,
+        samples=len(indices),
+        blocks=blocks,
+        rows=rows if source.rows else None,
         targets=(lambda: source.all_targets()[indices]) if source.targets else None,
         locate=lambda row: source.origin.row(int(indices[row])),
-    )  # fmt: skip
+    )

@@ -106,8 +106,11 @@ class Targets:
         """All of it as plain values."""
         classes = None if self.classes is None else self.classes.tolist()
         return {
-            "outputs": self.outputs, "classes": classes, "shift": self.shift.tolist(), "spread": self.spread.tolist()
-        }  # fmt: skip
+            "outputs": self.outputs,
+            "classes": classes,
+            "shift": self.shift.tolist(),
+            "spread": self.spread.tolist(),
+        }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Targets:

@@ -25,8 +25,11 @@ from dnewton.hardware.device import HOST, Device
 from dnewton.hardware.rates import Rates, stated
 
 ROUNDS = 5
-SQUARE, WIDE, TALL = 768, 4096, 2048  # a product of 768 x 768; a matrix of 32 MiB in float32
-CUDA_SQUARE, CUDA_TALL = 4096, 65536  # a GPU's: 1 GiB, which its caches do not hold
+SQUARE = 768
+WIDE = 4096
+TALL = 2048  # a product of 768 x 768; a matrix of 32 MiB in float32
+CUDA_SQUARE = 4096
+CUDA_TALL = 65536  # a GPU's: 1 GiB, which its caches do not hold
 
 
 def rates(config: Config, comm: Comm, device: Device) -> tuple[Rates, str]:
@@ -51,10 +54,11 @@ def cache_file() -> Path:
 
 
 def _of_this_machine(dtype: str, alone: bool, device: Device, without: Rates) -> tuple[Rates, str]:
-    """The kept rates, or newly measured ones; where ranks share a core (a GPU), whatever was kept, or the stated ones.
-    """
-    what, cores = (f"{_processor()}, {_threads()} BLAS thread(s)", "core") if device.is_host else (device.name, "GPU")
-    path, key = cache_file(), f"{what}, {dtype}"
+    """The kept rates, or newly measured ones; where ranks share a core or GPU, what was kept, or the stated ones."""
+    what = f"{_processor()}, {_threads()} BLAS thread(s)" if device.is_host else device.name
+    cores = "core" if device.is_host else "GPU"
+    path = cache_file()
+    key = f"{what}, {dtype}"
     known = _read(path)
     if key in known:
         return known[key], f"measured before, kept in {path}"

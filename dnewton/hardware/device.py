@@ -55,9 +55,7 @@ class Device:
 HOST = Device()
 
 
-def open_device(
-    kind: str, buffers: str, comm: Comm, asked: str, computes: bool = True
-) -> tuple[Device, list[str]]:  # fmt: skip
+def open_device(kind: str, buffers: str, comm: Comm, asked: str, computes: bool = True) -> tuple[Device, list[str]]:
     """The device of this rank, cpu or cuda, and lines for the log; arrays then reach MPI as `buffers` says. `asked` is
     the user's word for it in messages. A rank that does not compute, as a server, takes no GPU.
 
@@ -72,8 +70,10 @@ def open_device(
     most = int(comm.extremes(float(device.sharing))[1])
     passed, why = straight(buffers, os.environ, str(MPI.Get_library_version()), _takes_device_memory)
     comm.buffers.straight = passed = comm.extremes(float(passed))[0] == 1.0
-    notes = [f"device: {name} (GPU {number} on this node); messages "
-             + (f"from its memory ({why})" if passed else f"through the host's memory ({why})")]  # fmt: skip
+    notes = [
+        f"device: {name} (GPU {number} on this node); messages "
+        + (f"from its memory ({why})" if passed else f"through the host's memory ({why})")
+    ]
     if most > 1:
         notes.append(
             f"warning: {most} ranks share a GPU and wait for each other there; start as many ranks on a node as it has "

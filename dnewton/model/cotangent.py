@@ -14,7 +14,9 @@ class Cotangent:
     """
 
     def __init__(self, outer: Array, slope: Array | None, winners: Winners | None = None) -> None:
-        self.outer, self.slope, self.winners = outer, slope, winners
+        self.outer = outer
+        self.slope = slope
+        self.winners = winners
         self._pooled: Array | None = None
         self._whole: Array | None = None
 

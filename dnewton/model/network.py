@@ -112,7 +112,8 @@ class Network:
     """The network on this rank: its blocks and the passes over batches."""
 
     def __init__(self, plan: NetPlan, comm: Comm) -> None:
-        self.plan, self.comm = plan, comm
+        self.plan = plan
+        self.comm = comm
         self.ops: list[Linear | Pool | Flatten] = [_operation(layer) for layer in plan.layers]
         self.blocks: list[Block] = blocks_of(plan, comm.rank)
         self.size = sum(b.size for b in self.blocks)
@@ -120,7 +121,8 @@ class Network:
         grid, last = plan.grid, plan.layers[-1]
         self._into = [moves(grid, layer.source, layer.in_split) for layer in plan.layers]
         self._back = [moves(grid, layer.in_split, layer.source) for layer in plan.layers]
-        self._out, self._out_back = moves(grid, last.out_split, "full"), moves(grid, "full", last.out_split)
+        self._out = moves(grid, last.out_split, "full")
+        self._out_back = moves(grid, "full", last.out_split)
 
     def forward(self, theta: Array, x: Array, keep: bool = True) -> Tape:
         """Outputs z^L (N, K) on every rank; with `keep`, what the backward sweep needs.
@@ -130,7 +132,9 @@ class Network:
         tape, z = Tape(x), x
         for i, layer in enumerate(self.plan.layers):
             z = self._move(z, self._into[i], layer.in_units)
-            op, code, kept = self.ops[i], None, z
+            op = self.ops[i]
+            code = None
+            kept = z
             if isinstance(op, (Pool, Flatten)):
                 z, code = op.forward(z)
                 kept = None
@@ -292,7 +296,9 @@ def _operation(layer: LayerPlan) -> Linear | Pool | Flatten:
 
 def blocks_of(plan: NetPlan, rank: int) -> list[Block]:
     """The blocks of a rank of the grid, one per layer with weights."""
-    grid, blocks, offset = plan.grid, [], 0
+    grid = plan.grid
+    blocks = []
+    offset = 0
     for position, layer in enumerate(plan.layers):
         if layer.split_kind is None:
             continue

@@ -51,9 +51,14 @@ class Objective:
         memory: float,
     ) -> None:
         """`metric` gives a batch's sum of the train metric; `memory` bounds the bytes of kept forward passes."""
-        self.network, self.comm, self.data, self.loss = network, comm, data, loss
+        self.network = network
+        self.comm = comm
+        self.data = data
+        self.loss = loss
         self.regulariser = regulariser
-        self._metric, self._batch_size, self._memory = metric, batch_size, memory
+        self._metric = metric
+        self._batch_size = batch_size
+        self._memory = memory
 
     def share(self, indices: Indices) -> Indices:
         """The samples of these that this replica evaluates: all, unless there are several replicas."""

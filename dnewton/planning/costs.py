@@ -17,7 +17,8 @@ from dnewton.planning.net_plan import NetPlan, spatial
 Sharing = Literal["shared", "sample", "pooled"]
 
 OVERHEAD = 5e-5  # seconds that the calls of one product with a block take, however small the block
-EXPECTED_CG, EXPECTED_KRONECKER = 12.0, 5.0  # assumed iterations of a solve to ‖r‖ ≤ 0.1 ‖g‖
+EXPECTED_CG = 12.0
+EXPECTED_KRONECKER = 5.0  # assumed iterations of a solve to ‖r‖ ≤ 0.1 ‖g‖
 PRODUCTS = 30  # with J in a direction, over which building the rows is spread
 CACHE = 8 << 20  # bytes of rows and D that are worked on at a time: they must stay in cache between two products
 ROWS = 64 << 20  # bytes of rows that a normal matrix is summed from at a time
@@ -83,9 +84,12 @@ def blocks_of(plan: NetPlan) -> list[BlockShape]:
         q = spatial(shape.out_shape)
         after = plan.layers[position + 1] if position + 1 < len(plan.layers) else None
         pooled = (
-            after is not None and shape.kind == "conv" and after.shape.kind == "maxpool"
-            and after.shape.spec.options.padding == (0, 0) and not plan.incoming(after)
-        )  # fmt: skip
+            after is not None
+            and shape.kind == "conv"
+            and after.shape.kind == "maxpool"
+            and after.shape.spec.options.padding == (0, 0)
+            and not plan.incoming(after)
+        )
         held = spatial(after.shape.out_shape) if pooled and after is not None else q
         window = math.prod(after.shape.spec.options.size) if pooled and after is not None else 1
         sharing: Sharing = "pooled" if pooled else "sample" if plan.depends_on_sample(position) else "shared"
@@ -161,11 +165,17 @@ def ways(
     blocks: Sequence[BlockShape], held: Mapping[str, str], samples: int, outputs: int, itemsize: int, rates: Rates
 ) -> dict[str, Cost]:
     """Every way to solve a unit of these blocks with J held as `held` says, by name."""
-    s, sk, n = float(samples), float(samples * outputs), float(sum(b.size for b in blocks))
+    s = float(samples)
+    sk = float(samples * outputs)
+    n = float(sum(b.size for b in blocks))
     flops = dict.fromkeys(("plain", "gram", "setup", "dual", "rows", "factors", "apply"), 0.0)
     moved = {"plain": 10.0 * n * itemsize, "gram": 30.0 * sk * 8}
     passed = sum(s * b.outputs for b in blocks if held[b.name] == "factored")  # φ Vᵀ of every block at once
-    grams, widest, kronecker, dense_d, rows = 0.0, 0.0, 0.0, 0.0, 0.0
+    grams = 0.0
+    widest = 0.0
+    kronecker = 0.0
+    dense_d = 0.0
+    rows = 0.0
     only_dense = True
     for b in blocks:
         factored = held[b.name] == "factored"

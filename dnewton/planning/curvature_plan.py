@@ -142,9 +142,16 @@ def _parts(plan: NetPlan, layer: LayerPlan) -> int:
 
 
 def decide(
-    plan: NetPlan, work: Workload, options: SolverSection, *, memory: float = math.inf, process: float = 0.0,
-    rates: Rates | None = None, soft: float = math.inf, source: str = "config",
-) -> Strategy:  # fmt: skip
+    plan: NetPlan,
+    work: Workload,
+    options: SolverSection,
+    *,
+    memory: float = math.inf,
+    process: float = 0.0,
+    rates: Rates | None = None,
+    soft: float = math.inf,
+    source: str = "config",
+) -> Strategy:
     """The strategy that is fastest by the stated model and needs at most `memory` bytes on the largest rank.
 
     `process` are the bytes that the process holds already; passes are kept up to `soft` bytes in all. Raises UserError
@@ -175,9 +182,13 @@ def decide(
         raise UserError(_too_little(source, memory, fixed + held_back + found.size, plan.grid.size))
     at_work = at.working_bytes(batch) + (0.0 if at.joined(batch) or passes == rest else at.pass_bytes(batch))
     parts = {
-        "process": process, "vectors": vectors, "data": data, "subsample": held_back, "passes": passes + at_work,
+        "process": process,
+        "vectors": vectors,
+        "data": data,
+        "subsample": held_back,
+        "passes": passes + at_work,
         "curvature": found.size,
-    }  # fmt: skip
+    }
     messages = found.how == "implicit" and options.curvature == "diagonal" and plan.grid.size > 1
     note = ", with messages while solving, all ranks in step" if messages else ""
     return Strategy(*found[:4], batch, max(0.0, passes), parts, at.rates, note)
@@ -217,7 +228,9 @@ def _curvature(at: _Setting, left: float, source: str) -> Found:
     found: Found | None = None
     half = at.options.jacobian_dtype != "auto"
     if wanted in ("auto", "factored", "dense"):
-        item, s, k = at.work.itemsize, at.work.subsample, at.work.outputs
+        item = at.work.itemsize
+        s = at.work.subsample
+        k = at.work.outputs
         if wanted == "auto":
             choices = [
                 {b.name: costs.cheapest(b, s, k, item, at.rates) for b in at.blocks},
@@ -255,7 +268,9 @@ def _by_passes_instead(at: _Setting, found: Found, left: float) -> Found:
         return found
     if not whole and at.plan.grid.size > 1:
         return found  # local solves have no messages: that is the method
-    item, s, k = work.itemsize, work.subsample, work.outputs
+    item = work.itemsize
+    s = work.subsample
+    k = work.outputs
     solve = sum(
         min(c.seconds for c in costs.ways(unit, found.held, s, k, item, at.rates).values())
         for unit in ([at.blocks] if whole else at.units)
@@ -285,7 +300,9 @@ def _sums_back(at: _Setting) -> bool:
 def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | None:
     """With J held block by block; None where no way that the options allow fits."""
     work, options = at.work, at.options
-    s, k, item = work.subsample, work.outputs, work.itemsize
+    s = work.subsample
+    k = work.outputs
+    item = work.itemsize
     half = options.jacobian_dtype != "auto"
     per_sample = sum(b.bytes(held[b.name], k, item, half) for b in at.blocks)
     if s > options.batch_size:  # the inputs of several batches are put together

@@ -165,7 +165,8 @@ def _read_cost(first: LayerPlan, grid: Grid, work: Workload, machine: Machine) -
 def _layer_cost(plan: LayerPlan, grid: Grid, work: Workload, machine: Machine) -> float:
     shape, kind = plan.shape, plan.split_kind
     q_in, q_out = spatial(shape.in_shape), spatial(shape.out_shape)
-    evaluated, right_hand_sides = work.samples * work.evaluations, work.samples + work.subsample * work.outputs
+    evaluated = work.samples * work.evaluations
+    right_hand_sides = work.samples + work.subsample * work.outputs
     cost = _move_cost(grid, plan.source, plan.in_split, plan.in_units, q_in, evaluated, work, machine)
     cost += _move_cost(grid, plan.in_split, plan.source, plan.in_units, q_in, right_hand_sides, work, machine)
     inputs = _share(grid, plan.in_split, plan.in_units)

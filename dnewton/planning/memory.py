@@ -32,9 +32,18 @@ class Budget:
 
 
 def fit(
-    plan: NetPlan, work: Workload, *, vectors: float, batch: int, step: int, kept: int = 0, extra: float = 0.0,
-    memory: float = math.inf, process: float = 0.0, source: str = "config",
-) -> Budget:  # fmt: skip
+    plan: NetPlan,
+    work: Workload,
+    *,
+    vectors: float,
+    batch: int,
+    step: int,
+    kept: int = 0,
+    extra: float = 0.0,
+    memory: float = math.inf,
+    process: float = 0.0,
+    source: str = "config",
+) -> Budget:
     """The largest evaluation batch up to `batch` that fits into `memory` bytes.
 
     `vectors` of the length of θ, mini-batches of `step` samples, forward passes of `kept` samples that last, and
@@ -45,9 +54,11 @@ def fit(
     sweep = max(4.0 * b.outputs + 2 * b.inputs + (b.moved if m else 0) for m, b in enumerate(blocks))
     per_sample = (plan.kept_numbers() + sweep) * work.itemsize + 32.0 * work.outputs
     fixed = {
-        "process": process, "vectors": vectors * numbers * work.itemsize, "data": data_bytes(plan, work),
+        "process": process,
+        "vectors": vectors * numbers * work.itemsize,
+        "data": data_bytes(plan, work),
         "curvature": kept * plan.kept_numbers() * work.itemsize + extra,
-    }  # fmt: skip
+    }
     size = min(batch, work.samples)
     while True:
         parts = {**fixed, "passes": min(work.samples, max(size, step)) * per_sample}

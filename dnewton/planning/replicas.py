@@ -29,7 +29,9 @@ class Layout:
 
 def layout(config: Config, ranks: int, source: str) -> Layout:
     """Divide the ranks as `parallel.replicas` and the solver ask for. Raises UserError when they do not fit."""
-    solver, wanted, grid = config.solver, config.parallel.replicas, config.parallel.grid
+    solver = config.solver
+    wanted = config.parallel.replicas
+    grid = config.parallel.grid
     servers = getattr(solver, "servers", 0)
     workers = ranks - servers
     if workers < 1:

@@ -42,8 +42,12 @@ def iteration_bytes(plan: NetPlan, did: Iteration) -> dict[str, int]:
     ranks, item = plan.grid.size, did.itemsize
     if ranks == 1:
         return dict.fromkeys(("function", "gradient", "jacobian", "cg", "combine", "evaluate"), 0)
-    outputs, s, n = plan.outputs, sum(did.jacobian_batches), did.columns
-    held, forward, backward = did.how == "explicit", forward_numbers(plan), backward_numbers(plan, 1, samples=1)
+    outputs = plan.outputs
+    s = sum(did.jacobian_batches)
+    n = did.columns
+    held = did.how == "explicit"
+    forward = forward_numbers(plan)
+    backward = backward_numbers(plan, 1, samples=1)
     images = ranks * n * outputs * s if held else n * s * forward  # of the columns
     combine = images * item + ranks * (n + n * (n + 1) // 2) * SCALAR
     combine += ((n + 1) if did.combined else 1) * SCALAR

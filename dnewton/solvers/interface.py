@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from dnewton.arrays.namespace import Array
 
-FORWARD, BACKWARD = 1 / 3, 2 / 3  # of a sample's gradient, by floating-point operations
+FORWARD = 1 / 3
+BACKWARD = 2 / 3  # of a sample's gradient, by floating-point operations
 
 
 @dataclass(frozen=True)

@@ -49,23 +49,38 @@ def budget_for(
     options: AnySolver, plan: NetPlan, work: Workload, layout: Layout, memory: float, process: float, source: str
 ) -> Budget:
     """What a comparison solver needs on the largest rank. Raises UserError when it does not fit."""
-    batch, kept, extra = getattr(options, "batch", 1), 0, 0.0
+    batch = getattr(options, "batch", 1)
+    kept = 0
+    extra = 0.0
     if isinstance(options, ServedSection) and options.servers:
         _check_servers(options, plan, work, layout, memory, process, source)
     if isinstance(options, KFACSection):
         sizes = kfac_assignment.layer_sizes(plan)
         place = kfac_assignment.place(
-            sizes, layout.replicas, layout.model_ranks, options.name, options.assignment,
-            options.grad_worker_fraction, source,
-        )  # fmt: skip
+            sizes,
+            layout.replicas,
+            layout.model_ranks,
+            options.name,
+            options.assignment,
+            options.grad_worker_fraction,
+            source,
+        )
         ranks = [(w, m) for w in range(layout.replicas) for m in range(layout.model_ranks)]
         extra = 2.0 * work.itemsize * max(kfac_assignment.held_numbers(sizes, place, options.name, *at) for at in ranks)
     if isinstance(options, HessianFreeSection):
         kept = -(-subsample_size(options.subsample, work.samples) // layout.replicas)
     return memory_plan.fit(
-        plan, work, vectors=VECTORS.get(options.name, 12), batch=options.batch_size, step=batch, kept=kept, extra=extra,
-        memory=memory, process=process, source=source,
-    )  # fmt: skip
+        plan,
+        work,
+        vectors=VECTORS.get(options.name, 12),
+        batch=options.batch_size,
+        step=batch,
+        kept=kept,
+        extra=extra,
+        memory=memory,
+        process=process,
+        source=source,
+    )
 
 
 def _check_servers(

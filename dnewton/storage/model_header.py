@@ -85,7 +85,8 @@ def described(path: str, metadata: Mapping[str, str]) -> Described:
         targets = Targets.from_json(about["targets"])
         shift, factor = np.zeros(features), np.ones(features)
         if about["scale"] != "none":
-            shift, factor = _unpacked(metadata["scaling.shift"]), _unpacked(metadata["scaling.factor"])
+            shift = _unpacked(metadata["scaling.shift"])
+            factor = _unpacked(metadata["scaling.factor"])
         if shift.shape != (features,) or factor.shape != (features,):
             raise ValueError("scaling")
         columns = tuple(about["columns"]) if about["columns"] else None

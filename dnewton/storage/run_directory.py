@@ -19,7 +19,9 @@ from dnewton.errors import UserError, one_line
 from dnewton.storage.parallel_file import sync_folder
 
 OWN = ("metrics.jsonl", "config.yaml", "log.txt", "model.safetensors", "best.safetensors", "checkpoints")
-STATE, TEMPORARY, REFUSED = "state.safetensors", ".writing-", ".refused-"
+STATE = "state.safetensors"
+TEMPORARY = ".writing-"
+REFUSED = ".refused-"
 CHECKPOINT = re.compile(r"iteration-\d{8,}(-\d{8,})?")
 MOST_LINES = 100_000  # that wait for room
 

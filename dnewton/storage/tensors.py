@@ -124,10 +124,12 @@ def _flat(shape: Sequence[int]) -> tuple[int, int]:
 
 def _blocks(network: Network, prefix: str, vector: Array, offsets: Mapping[str, int]) -> Iterator[Piece]:
     for block in network.blocks:
-        name, columns = prefix + block.layer.shape.name, _flat(block.layer.shape.weight_shape)[1]
+        name = prefix + block.layer.shape.name
+        columns = _flat(block.layer.shape.weight_shape)[1]
         if block.weights:
             weight = np.ascontiguousarray(block.to_file_order(block.weight(vector)))
-            flat, column = weight.reshape(weight.shape[0], weight[0].size), _first_column(block)
+            flat = weight.reshape(weight.shape[0], weight[0].size)
+            column = _first_column(block)
             yield Piece(f"{name}.weight", offsets[f"{name}.weight"], columns, block.out[0], column, flat)
         if block.has_bias and block.shape[0]:
             bias = np.ascontiguousarray(block.bias(vector)).reshape(block.shape[0], 1)

@@ -143,7 +143,9 @@ def _start(state: str, found: Manifest, job: Job, sums: dict[str, int]) -> Start
         return job.device.put(tensors.load(state, job.network, dtype, prefix, sums))
 
     theta = read("")
-    vectors, own, mine = {}, {}, f"worker{crew.replica}."
+    vectors = {}
+    own = {}
+    mine = f"worker{crew.replica}."
     workers = found.replicas == crew.layout.replicas  # else they start again from the common point
     for prefix in tensors.prefixes(state, job.network):
         if prefix.startswith("worker"):
@@ -159,7 +161,9 @@ def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list
     """Which settings differ, as `key: before -> now`."""
     found = []
     for key in sorted(set(before) | set(now)):
-        a, b, name = before.get(key), now.get(key), f"{path}.{key}" if path else key
+        a = before.get(key)
+        b = now.get(key)
+        name = f"{path}.{key}" if path else key
         if isinstance(a, dict) and isinstance(b, dict):
             found.extend(changes(a, b, name))
         elif a != b:

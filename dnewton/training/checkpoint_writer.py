@@ -53,7 +53,9 @@ class Saver:
         self, job: Job, out: RunDirectory, start: Start, resumed: Manifest | None, tell: Callable[[str], None]
     ) -> None:
         """`tell` gets warnings, on all ranks."""
-        self._job, self._out, self._tell = job, out, tell
+        self._job = job
+        self._out = out
+        self._tell = tell
         self._last = None if resumed is None else out.checkpoint(resumed.iteration, resumed.position)
         self._best: tuple[int, float] | None = resumed.best if resumed else None
         self._best_theta: Array | None = None
@@ -66,15 +68,19 @@ class Saver:
         if not math.isnan(score) and (self._best is None or score < self._best[1]):
             alone = self._job.solver.position is None  # other solvers change θ in place
             self._best_theta = theta if alone else copy(theta)
-            self._best, self._best_written = (iteration, score), False
+            self._best = (iteration, score)
+            self._best_written = False
 
     def save(self, state: State, samples_seen: float, train_seconds: float) -> bool:
         """Write a checkpoint unless this state has one; False, with a warning, where that fails.
 
         Collective over the workers.
         """
-        job, comm, out = self._job, self._job.comm, self._out
-        final, began = out.checkpoint(state.iteration, state.position), time.perf_counter()
+        job = self._job
+        comm = self._job.comm
+        out = self._out
+        final = out.checkpoint(state.iteration, state.position)
+        began = time.perf_counter()
         if final == self._last:
             return True
         contents = self._contents(state)
@@ -89,9 +95,7 @@ class Saver:
                     if comm.rank == 0:
                         out.begin_checkpoint(final, needed)
                 path = str(out.temporary(final) / STATE)
-                written = tensors.save(
-                    path, job.network, contents, comm, job.crew.replica, job.crew.layout.replicas
-                )
+                written = tensors.save(path, job.network, contents, comm, job.crew.replica, job.crew.layout.replicas)
                 with comm.together():
                     if comm.rank == 0:
                         about = self._manifest(state, written, samples_seen, train_seconds, ranks.tolist())
@@ -139,22 +143,38 @@ class Saver:
             assert self._best_theta is not None
             vectors[BEST] = self._best_theta
         return Contents(
-            vectors, {"format": MODEL, **self._job.description},
-            {f"{name}.": vector for name, vector in saved.own.items()}, saved.shapes, saved.whole,
-        )  # fmt: skip
+            vectors,
+            {"format": MODEL, **self._job.description},
+            {f"{name}.": vector for name, vector in saved.own.items()},
+            saved.shapes,
+            saved.whole,
+        )
 
     def _manifest(
-        self, state: State, written: tensors.Written, samples_seen: float, train_seconds: float,
+        self,
+        state: State,
+        written: tensors.Written,
+        samples_seen: float,
+        train_seconds: float,
         ranks: list[list[float]],
-    ) -> Manifest:  # fmt: skip
+    ) -> Manifest:
         job, unreported = self._job, None
         if state.unreported is not None:
             unreported = {**dataclasses.asdict(state.unreported), "ranks": ranks}
         return Manifest(
-            format=FORMAT, version=__version__, iteration=state.iteration, position=state.position,
-            replicas=job.crew.layout.replicas, samples_seen=samples_seen, train_seconds=train_seconds,
-            best=self._best, unreported=unreported,
-            values=dict(state.saved.values), identity=identity(job), config=job.config.resolved(),
+            format=FORMAT,
+            version=__version__,
+            iteration=state.iteration,
+            position=state.position,
+            replicas=job.crew.layout.replicas,
+            samples_seen=samples_seen,
+            train_seconds=train_seconds,
+            best=self._best,
+            unreported=unreported,
+            values=dict(state.saved.values),
+            identity=identity(job),
+            config=job.config.resolved(),
             tensors={name: f"{value:016x}" for name, value in written.checksums.items()},
-            header=written.header, size=written.size,
-        )  # fmt: skip
+            header=written.header,
+            size=written.size,
+        )

@@ -111,7 +111,7 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     with world.together() if crew.layout.servers else nullcontext():
         loaded = load_parts(
             parts, config.data, window, work.outputs, config.net.loss, config.parallel.dtype, resident, crew.workers
-        )  # fmt: skip
+        )
     targets = loaded.targets
     notes.extend(_streams(loaded, crew.workers))
     shared = crew.layout.replicas > 1 and isinstance(options, SolverSection)
@@ -120,9 +120,15 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
         train = loaded.train.on(device.like)
         others = {k: v.on(device.like) for k, v in beside.items() if v is not None}
     objective = (SharedObjective if shared else Objective)(
-        network, network.comm, train, LOSSES[config.net.loss], targets.metric_sum(),
-        regulariser(config, parts.train.samples), how.batch, passes,
-    )  # fmt: skip
+        network,
+        network.comm,
+        train,
+        LOSSES[config.net.loss],
+        targets.metric_sum(),
+        regulariser(config, parts.train.samples),
+        how.batch,
+        passes,
+    )
     if isinstance(objective, SharedObjective):
         objective.crew = crew
     solver = registry.make(options, objective, crew, how)
@@ -140,16 +146,23 @@ def workload(
 
     The rest of the training set is held like the test set.
     """
-    solver, rest, s = config.solver, 0, 1
+    solver = config.solver
+    rest = 0
+    s = 1
     if isinstance(solver, SolverSection):
         s = -(-subsample_size(solver.subsample, samples) // replicas)
         rest = samples - -(-samples // replicas)
         samples -= rest
     batch = solver.batch_size if isinstance(solver, SolverSection) else getattr(solver, "batch", solver.batch_size)
     return grid_search.Workload(
-        samples, s, outputs, batch, 8 if config.parallel.dtype == "float64" else 4, resident=resident,
+        samples,
+        s,
+        outputs,
+        batch,
+        8 if config.parallel.dtype == "float64" else 4,
+        resident=resident,
         others=rest + others,
-    )  # fmt: skip
+    )
 
 
 def _memory_per_rank(config: Config, comm: Comm, device: Device) -> float:

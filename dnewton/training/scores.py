@@ -29,11 +29,14 @@ class Scores:
     def as_json(self) -> dict[str, Any]:
         """Plain values, without what does not apply."""
         values = {
-            "samples": self.samples, "accuracy": self.accuracy, "auc": self.auc, "rmse": self.rmse,
+            "samples": self.samples,
+            "accuracy": self.accuracy,
+            "auc": self.auc,
+            "rmse": self.rmse,
             "rmse_per_target": self.rmse_per_target if len(self.rmse_per_target) > 1 else None,
             "classes": self.classes or None,
             "confusion_matrix": None if self.matrix is None else self.matrix.tolist(),
-        }  # fmt: skip
+        }
         return {k: v for k, v in values.items() if v is not None}
 
     def lines(self) -> list[str]:

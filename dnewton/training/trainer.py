@@ -22,9 +22,20 @@ from dnewton.training.checkpoint_writer import Saver, State, reported
 from dnewton.training.job import Job
 
 PHASES = (
-    "setup", "function", "gradient", "jacobian", "cg", "early_stop", "combine", "factors", "precondition", "exchange",
-    "evaluate", "report", "output",
-)  # fmt: skip
+    "setup",
+    "function",
+    "gradient",
+    "jacobian",
+    "cg",
+    "early_stop",
+    "combine",
+    "factors",
+    "precondition",
+    "exchange",
+    "evaluate",
+    "report",
+    "output",
+)
 BESIDE = ("evaluate", "report", "output")  # phases that train nothing
 NO_CG = {"min": 0, "mean": 0.0, "max": 0}
 
@@ -35,19 +46,30 @@ class Trainer:
     """One run of a job into a run directory."""
 
     def __init__(
-        self, job: Job, out: RunDirectory, started: float, show: Callable[[Record], None],
-        resumed: Manifest | None = None, budget: float | None = None, tell: Callable[[str], None] = lambda text: None,
-    ) -> None:  # fmt: skip
+        self,
+        job: Job,
+        out: RunDirectory,
+        started: float,
+        show: Callable[[Record], None],
+        resumed: Manifest | None = None,
+        budget: float | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
         """`started` is the clock (perf_counter) that `seconds` counts from; a resumed run has its first line. `tell`
         gets warnings, on all ranks.
 
         With a `budget`, the run ends after the iteration in which so many seconds of training are over; what the job
         sent before this run is then not counted as the run's.
         """
-        self._budget, self._begun = budget, time.perf_counter()
+        self._budget = budget
+        self._begun = time.perf_counter()
         self._beside = sum(job.comm.ledger[name].elapsed for name in BESIDE)
-        self._job, self._out, self._started, self._show = job, out, started, show
-        self._resumed, self._tell = resumed, tell
+        self._job = job
+        self._out = out
+        self._started = started
+        self._show = show
+        self._resumed = resumed
+        self._tell = tell
         self._seen = {n: job.comm.ledger[n].values() if budget is not None else (0.0,) * 4 for n in PHASES}
         self.totals: dict[str, dict[str, float]] = {name: {} for name in PHASES}
         self.records: list[Record] = []
@@ -112,7 +134,8 @@ class Trainer:
         self._ask_by_the_clock()
         step = solver.step()
         self._job.comm.vigil.due(None)
-        self._before, self._unreported = None, step
+        self._before = None
+        self._unreported = step
         if not math.isfinite(step.loss):
             self._saver.write_best()
             raise UserError(

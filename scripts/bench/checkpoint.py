@@ -105,8 +105,12 @@ def main() -> None:
         assert [int(n) for n in found] == [known[name] for name in sorted(known)]
 
     sides: dict[str, Callable[[], None]] = {
-        "disk": disk, "rows": rows, "MPI-IO": collective, "shards": shards, "read back": read
-    }  # fmt: skip
+        "disk": disk,
+        "rows": rows,
+        "MPI-IO": collective,
+        "shards": shards,
+        "read back": read,
+    }
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(args.rounds):
         for name, side in sides.items():

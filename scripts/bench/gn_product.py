@@ -32,9 +32,16 @@ TOLERANCE = 0.1
 
 
 def compare(
-    name: str, net: tuple[list[int], list[Any], int], comm: Comm, n: int, rounds: int, damping: float,
-    device: Device = HOST, torch_device: str = "cpu", rates: Rates | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    name: str,
+    net: tuple[list[int], list[Any], int],
+    comm: Comm,
+    n: int,
+    rounds: int,
+    damping: float,
+    device: Device = HOST,
+    torch_device: str = "cpu",
+    rates: Rates | None = None,
+) -> dict[str, Any]:
     """Both sides' products and directions on a net with `n` threads; `rates` are measured unless given."""
     shape, layers, samples = net
     loss = "squared" if "regression" in name else "cross_entropy"
@@ -108,13 +115,24 @@ def compare(
     amortised = best + ms["our Jacobian"] / max(1, used["torch"])
     print(f"  our product with its share of the Jacobian over {used['torch']} products: {amortised:.2f} ms")
     print(f"  product: {ms['torch jvp+vjp'] / best:.2f} x jvp+vjp, {ms['torch linearize'] / best:.2f} x linearize")
-    print(f"  direction: ours {whole['ours']:.1f} ms ({used['way']}, {used['iterations']} iteration(s), "
-          f"{used['representations']}), jvp+vjp {whole['torch jvp+vjp']:.1f} ms, "
-          f"linearize {whole['torch linearize']:.1f} ms ({used['torch']} iterations): "
-          f"{whole['torch jvp+vjp'] / whole['ours']:.2f} x, {whole['torch linearize'] / whole['ours']:.2f} x",
-          flush=True)  # fmt: skip
-    return {"net": name, "device": device.name, "threads": n, "samples": samples, "product_ms": ms,
-            "by_block_ms": by_block, "direction_ms": whole, "used": used, "worst": worst}  # fmt: skip
+    print(
+        f"  direction: ours {whole['ours']:.1f} ms ({used['way']}, {used['iterations']} iteration(s), "
+        f"{used['representations']}), jvp+vjp {whole['torch jvp+vjp']:.1f} ms, "
+        f"linearize {whole['torch linearize']:.1f} ms ({used['torch']} iterations): "
+        f"{whole['torch jvp+vjp'] / whole['ours']:.2f} x, {whole['torch linearize'] / whole['ours']:.2f} x",
+        flush=True,
+    )
+    return {
+        "net": name,
+        "device": device.name,
+        "threads": n,
+        "samples": samples,
+        "product_ms": ms,
+        "by_block_ms": by_block,
+        "direction_ms": whole,
+        "used": used,
+        "worst": worst,
+    }
 
 
 def main() -> None:
@@ -133,8 +151,9 @@ def main() -> None:
     rows = [
         compare(name, nets[name], comm, n, args.rounds, args.damping, device, torch_device)
         for n in args.threads or ([1, 2] if device.is_host else [1])
-        for name in NETS if any(part in name for part in args.nets)
-    ]  # fmt: skip
+        for name in NETS
+        if any(part in name for part in args.nets)
+    ]
     write(args.json, rows)
 
 

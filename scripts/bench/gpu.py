@@ -52,23 +52,38 @@ GPU_NETS: dict[str, Net] = {
     "MLP 784-4000-4000-10": ([784], dense(4000, 4000, 10), 1000),
     "small CNN 3x3-4": (
         [1, 8, 8],
-        [{"conv": {"channels": 4, "kernel": 3, "padding": 1, "activation": "relu"}}, {"maxpool": {"size": 2}},
-         "flatten", {"dense": {"units": 10}}], 100,
+        [
+            {"conv": {"channels": 4, "kernel": 3, "padding": 1, "activation": "relu"}},
+            {"maxpool": {"size": 2}},
+            "flatten",
+            {"dense": {"units": 10}},
+        ],
+        100,
     ),
     "small MLP 20-30-10": ([20], dense(30, 10), 100),
-}  # fmt: skip
+}
 MEASURED = (CNN, "MLP 784-4000-4000-10")
 # Settings of the solver to measure; the first is what the rest is compared with.
 OURS: dict[str, dict[str, Any]] = {"ours": {}, "ours, J in float16": {"jacobian_dtype": "float16"}}
 DAMPING, GOAL = 1e-2, 5.0
 SMOOTH = {  # relative differences that rounding explains
-    "gradient": 1e-5, "J v": 1e-5, "(G + λI) v": 1e-5, "direction": 1e-3, "direction by CG": 1e-3,
-    "two iterations": 5e-3, "f": 1e-5,
-}  # fmt: skip
+    "gradient": 1e-5,
+    "J v": 1e-5,
+    "(G + λI) v": 1e-5,
+    "direction": 1e-3,
+    "direction by CG": 1e-3,
+    "two iterations": 5e-3,
+    "f": 1e-5,
+}
 KINKED = {
-    "gradient": 1e-2, "J v": 1e-2, "(G + λI) v": 1e-2, "direction": 5e-2, "direction by CG": 5e-2,
-    "two iterations": 1e-1, "f": 1e-3,
-}  # fmt: skip
+    "gradient": 1e-2,
+    "J v": 1e-2,
+    "(G + λI) v": 1e-2,
+    "direction": 5e-2,
+    "direction by CG": 5e-2,
+    "two iterations": 1e-1,
+    "f": 1e-3,
+}
 
 
 def loss_of(name: str) -> str:
@@ -115,12 +130,16 @@ def figures(ours: Ours, decided: list[Strategy], options: SolverSection, s: int)
     steps = [solver.step() for _ in range(2)]
     solver.close()
     return {
-        "gradient": g, "J v": model.jacobian.times(v, ours.unit),
-        "(G + λI) v": model.block_product(v, ours.unit, DAMPING), "direction": solved.d,
-        "direction by CG": plain.d, "two iterations": solver.theta - ours.theta,
-        "f": np.array([step.loss for step in steps]), "trials": [step.trials for step in steps],
+        "gradient": g,
+        "J v": model.jacobian.times(v, ours.unit),
+        "(G + λI) v": model.block_product(v, ours.unit, DAMPING),
+        "direction": solved.d,
+        "direction by CG": plain.d,
+        "two iterations": solver.theta - ours.theta,
+        "f": np.array([step.loss for step in steps]),
+        "trials": [step.trials for step in steps],
         "cg": [solved.iterations, plain.iterations, *(step.cg for step in steps)],
-    }  # fmt: skip
+    }
 
 
 def equality(name: str, net: Net, comm: Comm, device: Device, rates: Rates) -> list[dict[str, Any]]:
@@ -138,14 +157,25 @@ def equality(name: str, net: Net, comm: Comm, device: Device, rates: Rates) -> l
         there, here = found
         for what, bound in tolerances.items():
             apart = difference(there[what], here[what])
-            rows.append({"net": name + kind, "what": what, "difference": apart, "tolerance": bound,
-                         "passed": bool(apart <= bound)})  # fmt: skip
+            rows.append(
+                {
+                    "net": name + kind,
+                    "what": what,
+                    "difference": apart,
+                    "tolerance": bound,
+                    "passed": bool(apart <= bound),
+                }
+            )
         print(f"\n{name}{kind}, |S| = {s}, l = {10 * s}: {device.name} against the host, float32")
         for row in rows[-len(tolerances) :]:
-            print(f"  {row['what']:16} {row['difference']:>9.1e}  at most {row['tolerance']:.0e}: "
-                  f"{'passed' if row['passed'] else 'FAILED'}")  # fmt: skip
-        print(f"  iterations of CG {there['cg']} and {here['cg']}, trial steps {there['trials']} and {here['trials']}",
-              flush=True)  # fmt: skip
+            print(
+                f"  {row['what']:16} {row['difference']:>9.1e}  at most {row['tolerance']:.0e}: "
+                f"{'passed' if row['passed'] else 'FAILED'}"
+            )
+        print(
+            f"  iterations of CG {there['cg']} and {here['cg']}, trial steps {there['trials']} and {here['trials']}",
+            flush=True,
+        )
         release(device)
     return rows
 
@@ -171,8 +201,10 @@ def iterations(name: str, net: Net, comm: Comm, device: Device, torch_device: st
         solvers[label].start(first_state(ours, options))
         batches.append(how.batch)
     first, batch, options = next(iter(solvers.values())), batches[0], SolverSection(subsample=0.1)
-    others = {"torch jvp+vjp": TheirNewton(theirs, options, batch, kept=False),
-              "torch linearize": TheirNewton(theirs, options, batch, kept=True)}  # fmt: skip
+    others = {
+        "torch jvp+vjp": TheirNewton(theirs, options, batch, kept=False),
+        "torch linearize": TheirNewton(theirs, options, batch, kept=True),
+    }
     rows: dict[str, list[tuple[int, int, float]]] = {side: [] for side in [*solvers, *others]}
 
     def our_step(label: str) -> None:
@@ -276,8 +308,11 @@ def show(report: dict[str, Any]) -> None:
     for what in ("cg", "trials"):
         print(f"| {what} of an iteration | " + " | ".join(f"{report[what][s]:g}" for s in ("ours", *others)) + " | |")
     print("| f after the last | " + " | ".join(f"{report['f'][s]:.6g}" for s in ("ours", *others)) + " | |")
-    print("| peak MiB (PyTorch: tensors / taken) | "
-          + " | ".join(mib(report["peak_bytes"][s]) for s in ("ours", *others)) + " | |")  # fmt: skip
+    print(
+        "| peak MiB (PyTorch: tensors / taken) | "
+        + " | ".join(mib(report["peak_bytes"][s]) for s in ("ours", *others))
+        + " | |"
+    )
     print(f"| product: {report['product_operations'] / 1e9:.3g} Gflop, of GEMM | {report['of_gemm']:.1%} | | | |")
     for label, phases in report["phase_ms"].items():
         print(f"\nphases of an iteration, {label}, ms: " + ", ".join(f"{p} {ms:.2f}" for p, ms in phases.items()))
@@ -292,8 +327,11 @@ def versions(device: Device, torch_device: str) -> dict[str, str]:
     if not device.is_host:
         cupy = namespace.cuda()
         runtime = cupy.cuda.runtime
-        found |= {"CuPy": cupy.__version__, "CuPy's CUDA": str(runtime.runtimeGetVersion()),
-                  "driver's CUDA": str(runtime.driverGetVersion())}  # fmt: skip
+        found |= {
+            "CuPy": cupy.__version__,
+            "CuPy's CUDA": str(runtime.runtimeGetVersion()),
+            "driver's CUDA": str(runtime.driverGetVersion()),
+        }
     return {**found, "NumPy": np.__version__}
 
 
@@ -313,8 +351,11 @@ def main() -> None:
     with threads(args.threads):
         rates = calibration.measure("float32", device)
     release(device)
-    about = {**versions(device, torch_device), "GEMM": f"{rates.flops / 1e12:.3g} Tflop/s",
-             "memory": f"{rates.bandwidth / 1e9:.3g} GB/s"}  # fmt: skip
+    about = {
+        **versions(device, torch_device),
+        "GEMM": f"{rates.flops / 1e12:.3g} Tflop/s",
+        "memory": f"{rates.bandwidth / 1e9:.3g} GB/s",
+    }
     print("; ".join(f"{key}: {value}" for key, value in about.items()), flush=True)
     reports = []
     for name, (shape, layers, s) in GPU_NETS.items():

@@ -64,17 +64,24 @@ def directions(name: str, comm: Comm, damping: float) -> list[dict[str, Any]]:
         decrease = float(g64 @ d) ** 2 / (2 * curved)  # of the best multiple
         exact, best = (d, decrease) if exact is None else (exact, best)
         assert best is not None
-        rows.append({
-            "net": name, "weights": dtype, "jacobian": half or dtype, "bytes": held, "iterations": found.iterations,
-            "difference": float(np.linalg.norm(d - exact) / np.linalg.norm(exact)),
-            "one_minus_cosine": 1 - float(d @ exact) / math.sqrt(float(d @ d) * float(exact @ exact)),
-            "decrease": decrease / best,
-        })  # fmt: skip
+        rows.append(
+            {
+                "net": name,
+                "weights": dtype,
+                "jacobian": half or dtype,
+                "bytes": held,
+                "iterations": found.iterations,
+                "difference": float(np.linalg.norm(d - exact) / np.linalg.norm(exact)),
+                "one_minus_cosine": 1 - float(d @ exact) / math.sqrt(float(d @ d) * float(exact @ exact)),
+                "decrease": decrease / best,
+            }
+        )
         print(
             f"{name:32} J {half or dtype:9} {held / 2**20:8.1f} MiB {found.iterations:4} it.  |d - d64|/|d64| "
             f"{rows[-1]['difference']:.1e}  1 - cos {rows[-1]['one_minus_cosine']:.1e}  "
-            f"decrease {decrease / best:.6f}", flush=True,
-        )  # fmt: skip
+            f"decrease {decrease / best:.6f}",
+            flush=True,
+        )
     return rows
 
 
@@ -83,8 +90,12 @@ def trained(net: str, iterations: int, comm: Comm) -> list[dict[str, Any]]:
     rows = []
     for dtype in ("auto", "float16", "bfloat16"):
         text, _ = read(net, comm)
-        settings = [f"solver.max_iterations={iterations}", f"solver.jacobian_dtype={dtype}",
-                    "parallel.rates={flops: 5e10, bandwidth: 1e10}", "output.checkpoint_every=0"]  # fmt: skip
+        settings = [
+            f"solver.max_iterations={iterations}",
+            f"solver.jacobian_dtype={dtype}",
+            "parallel.rates={flops: 5e10, bandwidth: 1e10}",
+            "output.checkpoint_every=0",
+        ]
         with tempfile.TemporaryDirectory() as folder:
             job = assemble(load(text, net, settings), comm, net)
             assert isinstance(job, Job)
@@ -95,10 +106,22 @@ def trained(net: str, iterations: int, comm: Comm) -> list[dict[str, Any]]:
         first, last = trainer.records[0], trainer.records[-1]
         cg = float(np.mean([r["cg_iterations"]["mean"] for r in trainer.records[1:]]))
         names = [key for key in ("test_accuracy", "test_rmse") if key in last]
-        rows.append({"net": net, "jacobian": dtype, "first": first["loss"], "loss": last["loss"], "cg": cg,
-                     **{key: last[key] for key in names}})  # fmt: skip
-        print(f"{net:20} jacobian_dtype {dtype:9} f {first['loss']:.4f} -> {last['loss']:.6g}  "
-              + ", ".join(f"{key} {last[key]:.4f}" for key in names) + f"  CG {cg:.1f}", flush=True)  # fmt: skip
+        rows.append(
+            {
+                "net": net,
+                "jacobian": dtype,
+                "first": first["loss"],
+                "loss": last["loss"],
+                "cg": cg,
+                **{key: last[key] for key in names},
+            }
+        )
+        print(
+            f"{net:20} jacobian_dtype {dtype:9} f {first['loss']:.4f} -> {last['loss']:.6g}  "
+            + ", ".join(f"{key} {last[key]:.4f}" for key in names)
+            + f"  CG {cg:.1f}",
+            flush=True,
+        )
     return rows
 
 
@@ -111,8 +134,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     comm = Comm.world()
-    rows = [row for name in NETS if any(part in name for part in args.nets)
-            for row in directions(name, comm, args.damping)]  # fmt: skip
+    rows = [
+        row for name in NETS if any(part in name for part in args.nets) for row in directions(name, comm, args.damping)
+    ]
     rows += [row for net in args.runs for row in trained(net, args.iterations, comm)]
     write(args.json, json.loads(json.dumps(rows)))
 

@@ -42,15 +42,27 @@ from dnewton.training.job import Job, assemble
 PHASES = ("function", "gradient", "jacobian", "cg", "combine")
 RELU = {"activation": "relu"}
 NETS: dict[str, tuple[list[int], list[Any], int]] = {  # as in sides.py, which needs PyTorch
-    "large MLP": ([784], [{"dense": {"units": 1000, **RELU}}, {"dense": {"units": 500, **RELU}},
-                          {"dense": {"units": 10}}], 1000),
+    "large MLP": (
+        [784],
+        [{"dense": {"units": 1000, **RELU}}, {"dense": {"units": 500, **RELU}}, {"dense": {"units": 10}}],
+        1000,
+    ),
     "small MLP": ([16], [*[{"dense": {"units": 300, **RELU}}] * 3, {"dense": {"units": 26}}], 1000),
-    "CNN": ([1, 28, 28], [
-        {"conv": {"channels": 32, "kernel": 5, "padding": 2, **RELU}}, {"maxpool": {"size": 2}},
-        {"conv": {"channels": 64, "kernel": 3, "padding": 1, **RELU}}, {"maxpool": {"size": 2}},
-        {"conv": {"channels": 64, "kernel": 3, "padding": 1, **RELU}}, {"maxpool": {"size": 2}},
-        "flatten", {"dense": {"units": 10}}], 100),
-}  # fmt: skip
+    "CNN": (
+        [1, 28, 28],
+        [
+            {"conv": {"channels": 32, "kernel": 5, "padding": 2, **RELU}},
+            {"maxpool": {"size": 2}},
+            {"conv": {"channels": 64, "kernel": 3, "padding": 1, **RELU}},
+            {"maxpool": {"size": 2}},
+            {"conv": {"channels": 64, "kernel": 3, "padding": 1, **RELU}},
+            {"maxpool": {"size": 2}},
+            "flatten",
+            {"dense": {"units": 10}},
+        ],
+        100,
+    ),
+}
 
 
 def operations(job: Job, step: Step) -> float:
@@ -102,9 +114,14 @@ def worker(comm: Comm, name: str, iterations: int, kind: str = "cpu", samples: i
             y = rng.integers(0, layers[-1]["dense"]["units"], count)
             np.savez(file, x=rng.normal(size=(count, *shape)).astype(np.float32), y=y)
         comm.barrier()
-        config = Config.model_validate({
-            "net": {"input": shape, "loss": "cross_entropy", "layers": layers}, "data": {"train": file},
-            "solver": {"subsample": 0.25}, "parallel": {"device": kind}})  # fmt: skip
+        config = Config.model_validate(
+            {
+                "net": {"input": shape, "loss": "cross_entropy", "layers": layers},
+                "data": {"train": file},
+                "solver": {"subsample": 0.25},
+                "parallel": {"device": kind},
+            }
+        )
         job = assemble(config, comm, name)
         comm.barrier()
     assert isinstance(job, Job)
@@ -125,26 +142,49 @@ def worker(comm: Comm, name: str, iterations: int, kind: str = "cpu", samples: i
         after = {p: comm.ledger[p].values() for p in PHASES}
         counted = {p: int(comm.sum_scalars([after[p][1] - before[p][1]])[0]) for p in PHASES}
         did = traffic_forecast.Iteration(
-            count, job.strategy.chunks(count, s), trials=step.trials, columns=2 if moved else 1,
-        )  # fmt: skip
+            count,
+            job.strategy.chunks(count, s),
+            trials=step.trials,
+            columns=2 if moved else 1,
+        )
         moved |= bool(step.step)
         stated = traffic_forecast.iteration_bytes(job.plan, did)
-        rows.append({
-            "seconds": seconds, "phases": {p: after[p][3] - before[p][3] for p in PHASES}, "cg": step.cg,
-            "trials": step.trials, "accepted": bool(step.step), "bytes": counted,
-            "forecast": {p: stated[p] for p in PHASES}, "operations": operations(job, step),
-        })  # fmt: skip
+        rows.append(
+            {
+                "seconds": seconds,
+                "phases": {p: after[p][3] - before[p][3] for p in PHASES},
+                "cg": step.cg,
+                "trials": step.trials,
+                "accepted": bool(step.step),
+                "bytes": counted,
+                "forecast": {p: stated[p] for p in PHASES},
+                "operations": operations(job, step),
+            }
+        )
     peak = comm.extremes(float(node.peak_rss_bytes() if device.is_host else device.peak_bytes()))[1]
     solver.close()
-    return {"net": name, "ranks": comm.size, "device": device.name, "rate": rate, "rows": rows,
-            "ways": job.strategy.ways, "peak": peak, "planned_peak": job.strategy.peak,
-            "held": dict(job.strategy.held)}  # fmt: skip
+    return {
+        "net": name,
+        "ranks": comm.size,
+        "device": device.name,
+        "rate": rate,
+        "rows": rows,
+        "ways": job.strategy.ways,
+        "peak": peak,
+        "planned_peak": job.strategy.peak,
+        "held": dict(job.strategy.held),
+    }
 
 
 def launched(
-    name: str, ranks: int, threads: int, iterations: int, launcher: list[str], kind: str = "cpu",
+    name: str,
+    ranks: int,
+    threads: int,
+    iterations: int,
+    launcher: list[str],
+    kind: str = "cpu",
     samples: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """A worker's report."""
     command = [sys.executable, __file__, "--worker", name, "--iterations", str(iterations), "--device", kind]
     command += ["--samples", str(samples)] if samples else []
@@ -189,15 +229,21 @@ def main() -> None:
 
         run(work)
     reports = []
-    print(f"{'net':10} {'threads':>7} {'iter/s':>8} " + " ".join(f"{p + ' ms':>12}" for p in PHASES)
-          + f" {'CG':>5} {'Gflop/s':>8} {'of rate':>8}")  # fmt: skip
+    print(
+        f"{'net':10} {'threads':>7} {'iter/s':>8} "
+        + " ".join(f"{p + ' ms':>12}" for p in PHASES)
+        + f" {'CG':>5} {'Gflop/s':>8} {'of rate':>8}"
+    )
     for name in args.nets:
         for threads in args.threads or ([1, 2] if args.device == "cpu" else [1]):
             report = launched(name, 1, threads, args.iterations, [], args.device, args.samples)
             m = medians(report)
-            print(f"{name:10} {threads:>7} {1 / m['all']:>8.3f} " + " ".join(f"{1e3 * m[p]:>12.1f}" for p in PHASES)
-                  + f" {m['cg iterations']:>5.0f} {m['flops'] / 1e9:>8.1f} {m['flops'] / report['rate']:>8.0%}",
-                  flush=True)  # fmt: skip
+            print(
+                f"{name:10} {threads:>7} {1 / m['all']:>8.3f} "
+                + " ".join(f"{1e3 * m[p]:>12.1f}" for p in PHASES)
+                + f" {m['cg iterations']:>5.0f} {m['flops'] / 1e9:>8.1f} {m['flops'] / report['rate']:>8.0%}",
+                flush=True,
+            )
             reports.append({**report, "threads": threads})
     if args.json:
         args.json.write_text(json.dumps(reports, indent=1) + "\n")

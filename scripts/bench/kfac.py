@@ -30,9 +30,12 @@ from dnewton.training.checkpoint_reader import initial_state
 from dnewton.training.job import Job, assemble
 
 VARIANTS: dict[str, tuple[str, float]] = {
-    "d_kfac": ("d_kfac", 1.0), "d_kfac f=1/2": ("d_kfac", 0.5), "d_kfac f=1/P": ("d_kfac", 0.0),
-    "mpd_kfac": ("mpd_kfac", 1.0), "dp_kfac": ("dp_kfac", 1.0),
-}  # fmt: skip
+    "d_kfac": ("d_kfac", 1.0),
+    "d_kfac f=1/2": ("d_kfac", 0.5),
+    "d_kfac f=1/P": ("d_kfac", 0.0),
+    "mpd_kfac": ("mpd_kfac", 1.0),
+    "dp_kfac": ("dp_kfac", 1.0),
+}
 
 
 def resnet50() -> list[LayerSize]:
@@ -41,8 +44,11 @@ def resnet50() -> list[LayerSize]:
     for stage, (width, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
         for b in range(blocks):
             name = f"stage{stage}.{b}"
-            found += [LayerSize(f"{name}.1", inputs, width), LayerSize(f"{name}.2", 9 * width, width),
-                      LayerSize(f"{name}.3", width, 4 * width)]  # fmt: skip
+            found += [
+                LayerSize(f"{name}.1", inputs, width),
+                LayerSize(f"{name}.2", 9 * width, width),
+                LayerSize(f"{name}.3", width, 4 * width),
+            ]
             if b == 0:
                 found.append(LayerSize(f"{name}.down", inputs, 4 * width))
             inputs = 4 * width
@@ -66,8 +72,13 @@ def jobs(net: str, batch: int, comm: Comm, device: str) -> dict[str, Job]:
     text, folder = load_config.read(net, comm)
     made = {}
     for variant, (name, fraction) in VARIANTS.items():
-        sets = [f"solver.name={name}", f"solver.batch={batch}", "solver.inverse_every=1", "parallel.grid=[1, 1]",
-                f"parallel.device={device}"]  # fmt: skip
+        sets = [
+            f"solver.name={name}",
+            f"solver.batch={batch}",
+            "solver.inverse_every=1",
+            "parallel.grid=[1, 1]",
+            f"parallel.device={device}",
+        ]
         if name == "d_kfac":
             sets.append(f"solver.grad_worker_fraction={fraction or 1 / comm.size}")
         job = assemble(load_config.configure(text, folder, net, sets)[0], comm, net)
@@ -111,10 +122,17 @@ def measure(net: str, batch: int, rounds: int, comm: Comm, device: str) -> list[
         assert counted["precondition"] == gathered * item, (variant, counted["precondition"], gathered * item)
         kept = _solver(job).figures()["curvature_bytes"]
         assert kept == held * item, (variant, kept, held * item)
-        rows.append({
-            "net": net, "variant": variant, "workers": comm.size, "seconds": statistics.median(times[variant]),
-            "numbers": total(expected), "without_gradient": total(expected, False), "held_bytes": kept,
-        })  # fmt: skip
+        rows.append(
+            {
+                "net": net,
+                "variant": variant,
+                "workers": comm.size,
+                "seconds": statistics.median(times[variant]),
+                "numbers": total(expected),
+                "without_gradient": total(expected, False),
+                "held_bytes": kept,
+            }
+        )
         job.solver.close()
     return rows
 
@@ -137,8 +155,10 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     print(f"\n{last['net']}, {last['workers']} workers")
     print(f"{'variant':<14}{'ms':>9}{'MB sent':>10}{'of it beyond g':>16}{'MB held':>10}   d-kfac's kind : dp_kfac")
     for r in rows:
-        ratios = [r[k] / last[k] if last[k] else float("nan")
-                  for k in ("seconds", "numbers", "without_gradient", "held_bytes")]  # fmt: skip
+        ratios = [
+            r[k] / last[k] if last[k] else float("nan")
+            for k in ("seconds", "numbers", "without_gradient", "held_bytes")
+        ]
         print(
             f"{r['variant']:<14}{milliseconds(r):>9}{4e-6 * r['numbers']:>10.3f}"
             f"{4e-6 * r['without_gradient']:>16.3f}{1e-6 * r['held_bytes']:>10.3f}   "
@@ -150,8 +170,17 @@ def extrapolate(name: str, sizes: Sequence[LayerSize], workers: int) -> list[dic
     rows = []
     for variant in VARIANTS:
         v, held = formulas(sizes, variant, workers)
-        rows.append({"net": name, "variant": variant, "workers": workers, "seconds": float("nan"),
-                     "numbers": total(v), "without_gradient": total(v, False), "held_bytes": 4 * held})  # fmt: skip
+        rows.append(
+            {
+                "net": name,
+                "variant": variant,
+                "workers": workers,
+                "seconds": float("nan"),
+                "numbers": total(v),
+                "without_gradient": total(v, False),
+                "held_bytes": 4 * held,
+            }
+        )
     return rows
 
 

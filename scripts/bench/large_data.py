@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train on a `.npy` that is larger than `data.max_resident`: peak memory of the largest rank, and seconds.
 
-    python scripts/bench/large_data.py [--gigabytes 4] [--limit 1GiB] [--ranks 1 4] [--subsample 0.02] [--json FILE]
+python scripts/bench/large_data.py [--gigabytes 4] [--limit 1GiB] [--ranks 1 4] [--subsample 0.02] [--json FILE]
 """
 
 from __future__ import annotations
@@ -57,9 +57,12 @@ def main() -> None:
             lines = [json.loads(t) for t in (folder / f"run{ranks}" / "metrics.jsonl").read_text().splitlines()]
             peak = max(line["peak_rss_bytes"] for line in lines)
             rows.append({"ranks": ranks, "peak_rss_bytes": peak, "seconds": [line["seconds"] for line in lines]})
-            print(f"{samples} x {FEATURES} float32 on {ranks} rank(s), max_resident {args.limit}: peak of the largest "
-                  f"rank {peak / 2**20:.0f} MiB, {lines[0]['seconds']:.1f} s to the first gradient, "
-                  f"{(lines[-1]['seconds'] - lines[0]['seconds']) / 2:.1f} s per iteration", flush=True)  # fmt: skip
+            print(
+                f"{samples} x {FEATURES} float32 on {ranks} rank(s), max_resident {args.limit}: peak of the largest "
+                f"rank {peak / 2**20:.0f} MiB, {lines[0]['seconds']:.1f} s to the first gradient, "
+                f"{(lines[-1]['seconds'] - lines[0]['seconds']) / 2:.1f} s per iteration",
+                flush=True,
+            )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -27,8 +27,10 @@ def main() -> None:
     args = parser.parse_args()
     comm = MPI.COMM_WORLD
     if comm.rank == 0:
-        print(f"{'MB':>6} {'sum ms':>8} {'in pieces':>10} {'product ms':>11} {'one after the other':>20} "
-              f"{'together':>9} {'hidden':>7}")  # fmt: skip
+        print(
+            f"{'MB':>6} {'sum ms':>8} {'in pieces':>10} {'product ms':>11} {'one after the other':>20} "
+            f"{'together':>9} {'hidden':>7}"
+        )
     a = np.ones((384, 384), dtype=np.float32)
     for megabytes in (0.1, 1.0, 10.0, 40.0):
         data = np.ones(int(megabytes * 2.5e5), dtype=np.float32)
@@ -67,8 +69,11 @@ def main() -> None:
         ms = {side: 1e3 * statistics.median(values) for side, values in times.items()}
         if comm.rank == 0:
             hidden = (ms["after"] - ms["together"]) / ms["sum"]
-            print(f"{megabytes:>6.1f} {ms['sum']:>8.2f} {ms['pieces']:>10.2f} {ms['product']:>11.2f} "
-                  f"{ms['after']:>20.2f} {ms['together']:>9.2f} {hidden:>7.0%}", flush=True)  # fmt: skip
+            print(
+                f"{megabytes:>6.1f} {ms['sum']:>8.2f} {ms['pieces']:>10.2f} {ms['product']:>11.2f} "
+                f"{ms['after']:>20.2f} {ms['together']:>9.2f} {hidden:>7.0%}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -50,13 +50,26 @@ def where(stack: str) -> str:
 
 def profile(net: str, folder: Path, iterations: int, threads: int) -> dict[str, object]:
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "dnewton.train", "--net", net, "--out", "run", "--overwrite", "--set",
-               f"solver.max_iterations={iterations}", "--set", "output.checkpoint_every=0"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "dnewton.train",
+        "--net",
+        net,
+        "--out",
+        "run",
+        "--overwrite",
+        "--set",
+        f"solver.max_iterations={iterations}",
+        "--set",
+        "output.checkpoint_every=0",
+    ]
     subprocess.run(command, check=True, cwd=folder, env=env, stdout=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()][1:]
     spy = ["py-spy", "record", "--native", "--rate", "250", "--format", "raw", "--output", "stacks", "--"]
-    subprocess.run([*spy, *command], check=True, cwd=folder, env=env, stdout=subprocess.DEVNULL,
-                   stderr=subprocess.DEVNULL)  # fmt: skip
+    subprocess.run(
+        [*spy, *command], check=True, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     seen: Counter[str] = Counter()
     for line in (folder / "stacks").read_text().splitlines():
         stack, count = line.rsplit(" ", 1)
@@ -86,12 +99,16 @@ def main() -> None:
         subprocess.run([sys.executable, "-c", MAKE_DATA], check=True, cwd=folder)
         for label, net in (("cnn.yaml", "cnn.yaml"), ("MLP 784-1000-500-10, l = |S| = 1000", "mlp784.yaml")):
             found = results[label] = profile(net, folder, args.iterations, args.threads)
-            print(f"{label}: {found['seconds_per_iteration']:.4f} s per iteration, "
-                  f"{found['cg_iterations']:.1f} CG iterations each, {args.threads} thread(s)")  # fmt: skip
+            print(
+                f"{label}: {found['seconds_per_iteration']:.4f} s per iteration, "
+                f"{found['cg_iterations']:.1f} CG iterations each, {args.threads} thread(s)"
+            )
             for title in ("phase_seconds", "share"):
                 for key, value in found[title].items():  # type: ignore[attr-defined]
-                    print(f"    {key:<45} {value * (1e3 if title == 'phase_seconds' else 100):>8.2f} "
-                          f"{'ms' if title == 'phase_seconds' else '% of samples'}")  # fmt: skip
+                    print(
+                        f"    {key:<45} {value * (1e3 if title == 'phase_seconds' else 100):>8.2f} "
+                        f"{'ms' if title == 'phase_seconds' else '% of samples'}"
+                    )
     if args.out:
         Path(args.out).write_text(json.dumps(results, indent=1))
 

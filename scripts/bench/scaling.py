@@ -38,27 +38,33 @@ def main() -> None:
         found: dict[int, list[dict[str, Any]]] = {ranks: [] for ranks in args.ranks}
         for _ in range(args.rounds):
             for ranks in args.ranks:
-                report = launched(
-                    name, ranks, 1, args.iterations, args.launcher.split(), args.device, args.samples
-                )  # fmt: skip
+                report = launched(name, ranks, 1, args.iterations, args.launcher.split(), args.device, args.samples)
                 found[ranks].append(report)
                 wrong += sum(r["bytes"] != r["forecast"] for r in report["rows"] if r["accepted"])
         reports += [r for reports_ in found.values() for r in reports_]
-        middle = {ranks: {key: statistics.median(medians(r)[key] for r in rows) for key in medians(rows[0])}
-                  for ranks, rows in found.items()}  # fmt: skip
+        middle = {
+            ranks: {key: statistics.median(medians(r)[key] for r in rows) for key in medians(rows[0])}
+            for ranks, rows in found.items()
+        }
         base = middle[args.ranks[0]]
         print(f"\n{name}: medians of {args.rounds} runs of {args.iterations} iterations, one thread per rank")
-        print(f"{'ranks':>5} {'ms':>9} {'faster':>7} " + " ".join(f"{p:>10}" for p in PHASES)
-              + f" {'CG':>4} {'a trial':>8} {'a CG':>7} {'alike ms':>9} {'faster':>7} {'bytes':>10} {'peak MiB':>8} "
-              f"{'planned':>7}")  # fmt: skip
+        print(
+            f"{'ranks':>5} {'ms':>9} {'faster':>7} "
+            + " ".join(f"{p:>10}" for p in PHASES)
+            + f" {'CG':>4} {'a trial':>8} {'a CG':>7} {'alike ms':>9} {'faster':>7} {'bytes':>10} {'peak MiB':>8} "
+            f"{'planned':>7}"
+        )
         for ranks, m in middle.items():
             last = found[ranks][-1]
             sent = sum(last["rows"][-1]["bytes"].values())
-            print(f"{ranks:>5} {1e3 * m['all']:>9.1f} {base['all'] / m['all']:>6.2f}x "
-                  + " ".join(f"{1e3 * m[p]:>10.1f}" for p in PHASES)
-                  + f" {m['cg iterations']:>4.0f} {1e3 * m['trial']:>8.1f} {1e3 * m['cg each']:>7.2f} "
-                  f"{1e3 * m['alike']:>9.1f} {base['alike'] / m['alike']:>6.2f}x {sent:>10d} "
-                  f"{last['peak'] / 2**20:>8.0f} {last['planned_peak'] / 2**20:>7.0f}", flush=True)  # fmt: skip
+            print(
+                f"{ranks:>5} {1e3 * m['all']:>9.1f} {base['all'] / m['all']:>6.2f}x "
+                + " ".join(f"{1e3 * m[p]:>10.1f}" for p in PHASES)
+                + f" {m['cg iterations']:>4.0f} {1e3 * m['trial']:>8.1f} {1e3 * m['cg each']:>7.2f} "
+                f"{1e3 * m['alike']:>9.1f} {base['alike'] / m['alike']:>6.2f}x {sent:>10d} "
+                f"{last['peak'] / 2**20:>8.0f} {last['planned_peak'] / 2**20:>7.0f}",
+                flush=True,
+            )
     print(f"\niterations whose bytes differ from the forecast: {wrong}")
     if args.json:
         args.json.write_text(json.dumps(reports, indent=1) + "\n")

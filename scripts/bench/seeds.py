@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train a net with several seeds on several numbers of ranks: final and best test score, seconds, as a table and JSON.
 
-    python scripts/bench/seeds.py --net cnn.yaml --ranks 1 4 16 --seeds 5 --out seeds.json
+python scripts/bench/seeds.py --net cnn.yaml --ranks 1 4 16 --seeds 5 --out seeds.json
 """
 
 from __future__ import annotations
@@ -27,8 +27,14 @@ def train(net: str, ranks: int, seed: int, settings: list[str], launcher: list[s
         lines = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
     key = next(k for k in lines[-1] if k.startswith("test_"))
     best = (max if key.endswith("accuracy") else min)(line[key] for line in lines)
-    return {"ranks": ranks, "seed": seed, "final": lines[-1][key], "best": best,
-            "training_seconds": lines[-1]["seconds"], "wall_seconds": wall}  # fmt: skip
+    return {
+        "ranks": ranks,
+        "seed": seed,
+        "final": lines[-1][key],
+        "best": best,
+        "training_seconds": lines[-1]["seconds"],
+        "wall_seconds": wall,
+    }
 
 
 def main() -> None:
@@ -46,8 +52,11 @@ def main() -> None:
         for ranks in args.ranks:  # interleaved, so that a busy moment of the machine hits all alike
             row = train(args.net, ranks, seed, args.set, args.launcher.split())
             rows.append(row)
-            print(f"{ranks:>5} {seed:>4} {row['final']:>8.4f} {row['best']:>8.4f} {row['training_seconds']:>10.2f} "
-                  f"{row['wall_seconds']:>8.2f}", flush=True)  # fmt: skip
+            print(
+                f"{ranks:>5} {seed:>4} {row['final']:>8.4f} {row['best']:>8.4f} {row['training_seconds']:>10.2f} "
+                f"{row['wall_seconds']:>8.2f}",
+                flush=True,
+            )
     for ranks in args.ranks:
         here = [r for r in rows if r["ranks"] == ranks]
         middle = sorted(r["wall_seconds"] for r in here)[len(here) // 2]

@@ -50,16 +50,20 @@ NETS: dict[str, tuple[list[int], list[Any], int]] = {  # input, layers, |S|
     "CNN 5x5-32, 3x3-64, 3x3-64": (
         [1, 28, 28],
         [
-            {"conv": {"channels": 32, "kernel": 5, "padding": 2, **RELU}}, {"maxpool": {"size": 2}},
-            {"conv": {"channels": 64, "kernel": 3, "padding": 1, **RELU}}, {"maxpool": {"size": 2}},
-            {"conv": {"channels": 64, "kernel": 3, "padding": 1, **RELU}}, {"maxpool": {"size": 2}},
-            "flatten", {"dense": {"units": 10}},
+            {"conv": {"channels": 32, "kernel": 5, "padding": 2, **RELU}},
+            {"maxpool": {"size": 2}},
+            {"conv": {"channels": 64, "kernel": 3, "padding": 1, **RELU}},
+            {"maxpool": {"size": 2}},
+            {"conv": {"channels": 64, "kernel": 3, "padding": 1, **RELU}},
+            {"maxpool": {"size": 2}},
+            "flatten",
+            {"dense": {"units": 10}},
         ],
         100,
     ),
     "regression 2-64-64-1": ([2], dense(64, 64, 1, activation="tanh"), 1000),
     "regression 10-128-128-128-1": ([10], dense(128, 128, 128, 1, activation="tanh"), 1000),
-}  # fmt: skip
+}
 
 
 def add_devices(parser: argparse.ArgumentParser) -> None:
@@ -82,9 +86,15 @@ class Ours:
     """dnewton on one rank: θ, x and y on its device, the images also on the host."""
 
     def __init__(
-        self, comm: Comm, shape: list[int], layers: list[Any], samples: int, loss: str, seed: int = 0,
+        self,
+        comm: Comm,
+        shape: list[int],
+        layers: list[Any],
+        samples: int,
+        loss: str,
+        seed: int = 0,
         device: Device = HOST,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.config = Config.model_validate({"net": {"input": shape, "loss": loss, "layers": layers}})
         shapes = infer_shapes(self.config.net)
         self.outputs = shapes[-1].out_shape[0]
@@ -244,9 +254,12 @@ def wait(device: Device) -> None:
 
 
 def interleaved(
-    sides: dict[str, Callable[[], Any]], rounds: int, device: Device = HOST, before: Callable[[], None] | None = None,
+    sides: dict[str, Callable[[], Any]],
+    rounds: int,
+    device: Device = HOST,
+    before: Callable[[], None] | None = None,
     warm_up: int = 1,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Median milliseconds of each side, one after the other in every round, after some rounds to warm up.
 
     `before` is called before every round, beside the clock.

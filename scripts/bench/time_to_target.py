@@ -82,20 +82,34 @@ PROBLEMS: dict[str, tuple[Any, list[int], list[Any], int, int]] = {  # data, inp
 
 SETS: dict[str, tuple[dict[str, str], list[int], list[Any], int]] = {  # parts, input, layers, samples at most
     "digits 64-64-10": ({"train": "digits", "test": "digits"}, [64], dense(64, 10), 10**9),
-    "letter 16-300-300-26": ({"train": "/letter.scale.txt.xz", "test": "/letter.scale.t.txt"}, [16],
-                             dense(300, 300, 26), 10**9),
-    "MNIST 784-300-100-10": ({"train": "/train-images-idx3-ubyte.gz", "test": "/t10k-images-idx3-ubyte.gz"}, [784],
-                             dense(300, 100, 10), 10000),
-}  # fmt: skip
+    "letter 16-300-300-26": (
+        {"train": "/letter.scale.txt.xz", "test": "/letter.scale.t.txt"},
+        [16],
+        dense(300, 300, 26),
+        10**9,
+    ),
+    "MNIST 784-300-100-10": (
+        {"train": "/train-images-idx3-ubyte.gz", "test": "/t10k-images-idx3-ubyte.gz"},
+        [784],
+        dense(300, 100, 10),
+        10000,
+    ),
+}
 
 
 class Task:
     """A net, data and starting weights for all methods."""
 
     def __init__(
-        self, shape: list[int], layers: list[Any], loss: str, train: Any, test: Any, dtype: str,
+        self,
+        shape: list[int],
+        layers: list[Any],
+        loss: str,
+        train: Any,
+        test: Any,
+        dtype: str,
         places: tuple[Device, str],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`places` are dnewton's device and PyTorch's."""
         self.device, self.torch_device = places
         self.shape, self.layers, self.loss, self.dtype = shape, layers, loss, dtype
@@ -201,8 +215,15 @@ class Task:
         """Full batch, strong Wolfe line search, history of 50."""
         net, data = self.torch_net(), self.torch_data()
         (x, y), curve, spent = data[0], [], 0.0
-        optimiser = torch.optim.LBFGS(net.parameters(), lr=1.0, max_iter=20, history_size=50,
-                                      line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0)  # fmt: skip
+        optimiser = torch.optim.LBFGS(
+            net.parameters(),
+            lr=1.0,
+            max_iter=20,
+            history_size=50,
+            line_search_fn="strong_wolfe",
+            tolerance_grad=0,
+            tolerance_change=0,
+        )
 
         def closure() -> Any:
             optimiser.zero_grad()
@@ -250,16 +271,21 @@ def regression(
     for rate in RATES:
         curves[f"Adam {rate:g}"] = task.adam(seconds, rate, 256)
     print(f"\n{name}: {n} samples, {make.__doc__}")
-    print(f"  {'method':16} {'steps':>7} {'train MSE':>10} {'test MSE':>10} {'reached after':>14}"
-          + "".join(f" {'by ' + how + ' after':>27} {'sooner':>7}" for how in options))  # fmt: skip
+    print(
+        f"  {'method':16} {'steps':>7} {'train MSE':>10} {'test MSE':>10} {'reached after':>14}"
+        + "".join(f" {'by ' + how + ' after':>27} {'sooner':>7}" for how in options)
+    )
     rows = {}
     for method, curve in curves.items():
         best = min(row[1] for row in curve)
         took = reached(curve, best, 1)
         there = {how: reached(curves[how], best, 1) for how in options}
         rows[method] = {"train": best, "test": curve[-1][2], "seconds": took, "by": there}
-        print(f"  {method:16} {len(curve):>7} {best:>10.2e} {curve[-1][2]:>10.2e} {took:>12.2f} s"
-              + "".join(f" {t:>25.2f} s {took / t:>6.1f}x" for t in there.values()), flush=True)  # fmt: skip
+        print(
+            f"  {method:16} {len(curve):>7} {best:>10.2e} {curve[-1][2]:>10.2e} {took:>12.2f} s"
+            + "".join(f" {t:>25.2f} s {took / t:>6.1f}x" for t in there.values()),
+            flush=True,
+        )
     return {"problem": name, "rows": rows, "curves": {k: thinned(c) for k, c in curves.items()}}
 
 
@@ -315,8 +341,11 @@ def main() -> None:
     places = opened(args, comm)
     options = {**OPTIONS, **{f"newton {text}": {**OPTIONS["newton"], **json.loads(text)} for text in args.also}}
     with threads(args.threads):
-        found = [regression(n, args.seconds, options, args.alone, places) for n in PROBLEMS
-                 if any(part in n for part in args.problems)]  # fmt: skip
+        found = [
+            regression(n, args.seconds, options, args.alone, places)
+            for n in PROBLEMS
+            if any(part in n for part in args.problems)
+        ]
         folder = Path(args.data) if args.data else None
         for name in SETS:
             if args.classify and any(part in name for part in args.problems):

@@ -17,9 +17,12 @@ from dnewton.config import strict_yaml
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts" / "slurm"
-OPEN_MPI = "Open MPI" in subprocess.run(
-    [sys.executable, "-m", "mpi4py", "--mpi-lib-version"], capture_output=True, text=True, check=True
-).stdout  # fmt: skip
+OPEN_MPI = (
+    "Open MPI"
+    in subprocess.run(
+        [sys.executable, "-m", "mpi4py", "--mpi-lib-version"], capture_output=True, text=True, check=True
+    ).stdout
+)
 TIMEOUT = 90.0  # seconds for anything that a job should do; a few are usual
 
 
@@ -35,10 +38,15 @@ def environment(venv: str = sys.prefix, root: Path = ROOT) -> dict[str, str]:
     foreign = ("PMI", "OMPI_", "PMIX", "HYDRA", "MPI_LOCAL", "MPIR_", "PRTE", "HYDI", "SLURM_", "SBATCH_", "PYTEST")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     kept.update(
-        SLURM_CONF=os.environ["SLURM_CONF"], VIRTUAL_ENV=venv, PYTHONPATH=str(root), XDG_CACHE_HOME=os.devnull,
+        SLURM_CONF=os.environ["SLURM_CONF"],
+        VIRTUAL_ENV=venv,
+        PYTHONPATH=str(root),
+        XDG_CACHE_HOME=os.devnull,
         # Open MPI's mpiexec: as root, and on nodes that only pretend to have the cores that Slurm gives out.
-        OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", PRTE_MCA_hwloc_default_binding_policy="none",
-    )  # fmt: skip
+        OMPI_ALLOW_RUN_AS_ROOT="1",
+        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+        PRTE_MCA_hwloc_default_binding_policy="none",
+    )
     return kept
 
 
@@ -64,10 +72,16 @@ class Job:
     """A job of one of the shipped scripts, in the repository root as a user submits it."""
 
     def __init__(
-        self, script: str, folder: Path, *arguments: str, options: Sequence[str] = (),
-        env: dict[str, str] | None = None, root: Path = ROOT, user: str | None = None,
+        self,
+        script: str,
+        folder: Path,
+        *arguments: str,
+        options: Sequence[str] = (),
+        env: dict[str, str] | None = None,
+        root: Path = ROOT,
+        user: str | None = None,
         base: dict[str, str] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.folder, self.output = folder, folder / "%A_%a.out" if script == "array.sbatch" else folder / "%j.out"
         words = ["sbatch", "--parsable", f"--output={self.output}", *options, f"scripts/slurm/{script}"]
         words += ["--net", str(folder / "net.yaml"), *arguments]

@@ -66,9 +66,12 @@ def test_one_rank_per_gpu(submit: Submit, tmp_path: Path) -> None:
     launcher.write_text(f"#!/bin/sh\nsrun --mpi=none sh -c 'echo sees $CUDA_VISIBLE_DEVICES'\nexec {SRUN} \"$@\"\n")
     launcher.chmod(0o755)
     job = submit(
-        "gpu.sbatch", "--set", "parallel.device=cpu", env={"LAUNCHER": str(launcher)},
+        "gpu.sbatch",
+        "--set",
+        "parallel.device=cpu",
+        env={"LAUNCHER": str(launcher)},
         options=["-N1", "-c1", "--gpus-per-node=2", "--ntasks-per-node=2"],
-    )  # fmt: skip
+    )
     job.wait_end()
     job.completed(iterations=6, ranks=2)
     assert job.text().count("sees 0,1\n") == 2, job.text()

@@ -81,7 +81,9 @@ class RawArray:
         return (self.features - (hi - lo)) * self.dtype.itemsize > _GAP
 
     def _range(self, fd: int, first: int, last: int, lo: int, hi: int) -> Values:
-        size, n, width = self.dtype.itemsize, last - first, hi - lo
+        size = self.dtype.itemsize
+        n = last - first
+        width = hi - lo
         if width == 0:
             return np.empty((n, 0), dtype=self.dtype)
         if self.fortran:

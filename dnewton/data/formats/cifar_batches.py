@@ -19,9 +19,25 @@ _BUFFER = {("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_from
 _TYPE = ("numpy", "dtype")
 _KNOWN = _ARRAY | _BUFFER | {_TYPE, ("numpy", "ndarray"), ("_codecs", "encode")}
 _VALUES = {
-    "BINSTRING", "SHORT_BINSTRING", "STRING", "BINUNICODE", "SHORT_BINUNICODE", "UNICODE", "BINBYTES", "BINBYTES8",
-    "SHORT_BINBYTES", "BYTEARRAY8", "BININT", "BININT1", "BININT2", "INT", "LONG1", "LONG", "BINFLOAT", "BINUNICODE8",
-}  # fmt: skip
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "STRING",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "UNICODE",
+    "BINBYTES",
+    "BINBYTES8",
+    "SHORT_BINBYTES",
+    "BYTEARRAY8",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "INT",
+    "LONG1",
+    "LONG",
+    "BINFLOAT",
+    "BINUNICODE8",
+}
 
 
 @dataclass

@@ -117,7 +117,8 @@ def open_records(path: str) -> Source:
 
 def _count_records(path: str) -> tuple[int, dict[int, Values]]:
     """The bytes of a compressed file, and the labels for either size of record: what one decompression can tell."""
-    size, found = 0, {record: [np.zeros(0, dtype=np.uint8)] for record in _RECORDS}
+    size = 0
+    found = {record: [np.zeros(0, dtype=np.uint8)] for record in _RECORDS}
     with guard(path), open_bytes(path) as file:
         while data := file.read(1 << 20):
             for record, skip in _RECORDS.items():

@@ -158,8 +158,13 @@ def _lines_before(path: str, block: int, start: int | None, skip: int) -> int:
 
 
 def source(
-    path: str, parsed: Parsed, features: int, comm: Comm, base: int = 0, zero_based: bool | None = None,
-) -> Source:  # fmt: skip
+    path: str,
+    parsed: Parsed,
+    features: int,
+    comm: Comm,
+    base: int = 0,
+    zero_based: bool | None = None,
+) -> Source:
     """A source over parsed rows; `base` is the index of the first feature in the file.
 
     Its `fetch` can be called for one range of columns: the parsed rows are given up then.
@@ -185,7 +190,8 @@ def gathered_targets(path: str, parsed: Parsed, comm: Comm) -> Any:
     mine = [y for b in sorted(parsed.mine) if len(y := parsed.mine[b].y)]
     letters = int(comm.extremes(max([0.0, *(y.dtype.itemsize / 4 for y in mine if y.dtype.kind == "U")]))[1])
     widths = [float(y.shape[1]) for y in mine if y.ndim == 2]
-    least, most = comm.extremes(min([math.inf, *widths]))[0], comm.extremes(max([0.0, *widths]))[1]
+    least = comm.extremes(min([math.inf, *widths]))[0]
+    most = comm.extremes(max([0.0, *widths]))[1]
     some = letters > 0
     if least != most and not some:
         raise UserError(f"{path}: some lines have {int(least)} target(s), others {int(most)}")

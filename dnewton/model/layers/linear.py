@@ -69,7 +69,8 @@ class Dense:
 
     def input_cotangent(self, weight: Array, cot: Parts, samples: int) -> Array:
         found = cot.product()
-        xp, (n, k, _, o) = namespace(found), found.shape
+        xp = namespace(found)
+        (n, k, _, o) = found.shape
         return xp.reshape(xp.reshape(found, (n * k, o)) @ weight, (n, k, weight.shape[1]))
 
     def positions(self, cot: Array) -> Array:
@@ -103,7 +104,9 @@ class Conv:
 
     def forward(self, weight: Array, z: Array) -> Array:
         xp = namespace(z)
-        (ho, wo), n, o = self.out_image, z.shape[0], weight.shape[0]
+        (ho, wo) = self.out_image
+        n = z.shape[0]
+        o = weight.shape[0]
         out = empty((n, ho, wo, o), z)
         for part in self._blocks(z):
             p = self.rows(z[part, ...])
@@ -128,7 +131,9 @@ class Conv:
         n = 1 if cot.shared else samples
         xp, one = namespace(weight), cot.product(slice(0, min(n, 1)))
         _, k, q, o = one.shape
-        (h, w), (kh, kw), (ph, pw) = self.image, self.kernel, self.padding
+        (h, w) = self.image
+        (kh, kw) = self.kernel
+        (ph, pw) = self.padding
         c = weight.shape[1] // (kh * kw)
         by_offset = xp.reshape(weight, (o, kh * kw, c))
         offsets = [copy(by_offset[:, j, :]) for j in range(kh * kw)]

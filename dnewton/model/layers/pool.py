@@ -63,7 +63,9 @@ class Winners:
 
     def gather(self, x: Array, part: slice = slice(None)) -> Array:
         """The values at the maxima of some samples: (n, Q, C) to (n, Qp, C)."""
-        xp, pool, code = namespace(x), self.pool, self.code[part, ...]
+        xp = namespace(x)
+        pool = self.pool
+        code = self.code[part, ...]
         n, ho, wo, c = code.shape
         image = xp.reshape(x, (n, *pool.image, c))
         found = max_gather(image, code, pool.size, pool.stride, (0, 0), lambda: self._masks_of(part))
@@ -81,9 +83,7 @@ class Winners:
         k = cot.shape[1]
         image = xp.reshape(cot, (cot.shape[0], k, ho, wo, c))
         scale = None if slope is None else xp.reshape(slope, code.shape)
-        out = max_unpool(
-            image, code, pool.image, pool.size, pool.stride, (0, 0), scale, lambda: self._masks_of(part)
-        )  # fmt: skip
+        out = max_unpool(image, code, pool.image, pool.size, pool.stride, (0, 0), scale, lambda: self._masks_of(part))
         return xp.reshape(out, (n, k, pool.image[0] * pool.image[1], c))
 
 

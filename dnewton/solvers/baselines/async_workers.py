@@ -45,7 +45,8 @@ class Link:
     def __init__(self, crew: Crew, length: int) -> None:
         """`length` numbers are in this rank's θ."""
         self._comm: Comm = crew.world
-        first, servers = crew.layout.replicas * crew.layout.model_ranks, crew.layout.servers
+        first = crew.layout.replicas * crew.layout.model_ranks
+        servers = crew.layout.servers
         self._parts = [(first + s, slice_of(length, servers, s)) for s in range(servers)]
         self._under_way: list[list[Any]] = []  # pushes: their requests and buffers
 
@@ -66,13 +67,17 @@ class Link:
 
     def state(self, like: Array) -> tuple[Array, Array, int]:
         """The servers' centre, what their rule keeps beside it, and the number of updates."""
-        centre, second, version = _room(like), _room(like), 0
+        centre = _room(like)
+        second = _room(like)
+        version = 0
         for server, part in self._parts:
             held = np.empty(2 * (part.stop - part.start) + 1, dtype=centre.dtype)
             self._comm.wait(self._comm.send(centre[:0], server, STATE))
             self._comm.receive(held, server, MODEL)
             half = (len(held) - 1) // 2
-            centre[part], second[part], version = held[:half], held[half:-1], int(held[-1])
+            centre[part] = held[:half]
+            second[part] = held[half:-1]
+            version = int(held[-1])
         return to_device(centre, like), to_device(second, like), version
 
     def pull(self, like: Array, tag: int = PULL) -> Array:
@@ -143,7 +148,8 @@ class Served(LocalSteps):
         saved = start.saved or Saved()
         centre = saved.vectors.get("servers_centre", self.centre)
         fresh = self.centre if averaged(self._served) else namespace(self.x).zeros_like(self.x)
-        second, version = saved.vectors.get("servers_second", fresh), int(saved.values.get("updates", "0"))
+        second = saved.vectors.get("servers_second", fresh)
+        version = int(saved.values.get("updates", "0"))
         with self.workers.all.phase("exchange"):
             if self.workers.index == 0:
                 self._link.begin(centre, second, version)
@@ -162,7 +168,9 @@ class Served(LocalSteps):
         if self.workers.all.rank != 0:
             return {}
         found = self._link.statistics()
-        count, total, largest = found[:, 0].sum(), found[:, 1].sum(), found[:, 2].max()
+        count = found[:, 0].sum()
+        total = found[:, 1].sum()
+        largest = found[:, 2].max()
         sent = [float(found[:, 3].sum()), float(found[:, 4].sum())]
         calls, moved = (a - b for a, b in zip(sent, self._passed, strict=True))
         self._passed = sent
@@ -193,7 +201,8 @@ class AsyncElastic(Served):
 
     def __init__(self, workers: Workers, options: ElasticSection, crew: Crew) -> None:
         super().__init__(workers, options, crew, options.momentum if options.name == "eamsgd" else 0.0)
-        self.tau, self.alpha = options.tau, options.beta / workers.count
+        self.tau = options.tau
+        self.alpha = options.beta / workers.count
 
     def update(self, share: Share, rate: float, count: int) -> None:
         """One local step. Collective over the replica."""
@@ -242,7 +251,8 @@ class Downpour(Served):
             else:
                 self._link.skip(self.x)
             self.x = self._link.pull(self.x)
-        self._sum, self._moved = namespace(self.x).zeros_like(self.x), False
+        self._sum = namespace(self.x).zeros_like(self.x)
+        self._moved = False
 
     def saved(self) -> Saved:
         """Also what has added up."""

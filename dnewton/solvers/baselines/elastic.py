@@ -16,7 +16,8 @@ class Elastic(LocalSteps):
 
     def __init__(self, workers: Workers, options: ElasticSection) -> None:
         super().__init__(workers, options, options.momentum if options.name == "eamsgd" else 0.0)
-        self.tau, self.alpha = options.tau, options.beta / workers.count
+        self.tau = options.tau
+        self.alpha = options.beta / workers.count
 
     def update(self, share: Share, rate: float, count: int) -> None:
         """One local step, and the exchange where it is due. Collective over the workers."""

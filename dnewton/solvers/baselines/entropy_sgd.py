@@ -74,7 +74,9 @@ class Entropy(Epochs):
         self._y = self._y - options.inner_rate * (d + options.momentum * self._inner)
 
     def _step_outside(self, rate: float) -> None:
-        options, workers, xp = self._own, self.workers, namespace(self._x)
+        options = self._own
+        workers = self.workers
+        xp = namespace(self._x)
         d = self._x - self._z
         if self._coupled:
             rho = _grown(options.rho, options.rho_growth, self._outer, 10.0)
@@ -87,7 +89,8 @@ class Entropy(Epochs):
                 self._centre = workers.mean(self._x)
         else:
             self._centre = self._x
-        self._y, self._z = copy(self._x), copy(self._x)
+        self._y = copy(self._x)
+        self._z = copy(self._x)
         self._inner = xp.zeros_like(self._inner)
         self._outer += 1
 

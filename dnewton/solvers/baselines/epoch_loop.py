@@ -30,8 +30,11 @@ class Epochs(ABC):
     """A mini-batch method. Subclasses say what a step does, what is evaluated and what is saved."""
 
     def __init__(self, workers: Workers, options: WorkersSection) -> None:
-        self.workers, self.options = workers, options
-        self._iteration, self._first_norm, self._norm = 0, math.nan, math.inf
+        self.workers = workers
+        self.options = options
+        self._iteration = 0
+        self._first_norm = math.nan
+        self._norm = math.inf
         self._position = 0
         self._seen = 0.0
 
@@ -87,12 +90,14 @@ class Epochs(ABC):
 
     def begin(self, start: Start) -> Step:
         """Evaluate the starting point. Raises UserError when f is not finite there. Collective over the workers."""
-        self._iteration, self._position = start.iteration, start.position
+        self._iteration = start.iteration
+        self._position = start.position
         with self.workers.all.vigil.held():
             self.prepare(start)
         if start.saved is not None and "norm" in start.saved.values:
             values = start.saved.values
-            self._first_norm, self._norm = float(values["first_norm"]), float(values["norm"])
+            self._first_norm = float(values["first_norm"])
+            self._norm = float(values["norm"])
             self._seen = float(values["seen"])
             self._rescale(int(values["stride"]))
             return Step(math.nan, self._norm, math.nan, self.workers.samples)
@@ -129,7 +134,9 @@ class Epochs(ABC):
             self._position = steps + 1
         at = self._evaluate()
         rate = self._rate((steps - 1) / steps)
-        self._iteration, self._position, self._norm = self._iteration + 1, 0, at.norm
+        self._iteration = self._iteration + 1
+        self._position = 0
+        self._norm = at.norm
         with vigil.held():
             step = self._report(at, rate)
         self._seen = 0.0

@@ -69,7 +69,8 @@ class Adam(FirstOrder):
     def prepare(self, start: Start) -> None:
         """Take over θ and the moments."""
         super().prepare(start)
-        self._first, self._second = taken(start, "first"), taken(start, "second")
+        self._first = taken(start, "first")
+        self._second = taken(start, "second")
         self._count = int(start.saved.values.get("count", "0")) if start.saved is not None else 0
 
     def update(self, share: Share, rate: float, count: int) -> None:

@@ -39,10 +39,13 @@ class HessianFree(Solver):
     """One iteration: curvature, an inner solve, a line search, λ by the ratio of decrease and prediction."""
 
     def __init__(self, workers: Workers, options: HessianFreeSection) -> None:
-        self.workers, self.options = workers, options
+        self.workers = workers
+        self.options = options
         size = subsample_size(options.subsample, workers.samples)
         self._draws = Cycle(workers.samples, size, options.seed, SUBSAMPLE)
-        self._iteration, self._first_norm, self._lambda = 0, math.nan, options.damping
+        self._iteration = 0
+        self._first_norm = math.nan
+        self._lambda = options.damping
         self._theta: Array
         self._previous: Array | None = None
         self._at: Point
@@ -64,20 +67,24 @@ class HessianFree(Solver):
 
     def begin(self, start: Start) -> Step:
         """Evaluate the starting point. Raises UserError when f is not finite there. Collective over the workers."""
-        self._theta, self._iteration = start.theta, start.iteration
+        self._theta = start.theta
+        self._iteration = start.iteration
         self._evaluate()
         self.workers.check(self._at)
         self._first_norm = self._at.norm
         if start.saved is not None:
             values = start.saved.values
-            self._lambda, self._first_norm = float(values["lambda"]), float(values["first_norm"])
+            self._lambda = float(values["lambda"])
+            self._first_norm = float(values["first_norm"])
             self._previous = start.saved.vectors.get("solution")
         at = self._at
         return Step(at.value, at.norm, at.metric, self.workers.samples, self._lambda, seen=float(self.workers.samples))
 
     def step(self) -> Step:
         """One outer step. Collective over the workers."""
-        options, workers, total = self.options, self.workers, self.workers.samples
+        options = self.options
+        workers = self.workers
+        total = self.workers.samples
         product, size = self._curvature()
         start = None if self._previous is None or not options.carry_over else options.carry_over * self._previous
         solve = krylov.conjugate_gradients if options.method == "gn_cg" else krylov.bicgstab
@@ -87,9 +94,7 @@ class HessianFree(Solver):
         self._previous = found.d
         alpha, value, trials = self._line_search(direction)
         ratio = -1.0
-        predicted = alpha * direction.slope + 0.5 * alpha**2 * (
-            direction.curvature - self._lambda * direction.squares
-        )
+        predicted = alpha * direction.slope + 0.5 * alpha**2 * (direction.curvature - self._lambda * direction.squares)
         if alpha and predicted < 0:
             ratio = (value - self._at.value) / predicted
         if alpha:
@@ -104,10 +109,20 @@ class HessianFree(Solver):
         seen = FORWARD * trials * total + (FORWARD + BACKWARD) * total * (alpha > 0) + FORWARD * size
         at = self._at
         return Step(
-            at.value, at.norm, at.metric, total, self._lambda, step=alpha, ratio=ratio, cg=found.iterations,
-            active=True, trials=trials, seen=seen + per_product * size * found.products, solved=True,
+            at.value,
+            at.norm,
+            at.metric,
+            total,
+            self._lambda,
+            step=alpha,
+            ratio=ratio,
+            cg=found.iterations,
+            active=True,
+            trials=trials,
+            seen=seen + per_product * size * found.products,
+            solved=True,
             extra={"negative_curvature": direction.negative},
-        )  # fmt: skip
+        )
 
     def saved(self) -> Saved:
         """λ and the last solution."""
@@ -120,7 +135,9 @@ class HessianFree(Solver):
 
     def _curvature(self) -> tuple[Callable[[Array], Array], int]:
         """Products with G + λI or H + λI on this iteration's subsample, and its size."""
-        workers, objective, theta = self.workers, self.workers.objective, self._theta
+        workers = self.workers
+        objective = self.workers.objective
+        theta = self._theta
         chosen = self._draws.draw(self._iteration)
         lo, hi = cut(len(chosen), workers.count, workers.index)
         size, mine = len(chosen), chosen[lo:hi]
@@ -169,7 +186,7 @@ class HessianFree(Solver):
             if best is None or _model(other) < _model(best):
                 best = other
         if best is None:
-            best = _Direction(-g, -self._at.norm**2, math.inf, self._at.norm**2)
+            best = _Direction(-g, -(self._at.norm**2), math.inf, self._at.norm**2)
         return best
 
     def _line_search(self, direction: _Direction) -> tuple[float, float, int]:

@@ -35,9 +35,13 @@ class KFAC(FirstOrder):
         network = workers.objective.network
         self._sizes = kfac_assignment.layer_sizes(network.plan)
         self._place = kfac_assignment.place(
-            self._sizes, workers.count, network.comm.size, options.name, options.assignment,
+            self._sizes,
+            workers.count,
+            network.comm.size,
+            options.name,
+            options.assignment,
             options.grad_worker_fraction,
-        )  # fmt: skip
+        )
         self._whole = Whole(network)
         row, column = self._place.place(workers.index)
         assert crew.peers is not None
@@ -60,7 +64,8 @@ class KFAC(FirstOrder):
         self._velocity = taken(start, "velocity")
         self._factors: dict[int, tuple[Array, Array]] = {}
         self._decomposed: dict[int, Decomposition] = {}
-        self._updates, self._clip = 0, 1.0
+        self._updates = 0
+        self._clip = 1.0
         if start.saved is not None:
             self._clip = float(start.saved.values.get("kl_clip", "1"))
             with self.workers.all.together():
@@ -131,7 +136,8 @@ class KFAC(FirstOrder):
         for i, (a, g) in zip(self._factored, fresh, strict=True):
             a, g = (1 - old) / total * a, (1 - old) / total * g
             if i in self._factors:
-                a, g = a + old * self._factors[i][0], g + old * self._factors[i][1]
+                a = a + old * self._factors[i][0]
+                g = g + old * self._factors[i][1]
             self._factors[i] = a, g
 
     def _nothing(self, i: int) -> tuple[Array, Array]:
@@ -150,8 +156,9 @@ class KFAC(FirstOrder):
         """Owners decompose; the workers of a column give each other what they have."""
         options = self._own
         with self.workers.all.phase("precondition"):
-            mine = {i: decompose(*self._factors[i], self._eigen, options.damping)
-                    for i in self._owned if i in self._factors}  # fmt: skip
+            mine = {
+                i: decompose(*self._factors[i], self._eigen, options.damping) for i in self._owned if i in self._factors
+            }
             if self._column.size == 1:
                 self._decomposed |= mine
                 return
@@ -172,8 +179,10 @@ class KFAC(FirstOrder):
         place, damping = self._place, self._own.damping
         with self.workers.all.phase("precondition"):
             whole = self._whole.matrices(g)
-            done = {i: self._decomposed[i].apply(whole[i], damping) if i in self._decomposed else whole[i]
-                    for i in self._preconditioned}  # fmt: skip
+            done = {
+                i: self._decomposed[i].apply(whole[i], damping) if i in self._decomposed else whole[i]
+                for i in self._preconditioned
+            }
             if self._row.size > 1:
                 flat = self._row.concatenate(_packed(list(done.values()), g))
                 order = [i for c in range(place.columns) for i in self._at_position if place.column[i] == c]
@@ -229,7 +238,9 @@ def _packed(arrays: list[Array], like: Array) -> Array:
 
 
 def _unpacked(flat: Array, shapes: list[tuple[int, ...]]) -> list[Array]:
-    xp, found, start = namespace(flat), [], 0
+    xp = namespace(flat)
+    found = []
+    start = 0
     for shape in shapes:
         found.append(xp.reshape(flat[start : start + _count(shape)], shape))
         start += _count(shape)

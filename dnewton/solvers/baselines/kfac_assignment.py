@@ -57,9 +57,14 @@ class Placement:
 
 
 def place(
-    sizes: Sequence[LayerSize], workers: int, model_ranks: int, variant: Variant, assignment: Assignment,
-    fraction: float = 1.0, source: str = "config",
-) -> Placement:  # fmt: skip
+    sizes: Sequence[LayerSize],
+    workers: int,
+    model_ranks: int,
+    variant: Variant,
+    assignment: Assignment,
+    fraction: float = 1.0,
+    source: str = "config",
+) -> Placement:
     """Distribute the layers. Raises UserError when `fraction` does not cut the workers into equal columns."""
     rows = 1 if variant != "d_kfac" else round(fraction * workers)
     whole = variant != "d_kfac" or abs(rows - fraction * workers) <= 1e-6 * workers
@@ -119,9 +124,13 @@ def volumes(
 
 
 def held_numbers(
-    sizes: Sequence[LayerSize], placement: Placement, variant: Variant, worker: int, position: int = 0,
+    sizes: Sequence[LayerSize],
+    placement: Placement,
+    variant: Variant,
+    worker: int,
+    position: int = 0,
     eigen: bool = True,
-) -> int:  # fmt: skip
+) -> int:
     """Numbers that a rank keeps between steps: running averages of factors, and decompositions."""
     _, mine = placement.place(worker)
     total = 0

@@ -19,9 +19,13 @@ from dnewton.model.objective import Objective
 
 
 def local_pass(
-    objective: Objective, theta: Array, indices: Indices, gradient: Array, wanted: Collection[str],
+    objective: Objective,
+    theta: Array,
+    indices: Indices,
+    gradient: Array,
+    wanted: Collection[str],
     mine: Collection[str],
-) -> dict[str, tuple[Array, Array]]:  # fmt: skip
+) -> dict[str, tuple[Array, Array]]:
     """Add Σ ∇ξ over some samples to `gradient`; for the layers `mine` also b·A and b·G over them.
 
     `wanted` are the layers for which any rank of the replica is asked. Collective over the replica.
@@ -35,7 +39,8 @@ def local_pass(
         block.add(gradient, op.weight_gradient(d, z), d)
         name = block.layer.shape.name
         if name in wanted:
-            inputs, outputs = network.whole_slice(block, z), network.whole_slice(block, d, of_outputs=True)
+            inputs = network.whole_slice(block, z)
+            outputs = network.whole_slice(block, d, of_outputs=True)
             if name in mine:
                 found[name] = (_inputs_factor(op, inputs), _outputs_factor(outputs))
 
@@ -93,7 +98,8 @@ def decompose(a: Array, g: Array, eigen: bool, damping: float) -> Decomposition:
         nothing = [math.nan * m for m in (g, a)]
         return Decomposition(*nothing, *([m[0] for m in nothing] if eigen else []))
     if eigen:
-        (left_values, left), (right_values, right) = _eigh(g), _eigh(a)
+        (left_values, left) = _eigh(g)
+        (right_values, right) = _eigh(a)
         return Decomposition(left, right, left_values, right_values)
     xp = namespace(a)
     mean_a, mean_g = (float(xp.sum(xp.linalg.diagonal(m))) / m.shape[0] for m in (a, g))

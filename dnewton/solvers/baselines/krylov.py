@@ -27,7 +27,8 @@ class Found:
     def look(self, p: Array, curvature: float, squares: float) -> None:
         """Remember p if A curves less along it than along all before."""
         if squares > 0 and curvature / squares < self.lowest:
-            self.lowest, self.q = curvature / squares, copy(p)
+            self.lowest = curvature / squares
+            self.q = copy(p)
 
 
 def _begin(product: Product, b: Array, start: Array | None) -> Found:
@@ -60,9 +61,7 @@ def conjugate_gradients(
     return found
 
 
-def bicgstab(
-    product: Product, b: Array, tolerance: float, limit: int, dots: Dots, start: Array | None = None
-) -> Found:
+def bicgstab(product: Product, b: Array, tolerance: float, limit: int, dots: Dots, start: Array | None = None) -> Found:
     """Stabilised bi-conjugate gradients (van der Vorst 1992): two products per iteration, A may be indefinite.
 
     The iterate with the smallest residual is returned. A breakdown (ω = 0, or r̂ orthogonal to r or Ap but for 1e-10 of
@@ -73,7 +72,10 @@ def bicgstab(
     bound *= tolerance**2
     x, r = copy(found.d), copy(found.r)
     best = rr
-    shadow, p, rho, fresh = r, r, rr, True
+    shadow = r
+    p = r
+    rho = rr
+    fresh = True
     while rr > bound and found.iterations < limit:
         found.iterations += 1
         ap = product(p)
@@ -83,7 +85,10 @@ def bicgstab(
         if not math.isfinite(with_shadow) or abs(with_shadow) <= NEAR * math.sqrt(known) * math.sqrt(length):
             if fresh or not math.isfinite(with_shadow):
                 break
-            shadow, p, rho, fresh = r, r, rr, True  # breakdown: begin anew
+            shadow = r
+            p = r
+            rho = rr
+            fresh = True  # breakdown: begin anew
             continue
         alpha = rho / with_shadow
         s = r - alpha * ap
@@ -98,10 +103,14 @@ def bicgstab(
         if not math.isfinite(rr):
             break
         if rr < best:
-            best, found.d, found.r = rr, x, r
+            best = rr
+            found.d = x
+            found.r = r
         fresh = omega == 0 or abs(after) <= NEAR * math.sqrt(known) * math.sqrt(rr)
         if fresh:
-            shadow, p, rho = r, r, rr
+            shadow = r
+            p = r
+            rho = rr
             continue
         p, rho = r + (after / rho) * (alpha / omega) * (p - omega * ap), after
     return found

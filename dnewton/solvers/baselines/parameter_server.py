@@ -93,7 +93,10 @@ class Server:
     """A server rank: :meth:`serve` until the workers say stop."""
 
     def __init__(self, crew: Crew, plan: NetPlan, options: ServedSection, dtype: str) -> None:
-        self._comm, self._layout, self._options, self._dtype = crew.world, crew.layout, options, dtype
+        self._comm = crew.world
+        self._layout = crew.layout
+        self._options = options
+        self._dtype = dtype
         self.workers = crew.layout.replicas * crew.layout.model_ranks
         self.index = crew.world.rank - self.workers
         self._sizes = [sum(b.size for b in blocks_of(plan, m)) for m in range(crew.layout.model_ranks)]
@@ -105,7 +108,8 @@ class Server:
 
     def serve(self) -> None:
         """Answer until told to stop; raises the UserError that ended the workers, if one did."""
-        idle, since = 0, math.inf  # until the first request workers read their samples
+        idle = 0
+        since = math.inf  # until the first request workers read their samples
         while True:
             self._comm.vigil.attend(since)
             found = self._next()
@@ -114,7 +118,9 @@ class Server:
                 if self._comm.polite or idle > PATIENCE:
                     time.sleep(IDLE)
                 continue
-            (source, tag), idle, since = found, 0, time.monotonic()
+            (source, tag) = found
+            idle = 0
+            since = time.monotonic()
             if tag == STOP:
                 text = np.empty(256, dtype=np.uint8)
                 self._comm.receive(text, source, STOP)
@@ -149,7 +155,8 @@ class Server:
             self._turn[m] = (self._turn[m] + 1) % self._layout.replicas
 
     def _answer(self, source: int, tag: int) -> None:
-        comm, (worker, m) = self._comm, divmod(source, self._layout.model_ranks)
+        comm = self._comm
+        (worker, m) = divmod(source, self._layout.model_ranks)
         here = slice_of(self._sizes[m], self._layout.servers, self.index)
         length = here.stop - here.start
         nothing = np.empty(0, dtype=self._dtype)
@@ -191,8 +198,16 @@ class Server:
     def _statistics(self) -> Array:
         """Pushes, their summed and largest staleness, messages and bytes sent so far, peak memory; float64."""
         traffic = [t.values() for t in self._comm.ledger.phases.values()]
-        stale, self._stale = self._stale, []
-        return np.array([
-            len(stale), math.fsum(stale), max(stale, default=0), sum(t[0] for t in traffic),
-            sum(t[1] for t in traffic), node.peak_rss_bytes(),
-        ], dtype=np.float64)  # fmt: skip
+        stale = self._stale
+        self._stale = []
+        return np.array(
+            [
+                len(stale),
+                math.fsum(stale),
+                max(stale, default=0),
+                sum(t[0] for t in traffic),
+                sum(t[1] for t in traffic),
+                node.peak_rss_bytes(),
+            ],
+            dtype=np.float64,
+        )

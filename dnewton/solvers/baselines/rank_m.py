@@ -81,10 +81,13 @@ class RankM(LocalSteps):
         self._seen += len(overlap) * workers.count
         found = self.secant(overlap)
         with workers.all.phase("function"):
-            before, after = workers.value(found.mean, overlap), workers.value(found.new, overlap)
+            before = workers.value(found.mean, overlap)
+            after = workers.value(found.new, overlap)
         self._seen += 2 / 3 * len(overlap)
         good = after < before  # false for NaN
-        self._steps, self._ranks, self._kept = self._steps + 1, self._ranks + found.rank, self._kept + bool(good)
+        self._steps = self._steps + 1
+        self._ranks = self._ranks + found.rank
+        self._kept = self._kept + bool(good)
         if good:
             new = found.new
         else:
@@ -95,7 +98,9 @@ class RankM(LocalSteps):
 
     def secant(self, overlap: Indices) -> Secant:
         """The step from the workers' present points. Collective over the workers."""
-        options, workers, m = self._own, self.workers, self.workers.count
+        options = self._own
+        workers = self.workers
+        m = self.workers.count
         with workers.all.phase("gradient"):
             g = workers.gradient(self.x, overlap)
         xp, n = namespace(g), g.shape[0]
@@ -106,10 +111,12 @@ class RankM(LocalSteps):
             half = rows.shape[1] // 2
             w, grads = rows[:, :half], rows[:, half:]
             mean, slope = xp.mean(w, axis=0), xp.mean(grads, axis=0)
-            s, y = w - mean, grads - slope  # (m, n/m): rows are the columns of S and Y
+            s = w - mean
+            y = grads - slope  # (m, n/m): rows are the columns of S and Y
             small = xp.concat([xp.reshape(y @ y.T, (m * m,)), xp.reshape(s @ y.T, (m * m,)), y @ slope, s @ slope])
             small = to_host(workers.all.of_first(workers.all.sum(small)))
-            yy, sy = small[: m * m].reshape(m, m), small[m * m : 2 * m * m].reshape(m, m)
+            yy = small[: m * m].reshape(m, m)
+            sy = small[m * m : 2 * m * m].reshape(m, m)
             gamma, rank = coefficients(
                 yy, sy, small[2 * m * m : 2 * m * m + m], small[2 * m * m + m :], options.type, options.ridge
             )

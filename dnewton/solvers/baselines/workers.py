@@ -46,10 +46,15 @@ class Workers:
         """`batch` samples per worker and step."""
         assert crew.workers is not None
         assert crew.peers is not None
-        self.all, self.peers, self.model = crew.workers, crew.peers, objective.comm
-        self.count, self.index = crew.layout.replicas, crew.peers.rank
-        self.objective, self.samples = objective, objective.data.count
-        self._batch, self._seed = batch, seed
+        self.all = crew.workers
+        self.peers = crew.peers
+        self.model = objective.comm
+        self.count = crew.layout.replicas
+        self.index = crew.peers.rank
+        self.objective = objective
+        self.samples = objective.data.count
+        self._batch = batch
+        self._seed = seed
 
     @property
     def stride(self) -> int:
@@ -134,7 +139,8 @@ class Workers:
     def _totals(
         self, theta: Array, loss: float, metric: float, gradient: Array
     ) -> tuple[tuple[float, float], float, float]:
-        root, first = self.model.rank == 0, self.index == 0  # outputs are alike in a replica, θ over the replicas
+        root = self.model.rank == 0
+        first = self.index == 0  # outputs are alike in a replica, θ over the replicas
         norms = [dot(theta, theta), dot(gradient, gradient)] if first else [0.0, 0.0]
         total, metric, squares, slopes = self.all.sum_scalars([loss if root else 0.0, metric if root else 0.0, *norms])
         return (total, 0.5 * self.objective.regulariser * squares), metric, slopes

@@ -51,26 +51,35 @@ class PlainCG:
     """
 
     def __init__(
-        self, product: Product, g: Array, unit: Unit, tolerance: float, start: Array | None = None,
+        self,
+        product: Product,
+        g: Array,
+        unit: Unit,
+        tolerance: float,
+        start: Array | None = None,
         preconditioner: Callable[[Array], Array] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`product(v, unit)` gives (G_uu + λI) v on the unit's span; `start` is laid out like g.
 
         `preconditioner` maps a residual on the unit's span to M⁻¹ r.
         """
         xp = namespace(g)
-        self._product, self.unit = product, unit
+        self._product = product
+        self.unit = unit
         self._precondition = preconditioner or (lambda r: r)
         s = unit.span
-        self.d, self.r = xp.zeros_like(g[s]), -g[s]
+        self.d = xp.zeros_like(g[s])
+        self.r = -g[s]
         self.squares = dot(g[s], g[s])  # ‖r‖²
         self.bound = tolerance**2 * self.squares
         if start is not None:
             image = product(start, unit)  # in any case: it may be a collective
             if self.squares > 0:
-                self.d, self.r = self.d + start[s], self.r - image
+                self.d = self.d + start[s]
+                self.r = self.r - image
                 self.squares = dot(self.r, self.r)
-        self._like, self._whole = g, bool(unit.size == g.shape[0])
+        self._like = g
+        self._whole = bool(unit.size == g.shape[0])
         self._begin()
         self.working = self.squares > self.bound and unit.size > 0
 
@@ -123,7 +132,9 @@ def solve(systems: Sequence[System], g: Array, max_cg: int, watch: Watch) -> Sol
     An empty block or g_p = 0 gives d_p = 0. Communicates nothing but what `watch` does.
     """
     working = [system for system in systems if system.working]
-    had_work, iterations, cut = bool(working), 0, False
+    had_work = bool(working)
+    iterations = 0
+    cut = False
     while working and iterations < max_cg:
         iterations += 1
         for system in working:
@@ -173,9 +184,15 @@ def solve_jointly(
 
 
 def full_cg(
-    product: Product, g: Array, unit: Unit, grad_norm: float, tolerance: float, max_cg: int, comm: Comm,
+    product: Product,
+    g: Array,
+    unit: Unit,
+    grad_norm: float,
+    tolerance: float,
+    max_cg: int,
+    comm: Comm,
     start: Array | None = None,
-) -> Solution:  # fmt: skip
+) -> Solution:
     """Solve the whole system, every rank holding its blocks of the vectors; `product` communicates. From 0, or from
     `start`, whose residual counts as an iteration.
 

@@ -61,7 +61,9 @@ def two_level(
     Every rank works out ZᵀGZ on its share of S, for which it gets all ranks' J d there. Collective over the world: an
     exchange of K|S| numbers per rank and vector, and one of scalars.
     """
-    xp, ranks, has = namespace(g), comm.size, int(previous is not None)
+    xp = namespace(g)
+    ranks = comm.size
+    has = int(previous is not None)
     mine = [d] if previous is None else [d, previous]
     images = model.own_images(mine, unit, comm)  # (1 or 2, S, K)
     samples, outputs = images.shape[1:]
@@ -77,9 +79,11 @@ def two_level(
     flat = xp.astype(xp.reshape(z, (n, shape[1] * outputs)), xp.float64)
     bent = xp.astype(xp.reshape(model.bend(z, here), (n, shape[1] * outputs)), xp.float64)
     slopes, inner = host([0.0] * n), zeros((n, n), host([]))
-    slopes[comm.rank], inner[comm.rank, comm.rank] = dot(g, d), dot(d, d)
+    slopes[comm.rank] = dot(g, d)
+    inner[comm.rank, comm.rank] = dot(d, d)
     if previous is not None:
-        slopes[-1], inner[-1, -1] = dot(g, previous), dot(previous, previous)
+        slopes[-1] = dot(g, previous)
+        inner[-1, -1] = dot(previous, previous)
         inner[comm.rank, -1] = inner[-1, comm.rank] = dot(d, previous)
     summed = host(comm.sum_scalars([*slopes, *inner.ravel(), *to_host(flat @ bent.T).ravel()]))
     slopes, inner = summed[:n], summed[n : n + n * n].reshape(n, n)
@@ -97,9 +101,7 @@ def two_level(
     return Direction(p, float(slopes @ host(values)), curvature)
 
 
-def _products(
-    model: Model, unit: Unit, g: Array, columns: list[Array], comm: Comm
-) -> tuple[Array, Array, Array]:
+def _products(model: Model, unit: Unit, g: Array, columns: list[Array], comm: Comm) -> tuple[Array, Array, Array]:
     """Zᵀ∇f and ZᵀZ, the same on every rank, and J Z (columns, S, K)."""
     n = len(columns)
     ju = model.images(columns, unit, comm)

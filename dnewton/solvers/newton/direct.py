@@ -34,8 +34,12 @@ class Exact:
         self, model: GaussNewton | Normal, g: Array, unit: Unit, damping: float, tolerance: float, how: str
     ) -> None:
         """`how` is primal or dual."""
-        self._model, self._g, self._unit, self._damping = model, g, unit, damping
-        self._tolerance, self._how = tolerance, how
+        self._model = model
+        self._g = g
+        self._unit = unit
+        self._damping = damping
+        self._tolerance = tolerance
+        self._how = how
         self._rest: PlainCG | None = None
         self.working = unit.size > 0 and dot(g[unit.span], g[unit.span]) > 0
 
@@ -49,7 +53,8 @@ class Exact:
             if found is not None:
                 start = namespace(self._g).zeros_like(self._g)
                 start[self._unit.span] = found
-            model, damping = self._model, self._damping  # not a method: a cycle would keep J alive
+            model = self._model
+            damping = self._damping  # not a method: a cycle would keep J alive
 
             def product(v: Array, unit: Unit) -> Array:
                 return model.block_product(v, unit, damping)

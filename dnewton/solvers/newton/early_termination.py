@@ -44,7 +44,8 @@ class NeverStop:
 
     def __init__(self, vigil: Vigil | None = None) -> None:
         """`vigil` is asked after every iteration whether the job has to stop."""
-        self._vigil, self._end = vigil or Vigil(), time.perf_counter()
+        self._vigil = vigil or Vigil()
+        self._end = time.perf_counter()
 
     def begin(self, iteration: int, active: int) -> None:
         self._end = time.perf_counter()
@@ -66,8 +67,12 @@ class AsyncStop:
     """`mode: async`: a counter in an RMA window on rank 0, two slots in turn; no rank ever waits for another."""
 
     def __init__(self, counter: OneSidedCounter, comm: Comm, fraction: float) -> None:
-        self._counter, self._comm, self._fraction = counter, comm, fraction
-        self._slot, self._target, self._end = 0, 0, time.perf_counter()
+        self._counter = counter
+        self._comm = comm
+        self._fraction = fraction
+        self._slot = 0
+        self._target = 0
+        self._end = time.perf_counter()
 
     def begin(self, iteration: int, active: int) -> None:
         self._slot = iteration % OneSidedCounter.SLOTS
@@ -105,11 +110,17 @@ class LockstepStop:
     """
 
     def __init__(self, comm: Comm, fraction: float, every: int) -> None:
-        self._comm, self._fraction, self._every = comm, fraction, every
-        self._target, self._iterations, self._over, self._end = 0, 0, False, time.perf_counter()
+        self._comm = comm
+        self._fraction = fraction
+        self._every = every
+        self._target = 0
+        self._iterations = 0
+        self._over = False
+        self._end = time.perf_counter()
 
     def begin(self, iteration: int, active: int) -> None:
-        self._target, self._iterations = math.ceil(self._fraction * active), 0
+        self._target = math.ceil(self._fraction * active)
+        self._iterations = 0
         self._over = active == 0
 
     def cut(self) -> bool:

@@ -44,8 +44,10 @@ class _Recorder:
 
     def __init__(self, model: GaussNewton, damping: float, like: Array) -> None:
         shape = (model.samples, model.outputs)
-        self._model, self._damping = model, damping
-        self.u, self.w = zeros(shape, like), zeros(shape, like)
+        self._model = model
+        self._damping = damping
+        self.u = zeros(shape, like)
+        self.w = zeros(shape, like)
 
     def __call__(self, v: Array, unit: Unit) -> Array:
         def bend(u: Array, here: slice) -> Array:
@@ -63,9 +65,12 @@ class RecordedCG(PlainCG):
 
     def __init__(self, model: GaussNewton, g: Array, unit: Unit, damping: float, tolerance: float) -> None:
         n = model.samples * model.outputs
-        self.model, self.g, self.mu = model, g, model.regulariser + damping
+        self.model = model
+        self.g = g
+        self.mu = model.regulariser + damping
         empty = [zeros(n, g, "float64") for _ in range(6)]
-        self.cd, self.cr = _Vector(0.0, empty[0], empty[1]), _Vector(-1.0, empty[2], empty[3])
+        self.cd = _Vector(0.0, empty[0], empty[1])
+        self.cr = _Vector(-1.0, empty[2], empty[3])
         self.cv = _Vector(-1.0, empty[4], empty[5])
         self.h: Array | None = None
         self._recorder = _Recorder(model, damping, g)  # not a method of this object: a cycle would keep J alive
@@ -76,19 +81,25 @@ class RecordedCG(PlainCG):
         self.cv.u = _wide(self._recorder.u)
         if self.h is None:
             self.h = -self.cv.u  # the first direction is -g
-        d, r, v, step = self.cd, self.cr, self.cv, self.step
+        d = self.cd
+        r = self.cr
+        v = self.cv
+        step = self.step
         d.add(step, v)
         r.a -= step * self.mu * v.a
         r.y -= step * (self.mu * v.y + _wide(self._recorder.w))
         if self.working:  # v's image is that of the direction before, until the next product
-            v.a, v.y = r.a + self.beta * v.a, r.y + self.beta * v.y
+            v.a = r.a + self.beta * v.a
+            v.y = r.y + self.beta * v.y
 
 
 class GramCG:
     """The solver of one diagonal unit; the same iterates as conjugate gradients from 0, up to rounding."""
 
     def __init__(self, model: GaussNewton, g: Array, unit: Unit, damping: float, tolerance: float) -> None:
-        self._model, self._unit, self._g = model, unit, g
+        self._model = model
+        self._unit = unit
+        self._g = g
         self._mu = model.regulariser + damping
         xp = namespace(g)
         self._gg = dot(g[unit.span], g[unit.span])
@@ -97,28 +108,41 @@ class GramCG:
         self._d = _Vector(0.0, copy(zero), copy(zero))
         self._r = _Vector(-1.0, copy(zero), -self._h)
         self._v = _Vector(-1.0, zero, -self._h)
-        self._squares, self._bound = self._gg, tolerance**2 * self._gg
+        self._squares = self._gg
+        self._bound = tolerance**2 * self._gg
         self.working = self._squares > self._bound
 
     @classmethod
     def going_on(cls, before: RecordedCG) -> GramCG:
         """From where plain conjugate gradients have come to, after at least one iteration."""
         self = cls.__new__(cls)
-        model, unit, g = before.model, before.unit, before.g
-        self._model, self._unit, self._g, self._mu = model, unit, g, before.mu
+        model = before.model
+        unit = before.unit
+        g = before.g
+        self._model = model
+        self._unit = unit
+        self._g = g
+        self._mu = before.mu
         assert before.h is not None
-        self._h, self._gg = before.h, dot(g[unit.span], g[unit.span])
-        self._d, self._r, self._v = before.cd, before.cr, before.cv
+        self._h = before.h
+        self._gg = dot(g[unit.span], g[unit.span])
+        self._d = before.cd
+        self._r = before.cr
+        self._v = before.cv
         xp, last = namespace(g), before.cv.u
         y = xp.astype(xp.reshape(self._v.y, (model.samples, model.outputs)), g.dtype)
         self._v.u = self._v.a * self._h + _wide(model.jacobian.gram_times(y, unit))
         self._r.u = self._v.u - before.beta * last  # r = v - β v_before
-        self._squares, self._bound, self.working = before.squares, before.bound, before.working
+        self._squares = before.squares
+        self._bound = before.bound
+        self.working = before.working
         return self
 
     def advance(self) -> None:
         """One iteration; see :class:`dnewton.solvers.newton.cg.System`."""
-        model, v, r = self._model, self._v, self._r
+        model = self._model
+        v = self._v
+        r = self._r
         jacobian, xp = model.jacobian, namespace(self._g)
         shape = (model.samples, model.outputs)
         w = model.bend(xp.reshape(v.u, shape), slice(0, shape[0]))

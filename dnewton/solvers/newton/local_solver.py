@@ -17,9 +17,14 @@ from dnewton.solvers.newton.switch_after import Later
 
 
 def make(
-    stages: Sequence[tuple[str, int]], model: GaussNewton | Normal, g: Array, unit: Unit, damping: float,
-    tolerance: float, start: Array | None = None,
-) -> System:  # fmt: skip
+    stages: Sequence[tuple[str, int]],
+    model: GaussNewton | Normal,
+    g: Array,
+    unit: Unit,
+    damping: float,
+    tolerance: float,
+    start: Array | None = None,
+) -> System:
     """The system of one unit, to be solved by ways that follow each other (see :mod:`dnewton.planning.curvature_plan`).
 
     A stage is a way and the iterations before it; the first begins at once. CG begins at `start` if given.
@@ -33,9 +38,15 @@ def make(
 
 
 def _first(
-    way: str, model: GaussNewton | Normal, g: Array, unit: Unit, damping: float, tolerance: float,
-    start: Array | None, recorded: bool,
-) -> System:  # fmt: skip
+    way: str,
+    model: GaussNewton | Normal,
+    g: Array,
+    unit: Unit,
+    damping: float,
+    tolerance: float,
+    start: Array | None,
+    recorded: bool,
+) -> System:
     def product(v: Array, u: Unit) -> Array:
         return model.block_product(v, u, damping)
 

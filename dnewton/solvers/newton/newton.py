@@ -40,7 +40,10 @@ class Newton(Solver):
 
     def __init__(self, objective: Objective, options: SolverSection, comm: Comm, strategy: Strategy) -> None:
         """Collective over the world (the early-termination counter's window)."""
-        self._objective, self._options, self._comm, self._strategy = objective, options, comm, strategy
+        self._objective = objective
+        self._options = options
+        self._comm = comm
+        self._strategy = strategy
         network, total = objective.network, objective.data.count
         size = subsample_size(options.subsample, total)
         self._subsamples = Cycle(total, size, options.seed, SUBSAMPLE)
@@ -55,7 +58,9 @@ class Newton(Solver):
         self._watch = early_termination.make(mode, stop.fraction, stop.every, comm, options.replica_solve != "exact")
         self._at: Evaluation
         self._grad: Array
-        self._norm, self._active, self._solves = math.nan, 0, 0
+        self._norm = math.nan
+        self._active = 0
+        self._solves = 0
         self._broken = damping.Broken()
         self.state: State
 
@@ -65,7 +70,8 @@ class Newton(Solver):
         Raises UserError when f is not finite there. Collective over the world.
         """
         self.state = state
-        now, state.iteration = state.iteration, state.evaluated  # the same batches give the same bits
+        now = state.iteration
+        state.iteration = state.evaluated  # the same batches give the same bits
         at = self._evaluate(state.theta)
         self._accept(at)
         state.iteration = now
@@ -83,9 +89,13 @@ class Newton(Solver):
         if start.saved is not None:
             values = start.saved.values
             state = State(
-                start.theta, float(values["lambda"]), start.saved.vectors.get("previous"), start.iteration,
-                float(values["first_norm"]), int(values["evaluated"]),
-            )  # fmt: skip
+                start.theta,
+                float(values["lambda"]),
+                start.saved.vectors.get("previous"),
+                start.iteration,
+                float(values["first_norm"]),
+                int(values["evaluated"]),
+            )
         return self.start(state)
 
     def saved(self) -> Saved:
@@ -174,8 +184,12 @@ class Newton(Solver):
 
     def _curvature(self) -> GaussNewton | ByPasses:
         """The model at θ in the form that the strategy says; takes over the subsample's forward passes."""
-        objective, theta, how = self._objective, self.state.theta, self._strategy
-        network, loss, regulariser = objective.network, objective.loss, objective.regulariser
+        objective = self._objective
+        theta = self.state.theta
+        how = self._strategy
+        network = objective.network
+        loss = objective.loss
+        regulariser = objective.regulariser
         with self._comm.phase("jacobian"):
             tapes = [b.tape for b in self._at.subsample if b.tape is not None]
             for batch in self._at.subsample:
@@ -192,11 +206,11 @@ class Newton(Solver):
                 return ByPasses(passes, loss, z, regulariser)
             return Normal(network, theta, passes, self._units, loss, z, regulariser)
 
-    def _direction(
-        self, model: GaussNewton | ByPasses, lam: float
-    ) -> tuple[combine.Direction, cg.Solution, float]:
+    def _direction(self, model: GaussNewton | ByPasses, lam: float) -> tuple[combine.Direction, cg.Solution, float]:
         """The combined direction for one λ, the local solution, and the seconds this rank waited for others."""
-        comm, unit, previous = self._comm, self._rank_unit, self.state.previous
+        comm = self._comm
+        unit = self._rank_unit
+        previous = self.state.previous
         with comm.phase("cg"):
             found = self._solve(model, lam)
         with comm.phase("combine"):
@@ -228,8 +242,14 @@ class Newton(Solver):
                 start = direct.dual(model, self._grad, self._rank_unit, lam, comm)
             found = cg.full_cg(
                 lambda v, unit: model.full_product(v, unit, lam, comm),
-                self._grad, self._rank_unit, self._norm, options.cg_tolerance, options.max_cg, comm, start,
-            )  # fmt: skip
+                self._grad,
+                self._rank_unit,
+                self._norm,
+                options.cg_tolerance,
+                options.max_cg,
+                comm,
+                start,
+            )
         elif isinstance(model, (GaussNewton, Normal)):
             systems = [
                 local_solver.make(stages, model, self._grad, unit, lam, options.cg_tolerance, start)
@@ -242,7 +262,9 @@ class Newton(Solver):
         return found
 
     def _solve_by_passes(self, model: ByPasses, lam: float, start: Array | None) -> cg.Solution:
-        options, comm, g = self._options, self._comm, self._grad
+        options = self._options
+        comm = self._comm
+        g = self._grad
 
         def product(v: Array, unit: jacobian.Unit) -> Array:
             return model.joint_product(v, unit, lam, comm)
@@ -307,7 +329,8 @@ class Newton(Solver):
             self._grad = self._objective.gradient(theta, at)
             mine = dot(self._grad, self._grad)
             squares, count = comm.sum_scalars([mine, float(mine > 0)])  # active: what local solves have work for
-        self._norm, self._active = math.sqrt(squares) if squares >= 0 else squares, int(count)
+        self._norm = math.sqrt(squares) if squares >= 0 else squares
+        self._active = int(count)
         if self._stochastic:
             self._forward_subsample()
         self.state.evaluated = self.state.iteration

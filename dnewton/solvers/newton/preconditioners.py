@@ -56,9 +56,11 @@ def _kronecker(model: GaussNewton, j: Factored, mu: float) -> Preconditioner:
     d = _bent(model, j.d.dense(n, some), some)  # (K, n, O)
     flat = xp.reshape(d, (d.shape[0] * n, o))
     gamma = samples * (flat.T @ flat) / n
-    scale_a, scale_g = float(xp.linalg.trace(a)) / a.shape[0], float(xp.linalg.trace(gamma)) / o
+    scale_a = float(xp.linalg.trace(a)) / a.shape[0]
+    scale_g = float(xp.linalg.trace(gamma)) / o
     pi = math.sqrt(scale_a / scale_g) if scale_a > 0 and scale_g > 0 else 1.0
-    left, right = inverse(gamma, math.sqrt(mu) / pi), inverse(a, pi * math.sqrt(mu))
+    left = inverse(gamma, math.sqrt(mu) / pi)
+    right = inverse(a, pi * math.sqrt(mu))
     if left is None or right is None:
         return lambda r: r
     block = j.block
@@ -82,7 +84,9 @@ def _bent(model: GaussNewton, d: Array, some: slice) -> Array:
 
 def _diagonal(model: GaussNewton, j: BlockJacobian) -> Array:
     """Σ_i of the diagonal of J_iᵀ B_i J_i / |S|, laid out like the block; summed over samples that stay in cache."""
-    samples, k, size = model.samples, model.outputs, j.block.size
+    samples = model.samples
+    k = model.outputs
+    size = j.block.size
     per_sample = size if not isinstance(j, Factored) else j.phi.shape[1] * j.block.shape[0]
     held = j.phi.like if isinstance(j, Factored) else j.as_rows(slice(0, 0))
     parts = sample_blocks(samples, 4 * k * per_sample * 8, block_bytes(held))

@@ -32,7 +32,8 @@ class ReplicaComm(Comm):
     def __init__(self, model: Comm, everybody: Comm, replica: int) -> None:
         """Collective over the replica."""
         super().__init__(model._mpi, model.grid, model.polite)
-        self._everybody, self._counts = everybody, replica == 0
+        self._everybody = everybody
+        self._counts = replica == 0
         model._shared(self)
 
     def sum_scalars(self, values: Sequence[float]) -> list[float]:
@@ -77,7 +78,9 @@ class SharedModel:
     """The quadratic model on all of S, of which this replica has a share."""
 
     def __init__(self, own: GaussNewton | ByPasses, peers: Comm, total: int) -> None:
-        self.own, self._peers, self.regulariser = own, peers, own.regulariser
+        self.own = own
+        self._peers = peers
+        self.regulariser = own.regulariser
         self._weight = own.samples / total
 
     def images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
@@ -118,7 +121,8 @@ class ReplicatedNewton(Newton):
         self, objective: SharedObjective, options: SolverSection, comm: ReplicaComm, how: Strategy, crew: Crew
     ) -> None:
         """Raises UserError for what replicas cannot do. Collective over all workers."""
-        size, replicas = subsample_size(options.subsample, objective.data.count), crew.layout.replicas
+        size = subsample_size(options.subsample, objective.data.count)
+        replicas = crew.layout.replicas
         if size < replicas:
             raise UserError(f"solver.subsample: {size} sample(s) cannot be shared by {replicas} replicas; take more")
         if options.combine == "two_level":
@@ -129,12 +133,13 @@ class ReplicatedNewton(Newton):
             raise UserError("solver.replica_solve: exact needs an explicit jacobian, which does not fit; use average")
         super().__init__(objective, options, comm, how)
         assert crew.peers is not None
-        self._peers, self._size = crew.peers, size
+        self._peers = crew.peers
+        self._size = size
 
-    def _direction(
-        self, model: GaussNewton | ByPasses, lam: float
-    ) -> tuple[combine.Direction, cg.Solution, float]:
-        comm, unit, shared = self._comm, self._rank_unit, SharedModel(model, self._peers, self._size)
+    def _direction(self, model: GaussNewton | ByPasses, lam: float) -> tuple[combine.Direction, cg.Solution, float]:
+        comm = self._comm
+        unit = self._rank_unit
+        shared = SharedModel(model, self._peers, self._size)
         comm.vigil.seam()
         with comm.phase("cg"):
             found = self._solve_shared(shared, lam)
@@ -147,20 +152,26 @@ class ReplicatedNewton(Newton):
             return direction, found, self._watch.complete()
 
     def _solve_shared(self, model: SharedModel, lam: float) -> cg.Solution:
-        options, comm, g = self._options, self._comm, self._grad
+        options = self._options
+        comm = self._comm
+        g = self._grad
         start = self.state.previous if options.warm_start else None
         if options.curvature == "full":
             return cg.full_cg(
-                lambda v, unit: model.full_product(v, unit, lam, comm), g, self._rank_unit, self._norm,
-                options.cg_tolerance, options.max_cg, comm, start,
-            )  # fmt: skip
+                lambda v, unit: model.full_product(v, unit, lam, comm),
+                g,
+                self._rank_unit,
+                self._norm,
+                options.cg_tolerance,
+                options.max_cg,
+                comm,
+                start,
+            )
         if options.replica_solve == "exact":
             self._solves += 1
             self._watch.begin(self._solves, self._active)
             systems = [
-                cg.PlainCG(
-                    lambda v, unit: model.block_product(v, unit, lam), g, unit, options.cg_tolerance, start
-                )
+                cg.PlainCG(lambda v, unit: model.block_product(v, unit, lam), g, unit, options.cg_tolerance, start)
                 for unit in self._units
             ]
             return cg.solve(systems, g, options.max_cg, self._watch)

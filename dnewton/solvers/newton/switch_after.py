@@ -17,7 +17,9 @@ class Later:
 
     def __init__(self, first: System, after: int, change: Callable[[], System]) -> None:
         """`change()` gives the system that goes on after `after` iterations."""
-        self._now, self._left, self._change = first, after, change
+        self._now = first
+        self._left = after
+        self._change = change
 
     @property
     def working(self) -> bool:

@@ -154,9 +154,12 @@ class ndarray:
 
     # Transfers.
     def get(
-        self, stream: _streams.Stream | None = None, order: str = "C", out: np.ndarray | None = None,
+        self,
+        stream: _streams.Stream | None = None,
+        order: str = "C",
+        out: np.ndarray | None = None,
         blocking: bool = True,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray:
         """A copy on the host; without `blocking` there is garbage in it until the next synchronisation."""
         where = stream or _streams.get_current_stream()
         if out is None:
@@ -231,10 +234,14 @@ class ndarray:
         _streams.require_synchronised(self._device, f"a {self.dtype} array of shape {self.shape}")
         a = self._a
         return {
-            "shape": a.shape, "typestr": a.dtype.str, "descr": [("", a.dtype.str)], "version": 3, "stream": None,
+            "shape": a.shape,
+            "typestr": a.dtype.str,
+            "descr": [("", a.dtype.str)],
+            "version": 3,
+            "stream": None,
             "data": (a.__array_interface__["data"][0] if a.size else 0, False),
             "strides": None if a.flags.c_contiguous else a.strides,
-        }  # fmt: skip
+        }
 
     # Elements.
     def __getitem__(self, key: Any) -> ndarray:
@@ -319,10 +326,19 @@ def copy_in(device: ndarray, host: np.ndarray, where: Any = None) -> None:
 
 
 _BINARY = {
-    "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide, "floordiv": np.floor_divide,
-    "mod": np.remainder, "pow": np.power, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
-    "lshift": np.left_shift, "rshift": np.right_shift,
-}  # fmt: skip
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "truediv": np.true_divide,
+    "floordiv": np.floor_divide,
+    "mod": np.remainder,
+    "pow": np.power,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+    "lshift": np.left_shift,
+    "rshift": np.right_shift,
+}
 for _name, _ufunc in _BINARY.items():
     _forward, _reflected = _binary(_ufunc)
     setattr(ndarray, f"__{_name}__", _forward)
@@ -330,8 +346,13 @@ for _name, _ufunc in _BINARY.items():
     setattr(ndarray, f"__i{_name}__", _inplace(_ufunc))
 ndarray.__matmul__, ndarray.__rmatmul__ = _binary(np.matmul)  # type: ignore[attr-defined]
 for _name, _ufunc in {
-    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
-}.items():  # fmt: skip
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+}.items():
     setattr(ndarray, f"__{_name}__", _binary(_ufunc)[0])
 for _name, _ufunc in {"neg": np.negative, "pos": np.positive, "abs": np.absolute, "invert": np.invert}.items():
     setattr(ndarray, f"__{_name}__", _unary(_ufunc))
@@ -342,7 +363,21 @@ for _name in ("std", "var"):
 for _name in ("max", "min", "any", "all", "argmax", "argmin"):
     setattr(ndarray, _name, _reduction(_name))
 for _name in (
-    "transpose", "ravel", "flatten", "squeeze", "swapaxes", "take", "clip", "conj", "cumsum", "diagonal", "dot",
-    "round", "trace", "repeat", "sort", "argsort",
-):  # fmt: skip
+    "transpose",
+    "ravel",
+    "flatten",
+    "squeeze",
+    "swapaxes",
+    "take",
+    "clip",
+    "conj",
+    "cumsum",
+    "diagonal",
+    "dot",
+    "round",
+    "trace",
+    "repeat",
+    "sort",
+    "argsort",
+):
     setattr(ndarray, _name, _method(_name))

@@ -12,16 +12,39 @@ from cupy._core import apply, is_device, wrap
 from cupy.cuda import pinned_memory, stream
 
 __all__ = [
-    "arange", "array", "asanyarray", "asarray", "ascontiguousarray", "asfortranarray", "asnumpy", "astype", "copy",
-    "empty", "empty_like", "eye", "full", "full_like", "identity", "linspace", "ones", "ones_like", "zeros",
+    "arange",
+    "array",
+    "asanyarray",
+    "asarray",
+    "ascontiguousarray",
+    "asfortranarray",
+    "asnumpy",
+    "astype",
+    "copy",
+    "empty",
+    "empty_like",
+    "eye",
+    "full",
+    "full_like",
+    "identity",
+    "linspace",
+    "ones",
+    "ones_like",
+    "zeros",
     "zeros_like",
-]  # fmt: skip
+]
 
 
 def array(
-    obj: Any, dtype: Any = None, copy: bool | None = True, order: str = "K", subok: bool = False, ndmin: int = 0,
-    *, blocking: bool = False,
-) -> ndarray:  # fmt: skip
+    obj: Any,
+    dtype: Any = None,
+    copy: bool | None = True,
+    order: str = "K",
+    subok: bool = False,
+    ndmin: int = 0,
+    *,
+    blocking: bool = False,
+) -> ndarray:
     """From a device array (`copy`: True always, None if needed, False never) or anything on the host."""
     if isinstance(obj, ndarray):
         same = (dtype is None or obj.dtype == dtype) and obj.ndim >= ndmin and _in_order(obj, order)

@@ -19,10 +19,19 @@ from cupy._prelude import prelude
 from cupy.cuda import stream as _streams
 
 _C = {
-    "bool": "bool", "int8": "signed char", "uint8": "unsigned char", "int16": "short", "uint16": "unsigned short",
-    "int32": "int", "uint32": "unsigned int", "int64": "long long", "uint64": "unsigned long long",
-    "float16": "float16", "float32": "float", "float64": "double",
-}  # fmt: skip
+    "bool": "bool",
+    "int8": "signed char",
+    "uint8": "unsigned char",
+    "int16": "short",
+    "uint16": "unsigned short",
+    "int32": "int",
+    "uint32": "unsigned int",
+    "int64": "long long",
+    "uint64": "unsigned long long",
+    "float16": "float16",
+    "float32": "float",
+    "float64": "double",
+}
 
 
 @dataclass(frozen=True)
@@ -103,9 +112,17 @@ class ElementwiseKernel:
     """A snippet per element; see CuPy's documentation of the class of this name."""
 
     def __init__(
-        self, in_params: str, out_params: str, operation: str, name: str = "kernel", reduce_dims: bool = True,
-        preamble: str = "", no_return: bool = False, return_tuple: bool = False, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        in_params: str,
+        out_params: str,
+        operation: str,
+        name: str = "kernel",
+        reduce_dims: bool = True,
+        preamble: str = "",
+        no_return: bool = False,
+        return_tuple: bool = False,
+        **kwargs: Any,
+    ) -> None:
         if not name.isidentifier():
             raise ValueError(f'Invalid kernel name: "{name}"')
         if unknown := set(kwargs) - {"options", "loop_prep", "after_loop"}:
@@ -193,24 +210,45 @@ class ElementwiseKernel:
             if is_device(value) and not param.raw:
                 const = "const " if k < self.nin else ""
                 bound.append(f"{const}{_c(dtype)} &{param.name} = _raw_{param.name}[i];")
-        return "\n".join([
-            *_head(types, dtypes, self.preamble),
-            'extern "C" int run(void** _args, long long _n, long long) {',
-            f"const long long* _sizes = (const long long*)_args[{len(params)}];",
-            *declared, "const _Indexer _ind = {_n};", "_outside = 0;", self.kwargs.get("loop_prep", ""), ";",
-            "for (ptrdiff_t i = 0; i < _n; ++i) {", *bound, self.operation, ";}",
-            self.kwargs.get("after_loop", ""), ";", "return _outside; }", "",
-        ])  # fmt: skip
+        return "\n".join(
+            [
+                *_head(types, dtypes, self.preamble),
+                'extern "C" int run(void** _args, long long _n, long long) {',
+                f"const long long* _sizes = (const long long*)_args[{len(params)}];",
+                *declared,
+                "const _Indexer _ind = {_n};",
+                "_outside = 0;",
+                self.kwargs.get("loop_prep", ""),
+                ";",
+                "for (ptrdiff_t i = 0; i < _n; ++i) {",
+                *bound,
+                self.operation,
+                ";}",
+                self.kwargs.get("after_loop", ""),
+                ";",
+                "return _outside; }",
+                "",
+            ]
+        )
 
 
 class ReductionKernel:
     """Map, reduce, map; see CuPy's documentation of the class of this name. One output; elements in C order."""
 
     def __init__(
-        self, in_params: str, out_params: str, map_expr: str, reduce_expr: str, post_map_expr: str, identity: Any,
-        name: str = "reduce_kernel", reduce_type: str | None = None, reduce_dims: bool = True, preamble: str = "",
+        self,
+        in_params: str,
+        out_params: str,
+        map_expr: str,
+        reduce_expr: str,
+        post_map_expr: str,
+        identity: Any,
+        name: str = "reduce_kernel",
+        reduce_type: str | None = None,
+        reduce_dims: bool = True,
+        preamble: str = "",
         options: tuple[str, ...] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not name.isidentifier():
             raise ValueError(f'Invalid kernel name: "{name}"')
         self._ins, self._outs = _params(in_params), _params(out_params)
@@ -256,9 +294,14 @@ class ReductionKernel:
         return out  # type: ignore[no-any-return]
 
     def _launch(
-        self, ins: list[Any], result: np.ndarray, types: dict[str, np.dtype], shape: tuple[int, ...],
-        order: tuple[int, ...], inner: int,
-    ) -> None:  # fmt: skip
+        self,
+        ins: list[Any],
+        result: np.ndarray,
+        types: dict[str, np.dtype],
+        shape: tuple[int, ...],
+        order: tuple[int, ...],
+        inner: int,
+    ) -> None:
         _fake.garbage(result)
         dtypes = [_type(p, types) for p in (*self._ins, *self._outs)]
         hosts = []
@@ -285,19 +328,30 @@ class ReductionKernel:
         out, made = self._outs[0], _c(dtypes[-1])
         middle = made if self.reduce_type is None else self._middle(types)
         identity = "" if self.identity is None else self.identity
-        return "\n".join([
-            *_head(types, dtypes, self.preamble),
-            f"typedef {middle} _type_reduce;", f"#define REDUCE(a, b) ({self.reduce_expr})",
-            f"#define POST_MAP(a) ({self.post_map_expr})",
-            'extern "C" int run(void** _args, long long _n, long long _m) {',
-            f"const long long* _sizes = (const long long*)_args[{len(self._ins) + 1}];", *declared,
-            f"{made}* const _raw_{out.name} = ({made}*)_args[{len(self._ins)}];",
-            "const _Indexer _in_ind = {_n * _m}, _out_ind = {_n};", "_outside = 0;",
-            "for (ptrdiff_t _o = 0; _o < _n; ++_o) {", f"_type_reduce _s = _type_reduce({identity});",
-            "for (ptrdiff_t _J = 0; _J < _m; ++_J) {", *bound,
-            f"_type_reduce _a = static_cast<_type_reduce>({self.map_expr});", "_s = REDUCE(_s, _a); }",
-            f"{made} &{out.name} = _raw_{out.name}[_o];", "POST_MAP(_s); }", "return _outside; }", "",
-        ])  # fmt: skip
+        return "\n".join(
+            [
+                *_head(types, dtypes, self.preamble),
+                f"typedef {middle} _type_reduce;",
+                f"#define REDUCE(a, b) ({self.reduce_expr})",
+                f"#define POST_MAP(a) ({self.post_map_expr})",
+                'extern "C" int run(void** _args, long long _n, long long _m) {',
+                f"const long long* _sizes = (const long long*)_args[{len(self._ins) + 1}];",
+                *declared,
+                f"{made}* const _raw_{out.name} = ({made}*)_args[{len(self._ins)}];",
+                "const _Indexer _in_ind = {_n * _m}, _out_ind = {_n};",
+                "_outside = 0;",
+                "for (ptrdiff_t _o = 0; _o < _n; ++_o) {",
+                f"_type_reduce _s = _type_reduce({identity});",
+                "for (ptrdiff_t _J = 0; _J < _m; ++_J) {",
+                *bound,
+                f"_type_reduce _a = static_cast<_type_reduce>({self.map_expr});",
+                "_s = REDUCE(_s, _a); }",
+                f"{made} &{out.name} = _raw_{out.name}[_o];",
+                "POST_MAP(_s); }",
+                "return _outside; }",
+                "",
+            ]
+        )
 
     def _middle(self, types: dict[str, np.dtype]) -> str:
         """The C++ type to accumulate in: a placeholder, a dtype or what the preamble defines."""

@@ -7,9 +7,21 @@ from cupy.cuda.pinned_memory import PinnedMemoryPool
 from cupy.cuda.stream import Event, Stream, get_current_stream
 
 __all__ = [
-    "Device", "Event", "MemoryPool", "PinnedMemoryPool", "Stream", "compiler", "device", "get_current_stream",
-    "get_device_id", "is_available", "memory", "pinned_memory", "runtime", "stream",
-]  # fmt: skip
+    "Device",
+    "Event",
+    "MemoryPool",
+    "PinnedMemoryPool",
+    "Stream",
+    "compiler",
+    "device",
+    "get_current_stream",
+    "get_device_id",
+    "is_available",
+    "memory",
+    "pinned_memory",
+    "runtime",
+    "stream",
+]
 
 
 def is_available() -> bool:

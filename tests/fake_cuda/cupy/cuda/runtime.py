@@ -53,9 +53,15 @@ def getDeviceProperties(device: int) -> dict[str, Any]:
     if not 0 <= device < getDeviceCount():
         raise CUDARuntimeError(101)
     return {
-        "name": b"Fake GPU", "totalGlobalMem": _total(), "major": 8, "minor": 0, "multiProcessorCount": 1,
-        "warpSize": 32, "pciBusID": device, "uuid": bytes([device]) * 16,
-    }  # fmt: skip
+        "name": b"Fake GPU",
+        "totalGlobalMem": _total(),
+        "major": 8,
+        "minor": 0,
+        "multiProcessorCount": 1,
+        "warpSize": 32,
+        "pciBusID": device,
+        "uuid": bytes([device]) * 16,
+    }
 
 
 def deviceGetPCIBusId(device: int) -> str:

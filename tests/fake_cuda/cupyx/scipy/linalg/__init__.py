@@ -10,9 +10,14 @@ from cupy._core import apply
 
 
 def solve_triangular(
-    a: ndarray, b: ndarray, trans: Any = 0, lower: bool = False, unit_diagonal: bool = False, overwrite_b: bool = False,
+    a: ndarray,
+    b: ndarray,
+    trans: Any = 0,
+    lower: bool = False,
+    unit_diagonal: bool = False,
+    overwrite_b: bool = False,
     check_finite: bool = False,
-) -> ndarray:  # fmt: skip
+) -> ndarray:
     """By substitution; a zero on the diagonal is divided by and nobody is told. CuPy takes stacks of matrices too."""
     if not isinstance(a, ndarray) or not isinstance(b, ndarray):
         raise np.linalg.LinAlgError("cupy.linalg only supports cupy.ndarray")
