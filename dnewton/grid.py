@@ -37,7 +37,7 @@ def ceil_div(n: int, d: int) -> int:
 
 
 @dataclass(frozen=True)
-class Units:
+class SplitAxis:
     """What a split cuts: `count` channels of `size` numbers each (size 1: single features)."""
 
     count: int
@@ -82,11 +82,11 @@ class Grid:
             return tuple(j * self.cols + c for j in range(self.rows))
         return tuple(range(self.size)) if group == "world" else (rank,)
 
-    def bounds(self, split: Split, units: Units, rank: int) -> tuple[int, int]:
+    def bounds(self, split: Split, units: SplitAxis, rank: int) -> tuple[int, int]:
         """The units [lo, hi) that `rank` holds."""
         return cut(units.count, self.parts(split), self.part(split, rank))
 
-    def width(self, split: Split, units: Units, rank: int) -> int:
+    def width(self, split: Split, units: SplitAxis, rank: int) -> int:
         """Features that `rank` holds along the feature axis."""
         lo, hi = self.bounds(split, units, rank)
         return (hi - lo) * units.size

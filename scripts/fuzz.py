@@ -42,7 +42,7 @@ from dnewton.config.shipped_nets import read_net, shipped_nets
 from dnewton.data.parts import load_parts, open_parts
 from dnewton.data.samples import Window
 from dnewton.errors import UserError, one_line
-from dnewton.grid import Units
+from dnewton.grid import SplitAxis
 from dnewton.model.network import Network
 from dnewton.planning import grid_search
 from dnewton.planning.net_plan import infer_shapes
@@ -291,7 +291,7 @@ def sample_target(path: Path, comm: Comm, seeds: list[bytes], names: list[bytes]
         path.write_bytes(data)
         shape = (3, 32, 32) if path.suffix in (".bin", ".batch") else (5,)
         parts = open_parts(section, shape, 0, comm)
-        window = Window.of(shape, Units(shape[0]), (0, shape[0]))
+        window = Window.of(shape, SplitAxis(shape[0]), (0, shape[0]))
         load_parts(parts, section, window, 3, "cross_entropy", "float32", math.inf, comm)
 
     return Target(seeds, names, read)

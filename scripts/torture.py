@@ -50,7 +50,7 @@ def ranks_of(out: Path) -> dict[int, int]:
 
 def command(args: argparse.Namespace, out: Path, *more: str) -> list[str]:
     """One start of the run."""
-    sets = ["solver.early_stop.mode=lockstep", "output.checkpoint_every=1", *args.set]
+    sets = ["solver.early_termination.mode=lockstep", "output.checkpoint_every=1", *args.set]
     pairs = [word for item in sets for word in ("--set", item)]
     start = [*args.launcher.split(), "-np", str(args.ranks), sys.executable, "-m", "dnewton.train"]
     return [*start, "--net", args.net, "--out", str(out), *pairs, *more]

@@ -12,10 +12,10 @@ from dnewton.arrays.namespace import copy
 from dnewton.comm.communicator import Comm
 from dnewton.config.baselines import AnySolver
 from dnewton.config.schema import Config
-from dnewton.planning.replicas import Crew, Layout
+from dnewton.planning.replicas import ProcessGroups, RankDivision
 from dnewton.solvers import registry
 from dnewton.solvers.baselines.parameter_server import Server
-from dnewton.solvers.interface import Solver, Start
+from dnewton.solvers.interface import Solver, StartPoint
 
 
 @dataclass
@@ -23,7 +23,7 @@ class OnCrew:
     """A rank that trains: its problem, its solver and its place."""
 
     on: OnRanks
-    crew: Crew
+    groups: ProcessGroups
     solver: Solver
 
     def params(self, vector: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -35,25 +35,27 @@ class OnCrew:
         return flat(self.params(vector))
 
     def begin(self) -> None:
-        self.solver.begin(Start(copy(self.on.theta)))
+        self.solver.begin(StartPoint(copy(self.on.theta)))
 
 
 # MPI libraries have about 2,000 communicators to give, so tests share them.
-_made: dict[Any, tuple[Comm, Crew | None, Comm | None]] = {}
+_made: dict[Any, tuple[Comm, ProcessGroups | None, Comm | None]] = {}
 
 
-def divided(comm: Comm, replicas: int, model_ranks: int, servers: int = 0) -> tuple[Comm, Crew | None, Comm | None]:
+def divided(
+    comm: Comm, replicas: int, model_ranks: int, servers: int = 0
+) -> tuple[Comm, ProcessGroups | None, Comm | None]:
     """The first ranks of `comm` as D replicas of M and servers: those ranks, the crew (None for ranks left over), and
     for a server a communicator of its own. Collective over `comm`."""
     key = (id(comm), replicas, model_ranks, servers)
     if key not in _made:
         used = replicas * model_ranks + servers
         world = comm.split(int(comm.rank >= used))
-        crew = Crew.of(Layout(replicas, model_ranks, servers), world) if comm.rank < used else None
+        groups = ProcessGroups.of(RankDivision(replicas, model_ranks, servers), world) if comm.rank < used else None
         alone = None
-        if servers and crew is not None:
-            alone = world.split(1 + world.rank if crew.workers is None else 0)
-        _made[key] = world, crew, alone
+        if servers and groups is not None:
+            alone = world.split(1 + world.rank if groups.workers is None else 0)
+        _made[key] = world, groups, alone
     return _made[key]
 
 
@@ -72,19 +74,19 @@ def crewed(problem: Problem, comm: Comm, replicas: int, **options: Any) -> OnCre
     servers = getattr(chosen, "servers", 0)
     model_ranks = (comm.size - servers) // replicas
     assert model_ranks >= 1, "too few ranks"
-    _, crew, own = divided(comm, replicas, model_ranks, servers)
-    if crew is None:
+    _, groups, own = divided(comm, replicas, model_ranks, servers)
+    if groups is None:
         return None
-    if crew.workers is None:
+    if groups.workers is None:
         assert own is not None
         alone = lay_out(problem, own)
         if model_ranks == 1:
-            return Server(crew, alone.plan, chosen, "float64")
+            return Server(groups, alone.plan, chosen, "float64")
         raise NotImplementedError("servers of model-parallel workers: see test_compare")
-    assert crew.model is not None
-    on = lay_out(problem, crew.model)
-    crew = replace(crew, model=on.comm)
-    return OnCrew(on, crew, registry.make(chosen, on.objective, crew, None))  # type: ignore[arg-type]
+    assert groups.model is not None
+    on = lay_out(problem, groups.model)
+    groups = replace(groups, model=on.comm)
+    return OnCrew(on, groups, registry.make(chosen, on.objective, groups, None))  # type: ignore[arg-type]
 
 
 def net(name: str, samples: int = 13, **options: Any) -> Problem:

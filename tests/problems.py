@@ -11,11 +11,11 @@ from places import host, put
 
 from dnewton.arrays.namespace import namespace
 from dnewton.comm.communicator import Comm
-from dnewton.config.newton import SolverSection
+from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.matrix_free import ByPasses, Normal, Passes
+from dnewton.curvature.matrix_free import MatrixFreeJacobian, MatrixFreeModel, NormalMatrix
 from dnewton.data.samples import Samples
 from dnewton.data.sampling import subsample_size
 from dnewton.grid import KINDS, Grid, Kind
@@ -119,21 +119,23 @@ class OnRanks:
     def tapes(self, indices: np.ndarray, parts: int = 1) -> list[Tape]:
         return [self.objective.forward(self.theta, part, keep=True) for part in np.array_split(indices, parts)]
 
-    def by_passes(self, chunk: int = 100, parts: int = 1) -> ByPasses:
+    def by_passes(self, chunk: int = 100, parts: int = 1) -> MatrixFreeModel:
         """The curvature on all samples, nothing stored."""
         tapes = self.tapes(np.arange(self.problem.samples), parts)
-        passes = Passes(self.network, self.theta, tapes, chunk)
+        passes = MatrixFreeJacobian(self.network, self.theta, tapes, chunk)
         z = namespace(self.theta).concat([t.z for t in tapes])
-        return ByPasses(passes, LOSSES[self.problem.loss], z, self.objective.regulariser)
+        return MatrixFreeModel(passes, LOSSES[self.problem.loss], z, self.objective.regulariser)
 
-    def normal(self, units: list[jacobian.Unit], chunk: int = 100) -> Normal:
+    def normal(self, local_systems: list[jacobian.LocalSystem], chunk: int = 100) -> NormalMatrix:
         """The curvature on all samples, a matrix per unit."""
         tapes = self.tapes(np.arange(self.problem.samples))
-        passes = Passes(self.network, self.theta, tapes, chunk)
+        passes = MatrixFreeJacobian(self.network, self.theta, tapes, chunk)
         loss = LOSSES[self.problem.loss]
-        return Normal(self.network, self.theta, passes, units, loss, tapes[0].z, self.objective.regulariser)
+        return NormalMatrix(
+            self.network, self.theta, passes, local_systems, loss, tapes[0].z, self.objective.regulariser
+        )
 
-    def newton(self, objective: Objective | None = None, options: SolverSection | None = None) -> Newton:
+    def newton(self, objective: Objective | None = None, options: NewtonSection | None = None) -> Newton:
         """The solver with the strategy for these ranks."""
         options = options or self.problem.config.solver
         size = subsample_size(options.subsample, self.problem.samples)
@@ -197,8 +199,8 @@ def whole(on: OnRanks, vector: np.ndarray) -> dict[str, np.ndarray]:
         weight[b.out[0] : b.out[1], b.inputs[0] : b.inputs[1]] = b.to_file_order(b.weight(vector))
         if b.has_bias:
             bias[b.out[0] : b.out[1]] = b.bias(vector)
-        out[f"{shape.name}.weight"] = on.comm.sum(weight)
-        out[f"{shape.name}.bias"] = on.comm.sum(bias)
+        out[f"{shape.name}.weight"] = on.comm.allreduce(weight)
+        out[f"{shape.name}.bias"] = on.comm.allreduce(bias)
     return out
 
 
@@ -216,10 +218,10 @@ def relative(a: Any, b: Any) -> float:
 def local_cg(
     product: cg.Product,
     g: Any,
-    units: list[jacobian.Unit],
+    units: list[jacobian.LocalSystem],
     tolerance: float,
     max_cg: int,
-    watch: early_termination.Watch,
+    watch: early_termination.TerminationRule,
 ) -> cg.Solution:
     """Solve every unit alone by plain conjugate gradients from 0."""
     systems = [cg.PlainCG(product, g, unit, tolerance) for unit in units]

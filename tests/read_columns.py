@@ -12,7 +12,7 @@ import sys
 from dnewton.comm.communicator import Comm
 from dnewton.data.readers import Opening, open_part
 from dnewton.data.samples import Window, load
-from dnewton.grid import Units, cut
+from dnewton.grid import SplitAxis, cut
 from dnewton.hardware import node
 
 
@@ -20,7 +20,7 @@ def main(path: str, how: str) -> None:
     comm = Comm.world()
     before = node.peak_rss_bytes()
     source = open_part(path, Opening("IN", None, comm))
-    units = Units(source.shape[0])
+    units = SplitAxis(source.shape[0])
     window = Window.of(source.shape, units, cut(source.shape[0], comm.size, comm.rank))
     x, _ = load(source, window, how, "float32", comm)
     grown = node.peak_rss_bytes() - before

@@ -18,10 +18,10 @@ from dnewton.arrays import image_windows, namespace
 from dnewton.comm.communicator import Comm
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.sample_store import Held
+from dnewton.curvature.sample_store import SampleStore
 from dnewton.errors import UserError
 from dnewton.model.losses.losses import LOSSES
-from dnewton.solvers.interface import Start
+from dnewton.solvers.interface import StartPoint
 from dnewton.solvers.newton import cg, early_termination, local_solver
 
 pytestmark = pytest.mark.mpi
@@ -207,7 +207,7 @@ def test_a_jacobian_in_half_precision(comm: Comm, net: str, representation: str,
     on = lay_out(problem, comm)
     everything = np.arange(problem.samples)
     loss, damping = LOSSES[problem.loss], 0.3
-    (unit,) = jacobian.units(on.network.blocks, per_layer=False)
+    (unit,) = jacobian.local_systems(on.network.blocks, per_layer=False)
     full = on.model(representation=representation)
     for parts, chunk in ((1, 100), (2, 2)):
         tapes = on.tapes(everything, parts)
@@ -232,7 +232,7 @@ def test_a_jacobian_in_half_precision(comm: Comm, net: str, representation: str,
         solutions = []
         for way in ("plain", "gram", "kronecker", "diagonal", "primal", "dual"):
             system = local_solver.make([(way, 0)], model, g, unit, damping, 1e-9)
-            solutions.append(host(cg.solve([system], g, 500, early_termination.NeverStop()).d))
+            solutions.append(host(cg.solve([system], g, 500, early_termination.NeverTerminate()).d))
         assert all(relative(d, solutions[0]) < 1e-5 for d in solutions)
     if net == "cnn" and representation == "dense" and unit.size:
         assert held.nbytes == full.jacobian.nbytes // 4  # of float64
@@ -242,11 +242,11 @@ def test_a_jacobian_in_half_precision(comm: Comm, net: str, representation: str,
 @pytest.mark.parametrize("scale", [1.0, 1e6])
 def test_float16_overflows_in_one_line(comm: Comm, scale: float) -> None:
     """Inputs that the half precision cannot hold end the run on all ranks; a Jacobian of zeros would stand still."""
-    solver = {"jacobian": "factored", "jacobian_dtype": "float16", "early_stop": {"mode": "off"}}
+    solver = {"jacobian": "factored", "jacobian_dtype": "float16", "early_termination": {"mode": "off"}}
     problem = Problem((2, 7, 6), CNN, "squared", solver=solver)
     problem.x *= scale
     newton = lay_out(problem, comm).newton()
-    newton.begin(Start(lay_out(problem, comm).theta))
+    newton.begin(StartPoint(lay_out(problem, comm).theta))
     if scale == 1.0:
         assert newton.step().loss > 0
     else:
@@ -260,7 +260,7 @@ def test_float16_overflows_in_one_line(comm: Comm, scale: float) -> None:
 def test_pieces_are_the_whole(dtype: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dnewton.curvature.sample_store.block_bytes", lambda array: 64)
     x = np.arange(60.0).reshape(10, 3, 2)
-    found = Held(put(x), dtype)
+    found = SampleStore(put(x), dtype)
     pieces = list(found.pieces())
     assert len(pieces) == (1 if dtype is None else 10)
     assert same(np.concatenate([host(part) for _, part in pieces]), x) and same(found.part(slice(2, 5)), x[2:5])
@@ -274,9 +274,9 @@ def test_what_was_taken_in_is_let_go(dtype: str | None) -> None:
     """Nothing that is held is a view of the array that it was copied from, or made like."""
     x = put(np.ones((4, 3)))
     taken = weakref.ref(x)
-    room = Held.room(8, x, dtype)
+    room = SampleStore.room(8, x, dtype)
     room.put(slice(0, 4), x)
-    rounded = Held(x, dtype) if dtype is not None else None
+    rounded = SampleStore(x, dtype) if dtype is not None else None
     del x
     assert taken() is None and room.like.shape == (0, 3)
     assert rounded is None or rounded.shape == (4, 3)

@@ -28,7 +28,7 @@ from test_cli import fails
 
 from dnewton.cli import train
 from dnewton.comm.communicator import Comm
-from dnewton.comm.stop import Vigil
+from dnewton.comm.stop import StopAgreement
 from dnewton.config import strict_yaml
 
 LIMIT = 10.0  # seconds of a processor: a loose guard against what would grow with the size of a file or a net
@@ -82,7 +82,7 @@ def changed(base: dict[str, Any], settings: str) -> dict[str, Any]:
 
 
 LIBRARY = re.compile(r"^\[\S+:\d+\] \S*openmpi\S* .*\n(\s*\n)?", re.M)  # what Open MPI says of itself
-_vigils: dict[Comm, Vigil] = {}
+_vigils: dict[Comm, StopAgreement] = {}
 
 
 @pytest.fixture
@@ -92,9 +92,11 @@ def job(comm: Comm, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest
     All jobs share one communicator: MPI libraries have about 2,000 to give.
     """
 
-    monkeypatch.setattr(comm, "vigil", comm.vigil)  # what main puts there goes when the test does
+    monkeypatch.setattr(comm, "stops", comm.stops)  # what main puts there goes when the test does
     monkeypatch.setattr(
-        train, "Vigil", lambda world, timeout: _vigils.get(world) or _vigils.setdefault(world, Vigil(world, timeout))
+        train,
+        "StopAgreement",
+        lambda world, timeout: _vigils.get(world) or _vigils.setdefault(world, StopAgreement(world, timeout)),
     )
     monkeypatch.setattr(train, "catch_signals", lambda *_: None)
 

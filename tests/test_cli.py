@@ -31,7 +31,7 @@ KEYS = {
     "comm",
     "peak_rss_bytes",
 }
-QUIET = ["solver.early_stop.mode=off", "output.checkpoint_every=0"]
+QUIET = ["solver.early_termination.mode=off", "output.checkpoint_every=0"]
 
 
 def train(ranks: int, folder: Path, net: Any, out: str, *args: str, settings: list[str] | None = None) -> Any:
@@ -131,7 +131,7 @@ def test_initial_point_only(tmp_path: Path) -> None:
 def test_resume_equals_a_straight_run(tmp_path: Path, ranks: int) -> None:
     problem = Problem((5,), MLP, samples=20, solver={"subsample": 0.3, "max_iterations": 7})
     values = write_problem(problem, tmp_path)
-    settings = ["solver.early_stop.mode=off", "output.checkpoint_every=2"]
+    settings = ["solver.early_termination.mode=off", "output.checkpoint_every=2"]
     assert train(ranks, tmp_path, values, "straight", settings=settings).returncode == 0
     assert train(ranks, tmp_path, values, "parts", settings=[*settings, "solver.max_iterations=3"]).returncode == 0
     result = start(ranks, "--resume", "parts", "--set", "solver.max_iterations=7", cwd=tmp_path)
@@ -153,7 +153,7 @@ def test_resume_equals_a_straight_run(tmp_path: Path, ranks: int) -> None:
 @pytest.mark.parametrize(("curvature", "ranks", "grid"), [("full", 3, "[1, 3]"), ("diagonal", 2, "[2, 1]")])
 def test_resume_on_other_ranks(tmp_path: Path, curvature: str, ranks: int, grid: str) -> None:
     """The same trajectory to rounding with the whole Gauss-Newton matrix; with blocks of it a method that goes on."""
-    solver = {"subsample": 0.5, "curvature": curvature, "early_stop": {"mode": "off"}, "max_cg": 20}
+    solver = {"subsample": 0.5, "curvature": curvature, "early_termination": {"mode": "off"}, "max_cg": 20}
     values = write_problem(Problem((5,), MLP, samples=20, solver=solver), tmp_path)
     assert train(1, tmp_path, values, "straight", settings=["solver.max_iterations=8"]).returncode == 0
     assert train(1, tmp_path, values, "parts", settings=["solver.max_iterations=4"]).returncode == 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnewton.config import parse, schema, strict_yaml
-from dnewton.config.newton import SolverSection
+from dnewton.config.newton import NewtonSection
 from dnewton.errors import UserError
 from dnewton.planning.net_plan import infer_shapes
 
@@ -38,14 +38,15 @@ def test_the_contract() -> None:
         + """
 data:  {train: digits, test: digits, scale: standardize}
 solver: {name: newton, max_iterations: 50, C: 1.0, subsample: 0.1, curvature: diagonal, diagonal_unit: rank,
-         subproblem: auto, cg_tolerance: 0.1, max_cg: 250, early_stop: {mode: async, fraction: 0.5}, combine: previous,
+         subproblem: auto, cg_tolerance: 0.1, max_cg: 250, early_termination: {mode: async, fraction: 0.5},
+         combine: previous,
          lambda: 1.0, drop: 0.6667, boost: 1.5, eta: 1.0e-4, batch_size: 1024, gradient_batch: all, seed: 0}
 parallel: {grid: auto, replicas: 1, device: cpu, dtype: float32}
 output: {checkpoint_every: 10, keep: 3}
 """
     )
     loaded = load(text)
-    assert loaded.solver == SolverSection()
+    assert loaded.solver == NewtonSection()
     assert load(loaded.dump()) == loaded
     assert load(NET).dump() == parse.load(load(NET).dump(), "again").dump()
 
@@ -55,13 +56,15 @@ def test_values() -> None:
         NET,
         "solver.lambda=1e-3",
         "solver.C=inf",
-        "solver.early_stop.mode=off",
+        "solver.early_termination.mode=off",
         "parallel.memory=2GiB",
         "net.layers.0.conv.kernel=[3, 1]",
         "parallel.grid=[2, 2]",
         "solver.gradient_batch=7",
     )
-    assert loaded.solver.lambda_ == 1e-3 and math.isinf(loaded.solver.C) and loaded.solver.early_stop.mode == "off"
+    assert (
+        loaded.solver.lambda_ == 1e-3 and math.isinf(loaded.solver.C) and loaded.solver.early_termination.mode == "off"
+    )
     assert loaded.parallel.memory == 2**31 and loaded.parallel.grid == (2, 2) and loaded.solver.gradient_batch == 7
     assert loaded.net.layers[0].options.kernel == (3, 1)
     assert schema.regulariser(loaded, 10) == 0.0 and schema.regulariser(load(NET), 10) == 0.1
@@ -70,9 +73,9 @@ def test_values() -> None:
 
 def test_full_curvature_turns_early_termination_off() -> None:
     loaded = load(NET, "solver.curvature=full")
-    assert loaded.solver.early_stop.mode == "off" and load(loaded.dump()) == loaded
+    assert loaded.solver.early_termination.mode == "off" and load(loaded.dump()) == loaded
     with pytest.raises(UserError, match="async"):
-        load(NET, "solver.curvature=full", "solver.early_stop.mode=async")
+        load(NET, "solver.curvature=full", "solver.early_termination.mode=async")
 
 
 WRONG = [

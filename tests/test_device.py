@@ -90,15 +90,15 @@ def test_every_collective_waits_once(comm: Comm, n: int, as_it_is: bool, monkeyp
         waits.append(other.buffers.synchronised)
 
     summed = x * 1.0  # a kernel that has not been waited for
-    done(other.sum(summed), sum(every))
+    done(other.allreduce(summed), sum(every))
     assert ARRAYS == "strict" or same(summed, sum(every) if p > 1 else mine)  # in place
     rows = put(np.stack([mine, -mine], axis=1))
     done(other.concatenate(rows * 1.0), np.concatenate([np.stack([e, -e], axis=1) for e in every]))
-    done(other.of_first(x * 1.0), every[0])
+    done(other.bcast(x * 1.0), every[0])
     widths = [(q % 2) + 1 for q in range(p)]
     slices = [np.outer(e, np.arange(w) + 1.0) for e, w in zip(every, widths, strict=True)]
     done(other.gather_features(put(slices[r]) * 1.0, "world", widths), np.concatenate(slices, axis=1))
-    got = other.exchange([x + float(q) for q in range(p)])
+    got = other.alltoall([x + float(q) for q in range(p)])
     for q in range(p):
         assert same(got[q], every[q] + r)
     done(x, mine)
@@ -120,7 +120,7 @@ def test_a_device_that_was_not_waited_for_is_seen(comm: Comm, monkeypatch: pytes
     monkeypatch.setattr("dnewton.comm.device_buffers.synchronize", lambda array: None)
     if comm.size > 1:
         with pytest.raises((AssertionError, TypeError)):
-            other.sum(put(np.ones(3)) * 2.0)
+            other.allreduce(put(np.ones(3)) * 2.0)
     namespace.synchronize(put(np.ones(1)))
 
 
@@ -233,7 +233,7 @@ def test_a_run_is_that_of_the_cpu(tmp_path: Path) -> None:
     """Two ranks on the fake device: its rules are kept, and the numbers are the CPU's."""
     options = [
         "solver.max_iterations=2",
-        "solver.early_stop.mode=lockstep",
+        "solver.early_termination.mode=lockstep",
         "parallel.dtype=float64",
         "parallel.rates={flops: 1e11, bandwidth: 1e10}",
     ]

@@ -16,7 +16,7 @@ from test_network import AWKWARD, CONVS, LOSSES, POOLS, conv, dense, pool, st
 from dnewton.arrays.namespace import copy
 from dnewton.comm.communicator import Comm
 from dnewton.curvature.hessian import Hessian
-from dnewton.curvature.jacobian import units
+from dnewton.curvature.jacobian import local_systems
 from dnewton.grid import Grid, grids
 from dnewton.model.layers.activation import ACTIVATIONS
 from dnewton.model.losses import losses
@@ -235,7 +235,7 @@ def test_the_matrix_is_symmetric_and_indefinite(comm: Comm) -> None:
 
 
 def gauss_newton(on: OnRanks, v: Any) -> Any:
-    unit = units(on.network.blocks, per_layer=False)[0]
+    unit = local_systems(on.network.blocks, per_layer=False)[0]
     return on.model().full_product(v, unit, 0.0, on.comm) - on.objective.regulariser * v
 
 

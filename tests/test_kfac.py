@@ -17,13 +17,13 @@ from problems import MLP, OnRanks, Problem, flat, lay_out, relative
 from dnewton.arrays.namespace import copy, zeros
 from dnewton.comm.communicator import Comm
 from dnewton.errors import UserError
-from dnewton.model.gathered_layers import Whole
+from dnewton.model.gathered_layers import GatheredLayers
 from dnewton.solvers.baselines import kfac_assignment
 from dnewton.solvers.baselines.kfac import KFAC
 from dnewton.solvers.baselines.kfac_assignment import LayerSize
 from dnewton.solvers.baselines.kfac_factors import decompose, local_pass
 from dnewton.solvers.baselines.workers import Share
-from dnewton.solvers.interface import Saved, Start
+from dnewton.solvers.interface import SolverState, StartPoint
 
 pytestmark = pytest.mark.mpi
 
@@ -151,7 +151,7 @@ def test_inverses_of_a_lost_run(eigen: bool) -> None:
 def test_whole_matrices(comm: Comm, name: str) -> None:
     """A layer's matrix holds its weights in patch order and the bias last; back again gives the same vector."""
     on = lay_out(net(name), comm)
-    whole = Whole(on.network)
+    whole = GatheredLayers(on.network)
     matrices = whole.matrices(on.theta)
     for b, matrix in zip(on.network.blocks, matrices, strict=True):
         weight = on.problem.params[f"{b.layer.shape.name}.weight"]
@@ -301,7 +301,9 @@ def test_a_run_goes_on_from_what_was_saved(comm: Comm) -> None:
     assert set(vectors) == {"velocity"} and np.any(host(vectors["velocity"]))
     again = crewed(net("mlp"), comm, comm.size, name="dp_kfac", batch=2)
     assert isinstance(again, OnCrew) and isinstance(again.solver, KFAC)
-    again.solver.begin(Start(copy(found.solver.theta), 1, Saved(vectors, values=found.solver.saved().values)))
+    again.solver.begin(
+        StartPoint(copy(found.solver.theta), 1, SolverState(vectors, values=found.solver.saved().values))
+    )
     assert same(again.solver._velocity, vectors["velocity"])
     again.solver.step()
     assert again.solver.iteration == 2

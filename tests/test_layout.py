@@ -14,7 +14,7 @@ from dnewton.comm.communicator import Comm
 from dnewton.config import parse
 from dnewton.config.shipped_nets import read_net, shipped_nets
 from dnewton.errors import UserError
-from dnewton.grid import KINDS, SPLITS, Grid, Units, cut, grids, moves
+from dnewton.grid import KINDS, SPLITS, Grid, SplitAxis, cut, grids, moves
 from dnewton.planning import grid_search, traffic_forecast
 from dnewton.planning.net_plan import infer_shapes
 from dnewton.solvers.newton.newton import State
@@ -31,7 +31,7 @@ def test_slices_cover_and_nest(rows: int, cols: int, n: int) -> None:
         assert all(a[1] == b[0] for a, b in zip(parts, parts[1:], strict=False))
         assert max(hi - lo for lo, hi in parts) - min(hi - lo for lo, hi in parts) <= 1
     for rank in range(grid.size):
-        (lo, hi), (row_lo, row_hi) = (grid.bounds(s, Units(n), rank) for s in ("all", "row"))
+        (lo, hi), (row_lo, row_hi) = (grid.bounds(s, SplitAxis(n), rank) for s in ("all", "row"))
         assert row_lo <= lo <= hi <= row_hi
 
 
@@ -47,7 +47,7 @@ def test_groups(rows: int, cols: int) -> None:
 @given(sizes, sizes, st.sampled_from(SPLITS), st.sampled_from(SPLITS), st.integers(0, 30), st.integers(1, 3))
 def test_moves_bring_what_the_target_holds(rows: int, cols: int, source: str, target: str, n: int, size: int) -> None:
     """A simulation of all ranks: after the moves everybody holds exactly the target's slice."""
-    grid, units = Grid(rows, cols), Units(n, size)
+    grid, units = Grid(rows, cols), SplitAxis(n, size)
     whole = np.arange(n * size)
 
     def held(split: str, rank: int) -> np.ndarray:
@@ -69,7 +69,10 @@ def test_every_weight_has_one_owner() -> None:
         for grid, kind in product(grids(ranks), KINDS.values()):
             owners, biases = np.zeros((7, 5), int), np.zeros(7, int)
             for rank in range(ranks):
-                (a, b), (c, d) = grid.bounds(kind.target, Units(7), rank), grid.bounds(kind.source, Units(5), rank)
+                (a, b), (c, d) = (
+                    grid.bounds(kind.target, SplitAxis(7), rank),
+                    grid.bounds(kind.source, SplitAxis(5), rank),
+                )
                 owners[a:b, c:d] += 1
                 biases[a:b] += kind.owns_bias(grid, rank)
             assert (owners == 1).all() and (biases == 1).all()
@@ -137,7 +140,7 @@ def test_flatten_may_be_cut_again_by_features() -> None:
     ]
     shapes = infer_shapes(Problem((1, 30, 30), layers, samples=1).config.net)
     plan = grid_search.choose(shapes, 8, grid_search.Workload(10_000, 1000, 2), grid=(4, 2))
-    assert plan.layers[2].in_units == Units(28 * 28, 1)
+    assert plan.layers[2].in_units == SplitAxis(28 * 28, 1)
 
 
 @pytest.mark.mpi
@@ -145,7 +148,7 @@ def test_flatten_may_be_cut_again_by_features() -> None:
 @pytest.mark.parametrize("curvature", ["diagonal", "full"])
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 def test_forecast_equals_the_counted_bytes(comm: Comm, net: str, curvature: str) -> None:
-    solver = {"curvature": curvature, "subsample": 0.5, "max_cg": 5, "early_stop": {"mode": "off"}}
+    solver = {"curvature": curvature, "subsample": 0.5, "max_cg": 5, "early_termination": {"mode": "off"}}
     problem = Problem((5,) if net == "mlp" else (2, 7, 6), MLP if net == "mlp" else CNN, samples=12, solver=solver)
     for grid, batch in product(grids(comm.size), (4, 100)):
         on = lay_out(problem, comm, grid, batch=batch)
@@ -155,7 +158,7 @@ def test_forecast_equals_the_counted_bytes(comm: Comm, net: str, curvature: str)
             before = {n: t.bytes for n, t in on.comm.ledger.phases.items()}
             step = solver_.step()
             change = {n: t.bytes - before.get(n, 0) for n, t in on.comm.ledger.phases.items()}
-            assert step.step, "the forecast is for accepted steps"
+            assert step.alpha, "the forecast is for accepted steps"
             did = traffic_forecast.Iteration(
                 12,
                 (4, 2) if batch == 4 else (6,),

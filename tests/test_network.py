@@ -14,7 +14,7 @@ from places import host, same
 from problems import ALL_KINDS, CNN, MLP, OnRanks, Problem, flat, lay_out, relative, with_outputs
 
 from dnewton.comm.communicator import Comm
-from dnewton.curvature.jacobian import units
+from dnewton.curvature.jacobian import local_systems
 from dnewton.grid import Grid, grids
 from dnewton.model import init_weights
 
@@ -39,10 +39,10 @@ def check_products(problem: Problem, on: OnRanks, representation: str, tolerance
     params = {k: rng.normal(size=v.shape) for k, v in problem.params.items()}
     v = on.from_params(params)
     model = on.model(s, representation, parts=2)
-    unit = units(on.network.blocks, per_layer=False)[0]
+    unit = local_systems(on.network.blocks, per_layer=False)[0]
     jac = oracle.jacobian(problem.params, problem.parsed, problem.x[s])
     dense = np.concatenate([jac[k].reshape(len(s), problem.outputs, -1) for k in jac], axis=2)
-    assert relative(on.comm.sum(model.jacobian.times(v, unit)), dense @ flat(params)) < tolerance
+    assert relative(on.comm.allreduce(model.jacobian.times(v, unit)), dense @ flat(params)) < tolerance
     g = oracle.gauss_newton_matrix(
         problem.params, problem.parsed, problem.x[s], problem.loss, problem.C, problem.samples
     )
@@ -255,7 +255,7 @@ def test_central_differences(comm: Comm) -> None:
     everything, h = np.arange(problem.samples), 1e-6
     at = on.objective.evaluate(on.theta, everything[:0], everything)
     grad = on.whole(on.objective.gradient(on.theta, at))
-    model, unit = on.model(), units(on.network.blocks, per_layer=False)[0]
+    model, unit = on.model(), local_systems(on.network.blocks, per_layer=False)[0]
     rng = np.random.default_rng(1)
     for _ in range(5):
         direction = {k: rng.normal(size=v.shape) for k, v in problem.params.items()}
@@ -264,7 +264,7 @@ def test_central_differences(comm: Comm) -> None:
         f = [on.objective.evaluate(t, everything[:0], everything).value for t in moved]
         assert (f[0] - f[1]) / (2 * h) == pytest.approx(flat(grad) @ flat(direction), rel=1e-6)
         z = [on.objective.forward(t, everything, keep=False).z for t in moved]
-        assert relative(on.comm.sum(model.jacobian.times(v, unit)), (z[0] - z[1]) / (2 * h)) < 1e-6
+        assert relative(on.comm.allreduce(model.jacobian.times(v, unit)), (z[0] - z[1]) / (2 * h)) < 1e-6
 
 
 def test_initial_weights_do_not_depend_on_the_layout(comm: Comm) -> None:

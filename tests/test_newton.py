@@ -14,20 +14,20 @@ from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, local_cg, own_bl
 
 from dnewton.arrays.namespace import copy, dot
 from dnewton.comm.communicator import Comm
-from dnewton.curvature.jacobian import units
+from dnewton.curvature.jacobian import local_systems
 from dnewton.data.sampling import Cycle, subsample_size
 from dnewton.errors import UserError
 from dnewton.grid import Grid, grids
 from dnewton.solvers import damping
 from dnewton.solvers.newton import cg, combine, early_termination
-from dnewton.solvers.newton.newton import SUBSAMPLE, State, Step
+from dnewton.solvers.newton.newton import SUBSAMPLE, IterationReport, State
 
 pytestmark = pytest.mark.mpi
 
-FULL = {"curvature": "full", "combine": "none", "subsample": 1.0, "max_cg": 20, "early_stop": {"mode": "off"}}
+FULL = {"curvature": "full", "combine": "none", "subsample": 1.0, "max_cg": 20, "early_termination": {"mode": "off"}}
 
 
-def run(on: OnRanks, iterations: int, theta: np.ndarray | None = None) -> list[tuple[Step, np.ndarray]]:
+def run(on: OnRanks, iterations: int, theta: np.ndarray | None = None) -> list[tuple[IterationReport, np.ndarray]]:
     """The trajectory of the problem's solver section: the steps and whole weights."""
     solver = on.newton()
     start = State(on.theta if theta is None else theta, on.problem.config.solver.lambda_)
@@ -46,15 +46,17 @@ def sub(comm: Comm, ranks: int) -> Comm | None:
     return part if comm.rank < ranks else None
 
 
-def check_trajectory(found: list[tuple[Step, np.ndarray]], expected: list[dict[str, Any]], tolerance: float) -> None:
+def check_trajectory(
+    found: list[tuple[IterationReport, np.ndarray]], expected: list[dict[str, Any]], tolerance: float
+) -> None:
     assert len(found) == len(expected)
     for (step, theta), reference in zip(found, expected, strict=True):
         assert step.loss == pytest.approx(reference["loss"], rel=tolerance)
         assert step.grad_norm == pytest.approx(reference["grad_norm"], rel=tolerance)
         assert step.damping == pytest.approx(reference["lambda"], rel=1e-12)
         assert relative(theta, reference["theta"]) < tolerance
-        if step.step is not None:
-            assert step.step == reference["step"]
+        if step.alpha is not None:
+            assert step.alpha == reference["step"]
             assert step.ratio == pytest.approx(reference["ratio"], rel=max(tolerance, 1e-8) * 100)
 
 
@@ -104,7 +106,7 @@ def test_diagonal_trajectory(comm: Comm, how: str, unit: str, batch: int) -> Non
         "combine": how,
         "diagonal_unit": unit,
         "subsample": 0.5,
-        "early_stop": {"mode": "off"},
+        "early_termination": {"mode": "off"},
         "max_cg": 20,
         "subproblem": "cg",
     }
@@ -142,11 +144,16 @@ def test_pieces_equal_a_dense_solve_without_messages(comm: Comm, net: str) -> No
     on = lay_out(problem, comm)
     at = on.objective.evaluate(on.theta, np.arange(0), np.arange(problem.samples))
     grad = on.objective.gradient(on.theta, at)
-    model, mine = on.model(), units(on.network.blocks, per_layer=False)
+    model, mine = on.model(), local_systems(on.network.blocks, per_layer=False)
     before = {name: t.values()[:2] for name, t in on.comm.ledger.phases.items()}
     with on.comm.phase("cg"):
         found = local_cg(
-            lambda v, unit: model.block_product(v, unit, 0.2), grad, mine, 1e-12, 1000, early_termination.NeverStop()
+            lambda v, unit: model.block_product(v, unit, 0.2),
+            grad,
+            mine,
+            1e-12,
+            1000,
+            early_termination.NeverTerminate(),
         )
     after = {name: t.values()[:2] for name, t in on.comm.ledger.phases.items()}
     assert after == {"cg": (0, 0), **before}  # calls and bytes of every phase, this one included
@@ -161,12 +168,12 @@ def test_pieces_equal_a_dense_solve_without_messages(comm: Comm, net: str) -> No
 
 def test_stopping_rule_is_relative(comm: Comm) -> None:
     on = lay_out(Problem((5,), MLP), comm)
-    model, mine = on.model(), units(on.network.blocks, per_layer=True)
+    model, mine = on.model(), local_systems(on.network.blocks, per_layer=True)
     g = put(np.random.default_rng(comm.rank).normal(size=on.network.size))
 
     def iterations(scale: float) -> int:
         product = lambda v, unit: model.block_product(v, unit, 0.01)  # noqa: E731
-        return local_cg(product, scale * g, mine, 0.01, 100, early_termination.NeverStop()).iterations
+        return local_cg(product, scale * g, mine, 0.01, 100, early_termination.NeverTerminate()).iterations
 
     assert iterations(1.0) == iterations(1e6) == iterations(1e-6)
     assert iterations(0.0) == 0
@@ -175,12 +182,12 @@ def test_stopping_rule_is_relative(comm: Comm) -> None:
 def test_residual_and_limit(comm: Comm) -> None:
     """The result meets ‖r‖ ≤ ξ‖g‖ and its predecessor does not; max_cg ends the solve."""
     on = lay_out(Problem((5,), MLP), comm.split(comm.rank))
-    model, (unit,) = on.model(), units(on.network.blocks, per_layer=False)
+    model, (unit,) = on.model(), local_systems(on.network.blocks, per_layer=False)
     g = put(np.random.default_rng(0).normal(size=on.network.size))
     product = lambda v, u: model.block_product(v, u, 0.01)  # noqa: E731
 
     def residual(limit: int) -> tuple[float, int]:
-        found = local_cg(product, g, [unit], 0.1, limit, early_termination.NeverStop())
+        found = local_cg(product, g, [unit], 0.1, limit, early_termination.NeverTerminate())
         return float(np.linalg.norm(host(product(found.d, unit) + g)) / np.linalg.norm(host(g))), found.iterations
 
     r, needed = residual(100)
@@ -192,7 +199,7 @@ def test_residual_and_limit(comm: Comm) -> None:
 def test_combination_is_the_best_in_its_span(comm: Comm) -> None:
     problem = Problem((5,), MLP)
     on = lay_out(problem, comm)
-    model, (unit,) = on.model(), units(on.network.blocks, per_layer=False)
+    model, (unit,) = on.model(), local_systems(on.network.blocks, per_layer=False)
     rng = np.random.default_rng(7)
     whole = [{k: rng.normal(size=v.shape) for k, v in problem.params.items()} for _ in range(3)]
     g, d, previous = (on.from_params(w) for w in whole)
@@ -213,7 +220,7 @@ def test_combination_is_the_best_in_its_span(comm: Comm) -> None:
 
 def test_plain_pieces_when_the_combination_goes_uphill(comm: Comm) -> None:
     on = lay_out(Problem((5,), MLP), comm)
-    model, (unit,) = on.model(), units(on.network.blocks, per_layer=False)
+    model, (unit,) = on.model(), local_systems(on.network.blocks, per_layer=False)
     zero, d = put(np.zeros(on.network.size)), put(np.ones(on.network.size))
     assert same(combine.combine(model, unit, zero, d, None, 0.5, on.comm).p, d)
 
@@ -250,7 +257,7 @@ def test_a_failing_line_search_is_bounded_and_raises_lambda(comm: Comm, bad: flo
     solver = on.newton(Scripted(on.objective, [bad]))  # type: ignore[arg-type]
     first = solver.start(State(copy(on.theta), 1.0))
     step = solver.step()
-    assert (step.step, step.ratio, step.damping, step.trials) == (0.0, -1.0, 1.5, 12)
+    assert (step.alpha, step.ratio, step.damping, step.trials) == (0.0, -1.0, 1.5, 12)
     assert step.loss == first.loss and same(solver.state.theta, on.theta) and solver.state.previous is None
     solver.close()
 
@@ -260,14 +267,14 @@ def test_backtracking_halves_until_f_decreases(comm: Comm) -> None:
     solver = on.newton(Scripted(on.objective, [float("nan"), 1e9, -1e9]))  # type: ignore[arg-type]
     solver.start(State(copy(on.theta), 1.0))
     step = solver.step()
-    assert (step.step, step.trials, step.loss) == (0.25, 3, -1e9)
+    assert (step.alpha, step.trials, step.loss) == (0.25, 3, -1e9)
     solver.close()
 
 
 @pytest.mark.parametrize("mode", ["lockstep", "async", "off"])
 def test_a_gradient_that_is_not_finite_is_a_rejected_step(comm: Comm, mode: str) -> None:
     """The run goes back to the last good point with a larger λ, and on from there."""
-    on = lay_out(Problem((5,), MLP, solver={"early_stop": {"mode": mode}}), comm)
+    on = lay_out(Problem((5,), MLP, solver={"early_termination": {"mode": mode}}), comm)
     scripted = Scripted(on.objective, [0.0, -1.0])
     real, calls = on.objective.gradient, []
 
@@ -280,7 +287,7 @@ def test_a_gradient_that_is_not_finite_is_a_rejected_step(comm: Comm, mode: str)
     solver = on.newton(scripted)  # type: ignore[arg-type]
     first = solver.start(State(copy(on.theta), 1.0))
     step = solver.step()
-    assert (step.step, step.ratio, step.damping) == (0.0, -1.0, 1.5)
+    assert (step.alpha, step.ratio, step.damping) == (0.0, -1.0, 1.5)
     assert (step.loss, step.grad_norm) == (first.loss, first.grad_norm)
     assert same(solver.state.theta, on.theta) and solver.state.previous is None
     assert solver.step().loss == -1.0
@@ -289,7 +296,7 @@ def test_a_gradient_that_is_not_finite_is_a_rejected_step(comm: Comm, mode: str)
 
 def test_it_goes_on_after_a_rejected_step(comm: Comm) -> None:
     """After a rejection the next iteration starts from the same f and ∇f and another subsample."""
-    problem = Problem((5,), MLP, solver={"subsample": 0.4, "early_stop": {"mode": "off"}})
+    problem = Problem((5,), MLP, solver={"subsample": 0.4, "early_termination": {"mode": "off"}})
     on = lay_out(problem, comm)
     values = [float("nan")] * 12
     scripted = Scripted(on.objective, values)
@@ -298,13 +305,13 @@ def test_it_goes_on_after_a_rejected_step(comm: Comm) -> None:
     rejected = solver.step()
     scripted._values = [*values, 0.0]
     accepted = solver.step()
-    assert rejected.step == 0.0 and accepted.step == 1.0 and accepted.loss == 0.0
+    assert rejected.alpha == 0.0 and accepted.alpha == 1.0 and accepted.loss == 0.0
     solver.close()
 
 
 def test_minibatch_gradients(comm: Comm) -> None:
     """Stochastic mode: f and ∇f are those of the drawn samples, anew at every accepted point."""
-    solver = {"gradient_batch": 5, "subsample": 0.3, "early_stop": {"mode": "off"}, "seed": 4}
+    solver = {"gradient_batch": 5, "subsample": 0.3, "early_termination": {"mode": "off"}, "seed": 4}
     problem = Problem((5,), MLP, samples=12, solver=solver)
     on = lay_out(problem, comm)
     draws = Cycle(12, 5, 4, 2)
@@ -336,17 +343,19 @@ def test_every_rank_decides_alike(comm: Comm) -> None:
     problem = Problem((5,), MLP, samples=20, solver={"subsample": 0.3})
     on = lay_out(problem, comm)
     for step, _ in run(on, 5):
-        values = [step.loss, step.grad_norm, step.damping, step.step or 0.0, step.ratio or 0.0]
+        values = [step.loss, step.grad_norm, step.damping, step.alpha or 0.0, step.ratio or 0.0]
         mine = np.array(values).view(np.int64)
-        lowest, highest = (comm.extremes(float(v & 0xFFFFFFFF)) for v in mine[:2])
+        lowest, highest = (comm.minmax(float(v & 0xFFFFFFFF)) for v in mine[:2])
         assert lowest[0] == lowest[1] and highest[0] == highest[1]
-        assert comm.from_root(values) == values
+        assert comm.bcast_scalars(values) == values
 
 
 # --- early termination ------------------------------------------------------------------------------------------------
 
 
-def slow_solve(comm: Comm, watch: early_termination.Watch, rank: int, pause: float) -> tuple[cg.Solution, list[float]]:
+def slow_solve(
+    comm: Comm, watch: early_termination.TerminationRule, rank: int, pause: float
+) -> tuple[cg.Solution, list[float]]:
     """A local solve that takes about 40 iterations, one rank sleeping in each product."""
     n = 60
     matrix = np.diag(np.linspace(1.0, 4000.0, n))
@@ -365,9 +374,9 @@ def slow_solve(comm: Comm, watch: early_termination.Watch, rank: int, pause: flo
 
 
 def units_of(n: int) -> Any:
-    from dnewton.curvature.jacobian import Unit
+    from dnewton.curvature.jacobian import LocalSystem
 
-    return Unit((0,), slice(0, n))
+    return LocalSystem((0,), slice(0, n))
 
 
 @pytest.mark.mpi(min_size=2)
@@ -400,7 +409,7 @@ def test_async_serves_many_iterations(comm: Comm) -> None:
         watch.begin(iteration, comm.size)
         if comm.rank == comm.size - 1:  # nobody else can make all finish: it must never be cut
             for _ in range(3):
-                assert not watch.cut()
+                assert not watch.should_terminate()
                 time.sleep(1e-3)
         watch.finished(counts=True)
         comm.barrier()
@@ -410,7 +419,7 @@ def test_async_serves_many_iterations(comm: Comm) -> None:
 
 
 def test_lockstep_twice_the_same(comm: Comm) -> None:
-    solver = {"early_stop": {"mode": "lockstep", "fraction": 0.5, "every": 2}, "cg_tolerance": 1e-3}
+    solver = {"early_termination": {"mode": "lockstep", "fraction": 0.5, "every": 2}, "cg_tolerance": 1e-3}
     problem = Problem((5,), MLP, samples=12, solver=solver)
     runs = [run(lay_out(problem, comm), 5) for _ in range(2)]
     for (a, theta_a), (b, theta_b) in zip(*runs, strict=True):
@@ -426,7 +435,7 @@ def test_lockstep_cuts_at_the_fraction(comm: Comm) -> None:
     iterations, cut = 0, False
     while iterations < comm.rank + 1 and not cut:
         iterations += 1
-        cut = iterations < comm.rank + 1 and watch.cut()
+        cut = iterations < comm.rank + 1 and watch.should_terminate()
     if not cut:
         watch.finished(counts=True)
     needed = -(-comm.size // 2)
@@ -436,17 +445,17 @@ def test_lockstep_cuts_at_the_fraction(comm: Comm) -> None:
 
 def test_directions_with_nan_are_not_taken_and_end_the_run(comm: Comm) -> None:
     """λ rises, the point stays, and after a while the run ends with a line that says why."""
-    on = lay_out(Problem((5,), MLP, samples=20, solver={"early_stop": {"mode": "off"}}), comm)
+    on = lay_out(Problem((5,), MLP, samples=20, solver={"early_termination": {"mode": "off"}}), comm)
     solver = on.newton()
     solver.start(State(copy(on.theta), 1.0))
     before, grad = copy(solver.state.theta), copy(solver._grad)
     solver._grad[...] = float("nan")
     for i in range(damping.MAX_BROKEN):
         step = solver.step()
-        assert step.step == 0.0 and step.damping == pytest.approx(1.5 ** (i + 1)) and solver.state.previous is None
+        assert step.alpha == 0.0 and step.damping == pytest.approx(1.5 ** (i + 1)) and solver.state.previous is None
         assert same(solver.state.theta, before)
     solver._grad = grad
-    assert solver.step().step  # one that is sound begins the count anew
+    assert solver.step().alpha  # one that is sound begins the count anew
     solver._grad[...] = float("nan")
     for _ in range(damping.MAX_BROKEN):
         solver.step()
@@ -458,7 +467,7 @@ def test_directions_with_nan_are_not_taken_and_end_the_run(comm: Comm) -> None:
 @pytest.mark.parametrize("mode", ["async", "lockstep", "off"])
 def test_more_ranks_than_units(comm: Comm, mode: str) -> None:
     """Ranks with nothing to solve take part in everything and count in nothing."""
-    solver = {"early_stop": {"mode": mode, "every": 1} if mode == "lockstep" else {"mode": mode}}
+    solver = {"early_termination": {"mode": mode, "every": 1} if mode == "lockstep" else {"mode": mode}}
     problem = Problem((1,), [{"dense": {"units": 1, "activation": "tanh"}}], "squared", samples=4, solver=solver)
     on = lay_out(problem, comm, Grid(1, comm.size))
     found = run(on, 3)

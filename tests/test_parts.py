@@ -21,7 +21,7 @@ from dnewton.data.scaling import Scaling
 from dnewton.data.sources import Source, from_arrays
 from dnewton.data.targets import Targets
 from dnewton.errors import UserError
-from dnewton.grid import Grid, Units, grids
+from dnewton.grid import Grid, SplitAxis, grids
 from dnewton.model.losses.losses import LOSSES
 from dnewton.storage import tensors
 from dnewton.storage.tensors import Contents
@@ -79,7 +79,7 @@ def test_patches_of_no_channels_and_no_samples() -> None:
 
 
 def load_columns(
-    source: Source, shape: tuple[int, ...], units: Units, bounds: tuple[int, int], how: str | Scaling, dtype: str
+    source: Source, shape: tuple[int, ...], units: SplitAxis, bounds: tuple[int, int], how: str | Scaling, dtype: str
 ) -> tuple[np.ndarray, Scaling]:
     """Columns on one rank alone."""
     x, scaling = load(source, Window.of(shape, units, bounds), how, dtype, Comm(MPI.COMM_SELF.Dup()))
@@ -103,7 +103,7 @@ def test_scaling_is_feature_wise_and_fitted_on_train(how: str) -> None:
     x, other = rng.normal(3, 2, size=(30, 6)), rng.normal(size=(5, 6))
     x[:, 2] = 7.0  # constant
     source, test = from_arrays("a", x, np.zeros(30)), from_arrays("b", other, np.zeros(5))
-    whole, fitted = load_columns(source, (6,), Units(6), (0, 6), how, "float64")
+    whole, fitted = load_columns(source, (6,), SplitAxis(6), (0, 6), how, "float64")
     shift, factor = fitted.shift, fitted.factor
     assert np.allclose(whole, (x - shift) * factor) and np.isfinite(whole).all()
     rest = [0, 1, 3, 4, 5]
@@ -113,17 +113,17 @@ def test_scaling_is_feature_wise_and_fitted_on_train(how: str) -> None:
         assert np.allclose(whole[:, rest].min(0), 0) and np.allclose(whole[:, rest].max(0), 1)
     if how == "unit":
         assert np.allclose(np.abs(whole).max(0), 1)
-    assert np.allclose(load_columns(test, (6,), Units(6), (0, 6), fitted, "float64")[0], (other - shift) * factor)
+    assert np.allclose(load_columns(test, (6,), SplitAxis(6), (0, 6), fitted, "float64")[0], (other - shift) * factor)
     for grid in grids(4):  # every rank's columns are the columns of the whole
         for rank in range(4):
-            lo, hi = grid.bounds("all", Units(6), rank)
-            part, _ = load_columns(source, (6,), Units(6), (lo, hi), how, "float64")
+            lo, hi = grid.bounds("all", SplitAxis(6), rank)
+            part, _ = load_columns(source, (6,), SplitAxis(6), (lo, hi), how, "float64")
             assert same(part, whole[:, lo:hi])
 
 
 def test_images_arrive_channels_last() -> None:
     x = np.arange(2 * 3 * 4 * 5, dtype=float).reshape(2, 60)
-    part, _ = load_columns(from_arrays("a", x, np.zeros(2)), (3, 4, 5), Units(3), (1, 3), "none", "float64")
+    part, _ = load_columns(from_arrays("a", x, np.zeros(2)), (3, 4, 5), SplitAxis(3), (1, 3), "none", "float64")
     assert same(part, x.reshape(2, 3, 4, 5)[:, 1:].transpose(0, 2, 3, 1))
 
 
@@ -205,8 +205,8 @@ def test_files_that_do_not_fit(comm: Comm, tmp_path: Path) -> None:
         ({"layers.0.weight": np.zeros((3, 2, 3, 2))}, r"layers.0.weight has shape \[3, 2, 3, 2\], the net needs"),
         ({"layers.9.weight": np.zeros(3)}, "layers.9.weight belongs to no layer"),
     ]:
-        tensors = {k: v for k, v in {**problem.params, **change}.items() if v is not None}
-        save_file(tensors, tmp_path / "m.safetensors")
+        changed = {k: v for k, v in {**problem.params, **change}.items() if v is not None}
+        save_file(changed, tmp_path / "m.safetensors")
         with pytest.raises(UserError, match=message):
             tensors.load(str(tmp_path / "m.safetensors"), on.network, "float64")
     data = (tmp_path / "m.safetensors").read_bytes()
@@ -219,7 +219,7 @@ def test_files_that_do_not_fit(comm: Comm, tmp_path: Path) -> None:
 def test_scaling_survives_float32() -> None:
     """Small differences of large float64 numbers are scaled before they are rounded to float32."""
     stamps = 1.6e9 + np.arange(60.0)[:, None]
-    x, _ = load_columns(from_arrays("a", stamps, np.zeros(60)), (1,), Units(1), (0, 1), "standardize", "float32")
+    x, _ = load_columns(from_arrays("a", stamps, np.zeros(60)), (1,), SplitAxis(1), (0, 1), "standardize", "float32")
     assert x.dtype == np.float32 and len(np.unique(x)) == 60 and abs(float(x.std()) - 1) < 1e-5
 
 
@@ -227,8 +227,8 @@ def test_a_constant_that_rounds_is_constant() -> None:
     """0.1 has a standard deviation of 1e-17 in float64."""
     train = from_arrays("a", np.full((50, 1), 0.1), np.zeros(50))
     test = from_arrays("b", np.full((1, 1), 0.2), np.zeros(1))
-    _, fitted = load_columns(train, (1,), Units(1), (0, 1), "standardize", "float64")
-    assert abs(load_columns(test, (1,), Units(1), (0, 1), fitted, "float64")[0][0, 0]) < 1
+    _, fitted = load_columns(train, (1,), SplitAxis(1), (0, 1), "standardize", "float64")
+    assert abs(load_columns(test, (1,), SplitAxis(1), (0, 1), fitted, "float64")[0][0, 0]) < 1
 
 
 def test_whole_tensors_have_one_owner_each(comm: Comm) -> None:
@@ -240,7 +240,7 @@ def test_whole_tensors_have_one_owner_each(comm: Comm) -> None:
 def test_long_messages_are_cut(comm: Comm, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """MPI counts are 32-bit numbers: sums and gathers of more elements go in pieces, with the same result."""
     monkeypatch.setattr("dnewton.comm.communicator.MESSAGE_BYTES", 8 * limit)
-    total = comm.sum(np.arange(23.0).reshape(1, 23) * (comm.rank + 1))
+    total = comm.allreduce(np.arange(23.0).reshape(1, 23) * (comm.rank + 1))
     assert same(total, np.arange(23.0).reshape(1, 23) * sum(range(1, comm.size + 1)))
     widths = [r % 3 for r in range(comm.size)]  # some are empty
     mine = np.full((5, 2, widths[comm.rank]), float(comm.rank))
@@ -253,6 +253,6 @@ def test_arrays_from_root_and_together(comm: Comm) -> None:
     for array in (np.arange(6).reshape(2, 3), np.zeros((0, 4), dtype=np.float32), np.array(["ant", "bee"])):
         found = comm.array_from_root(array if comm.rank == 0 else None)
         assert same(found, array) and found.dtype == array.dtype
-    with pytest.raises(UserError, match=f"rank {comm.size - 1} is wrong"), comm.together():
+    with pytest.raises(UserError, match=f"rank {comm.size - 1} is wrong"), comm.raise_together():
         if comm.rank == comm.size - 1:
             raise UserError(f"rank {comm.rank} is wrong")

@@ -32,7 +32,7 @@ from dnewton.data.readers import Opening, open_part
 from dnewton.data.samples import Streamed, Window, load
 from dnewton.data.sources import Source
 from dnewton.errors import UserError
-from dnewton.grid import Units, cut
+from dnewton.grid import SplitAxis, cut
 
 PACKERS = {"": lambda data: data, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
@@ -77,7 +77,7 @@ def whole(source: Source, comm: Comm) -> np.ndarray:
 def refused(path: object, comm: Comm, *words: str, features: int | None = None, **options: Any) -> None:
     with pytest.raises(UserError) as error:
         source = opened(path, comm, features, **options)
-        load(source, Window.of(source.shape, Units(source.shape[0]), (0, source.shape[0])), "none", "float64", comm)
+        load(source, Window.of(source.shape, SplitAxis(source.shape[0]), (0, source.shape[0])), "none", "float64", comm)
     message = str(error.value)
     assert "\n" not in message
     for word in (*words, str(path) if isinstance(path, Path) else ""):
@@ -503,7 +503,7 @@ def test_rows_are_named_as_the_file_has_them(comm: Comm, folder: Path) -> None:
     put(comm, folder / "bad.npz", lambda p: np.savez(p, x=bad, y=np.arange(30) % 2))
     both = opened([str(folder / "ok.npz"), str(folder / "bad.npz")], comm)
     train, held = divide(both, 0.5, seed=1)
-    window = Window.of((4,), Units(4), (0, 4))
+    window = Window.of((4,), SplitAxis(4), (0, 4))
     messages = []
     for source in (both, train, held):
         try:
@@ -542,7 +542,7 @@ def test_split_is_a_partition(comm: Comm, folder: Path) -> None:
 def test_streams_equal_resident_columns(comm: Comm, folder: Path, shape: tuple[int, ...], how: str) -> None:
     x, _ = some(shape, "float32")
     path = put(comm, folder / "x.npy", lambda p: np.save(p, x))
-    units = Units(shape[1])
+    units = SplitAxis(shape[1])
     window = Window.of(shape[1:], units, cut(shape[1], comm.size, comm.rank))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(array_files, "BLOCK_BYTES", 500)

@@ -14,42 +14,48 @@ from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, relative, whole
 
 from dnewton.arrays.namespace import copy
 from dnewton.comm.communicator import Comm
-from dnewton.config.newton import SolverSection
+from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config
 from dnewton.data.sampling import subsample_size
 from dnewton.errors import UserError
 from dnewton.planning import curvature_plan, grid_search
-from dnewton.planning.replicas import Layout, layout
+from dnewton.planning.replicas import RankDivision, layout
 from dnewton.solvers import registry
-from dnewton.solvers.interface import Start
+from dnewton.solvers.interface import StartPoint
 from dnewton.solvers.newton.newton import Newton
 from dnewton.solvers.newton.replicated import SharedObjective
 
-OPTIONS = {"subsample": 1.0, "cg_tolerance": 1e-8, "max_cg": 15, "early_stop": {"mode": "off"}, "jacobian": "factored"}
+OPTIONS = {
+    "subsample": 1.0,
+    "cg_tolerance": 1e-8,
+    "max_cg": 15,
+    "early_termination": {"mode": "off"},
+    "jacobian": "factored",
+}
 
 
 def newton(problem: Problem, comm: Comm, replicas: int, **options: Any) -> tuple[OnRanks, Newton] | None:
     """The solver on D replicas of as many ranks as there are; None on ranks that are left over."""
     model = comm.size // replicas
-    _, crew, _ = divided(comm, replicas, model)
-    if crew is None:
+    _, groups, _ = divided(comm, replicas, model)
+    if groups is None:
         return None
-    assert crew.model is not None
-    on = lay_out(problem, crew.model)
-    crew = replace(crew, model=on.comm)
+    assert groups.model is not None
+    on = lay_out(problem, groups.model)
+    groups = replace(groups, model=on.comm)
     if replicas > 1:
         old = on.objective
         shared = SharedObjective(
             on.network, on.comm, old.data, old.loss, lambda z, y: 0.0, old.regulariser, old._batch_size, old._memory
         )
-        shared.crew = crew
+        shared.groups = groups
         on.objective = shared
-    section = SolverSection.model_validate({**OPTIONS, **options})
+    section = NewtonSection.model_validate({**OPTIONS, **options})
     work = grid_search.Workload(
         problem.samples, subsample_size(section.subsample, problem.samples), problem.outputs, 4, 8
     )
     how = curvature_plan.decide(on.plan, work, section)
-    solver = registry.make(section, on.objective, crew, how)
+    solver = registry.make(section, on.objective, groups, how)
     assert isinstance(solver, Newton)
     return on, solver
 
@@ -57,7 +63,7 @@ def newton(problem: Problem, comm: Comm, replicas: int, **options: Any) -> tuple
 def run(found: tuple[OnRanks, Newton], steps: int) -> list[tuple[float, float, float, dict[str, np.ndarray]]]:
     on, solver = found
     out = []
-    first = solver.begin(Start(copy(on.theta)))
+    first = solver.begin(StartPoint(copy(on.theta)))
     out.append((first.loss, first.grad_norm, 0.0, whole(on, solver.theta)))
     for _ in range(steps):
         step = solver.step()
@@ -127,7 +133,7 @@ def test_average_is_the_mean_of_what_each_share_says(comm: Comm) -> None:
     found = newton(problem, comm, comm.size, combine="none", subproblem="cg", cg_tolerance=1e-13**0.5, max_cg=200)
     assert found is not None
     on, solver = found
-    solver.begin(Start(copy(on.theta)))
+    solver.begin(StartPoint(copy(on.theta)))
     gradient = copy(solver._grad)
     model = solver._curvature()
     direction, _, _ = solver._direction(model, 1.0)
@@ -148,7 +154,7 @@ def test_all_replicas_hold_the_same_bits(comm: Comm) -> None:
     found = newton(problem, comm, comm.size, subsample=0.5)
     assert found is not None
     theta = run(found, 4)[-1][3]["layers.0.weight"]
-    assert same(comm.of_first(theta.copy()), theta)
+    assert same(comm.bcast(theta.copy()), theta)
 
 
 def test_gradient_batches_are_shared(comm: Comm) -> None:
@@ -182,17 +188,17 @@ def test_what_replicas_cannot_do(comm: Comm, options: dict[str, Any], words: str
 def test_layouts() -> None:
     base = {"net": {"input": [2], "loss": "squared", "layers": [{"dense": {"units": 1}}]}}
 
-    def of(ranks: int, solver: dict[str, Any], **parallel: Any) -> Layout:
+    def of(ranks: int, solver: dict[str, Any], **parallel: Any) -> RankDivision:
         return layout(Config.model_validate({**base, "solver": solver, "parallel": parallel}), ranks, "x.yaml")
 
-    assert of(6, {}) == Layout(1, 6)
-    assert of(6, {}, replicas=3) == Layout(3, 2)
-    assert of(6, {"name": "adam"}) == Layout(6, 1)
-    assert of(6, {"name": "adam"}, grid=[1, 2]) == Layout(3, 2)
-    assert of(7, {"name": "downpour"}, replicas=2) == Layout(2, 3, 1)
-    assert of(7, {"name": "easgd"}) == Layout(7, 1)
+    assert of(6, {}) == RankDivision(1, 6)
+    assert of(6, {}, replicas=3) == RankDivision(3, 2)
+    assert of(6, {"name": "adam"}) == RankDivision(6, 1)
+    assert of(6, {"name": "adam"}, grid=[1, 2]) == RankDivision(3, 2)
+    assert of(7, {"name": "downpour"}, replicas=2) == RankDivision(2, 3, 1)
+    assert of(7, {"name": "easgd"}) == RankDivision(7, 1)
     with pytest.raises(UserError, match="1, 2, 3, 6"):
         of(6, {}, replicas=4)
     with pytest.raises(UserError, match="server_ranks"):
         of(1, {"name": "dc_asgd"})
-    assert [Layout(2, 3, 1).place(r) for r in (0, 2, 3, 6)] == [(0, 0), (0, 2), (1, 0), None]
+    assert [RankDivision(2, 3, 1).place(r) for r in (0, 2, 3, 6)] == [(0, 0), (0, 2), (1, 0), None]

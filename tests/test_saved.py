@@ -13,9 +13,9 @@ from crews import OnCrew, crewed
 from places import put, same
 from problems import MLP, Problem
 
-from dnewton.comm.communicator import Comm, Watch
+from dnewton.comm.communicator import Comm, StopHooks
 from dnewton.comm.stop import Stopped
-from dnewton.solvers.interface import Saved, Start
+from dnewton.solvers.interface import SolverState, StartPoint
 from dnewton.storage import tensors
 from dnewton.storage.tensors import Contents
 
@@ -44,24 +44,24 @@ def made(comm: Comm, name: str) -> OnCrew | None:
     return found
 
 
-def through_a_file(one: OnCrew, two: OnCrew) -> Start:
+def through_a_file(one: OnCrew, two: OnCrew) -> StartPoint:
     """What the first solver saves, as the second one reads it."""
-    saved, crew, workers = one.solver.saved(), one.crew, one.crew.workers
+    saved, groups, workers = one.solver.saved(), one.groups, one.groups.workers
     assert workers is not None
     folder = workers.text_from_root(tempfile.mkdtemp() if workers.rank == 0 else None)
     path = str(Path(folder) / "state.safetensors")
     vectors = {"": one.solver.theta} | {f"{k}.": v for k, v in saved.vectors.items()}
     own = {f"{k}.": v for k, v in saved.own.items()}
     contents = Contents(vectors, {}, own, saved.shapes, saved.whole)
-    written = tensors.save(path, one.on.network, contents, workers, crew.replica, crew.layout.replicas)
-    mine = f"worker{crew.replica}."
+    written = tensors.save(path, one.on.network, contents, workers, groups.replica, groups.layout.replicas)
+    mine = f"worker{groups.replica}."
     prefixes = tensors.prefixes(path, two.on.network)
-    assert len(prefixes) == len(vectors) + len(own) * crew.layout.replicas
+    assert len(prefixes) == len(vectors) + len(own) * groups.layout.replicas
     read = {p: put(tensors.load(path, two.on.network, "float64", p)) for p in prefixes}
-    return Start(
+    return StartPoint(
         read[""],
         one.solver.iteration,
-        Saved(
+        SolverState(
             {p[:-1]: v for p, v in read.items() if p and not p.startswith("worker")},
             {p.removeprefix(mine)[:-1]: v for p, v in read.items() if p.startswith(mine)},
             saved.values,
@@ -71,23 +71,23 @@ def through_a_file(one: OnCrew, two: OnCrew) -> Start:
     )
 
 
-class StopAt(Watch):
+class StopAt(StopHooks):
     """Stops at a point, on all ranks."""
 
     def __init__(self, point: int) -> None:
         self._left, self._held = point, 0
 
-    def point(self) -> None:
+    def safe_point(self) -> None:
         if not self._held:
             self._left -= 1
             if self._left == 0:
                 raise Stopped(15, 0)
 
-    def seam(self) -> None:
-        self.point()
+    def sync_point(self) -> None:
+        self.safe_point()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def no_stop(self) -> Iterator[None]:
         self._held += 1
         yield
         self._held -= 1
@@ -117,19 +117,19 @@ def test_goes_on_from_the_middle_of_a_pass(comm: Comm, name: str, after: int) ->
         return
     one.begin()
     two.begin()
-    assert one.crew.workers is not None
-    shared = [c for c in (one.crew.workers, one.crew.peers, one.crew.model, one.on.network.comm) if c is not None]
-    before = [c.vigil for c in shared]
+    assert one.groups.workers is not None
+    shared = [c for c in (one.groups.workers, one.groups.peers, one.groups.model, one.on.network.comm) if c is not None]
+    before = [c.stops for c in shared]
     stop = StopAt(after)
     try:
         for c in shared:
-            c.vigil = stop
+            c.stops = stop
         with pytest.raises(Stopped):
             for _ in range(9):
                 one.solver.step()
     finally:
-        for c, vigil in zip(shared, before, strict=True):
-            c.vigil = vigil
+        for c, stops in zip(shared, before, strict=True):
+            c.stops = stops
     assert one.solver.iteration or one.solver.position
     three = made(comm, name)
     assert three is not None

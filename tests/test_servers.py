@@ -16,12 +16,12 @@ from dnewton.arrays.namespace import copy
 from dnewton.comm.communicator import Comm
 from dnewton.errors import UserError
 from dnewton.solvers.baselines.parameter_server import EPSILON, PULL, STOP, Server, Shard, hand_out, slice_of, take_in
-from dnewton.solvers.interface import Start, Step
+from dnewton.solvers.interface import IterationReport, StartPoint
 
 pytestmark = pytest.mark.mpi
 served = pytest.mark.mpi(min_size=2)  # a server and a worker
 
-Run = tuple[list[np.ndarray], list[Step]]
+Run = tuple[list[np.ndarray], list[IterationReport]]
 
 
 def problem(samples: int = 13) -> Problem:
@@ -40,7 +40,7 @@ def train(task: Problem, comm: Comm, workers: int, passes: int, **options: Any) 
         found.serve()
     if not isinstance(found, OnCrew):
         return None
-    steps, points = [found.solver.begin(Start(copy(found.on.theta)))], [found.flat()]
+    steps, points = [found.solver.begin(StartPoint(copy(found.on.theta)))], [found.flat()]
     for _ in range(passes):
         steps.append(found.solver.step())
         points.append(found.flat())

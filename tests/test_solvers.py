@@ -23,7 +23,7 @@ from dnewton.solvers.baselines import krylov
 from dnewton.solvers.baselines.epoch_loop import learning_rate
 from dnewton.solvers.baselines.hessian_free import SUBSAMPLE, HessianFree
 from dnewton.solvers.baselines.rank_m import RankM, coefficients
-from dnewton.solvers.interface import Saved, Start
+from dnewton.solvers.interface import SolverState, StartPoint
 
 pytestmark = pytest.mark.mpi
 
@@ -179,7 +179,7 @@ def test_shares_are_a_permutation(comm: Comm, samples: int, batch: int, epoch: i
     seen = np.zeros(samples)
     for share in mine:
         seen[share.indices] += 1
-    assert same(comm.sum(seen), np.ones(samples))
+    assert same(comm.allreduce(seen), np.ones(samples))
     assert same(workers.common(5, 3), reference.common(samples, 2, 5, 3))
 
 
@@ -565,7 +565,7 @@ def test_hessian_free_trajectory(comm: Comm, method: str, subsample: float) -> N
             assert relative(found.flat(), theta) < (1e-8 if method == "gn_cg" else 1e-6)
             assert step.damping == pytest.approx(damping, rel=1e-12)
             assert step.loss == pytest.approx(reference.Task(problem).value(found.flat()), rel=1e-10)
-            assert step.step is not None and step.step > 0
+            assert step.alpha is not None and step.alpha > 0
 
 
 @pytest.mark.parametrize("method", ["gn_cg", "bicgstab"])
@@ -591,7 +591,7 @@ def test_gauss_newton_direction_equals_a_dense_solve(comm: Comm) -> None:
         if found is None:
             continue
         step = found.solver.step()
-        assert step.step is not None and relative(found.flat(), task.start + step.step * d) < 1e-9
+        assert step.alpha is not None and relative(found.flat(), task.start + step.alpha * d) < 1e-9
 
 
 def test_a_failing_line_search_stays(comm: Comm) -> None:
@@ -600,7 +600,7 @@ def test_a_failing_line_search_stays(comm: Comm) -> None:
     found.solver.workers.value = lambda *_: float("nan")  # type: ignore[method-assign]
     before = found.flat()
     step = found.solver.step()
-    assert (step.step, step.ratio, step.damping, step.trials) == (0.0, -1.0, 1.5, 5)
+    assert (step.alpha, step.ratio, step.damping, step.trials) == (0.0, -1.0, 1.5, 5)
     assert same(found.flat(), before)
 
 
@@ -616,7 +616,7 @@ def test_replicas_hold_the_same_bits(comm: Comm, case: str) -> None:
         assert found is not None
         reported = [found.solver.step()]
         mine = np.array([*host(found.solver.theta), *(s.loss for s in reported), *(s.grad_norm for s in reported)])
-        first = comm.of_first(mine.copy())
+        first = comm.bcast(mine.copy())
         assert same(mine, first)
         runs.append(mine)
     assert same(*runs)
@@ -631,7 +631,7 @@ def test_a_run_goes_on_from_what_was_saved(comm: Comm, case: str) -> None:
     found.solver.step()
     saved = found.solver.saved()
     copies = [{k: copy(v) for k, v in part.items()} for part in (saved.vectors, saved.own)]
-    start = Start(copy(found.solver.theta), 1, Saved(*copies, dict(saved.values)))
+    start = StartPoint(copy(found.solver.theta), 1, SolverState(*copies, dict(saved.values)))
     again.solver.begin(start)
     a, b = found.solver.step(), again.solver.step()
     assert relative(again.solver.theta, found.solver.theta) < 1e-12

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from dnewton.cli import launch
 from dnewton.comm.communicator import Comm
-from dnewton.comm.stop import Vigil
+from dnewton.comm.stop import StopAgreement
 
 pytestmark = [
     pytest.mark.serial,
@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 ENDLESS = ["--net", "mlp.yaml", "--set", "solver.max_iterations=100000"]
-NEWTON = ["solver.early_stop.mode=lockstep"]
+NEWTON = ["solver.early_termination.mode=lockstep"]
 SGD = ["solver.name=sgd", "solver.learning_rate=0.01"]
 
 
@@ -208,14 +208,14 @@ def test_auto_starts_and_goes_on(folder: Path) -> None:
 
 def test_a_second_interrupt_ends_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     comm, codes = Comm.world(), list[int]()
-    vigil = Vigil(comm, 60)
+    stops = StopAgreement(comm, 60)
     monkeypatch.setattr(comm, "abort", lambda code=1: codes.append(code))
     before = {number: signal.getsignal(number) for number in launch.SIGNALS}
     try:
-        launch.catch_signals(comm, vigil)
+        launch.catch_signals(comm, stops)
         os.kill(os.getpid(), signal.SIGTERM)
         assert codes == [launch.REQUEUE]  # nothing has been done yet
-        vigil.armed = True
+        stops.armed = True
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)  # the same key, by way of terminal and launcher
         assert codes == [launch.REQUEUE]

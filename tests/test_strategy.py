@@ -20,9 +20,9 @@ from test_ways import LAMBDA, NETS, dense_pieces, setting
 from dnewton.arrays.namespace import zeros
 from dnewton.comm.communicator import Comm
 from dnewton.config import parse
-from dnewton.config.newton import SolverSection
+from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config
-from dnewton.curvature.jacobian import Unit, units
+from dnewton.curvature.jacobian import LocalSystem, local_systems
 from dnewton.errors import UserError
 from dnewton.grid import grids
 from dnewton.hardware import calibration
@@ -57,7 +57,7 @@ def test_products_by_passes(comm: Comm, net: str, loss: str, chunk: int) -> None
         rng = np.random.default_rng(1)
         direction = {k: rng.normal(size=v.shape) for k, v in problem.params.items()}
         v = on.from_params(direction)
-        (unit,) = units(on.network.blocks, per_layer=False)
+        (unit,) = local_systems(on.network.blocks, per_layer=False)
         model, explicit = on.by_passes(chunk, parts=2), on.model()
         assert relative(model.images([v], unit, on.comm), explicit.images([v], unit, on.comm)) < 1e-12
         assert relative(model.own_images([v], unit, on.comm), explicit.own_images([v], unit, on.comm)) < 1e-12
@@ -71,9 +71,9 @@ def test_products_by_passes(comm: Comm, net: str, loss: str, chunk: int) -> None
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 def test_diagonal_systems_by_passes(comm: Comm, net: str, per_layer: bool) -> None:
     problem, on, grad = setting(comm, net, "cross_entropy")
-    model, mine = on.by_passes(4), units(on.network.blocks, per_layer)
+    model, mine = on.by_passes(4), local_systems(on.network.blocks, per_layer)
 
-    def multiply(v: np.ndarray, unit: Unit) -> np.ndarray:
+    def multiply(v: np.ndarray, unit: LocalSystem) -> np.ndarray:
         return model.joint_product(v, unit, LAMBDA, on.comm)
 
     def solve(fraction: float, limit: int = 500) -> cg.Solution:
@@ -95,7 +95,7 @@ def test_diagonal_systems_by_passes(comm: Comm, net: str, per_layer: bool) -> No
 @pytest.mark.parametrize(("net", "parts", "chunk"), list(product(["mlp", "cnn"], [1, 2], [1, 2, 4])))
 def test_chunks_change_nothing(comm: Comm, net: str, parts: int, chunk: int, representation: str) -> None:
     _, on, grad = setting(comm, net, "cross_entropy")
-    (unit,) = units(on.network.blocks, per_layer=False)
+    (unit,) = local_systems(on.network.blocks, per_layer=False)
     whole, cut = (on.model(representation=representation, parts=p, chunk=c) for p, c in ((1, 100), (parts, chunk)))
     assert relative(cut.block_product(grad, unit, 0.1), whole.block_product(grad, unit, 0.1)) < 1e-13
     assert relative(cut.jacobian.gram(unit), whole.jacobian.gram(unit)) < 1e-13
@@ -113,7 +113,7 @@ def test_any_mlp_by_any_representation(widths: list[int], samples: int, chunk: i
     layers = [{"dense": {"units": w, "activation": activation}} for w in widths]
     problem = Problem((3,), layers, "squared", samples=samples)
     on = lay_out(problem, comm)
-    (unit,) = units(on.network.blocks, per_layer=False)
+    (unit,) = local_systems(on.network.blocks, per_layer=False)
     v = put(np.random.default_rng(0).normal(size=on.network.size))
     expected = on.by_passes(chunk).joint_product(v, unit, 0.3, on.comm)
     for representation in ("factored", "dense"):
@@ -130,12 +130,12 @@ def test_any_mlp_by_any_representation(widths: list[int], samples: int, chunk: i
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 def test_normal_matrices(comm: Comm, net: str, per_layer: bool, way: str) -> None:
     problem, on, grad = setting(comm, net, "cross_entropy")
-    mine = units(on.network.blocks, per_layer)
+    mine = local_systems(on.network.blocks, per_layer)
     model = on.normal(mine, chunk=4)
     before = comm.ledger["cg"].bytes
     with on.comm.phase("cg"):
         systems = [local_solver.make([(way, 0)], model, grad, unit, LAMBDA, 1e-11) for unit in mine]
-        found = cg.solve(systems, grad, 1000, early_termination.NeverStop())
+        found = cg.solve(systems, grad, 1000, early_termination.NeverTerminate())
     assert on.comm.ledger["cg"].bytes == before  # no message
     assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, per_layer)) < 1e-8
 
@@ -156,7 +156,7 @@ def trained(comm: Comm, iterations: int = 3, **options: object) -> tuple[OnRanks
 @pytest.mark.parametrize("combined", ["none", "previous", "two_level"])
 @pytest.mark.parametrize("curvature", ["diagonal", "full"])
 def test_one_trajectory_by_every_representation(comm: Comm, curvature: str, combined: str) -> None:
-    options = {"curvature": curvature, "combine": combined, "early_stop": {"mode": "off"}, "subproblem": "cg"}
+    options = {"curvature": curvature, "combine": combined, "early_termination": {"mode": "off"}, "subproblem": "cg"}
     _, expected = trained(comm, jacobian="factored", **options)
     assert expected[-1] < expected[0]
     for jacobian in ("dense", "implicit", *(["normal"] if curvature == "diagonal" else [])):
@@ -165,7 +165,7 @@ def test_one_trajectory_by_every_representation(comm: Comm, curvature: str, comb
 
 @pytest.mark.parametrize("jacobian", ["factored", "normal", "implicit"])
 def test_a_warm_start_meets_the_same_rule(comm: Comm, jacobian: str) -> None:
-    options = {"early_stop": {"mode": "off"}, "jacobian": jacobian, "diagonal_unit": "layer", "subproblem": "cg"}
+    options = {"early_termination": {"mode": "off"}, "jacobian": jacobian, "diagonal_unit": "layer", "subproblem": "cg"}
     cold = trained(comm, 4, **options)[1]
     assert np.allclose(trained(comm, 4, warm_start=True, **options)[1], cold, rtol=1e-6)
     rough = {**options, "cg_tolerance": 0.5}  # where the start is seen in the result, from the second step on
@@ -192,7 +192,7 @@ def test_several_lambda_go_on_with_the_lowest(
     on = lay_out(problem, comm, batch=100)
 
     def first_step(start: float, trials: int) -> tuple[float, float]:
-        options = SolverSection.model_validate(
+        options = NewtonSection.model_validate(
             {
                 "subsample": 0.5,
                 "jacobian": jacobian,
@@ -201,7 +201,7 @@ def test_several_lambda_go_on_with_the_lowest(
                 "drop": 1.0,
                 "boost": 1.0,
                 "cg_tolerance": 1e-6,
-                "early_stop": {"mode": "off"},
+                "early_termination": {"mode": "off"},
                 "lambda_trials": trials,
                 "combine": combined,
             }
@@ -210,7 +210,7 @@ def test_several_lambda_go_on_with_the_lowest(
         solver.start(State(on.theta, start))
         step = solver.step()
         solver.close()
-        assert step.step == 1.0
+        assert step.alpha == 1.0
         return step.loss, step.damping
 
     alone = [first_step(100.0 / 10**j, 1) for j in range(3)]
@@ -222,7 +222,7 @@ def test_several_lambda_share_the_matrix(comm: Comm, monkeypatch: pytest.MonkeyP
     _, on, grad = setting(comm, "mlp", "cross_entropy")
     model = on.model()
     model.kept = {}
-    (unit,) = units(on.network.blocks, per_layer=False)
+    (unit,) = local_systems(on.network.blocks, per_layer=False)
     first = [solve(model, grad, unit, 1.0) for solve in (direct.dual,)]
     monkeypatch.setattr(model.jacobian, "gram", lambda unit: pytest.fail("made twice"))
     again = [solve(model, grad, unit, value) for value in (0.1, 1.0) for solve in (direct.dual,)]
@@ -233,8 +233,8 @@ def test_several_lambda_share_the_matrix(comm: Comm, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("mode", ["lockstep", "off"])
 def test_early_termination_by_passes(comm: Comm, mode: str) -> None:
     stop = {"mode": mode, "fraction": 0.3} if mode == "lockstep" else {"mode": mode}
-    losses = trained(comm, 4, jacobian="implicit", early_stop=stop)[1]
-    assert losses[-1] < losses[0] and comm.extremes(losses[-1])[0] == comm.extremes(losses[-1])[1]
+    losses = trained(comm, 4, jacobian="implicit", early_termination=stop)[1]
+    assert losses[-1] < losses[0] and comm.minmax(losses[-1])[0] == comm.minmax(losses[-1])[1]
 
 
 @pytest.mark.mpi
@@ -250,7 +250,7 @@ def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str,
         "subsample": 0.5,
         "max_cg": 4,
         "combine": combined,
-        "early_stop": {"mode": "off"},
+        "early_termination": {"mode": "off"},
     }
     shape, layers = NETS[net]
     problem = Problem(shape, layers, samples=12, solver=options)
@@ -262,7 +262,7 @@ def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str,
             before = {n: t.bytes for n, t in on.comm.ledger.phases.items()}
             step = solver.step()
             change = {n: t.bytes - before.get(n, 0) for n, t in on.comm.ledger.phases.items()}
-            cg = int(comm.extremes(float(step.cg))[1])
+            cg = int(comm.minmax(float(step.cg))[1])
             did = traffic_forecast.Iteration(
                 12,
                 solver._strategy.chunks(12, 6),
@@ -295,7 +295,7 @@ def decided(
     loss: str = "squared",
     batch: int = 1024,
     **options: object,
-) -> curvature_plan.Strategy:
+) -> curvature_plan.CurvaturePlan:
     config = Config.model_validate(
         {"net": {"input": shape, "loss": loss, "layers": layers}, "solver": {"batch_size": batch, **options}}
     )
@@ -313,7 +313,7 @@ def test_the_cheapest_way() -> None:
 
     def way(inputs: int, hidden: int, outputs: int, samples: int, **options: object) -> str:
         found = decided(net(hidden, outputs), [inputs], 10 * samples, samples, **options)
-        return [name for name, _ in found.stages[0]][-1 if options else 0]
+        return [name for name, _ in found.solver_stages[0]][-1 if options else 0]
 
     assert way(300, 200, 1, 20) == "dual"
     assert way(2, 5, 1, 900) == "primal"
@@ -322,7 +322,7 @@ def test_the_cheapest_way() -> None:
     assert way(800, 100, 5, 100, subproblem="cg", warm_start=True) == "plain"
     assert way(800, 100, 5, 100, subproblem="cg", preconditioner="kronecker") == "kronecker"
     assert way(10, 30, 5, 900, subproblem="exact") in ("primal", "dual")
-    assert decided(net(40, 30, 1), [20], 9000, 3000).stages[0][-1][0] == "primal"  # if there are many iterations
+    assert decided(net(40, 30, 1), [20], 9000, 3000).solver_stages[0][-1][0] == "primal"  # if there are many iterations
 
 
 def test_the_cheapest_representation() -> None:
@@ -409,7 +409,7 @@ def test_no_plan_exceeds_its_memory(
         ({"jacobian": "normal", "curvature": "full"}, "normal needs curvature: diagonal"),
         ({"jacobian": "implicit", "subproblem": "exact"}, "exact needs a jacobian"),
         ({"jacobian": "implicit", "preconditioner": "kronecker"}, "kronecker needs"),
-        ({"jacobian": "implicit", "early_stop": {"mode": "async"}}, "async"),
+        ({"jacobian": "implicit", "early_termination": {"mode": "async"}}, "async"),
         ({"curvature": "full", "preconditioner": "diagonal"}, "needs curvature: diagonal"),
         ({"subproblem": "exact", "preconditioner": "kronecker"}, "needs subproblem"),
     ],

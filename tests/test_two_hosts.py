@@ -27,7 +27,7 @@ NET = {
         "layers": [{"dense": {"units": 48, "activation": "tanh"}}, {"dense": {"units": 10}}],
     },
     "data": {"train": "data.npz"},
-    "solver": {"C": 1.0, "max_iterations": 4, "subsample": 0.2, "early_stop": {"mode": "off"}},
+    "solver": {"C": 1.0, "max_iterations": 4, "subsample": 0.2, "early_termination": {"mode": "off"}},
     "parallel": {"dtype": "float64", "grid": [2, 2]},
 }
 

@@ -13,11 +13,11 @@ from problems import CNN, MLP, OnRanks, Problem, lay_out, local_cg, with_outputs
 from test_newton import flat, own_blocks, relative, run
 
 from dnewton.comm.communicator import Comm
-from dnewton.curvature.jacobian import units
+from dnewton.curvature.jacobian import local_systems
 from dnewton.model.losses.losses import LOSSES
 from dnewton.planning import traffic_forecast
 from dnewton.solvers.newton import cg, combine, direct, early_termination, local_solver, preconditioners
-from dnewton.solvers.newton.cg import PlainCG, System
+from dnewton.solvers.newton.cg import LocalSolver, PlainCG
 from dnewton.solvers.newton.direct import Exact
 from dnewton.solvers.newton.gram_cg import GramCG
 
@@ -61,7 +61,7 @@ def test_every_way_equals_a_dense_solve(
     problem, on, grad = setting(comm, net, loss)
     model = on.model(representation=representation)
 
-    def system(unit: object) -> System:
+    def system(unit: object) -> LocalSolver:
         if way == "plain":
             return PlainCG(lambda v, u: model.block_product(v, u, LAMBDA), grad, unit, 1e-12)  # type: ignore[arg-type]
         if way == "gram":
@@ -71,8 +71,8 @@ def test_every_way_equals_a_dense_solve(
 
     before = comm.ledger["cg"].bytes
     with on.comm.phase("cg"):
-        mine = units(on.network.blocks, per_layer)
-        found = cg.solve([system(u) for u in mine], grad, 1000, early_termination.NeverStop())
+        mine = local_systems(on.network.blocks, per_layer)
+        found = cg.solve([system(u) for u in mine], grad, 1000, early_termination.NeverTerminate())
     assert on.comm.ledger["cg"].bytes == before  # no message
     limit = 1e-4 if way == "gram" else 1e-8
     assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, per_layer)) < limit
@@ -86,13 +86,13 @@ def test_gram_coordinates_take_the_same_steps(comm: Comm, net: str, parts: int) 
     """Also where S is held in pieces."""
     _, on, grad = setting(comm, net, "cross_entropy")
     model = on.model(parts=parts)
-    (unit,) = units(on.network.blocks, per_layer=False)
+    (unit,) = local_systems(on.network.blocks, per_layer=False)
     model.jacobian.make_input_grams(unit)
     for steps in (1, 2, 5):
         plain = PlainCG(lambda v, u: model.block_product(v, u, LAMBDA), grad, unit, 1e-14)
         gram = GramCG(model, grad, unit, LAMBDA, 1e-14)
-        a = cg.solve([plain], grad, steps, early_termination.NeverStop())
-        b = cg.solve([gram], grad, steps, early_termination.NeverStop())
+        a = cg.solve([plain], grad, steps, early_termination.NeverTerminate())
+        b = cg.solve([gram], grad, steps, early_termination.NeverTerminate())
         if a.d.size:
             assert relative(b.d, a.d) < 1e-9
 
@@ -105,12 +105,12 @@ def test_changing_over_to_gram_coordinates_keeps_the_path(
 ) -> None:
     _, on, grad = setting(comm, net, "cross_entropy")
     model = on.model(representation=representation)
-    (unit,) = units(on.network.blocks, per_layer=False)
+    (unit,) = local_systems(on.network.blocks, per_layer=False)
     for steps in (1, 2, 3, 5, 7):
         plain = local_solver.make([("plain", 0)], model, grad, unit, LAMBDA, 1e-14)
         later = local_solver.make([("plain", 0), ("gram", delay)], model, grad, unit, LAMBDA, 1e-14)
-        a = cg.solve([plain], grad, steps, early_termination.NeverStop())
-        b = cg.solve([later], grad, steps, early_termination.NeverStop())
+        a = cg.solve([plain], grad, steps, early_termination.NeverTerminate())
+        b = cg.solve([later], grad, steps, early_termination.NeverTerminate())
         if a.d.size:
             assert relative(b.d, a.d) < 1e-9 and a.iterations == b.iterations
 
@@ -124,9 +124,12 @@ def test_nothing_keeps_the_jacobian_alive(comm: Comm, way: str, delay: int) -> N
     alive = weakref.ref(model.jacobian)
     gc.disable()
     try:
-        stages = [("plain", 0), (way, delay)] if delay and way != "plain" else [(way, 0)]
-        systems = [local_solver.make(stages, model, grad, u, LAMBDA, 1e-3) for u in units(on.network.blocks, False)]
-        cg.solve(systems, grad, 9, early_termination.NeverStop())
+        solver_stages = [("plain", 0), (way, delay)] if delay and way != "plain" else [(way, 0)]
+        systems = [
+            local_solver.make(solver_stages, model, grad, u, LAMBDA, 1e-3)
+            for u in local_systems(on.network.blocks, False)
+        ]
+        cg.solve(systems, grad, 9, early_termination.NeverTerminate())
         del systems, model
         assert alive() is None
     finally:
@@ -137,11 +140,11 @@ def test_nothing_keeps_the_jacobian_alive(comm: Comm, way: str, delay: int) -> N
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 def test_changing_over_solves_the_same_system(comm: Comm, net: str, way: str) -> None:
     problem, on, grad = setting(comm, net, "squared")
-    model, mine = on.model(), units(on.network.blocks, per_layer=True)
+    model, mine = on.model(), local_systems(on.network.blocks, per_layer=True)
     systems = [
         local_solver.make([("plain", 0), (way, 2), ("dual", 30)], model, grad, unit, LAMBDA, 1e-6) for unit in mine
     ]
-    found = cg.solve(systems, grad, 2000, early_termination.NeverStop())
+    found = cg.solve(systems, grad, 2000, early_termination.NeverTerminate())
     assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, True)) < 1e-4
 
 
@@ -150,7 +153,7 @@ def test_changing_over_solves_the_same_system(comm: Comm, net: str, way: str) ->
 def test_the_whole_system_exactly(comm: Comm, net: str, loss: str) -> None:
     """`curvature: full` with `subproblem: exact`: the undiagonalised direction from one sum of a Gram matrix."""
     problem, on, grad = setting(comm, net, loss)
-    (unit,) = units(on.network.blocks, per_layer=False)
+    (unit,) = local_systems(on.network.blocks, per_layer=False)
     d = direct.dual(on.model(), grad, unit, LAMBDA, on.comm)
     assert d is not None
     g = oracle.gauss_newton_matrix(problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples)
@@ -165,7 +168,7 @@ def test_the_whole_system_exactly(comm: Comm, net: str, loss: str) -> None:
 @pytest.mark.parametrize("curvature", ["diagonal", "full"])
 def test_training_by_every_subproblem(comm: Comm, way: str, curvature: str) -> None:
     """They take different steps and reach the same neighbourhood."""
-    solver = {"subproblem": way, "curvature": curvature, "cg_tolerance": 1e-6, "early_stop": {"mode": "off"}}
+    solver = {"subproblem": way, "curvature": curvature, "cg_tolerance": 1e-6, "early_termination": {"mode": "off"}}
     found = run(lay_out(Problem((5,), MLP, "squared", solver=solver), comm, batch=100), 15)
     assert found[-1][0].loss < 0.6 * found[0][0].loss
 
@@ -174,13 +177,13 @@ def test_a_start_is_improved(comm: Comm) -> None:
     """Conjugate gradients from a given point: its residual counts, and a solution needs no iteration."""
     _, on, grad = setting(comm, "mlp", "squared")
     model = on.model()
-    (unit,) = units(on.network.blocks, per_layer=False)
+    (unit,) = local_systems(on.network.blocks, per_layer=False)
     product = lambda v, u: model.block_product(v, u, LAMBDA)  # noqa: E731
-    solution = local_cg(product, grad, [unit], 1e-12, 500, early_termination.NeverStop()).d
+    solution = local_cg(product, grad, [unit], 1e-12, 500, early_termination.NeverTerminate()).d
     assert not PlainCG(product, grad, unit, 1e-6, solution).working
     rough = PlainCG(product, grad, unit, 1e-6, solution * 0.9)
     assert rough.working == bool(unit.size)
-    found = cg.solve([rough], grad, 500, early_termination.NeverStop())
+    found = cg.solve([rough], grad, 500, early_termination.NeverTerminate())
     if unit.size:
         assert relative(found.d, solution) < 1e-4
 
@@ -192,7 +195,7 @@ def test_two_levels_are_the_best_in_their_span(comm: Comm, net: str, has_previou
     shape, layers = NETS[net]
     problem = Problem(shape, layers)
     on = lay_out(problem, comm)
-    model, (unit,) = on.model(), units(on.network.blocks, per_layer=False)
+    model, (unit,) = on.model(), local_systems(on.network.blocks, per_layer=False)
     rng = np.random.default_rng(7)
     whole = [{k: rng.normal(size=v.shape) for k, v in problem.params.items()} for _ in range(3)]
     g, d, previous = (on.from_params(w) for w in whole)
@@ -228,7 +231,7 @@ def test_two_levels_are_the_best_in_their_span(comm: Comm, net: str, has_previou
 
 
 def test_training_with_two_levels(comm: Comm) -> None:
-    solver = {"combine": "two_level", "early_stop": {"mode": "off"}}
+    solver = {"combine": "two_level", "early_termination": {"mode": "off"}}
     found = run(lay_out(Problem((5,), MLP, "squared", solver=solver), comm, batch=100), 12)
     assert found[-1][0].loss < 0.6 * found[0][0].loss
 
@@ -239,11 +242,11 @@ def test_training_with_two_levels(comm: Comm) -> None:
 def test_preconditioners_do_not_change_the_solution(comm: Comm, net: str, representation: str, name: str) -> None:
     problem, on, grad = setting(comm, net, "cross_entropy")
     model = on.model(representation=representation)
-    (unit,) = units(on.network.blocks, per_layer=False)
+    (unit,) = local_systems(on.network.blocks, per_layer=False)
     product = lambda v, u: model.block_product(v, u, LAMBDA)  # noqa: E731
     preconditioner = preconditioners.make(name, model, unit, LAMBDA)  # type: ignore[arg-type]
     system = PlainCG(product, grad, unit, 1e-12, preconditioner=preconditioner)
-    found = cg.solve([system], grad, 2000, early_termination.NeverStop())
+    found = cg.solve([system], grad, 2000, early_termination.NeverTerminate())
     assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, False)) < 1e-8
     if name == "diagonal" and representation == "dense" and unit.size:
         rows = model.jacobian.rows(unit, slice(None))

@@ -139,7 +139,7 @@ def _main(comm: Comm) -> None:
         raise UserError("--out needs the name of a directory, not an empty one")
     stamp = f"runs/compare-{Path(args.net).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder = comm.text_from_root(args.out or stamp)
-    with comm.together():
+    with comm.raise_together():
         if comm.rank == 0:
             if args.init:
                 tensors.read_metadata(args.init)
@@ -156,7 +156,7 @@ def _main(comm: Comm) -> None:
             failed = str(error)
             say(comm, f"{plan.name}: {failed}")
         results.append(compare_report.Result(plan.name, records, failed))
-    with comm.together():
+    with comm.raise_together():
         if comm.rank == 0:
             os.makedirs(folder, exist_ok=True)
             for line in compare_report.write(results, Path(folder)):
@@ -182,7 +182,7 @@ def one(
     error = ""
     try:
         start = initial_state(job, args.init)
-        with job.comm.together():
+        with job.comm.raise_together():
             if job.comm.rank == 0:
                 out.create(job.config.dump())
                 for note in [*job.notes, *plan.notes]:

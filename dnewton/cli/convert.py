@@ -43,7 +43,7 @@ def _main(comm: Comm) -> None:
     target = target if target is None or isinstance(target, list) else [target]
     opening = Opening("IN", args.features, comm, target)
     output = Output(args.output, args.dtype, args.order)
-    with comm.together():
+    with comm.raise_together():
         if comm.rank == 0:
             check(output, args.overwrite)
     part = FilePair(x=args.input, y=args.labels) if args.labels else args.input

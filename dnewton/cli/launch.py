@@ -15,7 +15,8 @@ from typing import NoReturn
 import numpy as np
 
 from dnewton.comm.communicator import Comm
-from dnewton.comm.stop import Unanswered, Vigil
+from dnewton.comm.stop import StopAgreement
+from dnewton.comm.watchdog import Unanswered
 from dnewton.errors import UserError, one_line
 from dnewton.hardware import node
 
@@ -90,14 +91,14 @@ def _told_rank(environment: Mapping[str, str]) -> int:
     return next((_number(environment[name]) for name in names if name in environment), 0)
 
 
-def catch_signals(comm: Comm, vigil: Vigil) -> None:
+def catch_signals(comm: Comm, stops: StopAgreement) -> None:
     """From now on SIGTERM, SIGUSR1 and SIGINT on any rank stop the job: at the next place where all ranks can, or at
     once where nothing has been done yet. A second SIGINT ends it at once."""
     first: list[float] = []
 
     def handle(number: int, _: object) -> None:
         name, now = signal.Signals(number).name, time.monotonic()
-        if not vigil.armed:
+        if not stops.armed:
             _say(f"{name} on rank {comm.rank} before the training; ending the job")
             comm.abort(REQUEUE)
         elif number == signal.SIGINT and first and now - first[0] > SAME:
@@ -105,7 +106,7 @@ def catch_signals(comm: Comm, vigil: Vigil) -> None:
             comm.abort(128 + number)
         if number == signal.SIGINT and not first:
             first.append(now)
-        vigil.want(number)
+        stops.want(number)
 
     for number in SIGNALS:
         signal.signal(number, handle)
@@ -117,7 +118,7 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def limit_time(vigil: Vigil, seconds: float | None) -> None:
+def limit_time(stops: StopAgreement, seconds: float | None) -> None:
     """Stop in time by rank 0's clock: so many `seconds` after its process was started."""
     if seconds is not None:
-        vigil.limit(time.monotonic() - node.process_age() + seconds - LEAVING)
+        stops.limit(time.monotonic() - node.process_age() + seconds - LEAVING)

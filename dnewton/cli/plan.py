@@ -9,7 +9,7 @@ import sys
 from dnewton.arrays.namespace import DEVICE_SLACK
 from dnewton.comm.communicator import Comm
 from dnewton.config import parse, schema
-from dnewton.config.newton import SolverSection
+from dnewton.config.newton import NewtonSection
 from dnewton.config.shipped_nets import read_net
 from dnewton.data.parts import open_parts
 from dnewton.data.readers import find_part
@@ -52,22 +52,22 @@ def show(
     settings: schema.Config, shapes: tuple[LayerShape, ...], ranks: int, samples: int, test: int, source: str
 ) -> None:
     """Print the plan, the largest rank's memory and the forecast."""
-    s, crew = settings.solver, layout(settings, ranks, source)
+    s, groups = settings.solver, layout(settings, ranks, source)
     item = 8 if settings.parallel.dtype == "float64" else 4
-    work = workload(settings, samples, test, shapes[-1].out_shape[0], crew.replicas)
+    work = workload(settings, samples, test, shapes[-1].out_shape[0], groups.replicas)
     grid = None if settings.parallel.grid == "auto" else settings.parallel.grid
-    plan = grid_search.choose(shapes, crew.model_ranks, work, grid=grid, source=source)
-    if crew.replicas > 1 or crew.servers:
-        print(f"{source}: {crew.describe()}; what follows is one replica's, sums between replicas come on top")
-    subsample = f", |S| = {work.subsample}" if isinstance(s, SolverSection) else ""
+    plan = grid_search.choose(shapes, groups.model_ranks, work, grid=grid, source=source)
+    if groups.replicas > 1 or groups.servers:
+        print(f"{source}: {groups.describe()}; what follows is one replica's, sums between replicas come on top")
+    subsample = f", |S| = {work.subsample}" if isinstance(s, NewtonSection) else ""
     shape = f"grid {plan.grid.rows} x {plan.grid.cols}"
-    print(f"{source} on {crew.model_ranks} rank(s): {shape}, l = {work.samples}{subsample}")
+    print(f"{source} on {groups.model_ranks} rank(s): {shape}, l = {work.samples}{subsample}")
     for line in plan.describe():
         print(line)
     process = PROCESS if settings.parallel.device == "cpu" else DEVICE_SLACK
     limit = math.inf if settings.parallel.memory == "auto" else settings.parallel.memory
-    if not isinstance(s, SolverSection):
-        for line in registry.budget_for(s, plan, work, crew, limit, process, source).describe():
+    if not isinstance(s, NewtonSection):
+        for line in registry.budget_for(s, plan, work, groups, limit, process, source).describe():
             print(line)
         return
     given = settings.parallel.rates

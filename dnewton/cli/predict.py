@@ -69,7 +69,7 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
 def _main(comm: Comm) -> None:
     args = arguments(sys.argv[1:], comm.rank)
     part, section = _data_part(args)
-    with comm.together():
+    with comm.raise_together():
         path = _model_path(args.model)
         model = described(path, tensors.read_metadata(path))
         if comm.rank == 0:
@@ -80,7 +80,7 @@ def _main(comm: Comm) -> None:
     features = math.prod(model.net.input)
     target = section.target
     if target is None and model.target is not None:
-        with comm.together():
+        with comm.raise_together():
             target = model.target if _is_table(part) else None
     source = open_part(part, Opening("--data", features, comm, target, model.zero_based))
     check_shapes(source, model.net.input, "--data")
@@ -91,7 +91,7 @@ def _main(comm: Comm) -> None:
         raise UserError(f"--scores: {why} to compare with")
     network, theta, samples = _prepare(model, path, source, args, section, comm)
     z = outputs(network, theta, samples, args.batch_size)
-    with comm.together():
+    with comm.raise_together():
         if comm.rank == 0:
             _write(args, model, z, samples.y if labelled else None)
 
@@ -142,7 +142,7 @@ def _prepare(
     outputs = shapes[-1].out_shape[0]
     device, notes = open_device(args.device, "auto", comm, f"--device {args.device}")
     free = device.free_bytes() if not device.is_host else node.available_memory() / comm.ranks_on_node
-    memory = comm.extremes(0.5 * free)[0]
+    memory = comm.minmax(0.5 * free)[0]
     resident = memory if section.max_resident == "auto" else float(section.max_resident)
     work = grid_search.Workload(source.samples, 1, outputs, args.batch_size, np.dtype(args.dtype).itemsize, cg=0)
     plan = grid_search.choose(
@@ -153,7 +153,7 @@ def _prepare(
     window = Window.of(
         model.net.input, plan.input_units, plan.grid.bounds(plan.input_split, plan.input_units, comm.rank)
     )
-    with comm.together():
+    with comm.raise_together():
         theta = tensors.load(path, network, args.dtype)
         y = np.zeros((source.samples, 0))
         if source.targets is not None and not args.unlabelled:

@@ -19,11 +19,11 @@ from dnewton.cli import interrupt as interrupt
 from dnewton.cli.launch import REQUEUE, catch_signals, ignore_signals, limit_time, run
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
-from dnewton.comm.stop import Stopped, Vigil
+from dnewton.comm.stop import StopAgreement, Stopped
 from dnewton.config.schema import Config
 from dnewton.errors import UserError
 from dnewton.solvers.baselines.parameter_server import STOPPED, Server
-from dnewton.solvers.interface import Start
+from dnewton.solvers.interface import StartPoint
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import RunDirectory
 from dnewton.training import load_config
@@ -79,7 +79,7 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
 def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str, list[str]]:
     """The configuration, the name it has in messages, and notes for the log. Collective over the world."""
     source = args.net or os.path.join(args.resume, "config.yaml")
-    with comm.together():
+    with comm.raise_together():
         if comm.rank == 0 and args.resume and not os.path.isfile(os.path.join(args.resume, "config.yaml")):
             raise UserError(f"--resume {args.resume}: holds no run (there is no config.yaml)")
     text, folder = load_config.read(source, comm)
@@ -93,22 +93,22 @@ def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str, l
 
 def _main(comm: Comm) -> None:
     started = time.perf_counter()
-    vigil = comm.vigil = Vigil(comm, TIMEOUT)
-    catch_signals(comm, vigil)
+    stops = comm.stops = StopAgreement(comm, TIMEOUT)
+    catch_signals(comm, stops)
     args = arguments(sys.argv[1:], comm.rank)
     config, source, notes = _configuration(args, comm)
-    vigil.timeout = config.parallel.timeout
-    limit_time(vigil, args.max_seconds)
+    stops.timeout = config.parallel.timeout
+    limit_time(stops, args.max_seconds)
     stamp = f"runs/{Path(source).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     out = RunDirectory(comm.text_from_root(args.resume or args.out or stamp))
     with comm.phase("setup"):
         if not args.resume:
-            with comm.together():  # before the data are read: a taken directory is found at once
+            with comm.raise_together():  # before the data are read: a taken directory is found at once
                 if comm.rank == 0:
                     out.check(args.overwrite, resume=args.auto)
         job = assemble(config, comm, source)
     if isinstance(job, Server):
-        vigil.armed = True
+        stops.armed = True
         job.serve()
         if job.stopped:
             sys.exit(REQUEUE)
@@ -130,8 +130,11 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
     if args.resume or args.auto:
         found = resumed_state(job, out, fresh=args.auto)
     start, resumed = found or (initial_state(job, args.init), None)
-    notes = [f"dnewton {__version__}: {source} on {job.crew.world.size} rank(s), run directory {out.path}", *job.notes]
-    with comm.together():  # only now: a mistake found above leaves nothing behind
+    notes = [
+        f"dnewton {__version__}: {source} on {job.groups.world.size} rank(s), run directory {out.path}",
+        *job.notes,
+    ]
+    with comm.raise_together():  # only now: a mistake found above leaves nothing behind
         if comm.rank == 0 and resumed is not None:
             last = start.iteration - (resumed.unreported is not None)
             before, missing = out.reopen(job.config.dump(), last, out.checkpoint(start.iteration, start.position))
@@ -168,13 +171,13 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
         show(f"peak memory of the largest rank{where}: {peak:.1f} MiB, planned {job.strategy.peak / 2**20:.1f} MiB")
     for text in console.summary(trainer.records, trainer.totals):
         show(text)
-    with comm.together():
+    with comm.raise_together():
         if comm.rank == 0 and (lines := out.unwritten()):
             raise UserError(f"{out.path}: {lines} line(s) of metrics.jsonl and log.txt could not be written; make room")
     return None
 
 
-def _about(resumed: Manifest, job: Job, start: Start, missing: list[int]) -> list[str]:
+def _about(resumed: Manifest, job: Job, start: StartPoint, missing: list[int]) -> list[str]:
     """What is worth knowing of a run that goes on."""
     within = f" and {start.position} step(s) of the next" if start.position else ""
     notes = [f"going on after iteration {start.iteration}{within}"]

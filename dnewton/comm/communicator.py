@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import mpi4py
@@ -21,6 +21,7 @@ from mpi4py import MPI as MPI  # noqa: E402  (for the other parts of the wrapper
 
 from dnewton.arrays.namespace import Array, contiguous, empty, itemsize, namespace, nbytes, on_host  # noqa: E402
 from dnewton.comm.device_buffers import DeviceBuffers  # noqa: E402
+from dnewton.comm.stop_hooks import StopHooks  # noqa: E402
 from dnewton.comm.traffic import Ledger  # noqa: E402
 from dnewton.errors import UserError, one_line  # noqa: E402
 from dnewton.grid import Grid, Group  # noqa: E402
@@ -30,54 +31,16 @@ POLITE_YIELDS, POLITE_SLEEP = 5, 2e-4
 LOOK = 64  # tests of a request between two looks at what else there is to do
 
 
-class Watch:
-    """What a rank looks after beside its work; this one nothing. See :mod:`dnewton.comm.stop`."""
-
-    armed = False  # whether there are places to stop at, alike on all ranks
-
-    def look(self, waiting_since: float) -> None:
-        """Called now and then while the rank waits, since a time of time.monotonic()."""
-
-    def point(self) -> None:
-        """A place to stop at, passed in the same order by all ranks of a replica."""
-
-    def seam(self) -> None:
-        """The place before ranks of several replicas sum, passed by all ranks."""
-
-    def inside(self) -> bool:
-        """A place inside a computation that needs no other rank; True: finish at once."""
-        return False
-
-    def held(self) -> AbstractContextManager[None]:
-        """Inside there is no place to stop at."""
-        return nullcontext()
-
-    def due(self, at: float | None) -> None:
-        """A checkpoint is due when rank 0's time.monotonic() says so."""
-
-    def reserve(self, seconds: float) -> None:
-        """How long the last checkpoint took to write, and some more."""
-
-    def again(self) -> None:
-        """Go on after a stop; all ranks call it."""
-
-    def attend(self, waiting_since: float) -> None:
-        """What a rank does that has no places to stop at, as a server, and that has heard nothing since then."""
-
-    def busy(self) -> None:
-        """Called now and then in the middle of long work that has no places to stop at."""
-
-
 class Comm:
     """One rank's view of the job: its place on the grid and the collectives it may call."""
 
-    def __init__(self, mpi: Any, grid: Grid | None = None, polite: bool = False) -> None:
+    def __init__(self, mpi: Any, grid: Grid | None = None, yield_when_idle: bool = False) -> None:
         """Collective over `mpi`, an mpi4py intracommunicator that from now on belongs to this object.
 
         `polite`: there are more ranks than cores, so waiting gives the core away instead of spinning on it.
         """
         self._mpi = mpi
-        self.polite = polite
+        self.yield_when_idle = yield_when_idle
         self.place_on_node = 0
         self.ranks_on_node = 1
         self.cores = 1.0
@@ -86,7 +49,7 @@ class Comm:
         self.size: int = mpi.Get_size()
         self.ledger = Ledger()
         self.buffers = DeviceBuffers()
-        self.vigil = Watch()
+        self.stops = StopHooks()
         self.grid = grid or Grid(1, self.size)
         if self.grid.size != self.size:
             raise ValueError(f"grid {self.grid} does not have {self.size} ranks")
@@ -106,22 +69,22 @@ class Comm:
         """The whole job. Collective over all processes."""
         comm = cls(MPI.COMM_WORLD.Dup())
         comm.place_on_node, comm.ranks_on_node, comm.cores = comm._node()
-        comm.least_cores = comm.extremes(comm.cores)[0]
-        comm.polite = comm.least_cores < 1.0
+        comm.least_cores = comm.minmax(comm.cores)[0]
+        comm.yield_when_idle = comm.least_cores < 1.0
         comm.ledger = Ledger()
         return comm
 
     def on_grid(self, grid: Grid) -> Comm:
         """The same ranks arranged on a grid, with a ledger shared with this object. Collective over the ranks."""
-        return self._shared(Comm(self._mpi, grid, self.polite))
+        return self._shared(Comm(self._mpi, grid, self.yield_when_idle))
 
     def split(self, color: int) -> Comm:
         """The ranks that pass the same `color`, in rank order, with this object's ledger. Collective over the ranks."""
-        return self._shared(Comm(self._mpi.Split(color, self.rank), polite=self.polite))
+        return self._shared(Comm(self._mpi.Split(color, self.rank), yield_when_idle=self.yield_when_idle))
 
     def _shared(self, other: Comm) -> Comm:
         other.ledger = self.ledger
-        other.vigil = self.vigil
+        other.stops = self.stops
         other.buffers = self.buffers
         other.place_on_node = self.place_on_node
         other.ranks_on_node = self.ranks_on_node
@@ -129,9 +92,9 @@ class Comm:
         other.least_cores = self.least_cores
         return other
 
-    def apart(self) -> Comm:
+    def dup(self) -> Comm:
         """The same ranks with a communicator and a ledger of their own. Collective over the ranks."""
-        return Comm(self._mpi.Dup(), polite=self.polite)
+        return Comm(self._mpi.Dup(), yield_when_idle=self.yield_when_idle)
 
     def _collective(self, mpi: Any, name: str, *args: Any, **options: Any) -> None:
         """A collective of `mpi` by its blocking name, begun and then waited for: see :meth:`wait`."""
@@ -144,10 +107,10 @@ class Comm:
         wait for: one sum of 100 kB on 16 ranks and 2 cores then takes a second, against 9 ms by giving the core away.
         """
         tests, since = 0, 0.0
-        self.vigil.busy()  # for what has come already is never waited
+        self.stops.poll()  # for what has come already is never waited
         while not request.Test():
             tests += 1
-            if self.polite:
+            if self.yield_when_idle:
                 if tests <= POLITE_YIELDS:
                     os.sched_yield()
                     continue
@@ -155,7 +118,7 @@ class Comm:
             elif tests % LOOK:
                 continue
             since = since or time.monotonic()
-            self.vigil.look(since)
+            self.stops.look(since)
 
     # --- phases and counting ------------------------------------------------------------------------------------
 
@@ -187,7 +150,7 @@ class Comm:
 
     # --- arrays -------------------------------------------------------------------------------------------------
 
-    def sum(self, array: Array, group: Group = "world") -> Array:
+    def allreduce(self, array: Array, group: Group = "world") -> Array:
         """Sum over the ranks of `group`, in place where the array is contiguous. Collective over `group`."""
         if self.grid.ranks_in(group) == 1:
             return array
@@ -246,7 +209,7 @@ class Comm:
             row.Free()
             return self.buffers.back(out, array)
 
-    def exchange(self, parts: Sequence[Array]) -> list[Array]:
+    def alltoall(self, parts: Sequence[Array]) -> list[Array]:
         """Give `parts[r]` to rank r; returns, flat, what each rank gave to this one. All parts of all ranks have one
         dtype. Collective over the world."""
         flat = [namespace(p).reshape(p, (-1,)) for p in parts]
@@ -263,7 +226,7 @@ class Comm:
         ends = [int(n) for n in np.cumsum(taken) // mine.itemsize]
         return [out[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
-    def of_first(self, array: Array) -> Array:
+    def bcast(self, array: Array) -> Array:
         """Rank 0's array on every rank, in place where it is contiguous. Collective over the world."""
         if self.size == 1:
             return contiguous(array)
@@ -304,9 +267,9 @@ class Comm:
                 buffer = every.sum(axis=0)
         return [float(v) for v in buffer]
 
-    def from_root(self, values: Sequence[float]) -> list[float]:
+    def bcast_scalars(self, values: Sequence[float]) -> list[float]:
         """Rank 0's values on every rank. Collective over the world."""
-        return [float(v) for v in self.of_first(np.array(values, dtype=np.float64))]
+        return [float(v) for v in self.bcast(np.array(values, dtype=np.float64))]
 
     def gather_to_root(self, values: Sequence[float]) -> np.ndarray[Any, Any]:
         """Every rank's values as (ranks, values) on rank 0; other ranks get their own. Collective over the world."""
@@ -318,7 +281,7 @@ class Comm:
             self._collective(self._mpi, "Gather", buffer, every if self.rank == 0 else None, root=0)
         return every
 
-    def extremes(self, value: float) -> tuple[float, float]:
+    def minmax(self, value: float) -> tuple[float, float]:
         """Smallest and largest of a number over the ranks, the same on all. Collective over the world."""
         buffer = np.array([-value, value], dtype=np.float64)
         if self.size > 1:
@@ -341,7 +304,7 @@ class Comm:
         return data.tobytes().decode("utf-8", "surrogateescape")
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def raise_together(self) -> Iterator[None]:
         """What is a user's mistake on one rank inside becomes the same UserError on all. Collective over the world.
 
         The body must not communicate: a rank that fails leaves it early.
@@ -362,7 +325,7 @@ class Comm:
         """End the whole job at once; any rank may call it."""
         self._mpi.Abort(code)
 
-    def begin_largest(self, mine: Array, largest: Array) -> Any:
+    def begin_max(self, mine: Array, largest: Array) -> Any:
         """Begin to find the element-wise maximum over the ranks, in `largest`; returns the request. Collective."""
         return self._mpi.Iallreduce(mine, largest, op=MPI.MAX)
 
@@ -390,7 +353,7 @@ class Comm:
         """Rank 0's array of numbers of the host on every rank. Collective over the world."""
         about = "" if array is None else f"{array.dtype.str} {' '.join(map(str, array.shape))}"
         dtype, *shape = self.text_from_root(about).split()
-        return self.of_first(np.empty([int(n) for n in shape], dtype=dtype) if self.rank else array)
+        return self.bcast(np.empty([int(n) for n in shape], dtype=dtype) if self.rank else array)
 
     def node_sharing(self, what: int) -> int:
         """How many ranks of this node give the same number. Collective over the world."""

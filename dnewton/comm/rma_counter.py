@@ -38,13 +38,13 @@ class OneSidedCounter:
 
     def add(self, slot: int) -> None:
         """Add one; the request is completed by :meth:`complete`."""
-        with self._comm._counted(8, "early_stop"):
+        with self._comm._counted(8, "early_termination"):
             self._pending_add = self._window.Raccumulate(self._one, 0, target=slot, op=MPI.SUM)
 
     def poll(self, slot: int) -> int | None:
         """The slot's value if a read has come back, else None; never waits."""
         if self._pending_read is None:
-            with self._comm._counted(8, "early_stop"):
+            with self._comm._counted(8, "early_termination"):
                 self._pending_read = self._window.Rget_accumulate(self._one, self._read, 0, target=slot, op=MPI.NO_OP)
         if not self._pending_read.Test():
             return None

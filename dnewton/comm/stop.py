@@ -1,13 +1,13 @@
-"""What a rank looks after while it computes and waits: requests to stop, limits of time, ranks that do not answer.
+"""All ranks stop at one agreed point, when a signal, a limit of time or a checkpoint asks for it.
 
-Stopping together. A signal may reach one rank only, and ranks that leave a computation at different places wait for
-each other for ever. So the places where a rank may stop are numbered, alike on all ranks: *points*, between batches for
-example. Whoever wants to stop tells the others; every rank gives the number of the first point at which it can stop (a
+A signal may reach one rank only, and ranks that leave a computation at different places would wait for each other
+without end. So the places where a rank may stop are numbered, alike on all ranks: *safe points*, for example between
+batches. Whoever wants to stop tells the others; every rank gives the number of the first point at which it can stop (a
 rank that stands at a point that one, else the next); all stop at the first point that is not before the largest of
 these numbers. Nothing is sent until somebody wants to stop. Ranks learn of it at points and while they wait.
 
-Replicas pass different numbers of batches between two sums over the replicas. Before such a sum lies a *seam*: a point
-whose number is larger than those of all points before it, and after which all replicas count alike again.
+Replicas pass different numbers of batches between two sums over the replicas. Before such a sum lies a *sync point*:
+its number is larger than those of all points before it, and after which all replicas count alike again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from dnewton.comm.communicator import Comm, Watch
+from dnewton.comm.communicator import Comm
+from dnewton.comm.stop_hooks import StopHooks
+from dnewton.comm.watchdog import Watchdog
 
-NOTICE = 1
-WHERE = 2
-HERE = 3  # messages: somebody wants to stop; where are you; here
-SEAM = 1 << 24  # points between two seams, at most
+NOTICE, WHERE, HERE = 1, 2, 3  # messages: somebody wants to stop; where are you; here
+SYNC = 1 << 24  # safe points between two sync points, at most
 PAUSE = 5e-4  # seconds between two looks while ranks agree
-GRACE = 5.0  # seconds in which a rank that is asked must answer
 TEXT = 48  # bytes of a phase's name in a message
 TIME_LIMIT, CHECKPOINT = -1, -2  # reasons besides the numbers of signals
 
@@ -49,18 +48,14 @@ class Stopped(Exception):
         return f"{signal.Signals(self.reason).name} on rank {self.rank}"
 
 
-class Unanswered(Exception):
-    """A rank that others wait for does not answer."""
-
-
-class Vigil(Watch):
+class StopAgreement(StopHooks):
     """One rank's part. It communicates on a communicator of its own, and no figure counts that."""
 
     def __init__(self, world: Comm, timeout: float) -> None:
         """`timeout`: seconds of waiting after which the others must say that they live. Collective over the world."""
         self._world = world
-        self._channel = world.apart()
-        self.timeout = timeout
+        self._channel = world.dup()
+        self._watchdog = Watchdog(world, timeout, lambda rank, inquiry: self._tell(rank, WHERE, inquiry))
         self._at = 0
         self._held = 0
         self._generation = 0  # stops so far
@@ -72,16 +67,20 @@ class Vigil(Watch):
         self._request: Any = None
         self._target: int | None = None
         self._sent: list[tuple[Any, Any]] = []  # what MPI may still read
-        self._inquiry = 0
-        self._asked = 0.0
-        self._asked_for = 0.0
-        self._answers = dict[int, tuple[str, int]]()
-        self._before = dict[int, tuple[str, int]]()
         self._moves = 0
         self._since = 0.0  # how often this rank has got further, in a wait since when
         self._deadline: float | None = None
         self._due: float | None = None
         self._reserve = 0.0
+
+    @property
+    def timeout(self) -> float:
+        """Seconds of waiting after which the others must say that they live."""
+        return self._watchdog.timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float) -> None:
+        self._watchdog.timeout = seconds
 
     # --- stopping ---------------------------------------------------------------------------------------------------
 
@@ -101,8 +100,8 @@ class Vigil(Watch):
         """Stop that much before the limit of time: a checkpoint takes so long."""
         self._reserve = seconds
 
-    def point(self) -> None:
-        """See :class:`Watch`. Raises Stopped, alike on all ranks."""
+    def safe_point(self) -> None:
+        """See :class:`StopHooks`. Raises Stopped, alike on all ranks."""
         self._moves += 1
         if self._held:
             self._messages(waiting=False)
@@ -110,21 +109,21 @@ class Vigil(Watch):
             self._at += 1
             self._stop_at(self._at)
 
-    def seam(self) -> None:
-        """See :class:`Watch`. Raises Stopped, alike on all ranks."""
+    def sync_point(self) -> None:
+        """See :class:`StopHooks`. Raises Stopped, alike on all ranks."""
         if not self._held:
-            self._stop_at(self._at | (SEAM - 1))
-            self._at = (self._at | (SEAM - 1)) + 1
+            self._stop_at(self._at | (SYNC - 1))
+            self._at = (self._at | (SYNC - 1)) + 1
 
-    def inside(self) -> bool:
-        """See :class:`Watch`: True where others have got further, so that the result will not be used."""
+    def stop_requested(self) -> bool:
+        """See :class:`StopHooks`: True where others have got further, so that the result will not be used."""
         self._moves += 1
         if not self._held:
             self._stop_at(self._at)
         return self._known is not None and not self._held
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def no_stop(self) -> Iterator[None]:
         """No stop inside: what is half changed could not be saved."""
         self._held += 1
         try:
@@ -132,13 +131,13 @@ class Vigil(Watch):
         finally:
             self._held -= 1
 
-    def again(self) -> None:
+    def resume(self) -> None:
         """Go on after a stop; all ranks count from the same number."""
         self._generation += 1
         self._known = self._next
         self._next = None
         self._target = self._request = None
-        self._at = int(self._agreed[0] | (SEAM - 1)) + 1
+        self._at = int(self._agreed[0] | (SYNC - 1)) + 1
 
     def _stop_at(self, point: int) -> None:
         if not self._noticed():
@@ -177,18 +176,18 @@ class Vigil(Watch):
         """Say once per stop where this rank can stop, and why."""
         if self._request is None and self._known is not None:
             self._mine[:] = point, self._known
-            self._request = self._channel.begin_largest(self._mine, self._agreed)
+            self._request = self._channel.begin_max(self._mine, self._agreed)
 
     def _settled(self) -> bool:
         if self._target is None and self._request is not None and self._request.Test():
             self._target = int(self._agreed[0])
         return self._target is not None
 
-    def attend(self, waiting_since: float) -> None:
-        """See :class:`Watch`: take part in what the others agree. Raises Unanswered."""
+    def serve(self, waiting_since: float) -> None:
+        """See :class:`StopHooks`: take part in what the others agree. Raises Unanswered."""
         self.look(waiting_since)
         if self._settled():
-            self.again()
+            self.resume()
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
@@ -202,8 +201,8 @@ class Vigil(Watch):
             self._settled()
         self._wait(waiting_since)
 
-    def busy(self) -> None:
-        """See :class:`Watch`: answer, in the middle of work that has no places to stop at."""
+    def poll(self) -> None:
+        """See :class:`StopHooks`: answer, in the middle of work that has no places to stop at."""
         self._moves += 1
         self._messages(waiting=False)
 
@@ -212,34 +211,8 @@ class Vigil(Watch):
         self._since = since
         self._messages(waiting=True)
         now = time.monotonic()
-        if self.armed and now - since > self.timeout:  # before, ranks read files for as long as it takes
-            self._inquire(since, now)
-
-    def _inquire(self, waiting_since: float, now: float) -> None:
-        others = set(range(self._world.size)) - {self._world.rank}
-        if self._asked_for != waiting_since or now - self._asked > max(self.timeout, 3 * GRACE):
-            self._before = self._answers if self._asked_for == waiting_since else {}
-            self._inquiry = self._inquiry + 1
-            self._asked = now
-            self._asked_for = waiting_since
-            self._answers = {}
-            for rank in others:
-                self._tell(rank, WHERE, self._inquiry)
-        if now - self._asked < GRACE:
-            return
-        silent = sorted(others - set(self._answers))
-        waited, phase = now - waiting_since, self._world.ledger.phase
-        if silent:
-            first = min({self._world.rank, *self._answers})
-            if self._world.rank == first or now - self._asked > 2 * GRACE:  # one message for all, if possible
-                who = f"rank {silent[0]} does" if len(silent) == 1 else f"ranks {', '.join(map(str, silent))} do"
-                raise Unanswered(
-                    f"{who} not answer; rank {self._world.rank} has waited for {waited:.0f} s in phase {phase} "
-                    f"(parallel.timeout: {self.timeout:g}; raise it where a step may take longer)"
-                )
-        elif self._answers == self._before and all(a.startswith("waiting") for a, _ in self._answers.values()):
-            places = ", ".join(f"rank {r} in {a.split()[1]}" for r, (a, _) in sorted(self._answers.items()))
-            raise Unanswered(f"all ranks wait for each other: rank {self._world.rank} in {phase}, {places}")
+        if self.armed and now - since > self._watchdog.timeout:  # before, ranks read files for as long as it takes
+            self._watchdog.inquire(since, now)
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
@@ -258,9 +231,7 @@ class Vigil(Watch):
                 where = f"{'waiting' if waiting else 'busy'} {self._world.ledger.phase} {number}"
                 self._tell(source, HERE, self._moves, where)
             else:
-                where, _, inquiry = message[16:].tobytes().rstrip(b"\0").decode().rpartition(" ")
-                if inquiry == str(self._inquiry):
-                    self._answers[source] = where, number
+                self._watchdog.answered(source, message[16:].tobytes().rstrip(b"\0").decode(), number)
 
     def _tell(self, rank: int, tag: int, number: int = 0, text: str = "") -> None:
         message = np.zeros(16 + TEXT, dtype=np.uint8)

@@ -10,12 +10,12 @@ from pydantic import AfterValidator, Field, model_validator
 from dnewton.config.newton import (
     Count,
     Fraction,
+    NewtonSection,
     NotNegative,
     Positive,
     Rules,
     Section,
     Share,
-    SolverSection,
     WholeNumber,
     samples_or_share,
 )
@@ -263,7 +263,7 @@ class EntropySection(WorkersSection):
 
 
 AnySolver = (
-    SolverSection
+    NewtonSection
     | SGDSection
     | AdamSection
     | ElasticSection
@@ -277,7 +277,7 @@ AnySolver = (
 )
 
 SOLVERS: dict[str, type[Section]] = {
-    "newton": SolverSection,
+    "newton": NewtonSection,
     "sgd": SGDSection,
     "adam": AdamSection,
     "adamw": AdamSection,
@@ -322,4 +322,4 @@ def choose(value: Any) -> Any:
 def left_out(value: Any) -> list[str]:
     """The keys that belong to newton and not to the method that a `solver` mapping names."""
     section = SOLVERS.get(str(value.get("name", "newton"))) if isinstance(value, dict) else None
-    return sorted(set(value) & (keys(SolverSection) - keys(section))) if section else []
+    return sorted(set(value) & (keys(NewtonSection) - keys(section))) if section else []

@@ -44,7 +44,7 @@ def _gradient_batch(value: Any) -> Any:
     raise ValueError("all or a number of samples is needed")
 
 
-class EarlyStopSection(Section):
+class EarlyTerminationSection(Section):
     """When the local solves of the slowest ranks are cut off (Wang et al. 2018, section 5.1)."""
 
     mode: Literal["async", "lockstep", "off"] = "async"
@@ -52,7 +52,7 @@ class EarlyStopSection(Section):
     every: Count = 5  # lockstep: CG iterations between two counts
 
 
-class SolverSection(Section):
+class NewtonSection(Section):
     """The Newton method of Wang et al. 2018."""
 
     replicated: ClassVar[bool] = False  # whether replicas are this method's workers
@@ -71,7 +71,7 @@ class SolverSection(Section):
     cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
     max_cg: Count = 250
     warm_start: bool = False  # begin each local solve at the last accepted step; cg without Gram coordinates
-    early_stop: EarlyStopSection = EarlyStopSection()
+    early_termination: EarlyTerminationSection = EarlyTerminationSection()
     combine: Literal["none", "previous", "two_level"] = "previous"
     replica_solve: Literal["average", "exact"] = "average"  # parallel.replicas > 1: each with its share of S, or all
     lambda_: Annotated[float, Field(alias="lambda", ge=1e-10, le=1e10)] = 1.0
@@ -89,7 +89,7 @@ class SolverSection(Section):
     def _solved_in_step(cls, value: Any) -> Any:
         """Where all ranks solve in step a counter beside the solves has no use: `curvature: full` has one CG for all,
         products of `jacobian: implicit` are collectives with a count, of `replica_solve: exact` sums over replicas."""
-        if not isinstance(value, dict) or not isinstance(stop := value.get("early_stop", {}), dict):
+        if not isinstance(value, dict) or not isinstance(stop := value.get("early_termination", {}), dict):
             return value
         if value.get("curvature") == "full":
             why = "needs curvature: diagonal; with full use mode: off"
@@ -99,17 +99,19 @@ class SolverSection(Section):
             instead = "lockstep"
         elif value.get("replica_solve") == "exact":
             if stop.get("mode") == "lockstep":
-                raise ValueError("early_stop: {mode: lockstep} needs replica_solve: average; with exact use mode: off")
+                raise ValueError(
+                    "early_termination: {mode: lockstep} needs replica_solve: average; with exact use mode: off"
+                )
             why = "needs replica_solve: average; with exact use mode: off"
             instead = "off"
         else:
             return value
         if stop.get("mode") == "async":
-            raise ValueError(f"early_stop: {{mode: async}} {why}")
-        return {**value, "early_stop": {"mode": instead, **stop}}
+            raise ValueError(f"early_termination: {{mode: async}} {why}")
+        return {**value, "early_termination": {"mode": instead, **stop}}
 
     @model_validator(mode="after")
-    def _jacobian_serves(self) -> SolverSection:
+    def _jacobian_serves(self) -> NewtonSection:
         if self.replica_solve == "exact" and self.curvature == "diagonal":
             for key in ("jacobian", "subproblem", "preconditioner"):
                 if getattr(self, key) in ("normal", "implicit", "exact", "diagonal", "kronecker"):

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from dnewton.config import baselines, strict_yaml
+from dnewton.config.old_keys import renew, renewed_path
 from dnewton.config.schema import Config
 from dnewton.errors import UserError, one_line
 
@@ -34,19 +35,25 @@ def load(text: str, source: str, overrides: list[str] | None = None) -> Config:
     if not isinstance(values, dict):
         found = "the file is empty" if values is None else f"got {_show(values)}"
         raise UserError(f"{source}: a mapping with the section 'net' is needed, {found}")
-    changed = [_override(values, item) for item in overrides or []]
+    changed = [renewed_path(_override(values, item)) for item in overrides or []]
+    renew(values, source)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         raise UserError(_explain(error, source, changed, values)) from None
 
 
-def left_out(text: str, source: str, overrides: list[str] | None = None) -> list[str]:
-    """Keys of the `solver` section that the chosen method does not use (they are newton's)."""
+def notes_on(text: str, source: str, overrides: list[str] | None = None) -> list[str]:
+    """Lines for the log on a text that :func:`load` has taken: old names of keys, and newton's keys that the chosen
+    method does not use."""
     values = strict_yaml.parse(text, source)
     for item in overrides or []:
         _override(values, item)
-    return baselines.left_out(values.get("solver"))
+    notes = renew(values, source)
+    solver = values.get("solver")
+    if unused := baselines.left_out(solver):
+        notes.append(f"solver: {solver['name']} does not use newton's {', '.join(unused)}")
+    return notes
 
 
 def _override(values: dict[str, Any], item: str) -> str:

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from dnewton.config import strict_yaml
 from dnewton.config.baselines import AnySolver, choose
-from dnewton.config.newton import Count, Positive, Section, SolverSection
+from dnewton.config.newton import Count, NewtonSection, Positive, Section
 from dnewton.grid import KindName
 
 ActivationName = Literal["relu", "tanh", "sigmoid", "softplus", "linear"]
@@ -227,7 +227,7 @@ class Config(Section):
 
     net: NetSection
     data: DataSection = DataSection()
-    solver: Annotated[AnySolver, BeforeValidator(choose)] = SolverSection()
+    solver: Annotated[AnySolver, BeforeValidator(choose)] = NewtonSection()
     parallel: ParallelSection = ParallelSection()
     output: OutputSection = OutputSection()
 

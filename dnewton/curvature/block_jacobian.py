@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dnewton.arrays.namespace import Array, empty, namespace, nbytes, zeros
-from dnewton.curvature.output_jacobian import Sensitivity
-from dnewton.curvature.sample_store import ALL, Held
+from dnewton.curvature.output_jacobian import OutputJacobian
+from dnewton.curvature.sample_store import ALL, SampleStore
 from dnewton.model.network import Block
 
 
-def _times(phi: Held, w: Array) -> Array:
+def _times(phi: SampleStore, w: Array) -> Array:
     """φ w for w (I, O): (S, Q, O)."""
     xp = namespace(w)
     (s, q, i) = phi.shape
@@ -27,7 +27,7 @@ def _times(phi: Held, w: Array) -> Array:
     return out
 
 
-def _transposed_times(e: Array, phi: Held) -> Array:
+def _transposed_times(e: Array, phi: SampleStore) -> Array:
     """Σ over samples and positions of e ⊗ φ for e (S, Q, O): (O, I)."""
     xp = namespace(e)
     (_, q, i) = phi.shape
@@ -95,8 +95,8 @@ class Factored:
     """J as D and φ: one matrix product with φ over all samples, one contraction with D."""
 
     block: Block
-    phi: Held  # (S, Q, I)
-    d: Sensitivity
+    phi: SampleStore  # (S, Q, I)
+    d: OutputJacobian
     inputs_gram: Array | None = None  # φφᵀ (S, S), with one added for a bias; dense layers only
 
     def times(self, v: Array) -> Array:
@@ -173,7 +173,7 @@ class Rows:
     """J as its rows, contracted over positions: far smaller than D and φ for convolutions on large images."""
 
     block: Block
-    rows: Held  # (S·K, |O|·|I| [+ |O|]), laid out like the block's span of θ
+    rows: SampleStore  # (S·K, |O|·|I| [+ |O|]), laid out like the block's span of θ
     outputs: int
 
     def times(self, v: Array) -> Array:

@@ -8,11 +8,11 @@ from typing import Protocol
 
 from dnewton.arrays.namespace import Array, dot, namespace
 from dnewton.comm.communicator import Comm
-from dnewton.curvature.jacobian import Jacobian, Unit
+from dnewton.curvature.jacobian import Jacobian, LocalSystem
 from dnewton.model.losses.losses import Loss
 
 
-class Bend:
+class OutputHessian:
     """B and its square root R at one point, and the regulariser 1/C: what does not depend on how J is held."""
 
     def __init__(self, loss: Loss, z: Array, regulariser: float) -> None:
@@ -35,7 +35,7 @@ class Bend:
         """Rᵀ u / √|S| for u (..., n, K) of the samples of a slice."""
         return self._loss.half_transposed(self._state[here, ...], u) / math.sqrt(self.samples)
 
-    def damped(self, out: Array, v: Array, unit: Unit, damping: float) -> Array:
+    def damped(self, out: Array, v: Array, unit: LocalSystem, damping: float) -> Array:
         """The unit's span of `out` with (λ + 1/C) v added."""
         part = out[unit.span]
         part += (self.regulariser + damping) * v[unit.span]
@@ -54,15 +54,15 @@ class Model(Protocol):
 
     regulariser: float
 
-    def images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+    def images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
         """J z over all ranks for vectors z of which every rank holds its blocks, (n, S, K). Collective."""
         ...
 
-    def own_images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+    def own_images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
         """J_p z_p of this rank's blocks alone, (n, S, K). Collective where J is not held."""
         ...
 
-    def full_product(self, v: Array, unit: Unit, damping: float, comm: Comm) -> Array:
+    def full_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v. Collective."""
         ...
 
@@ -75,7 +75,7 @@ class Model(Protocol):
         ...
 
 
-class GaussNewton(Bend):
+class GaussNewton(OutputHessian):
     """The curvature at one point with this rank's Jacobian held explicitly."""
 
     def __init__(self, jacobian: Jacobian, loss: Loss, z: Array, regulariser: float) -> None:
@@ -84,26 +84,26 @@ class GaussNewton(Bend):
         self.jacobian = jacobian
         self.kept: dict[object, tuple[Array, Array]] | None = None  # matrices that several λ share, if they do
 
-    def block_product(self, v: Array, unit: Unit, damping: float) -> Array:
+    def block_product(self, v: Array, unit: LocalSystem, damping: float) -> Array:
         """(G_uu + λI) v on a diagonal unit alone; returns the unit's span. Communicates nothing."""
         out = namespace(v).zeros_like(v)
         self.jacobian.add_curved(v, unit, self.bend, out)
         return self.damped(out, v, unit, damping)
 
-    def images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+    def images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
         """J z over all ranks. Collective over the world: one sum of K|S| numbers per column."""
-        return comm.sum(self.own_images(columns, unit, comm))
+        return comm.allreduce(self.own_images(columns, unit, comm))
 
-    def own_images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+    def own_images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
         """J_p z_p of this rank's blocks alone. Communicates nothing."""
         return namespace(columns[0]).stack([self.jacobian.times(z, unit) for z in columns])
 
-    def full_product(self, v: Array, unit: Unit, damping: float, comm: Comm) -> Array:
+    def full_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v; `unit` holds all its blocks.
 
         Collective over the world: one sum of K|S| numbers.
         """
-        u = comm.sum(self.jacobian.times(v, unit))
+        u = comm.allreduce(self.jacobian.times(v, unit))
         out = namespace(v).zeros_like(v)
         self.jacobian.add_transposed(self.bend(u, slice(0, u.shape[0])), unit, out)
         return self.damped(out, v, unit, damping)

@@ -24,12 +24,12 @@ from dnewton.arrays.namespace import (
     zeros,
 )
 from dnewton.curvature.block_jacobian import BlockJacobian, Factored, Rows
-from dnewton.curvature.output_jacobian import PerSample, Pooled, Selection, Sensitivity, Shared
-from dnewton.curvature.sample_store import Held
+from dnewton.curvature.output_jacobian import OutputJacobian, PerSample, Pooled, Selection, Shared
+from dnewton.curvature.sample_store import SampleStore
 from dnewton.grid import ceil_div, even_slices
 from dnewton.model.cotangent import Cotangent
 from dnewton.model.layers.linear import Conv, Linear
-from dnewton.model.layers.pool import Winners
+from dnewton.model.layers.pool import MaxIndices
 from dnewton.model.network import Block, Network, Tape
 from dnewton.planning.costs import CACHE
 from dnewton.planning.net_plan import NetPlan
@@ -38,7 +38,7 @@ Representation = Literal["factored", "dense"]
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
+class LocalSystem:
     """Blocks that share one diagonal system: their indices and their common span of θ."""
 
     blocks: tuple[int, ...]
@@ -50,11 +50,11 @@ class Unit:
         return int(self.span.stop - self.span.start)
 
 
-def units(blocks: Sequence[Block], per_layer: bool) -> list[Unit]:
+def local_systems(blocks: Sequence[Block], per_layer: bool) -> list[LocalSystem]:
     """The diagonal systems of a rank: one over all its blocks, or one per layer block (`diagonal_unit`)."""
     if per_layer:
-        return [Unit((i,), block.span) for i, block in enumerate(blocks)]
-    return [Unit(tuple(range(len(blocks))), slice(0, blocks[-1].span.stop))]
+        return [LocalSystem((i,), block.span) for i, block in enumerate(blocks)]
+    return [LocalSystem(tuple(range(len(blocks))), slice(0, blocks[-1].span.stop))]
 
 
 class Jacobian:
@@ -72,23 +72,23 @@ class Jacobian:
         """Bytes held."""
         return sum(j.nbytes for j in self.blocks)
 
-    def of(self, unit: Unit) -> list[BlockJacobian]:
+    def of(self, unit: LocalSystem) -> list[BlockJacobian]:
         """The unit's blocks."""
         return [self.blocks[i] for i in unit.blocks]
 
-    def times(self, v: Array, unit: Unit) -> Array:
+    def times(self, v: Array, unit: LocalSystem) -> Array:
         """Σ over the unit's blocks of J v, (S, K). Communicates nothing."""
         u = self._zeros(v)
         for j in self.of(unit):
             u += j.times(v)
         return u
 
-    def add_transposed(self, w: Array, unit: Unit, out: Array) -> None:
+    def add_transposed(self, w: Array, unit: LocalSystem, out: Array) -> None:
         """out += Jᵀ w on the unit's blocks. Communicates nothing."""
         for j in self.of(unit):
             j.add_transposed(w, out)
 
-    def add_curved(self, v: Array, unit: Unit, bend: Callable[[Array, slice], Array], out: Array) -> None:
+    def add_curved(self, v: Array, unit: LocalSystem, bend: Callable[[Array, slice], Array], out: Array) -> None:
         """out += Jᵀ bend(J v) on the unit's blocks; `bend` acts on the samples of a slice by themselves.
 
         Rows and D are by far the largest things in memory: both products with them are done while they are in cache.
@@ -106,14 +106,14 @@ class Jacobian:
         for j, b in zip(blocks, begun, strict=True):
             j.end(b, out)
 
-    def gram_times(self, y: Array, unit: Unit) -> Array:
+    def gram_times(self, y: Array, unit: LocalSystem) -> Array:
         """J Jᵀ y of the unit, (S, K). Communicates nothing."""
         u = self._zeros(y)
         for j in self.of(unit):
             u += j.gram_times(y)
         return u
 
-    def gram(self, unit: Unit) -> Array:
+    def gram(self, unit: LocalSystem) -> Array:
         """J Jᵀ of the unit as a matrix (S·K, S·K)."""
         total = None
         for j in self.of(unit):
@@ -124,13 +124,13 @@ class Jacobian:
                 total += found
         return total
 
-    def make_input_grams(self, unit: Unit) -> None:
+    def make_input_grams(self, unit: LocalSystem) -> None:
         """Form φφᵀ for the unit's dense layers where products with it are cheaper than with φ."""
         for j in self.of(unit):
             if isinstance(j, Factored) and j.phi.shape[1] == 1 and j.phi.shape[0] < 2 * j.phi.shape[2]:
                 j.make_inputs_gram()
 
-    def rows(self, unit: Unit, part: slice) -> Array:
+    def rows(self, unit: LocalSystem, part: slice) -> Array:
         """J of the unit on some samples as a matrix (n·K, variables)."""
         found = [j.as_rows(part) for j in self.of(unit)]
         return found[0] if len(found) == 1 else namespace(found[0]).concat(found, axis=1)
@@ -162,7 +162,7 @@ def build(
     for tape in tapes:
         n = int(tape.z.shape[0])
         for part in even_slices(n, ceil_div(n, chunk)):
-            network.comm.vigil.point()
+            network.comm.stops.safe_point()
             here = slice(start + part.start, start + part.stop)
 
             def take(block: Block, op: Linear, cot: Cotangent, z: Array, here: slice = here) -> None:
@@ -187,7 +187,7 @@ class _Building:
         self.samples = samples
         self.outputs = outputs
         self.dtype = dtype
-        self._stores: dict[str, Held] = {}
+        self._stores: dict[str, SampleStore] = {}
 
     def take(self, here: slice, op: Linear, cot: Cotangent, z: Array) -> None:
         """Take in the samples `here` of S, whose cotangent and input are given."""
@@ -205,10 +205,10 @@ class _Building:
     def _put(self, name: str, here: slice, values: Array, dtype: str | None = None) -> None:
         """Keep the values of some samples; those of all of them at once are kept as they are."""
         if here.stop - here.start == self.samples == values.shape[0]:
-            self._stores[name] = Held(values, dtype)
+            self._stores[name] = SampleStore(values, dtype)
             return
         if name not in self._stores:
-            self._stores[name] = Held.room(self.samples, values, dtype)
+            self._stores[name] = SampleStore.room(self.samples, values, dtype)
         self._stores[name].put(here, values)
 
     def _keep(self, here: slice, cot: Cotangent) -> None:
@@ -219,10 +219,10 @@ class _Building:
             self._put("d", here, namespace(found).broadcast_to(found, shape), self.dtype)
             return
         if cot.slope is None and here.stop - here.start == self.samples == cot.outer.shape[0]:
-            self._stores["d"] = Held(cot.keep())
+            self._stores["d"] = SampleStore(cot.keep())
             return
         if "d" not in self._stores:
-            self._stores["d"] = Held.room(self.samples, cot.outer, None)
+            self._stores["d"] = SampleStore.room(self.samples, cot.outer, None)
         cot.keep(self._stores["d"].part(here))
 
 
@@ -250,13 +250,13 @@ class _BuildingFactored(_Building):
     def done(self) -> Factored:
         return Factored(self.block, self._stores["phi"], self._sensitivity())
 
-    def _sensitivity(self) -> Sensitivity:
+    def _sensitivity(self) -> OutputJacobian:
         d = self._stores.get("d")
         slope = self._stores["slope"].array if "slope" in self._stores else None
         if self._pool is not None:
             assert d is not None
             code = self._stores["code"].array
-            return Pooled(PerSample(d), self._winners if self._winners.code is code else Winners(self._pool, code))
+            return Pooled(PerSample(d), self._winners if self._winners.code is code else MaxIndices(self._pool, code))
         if d is not None:
             return PerSample(d)
         if self.block.position == len(self.plan.layers) - 1:
@@ -273,7 +273,7 @@ class _BuildingRows(_Building):
         outputs = self.outputs
         if "rows" not in self._stores:
             like = empty((0, outputs, block.size), z)
-            self._stores["rows"] = Held.room(self.samples, like, self.dtype)
+            self._stores["rows"] = SampleStore.room(self.samples, like, self.dtype)
         (o, i) = block.shape
         s = z.shape[0]
         q = cot.outer.shape[2] if cot.winners is None else math.prod(cot.winners.pool.image)

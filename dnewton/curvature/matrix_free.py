@@ -11,14 +11,14 @@ from collections.abc import Sequence
 
 from dnewton.arrays.namespace import Array, namespace, zeros
 from dnewton.comm.communicator import Comm
-from dnewton.curvature.gauss_newton import Bend
-from dnewton.curvature.jacobian import Unit, build
+from dnewton.curvature.gauss_newton import OutputHessian
+from dnewton.curvature.jacobian import LocalSystem, build
 from dnewton.grid import ceil_div, even_slices
 from dnewton.model.losses.losses import Loss
 from dnewton.model.network import Network, Tape
 
 
-class Passes:
+class MatrixFreeJacobian:
     """J at θ on S, by sweeps over `chunk` samples at a time."""
 
     def __init__(self, network: Network, theta: Array, tapes: Sequence[Tape], chunk: int) -> None:
@@ -52,31 +52,31 @@ class Passes:
             self._network.pull(self._theta, tape, w[here, ...], mine, out)
 
 
-class ByPasses(Bend):
+class MatrixFreeModel(OutputHessian):
     """The curvature at one point, J by passes."""
 
-    def __init__(self, passes: Passes, loss: Loss, z: Array, regulariser: float) -> None:
+    def __init__(self, passes: MatrixFreeJacobian, loss: Loss, z: Array, regulariser: float) -> None:
         """`z` are the outputs on S, (S, K)."""
         super().__init__(loss, z, regulariser)
         self.passes = passes
 
-    def images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+    def images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
         """J z over all ranks. Collective: a tangent sweep per column."""
         return namespace(columns[0]).stack([self.passes.image(z) for z in columns])
 
-    def own_images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+    def own_images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
         """J_p z_p of this rank's blocks alone. Collective: P tangents per column."""
         found = [self.passes.images_by_rank(z, comm.size, comm.rank)[comm.rank, ...] for z in columns]
         return namespace(columns[0]).stack(found)
 
-    def full_product(self, v: Array, unit: Unit, damping: float, comm: Comm) -> Array:
+    def full_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v. Collective: a tangent and a cotangent sweep."""
         out = namespace(v).zeros_like(v)
         u = self.passes.image(v)
         self.passes.add_transposed(self.bend(u, slice(0, u.shape[0]))[:, None, ...], 0, out)
         return self.damped(out, v, unit, damping)
 
-    def joint_product(self, v: Array, unit: Unit, damping: float, comm: Comm) -> Array:
+    def joint_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
         """(G_uu + λI) v of every rank's own unit u, v being zero outside it; returns the unit's span.
 
         Collective: P tangents and P cotangents at once, so all ranks must take part.
@@ -88,15 +88,15 @@ class ByPasses(Bend):
         return self.damped(out, v, unit, damping)
 
 
-class Normal(ByPasses):
+class NormalMatrix(MatrixFreeModel):
     """The curvature at one point, with the matrix J_uᵀ B J_u / |S| of every diagonal unit of this rank."""
 
     def __init__(
         self,
         network: Network,
         theta: Array,
-        passes: Passes,
-        units: Sequence[Unit],
+        passes: MatrixFreeJacobian,
+        units: Sequence[LocalSystem],
         loss: Loss,
         z: Array,
         regulariser: float,
@@ -110,13 +110,13 @@ class Normal(ByPasses):
             for unit, matrix in self.matrices.items():
                 add_normal(self, chunk.rows(unit, slice(0, chunk.samples)), unit, here, matrix)
 
-    def block_product(self, v: Array, unit: Unit, damping: float) -> Array:
+    def block_product(self, v: Array, unit: LocalSystem, damping: float) -> Array:
         """(G_uu + λI) v; returns the unit's span. Communicates nothing."""
         span = unit.span
         return self.matrices[unit] @ v[span] + (self.regulariser + damping) * v[span]
 
 
-def add_normal(model: Bend, rows: Array, unit: Unit, here: slice, out: Array) -> None:
+def add_normal(model: OutputHessian, rows: Array, unit: LocalSystem, here: slice, out: Array) -> None:
     """out += J_uᵀ B J_u / |S| over the samples `here` of S, whose J_u is `rows`, (n·K, variables)."""
     xp = namespace(out)
     shape = (unit.size, here.stop - here.start, model.outputs)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dnewton.arrays.namespace import Array, diagonal, namespace, nbytes, zeros
-from dnewton.curvature.sample_store import ALL, Held
-from dnewton.model.layers.pool import Winners
+from dnewton.curvature.sample_store import ALL, SampleStore
+from dnewton.model.layers.pool import MaxIndices
 
 
-class Sensitivity(Protocol):
+class OutputJacobian(Protocol):
     """D of one block in some form."""
 
     def contract(self, t: Array, part: slice = ALL) -> Array:
@@ -107,7 +107,7 @@ class Shared:
 class PerSample:
     """D stored sample-major, (S, K, Q, O)."""
 
-    d: Held
+    d: SampleStore
 
     def contract(self, t: Array, part: slice = ALL) -> Array:
         if part == ALL and self.d.array is None:
@@ -151,7 +151,7 @@ class Pooled:
     """D after max-pooling: its values at the maxima (S, K, Qp, O); t is gathered there and e scattered back."""
 
     d: PerSample
-    winners: Winners
+    winners: MaxIndices
 
     def contract(self, t: Array, part: slice = ALL) -> Array:
         return self.d.contract(self.winners.gather(t, part), part)

@@ -23,7 +23,7 @@ from dnewton.arrays.namespace import (
 ALL = slice(None)
 
 
-class Held:
+class SampleStore:
     """An array whose first axis is samples, or rows of samples. `dtype` is float16, bfloat16 or None (as it is)."""
 
     def __init__(self, array: Array, dtype: str | None = None) -> None:
@@ -38,7 +38,7 @@ class Held:
             self.put(slice(0, self.shape[0]), array)
 
     @classmethod
-    def room(cls, samples: int, like: Array, dtype: str | None) -> Held:
+    def room(cls, samples: int, like: Array, dtype: str | None) -> SampleStore:
         """Room for `samples` of what `like` is an array of, to be filled by :meth:`put`."""
         held = cls(like[:0, ...], dtype)
         held.shape = (samples, *like.shape[1:])
@@ -58,7 +58,7 @@ class Held:
                 self.sound &= bool(namespace(rounded).all(namespace(rounded).isfinite(rounded)))
             self._array[place, ...] = rounded
 
-    def flat(self, per_sample: int) -> Held:
+    def flat(self, per_sample: int) -> SampleStore:
         """The same with the first two axes, of which the second has `per_sample` entries, as one."""
         xp = namespace(self._array)
         shape = (self.shape[0] * per_sample, *self.shape[2:])

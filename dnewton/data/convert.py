@@ -73,7 +73,7 @@ def convert(source: Source, output: Output, comm: Comm) -> list[str]:
             for path in (temporary, output.labels + ".tmp"):
                 Path(path).unlink(missing_ok=True)
         raise
-    with comm.together():
+    with comm.raise_together():
         if comm.rank == 0:
             if y is None and output.path.endswith(".npy"):
                 Path(output.labels).unlink(missing_ok=True)  # of what was here before
@@ -95,7 +95,7 @@ def _write(
     lo, hi = bounds
     if output.path.endswith(".npy"):
         _write_npy(source, output, temporary, dtype, (lo, hi), comm)
-        with comm.together():
+        with comm.raise_together():
             if comm.rank == 0 and y is not None:
                 with open(output.labels + ".tmp", "wb") as file:
                     np.save(file, y)
@@ -109,14 +109,14 @@ def _write_npy(source: Source, output: Output, path: str, dtype: np.dtype, bound
         raise UserError("--order F is for plain features; images are written in order C")
     shape = (source.samples, *source.shape)
     lo, hi = bounds
-    with comm.together():
+    with comm.raise_together():
         if comm.rank == 0:
             with open(path, "wb") as file:
                 header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": fortran, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 start = file.tell()
                 file.truncate(start + source.samples * source.features * dtype.itemsize)
-    with comm.together():
+    with comm.raise_together():
         with open(path, "rb") as file:
             np.lib.format.read_magic(file)
             np.lib.format.read_array_header_1_0(file)
@@ -179,7 +179,7 @@ def _write_hdf5(
 
     lo, hi = bounds
     size = math.prod(source.shape[1:])
-    with comm.together():
+    with comm.raise_together():
         if comm.rank == 0:
             Path(path).unlink(missing_ok=True)
             columns = max(1, min(source.shape[0], 64))
@@ -191,7 +191,7 @@ def _write_hdf5(
                 if y is not None:
                     file["y"] = y if y.dtype.kind != "U" else np.array(y, dtype=h5py.string_dtype())
     for turn in range(comm.size):
-        with comm.together():
+        with comm.raise_together():
             if comm.rank == turn and hi > lo:
                 row = 0
                 try:

@@ -90,7 +90,7 @@ def load_parts(
 
     Raises UserError alike on all ranks. Collective over the world.
     """
-    with comm.together():
+    with comm.raise_together():
         y = parts.train.all_targets()
         held = parts.held.all_targets() if parts.held is not None else None
         targets = Targets.fit(y, outputs, loss, section.scale_targets, parts.train.origin, held)
@@ -101,7 +101,7 @@ def load_parts(
         nonlocal scaling, left
         if source is None:
             return None
-        with comm.together():
+        with comm.raise_together():
             encoded = targets.encode(source.all_targets() if raw is None else raw, dtype, source.origin)
         x, scaling = load(source, window, scaling, dtype, comm, left, section.max_resident != "auto")
         if isinstance(x, np.ndarray):

@@ -91,7 +91,7 @@ def _open_bundled(name: str, opening: Opening) -> Source:
 
 def _open_file(path: str, labels: str | None, opening: Opening) -> Source:
     comm, found = opening.comm, ""
-    with comm.together():
+    with comm.raise_together():
         for name in (path, *([labels] if labels is not None else [])):
             if not os.path.lexists(name):
                 raise UserError(f"{opening.key}: {name} is neither a file nor a bundled set ({', '.join(BUNDLED)})")
@@ -111,7 +111,7 @@ def _open_file(path: str, labels: str | None, opening: Opening) -> Source:
         return _open_libsvm(path, opening)
     if kind == "csv":
         return _open_table(path, opening)
-    with comm.together():
+    with comm.raise_together():
         if kind == "hdf5":
             return hdf5.open_hdf5(path)
         if kind == "npy":
@@ -131,19 +131,19 @@ def _open_file(path: str, labels: str | None, opening: Opening) -> Source:
 
 def _open_libsvm(path: str, opening: Opening) -> Source:
     comm, width = opening.comm, opening.features
-    with comm.together(), guard(path), open_bytes(path) as file:
+    with comm.raise_together(), guard(path), open_bytes(path) as file:
         skip = 3 if file.read(3) == b"\xef\xbb\xbf" else 0  # a mark that some programs begin UTF-8 files with
     parsed = text.parse_file(path, lambda block: libsvm.parse(block, width, opening.zero_based), comm, skip)
     if not parsed.starts[-1]:
         raise UserError(f"{path}: holds no samples")
     columns = [rows.columns for rows in parsed.mine.values() if len(rows.columns)]
-    least = comm.extremes(float(min([2**31, *(int(c.min()) for c in columns)])))[0]
-    most = int(comm.extremes(float(max([0, *(int(c.max()) for c in columns)])))[1])
+    least = comm.minmax(float(min([2**31, *(int(c.min()) for c in columns)])))[0]
+    most = int(comm.minmax(float(max([0, *(int(c.max()) for c in columns)])))[1])
     zero_based = least == 0 if opening.zero_based is None else opening.zero_based
     base = 0 if zero_based else 1
     features = width if width is not None else most + 1 - base
     if most - base >= features:  # counted from 0, so that the width itself is one too many
-        with comm.together():
+        with comm.raise_together():
             for b, rows in sorted(parsed.mine.items()):
                 places = np.flatnonzero(rows.columns - base >= features)
                 if len(places):
@@ -159,7 +159,7 @@ def _open_libsvm(path: str, opening: Opening) -> Source:
 def _open_table(path: str, opening: Opening) -> Source:
     comm = opening.comm
     wanted = None if opening.target is None else list(opening.target)
-    with comm.together():
+    with comm.raise_together():
         table = tables.plan(path, opening.features, wanted)
     parsed = text.parse_file(path, lambda block: tables.parse(block, table), comm, table.skip)
     if not parsed.starts[-1]:
@@ -176,7 +176,7 @@ def _open_mat(path: str, comm: Comm) -> Source:
     """Rank 0 reads a .mat file of the old kind, which cannot be read in part, and the columns go where they belong."""
     x: Any = None
     y: Values | None = None
-    with comm.together():
+    with comm.raise_together():
         if comm.rank == 0:
             x, y, _ = hdf5.read_mat(path)
     shape = tuple(int(n) for n in comm.text_from_root(" ".join(map(str, x.shape)) if comm.rank == 0 else None).split())

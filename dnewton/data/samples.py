@@ -15,7 +15,7 @@ from dnewton.data.file_kinds import BLOCK_BYTES
 from dnewton.data.scaling import Scaling, Statistics, check_finite
 from dnewton.data.sources import Source, Values, block_rows
 from dnewton.errors import UserError
-from dnewton.grid import Units
+from dnewton.grid import SplitAxis
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Window:
     image: tuple[int, ...]  # (H, W), or () for plain features
 
     @classmethod
-    def of(cls, input_shape: tuple[int, ...], units: Units, bounds: tuple[int, int]) -> Window:
+    def of(cls, input_shape: tuple[int, ...], units: SplitAxis, bounds: tuple[int, int]) -> Window:
         """The columns of the units from bounds[0] to bounds[1]."""
         size = units.size * math.prod(input_shape[1:])
         return cls(bounds[0] * size, bounds[1] * size, bounds[1] - bounds[0], tuple(input_shape[1:]))
@@ -161,7 +161,7 @@ def load(
     span = (math.inf, -math.inf)
     x = np.empty((0,), dtype=dtype)
     fit = isinstance(scaling, str) and scaling != "none"
-    with comm.together():
+    with comm.raise_together():
         if stream and source.rows is None:
             raise UserError(
                 f"{source.name}: needs {source.samples * window.width * np.dtype(dtype).itemsize / 2**20:.1f} MiB per "
@@ -179,14 +179,14 @@ def load(
         if window.width and statistics.count:
             span = float(statistics.low.min()), float(statistics.high.max())
     if fit:
-        low, high = comm.extremes(span[0])[0], comm.extremes(span[1])[1]
+        low, high = comm.minmax(span[0])[0], comm.minmax(span[1])[1]
         scaling = statistics.scaling(str(scaling), high - low)
     elif isinstance(scaling, str):
         scaling = Scaling.none(window.width)
     assert isinstance(scaling, Scaling)
     if stream:
         return Streamed(source, window, scaling, dtype), scaling
-    with comm.together():
+    with comm.raise_together():
         if not once:
             x = _filled(source, window, scaling, dtype)
         else:

@@ -43,7 +43,7 @@ def rates(config: Config, comm: Comm, device: Device) -> tuple[Rates, str]:
         alone = comm.least_cores >= 1 if device.is_host else device.sharing == 1
         found, note = _of_this_machine(config.parallel.dtype, alone, device, without)
         values = [found.flops, found.bandwidth]
-    flops, bandwidth = comm.from_root(values)
+    flops, bandwidth = comm.bcast_scalars(values)
     return Rates(flops, bandwidth), comm.text_from_root(note)
 
 

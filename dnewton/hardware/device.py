@@ -63,13 +63,13 @@ def open_device(kind: str, buffers: str, comm: Comm, asked: str, computes: bool 
     """
     if kind == "cpu":
         return HOST, []
-    with comm.together():
+    with comm.raise_together():
         like, name, number, identity = _open(comm.place_on_node, asked) if computes else (HOST.like, "", 0, "")
     sharing = comm.node_sharing(zlib.crc32(identity.encode()) if computes else -1)
     device = Device(like, name, sharing) if computes else HOST
-    most = int(comm.extremes(float(device.sharing))[1])
+    most = int(comm.minmax(float(device.sharing))[1])
     passed, why = straight(buffers, os.environ, str(MPI.Get_library_version()), _takes_device_memory)
-    comm.buffers.straight = passed = comm.extremes(float(passed))[0] == 1.0
+    comm.buffers.straight = passed = comm.minmax(float(passed))[0] == 1.0
     notes = [
         f"device: {name} (GPU {number} on this node); messages "
         + (f"from its memory ({why})" if passed else f"through the host's memory ({why})")

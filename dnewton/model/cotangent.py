@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dnewton.arrays.namespace import Array, multiply
-from dnewton.model.layers.pool import Winners
+from dnewton.model.layers.pool import MaxIndices
 
 
 class Cotangent:
@@ -13,7 +13,7 @@ class Cotangent:
     slope are those at the maxima, and everything else is zero.
     """
 
-    def __init__(self, outer: Array, slope: Array | None, winners: Winners | None = None) -> None:
+    def __init__(self, outer: Array, slope: Array | None, winners: MaxIndices | None = None) -> None:
         self.outer = outer
         self.slope = slope
         self.winners = winners

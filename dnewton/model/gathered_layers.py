@@ -10,7 +10,7 @@ from dnewton.comm.communicator import Comm
 from dnewton.model.network import Block, Network, blocks_of
 
 
-class Whole:
+class GatheredLayers:
     """The layers of a network on the M ranks of a replica. Columns are in patch order (kh, kw, channel)."""
 
     def __init__(self, network: Network) -> None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 from dnewton.arrays.namespace import Array, multiply, namespace, zeros
 from dnewton.comm.communicator import Comm
-from dnewton.grid import Move, Units, moves
+from dnewton.grid import Move, SplitAxis, moves
 from dnewton.model.cotangent import Cotangent
 from dnewton.model.layers.activation import ACTIVATIONS
 from dnewton.model.layers.linear import Conv, Dense, Linear
-from dnewton.model.layers.pool import Flatten, Pool, Winners
+from dnewton.model.layers.pool import Flatten, MaxIndices, Pool
 from dnewton.planning.net_plan import LayerPlan, NetPlan, conv_image
 
 
@@ -152,7 +152,7 @@ class Network:
         if block.has_bias:
             s += block.bias(theta)
         assert block.layer.split_kind is not None
-        s = self.comm.sum(s, block.layer.split_kind.forward)
+        s = self.comm.allreduce(s, block.layer.split_kind.forward)
         activation = block.layer.shape.activation
         return s if activation == "linear" else ACTIVATIONS[activation].value(s)
 
@@ -165,7 +165,7 @@ class Network:
         Collective over the backward-sum groups of every layer but the first.
         """
         cot = self._move(cot, self._out_back, self.plan.layers[-1].out_units)
-        winners: Winners | None = None
+        winners: MaxIndices | None = None
         for i in range(len(self.plan.layers) - 1, -1, -1):
             layer, op = self.plan.layers[i], self.ops[i]
             if isinstance(op, (Pool, Flatten)):
@@ -183,18 +183,18 @@ class Network:
                 cot = op.input_cotangent(block.weight(theta), here, tape.z.shape[0]) if given is None else given
                 del here, given  # as large as the cotangent itself
                 assert layer.split_kind is not None
-                cot = self.comm.sum(cot, layer.split_kind.backward)
+                cot = self.comm.allreduce(cot, layer.split_kind.backward)
             cot = self._move(cot, self._back[i], layer.in_units)
 
-    def _winners(self, i: int, op: Pool | Flatten, tape: Tape) -> Winners | None:
+    def _winners(self, i: int, op: Pool | Flatten, tape: Tape) -> MaxIndices | None:
         """The maxima of a pooling that follows a convolution directly, where its cotangent can stay pooled."""
         if not isinstance(op, Pool) or not op.maximum or op.padding != (0, 0) or i == 0 or self._back[i]:
             return None
         code = tape.codes[i]
-        return Winners(op, code) if isinstance(self.ops[i - 1], Conv) and code is not None else None
+        return MaxIndices(op, code) if isinstance(self.ops[i - 1], Conv) and code is not None else None
 
     def _cotangent(
-        self, op: Linear, layer: LayerPlan, cot: Array, z: Array | None, winners: Winners | None
+        self, op: Linear, layer: LayerPlan, cot: Array, z: Array | None, winners: MaxIndices | None
     ) -> Cotangent:
         outer = op.positions(cot)
         if z is None:
@@ -249,7 +249,7 @@ class Network:
                 s = xp.reshape(flat, s.shape)
             s[mine, ...] += own
             assert layer.split_kind is not None
-            s = self.comm.sum(s, layer.split_kind.forward)
+            s = self.comm.allreduce(s, layer.split_kind.forward)
             if pushed is not None:
                 pushed[i] = t, s
             t = s
@@ -269,7 +269,7 @@ class Network:
         split, units = (layer.out_split, layer.out_units) if of_outputs else (layer.in_split, layer.in_units)
         return self._move(array, moves(grid, split, "full"), units)
 
-    def _move(self, array: Array, steps: tuple[Move, ...], units: Units) -> Array:
+    def _move(self, array: Array, steps: tuple[Move, ...], units: SplitAxis) -> Array:
         grid, rank = self.plan.grid, self.comm.rank
         for step in steps:
             if step.group == "none":

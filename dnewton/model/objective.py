@@ -96,7 +96,7 @@ class Objective:
         per_sample = self.network.plan.kept_numbers() * itemsize(theta)
         columns = self.data.batches([b.indices for b in first + last])
         for batch, always in [(b, at_once) for b in first] + [(b, True) for b in last]:
-            self.comm.vigil.point()
+            self.comm.stops.safe_point()
             keep = always or budget > 0  # alike on all ranks
             tape = self.network.forward(theta, to_device(next(columns), theta), keep)
             y = take(self.data.y, batch.indices)
@@ -123,7 +123,7 @@ class Objective:
         grad = namespace(theta).zeros_like(theta)
         columns = self.data.batches([b.indices for b in at.batches if b.tape is None])
         for batch in at.batches:
-            self.comm.vigil.point()
+            self.comm.stops.safe_point()
             tape = batch.tape or self.network.forward(theta, to_device(next(columns), theta))
             cot = self.loss.gradient(tape.z, take(self.data.y, batch.indices)) / at.samples
             self.network.gradient(theta, tape, cot, grad)
@@ -144,7 +144,7 @@ class Objective:
         loss = metric = 0.0
         batches = in_batches(indices, self._batch_size)
         for part, x in zip(batches, data.batches(batches), strict=True):
-            self.comm.vigil.point()
+            self.comm.stops.safe_point()
             tape = self.network.forward(theta, to_device(x, theta), keep=gradient is not None)
             y = take(data.y, part)
             loss += self.loss.value(tape.z, y)

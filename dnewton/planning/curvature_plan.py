@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from dnewton.config.newton import SolverSection
+from dnewton.config.newton import NewtonSection
 from dnewton.errors import UserError
 from dnewton.grid import ceil_div, even_slices
 from dnewton.hardware.rates import Rates
@@ -31,19 +31,19 @@ CLEARLY = 2.0  # how much faster passes must be by the model, which knows them l
 VECTORS = 13  # of the length of θ: θ, ∇f, d, d_previous (two while a step is taken), trial point, best, and CG's
 
 
-Stages = tuple[tuple[str, int], ...]  # ways to solve that follow each other, and the iterations before each
+SolverStages = tuple[tuple[str, int], ...]  # ways to solve that follow each other, and the iterations before each
 
 
 @dataclass(frozen=True)
-class Strategy:
+class CurvaturePlan:
     """What was decided; the same on every rank."""
 
     how: How
     held: Mapping[str, str]  # representation by layer name, where it is explicit
-    stages: tuple[Stages, ...]  # per diagonal unit; empty where the whole system is solved
+    solver_stages: tuple[SolverStages, ...]  # per diagonal unit; empty where the whole system is solved
     chunk: int  # samples of S at a time
     batch: int
-    passes: float  # bytes for kept forward passes beyond those of S
+    activation_cache_bytes: float  # bytes for kept forward passes beyond those of S
     parts: Mapping[str, float]  # the planned peak, by what it is for
     rates: Rates
     note: str = ""  # for the log
@@ -57,7 +57,9 @@ class Strategy:
     @property
     def ways(self) -> tuple[str, ...]:
         """How every diagonal unit is solved, in words."""
-        texts = [[f"{w} after {n} iterations" if n else w for w, n in stages] for stages in self.stages]
+        texts = [
+            [f"{w} after {n} iterations" if n else w for w, n in solver_stages] for solver_stages in self.solver_stages
+        ]
         return tuple(" then ".join(text) for text in texts)
 
     def chunks(self, samples: int, subsample: int) -> tuple[int, ...]:
@@ -76,7 +78,7 @@ class Strategy:
             what = "jacobian: normal, a matrix per local system; images by passes"
         else:
             what = "jacobian: implicit, nothing stored; products by passes" + self.note
-        solved = f"; local systems: {', '.join(self.ways)}" if self.stages else ""
+        solved = f"; local systems: {', '.join(self.ways)}" if self.solver_stages else ""
         rates = f"{self.rates.flops / 1e9:.3g} Gflop/s, {self.rates.bandwidth / 1e9:.3g} GB/s"
         return [
             f"{what}; {self.chunk} samples at a time{solved} (by {rates})",
@@ -90,7 +92,7 @@ class _Setting:
 
     plan: NetPlan
     work: Workload
-    options: SolverSection
+    options: NewtonSection
     rates: Rates
     blocks: tuple[BlockShape, ...]
 
@@ -144,14 +146,14 @@ def _parts(plan: NetPlan, layer: LayerPlan) -> int:
 def decide(
     plan: NetPlan,
     work: Workload,
-    options: SolverSection,
+    options: NewtonSection,
     *,
     memory: float = math.inf,
     process: float = 0.0,
     rates: Rates | None = None,
     soft: float = math.inf,
     source: str = "config",
-) -> Strategy:
+) -> CurvaturePlan:
     """The strategy that is fastest by the stated model and needs at most `memory` bytes on the largest rank.
 
     `process` are the bytes that the process holds already; passes are kept up to `soft` bytes in all. Raises UserError
@@ -191,7 +193,7 @@ def decide(
     }
     messages = found.how == "implicit" and options.curvature == "diagonal" and plan.grid.size > 1
     note = ", with messages while solving, all ranks in step" if messages else ""
-    return Strategy(*found[:4], batch, max(0.0, passes), parts, at.rates, note)
+    return CurvaturePlan(*found[:4], batch, max(0.0, passes), parts, at.rates, note)
 
 
 def _too_little(source: str, memory: float, needed: float, ranks: int) -> str:
@@ -213,11 +215,11 @@ def data_bytes(plan: NetPlan, work: Workload) -> float:
 
 
 class Found(NamedTuple):
-    """A way to hold the curvature and to solve with it: see :class:`Strategy`, and the bytes that it takes."""
+    """A way to hold the curvature and to solve with it: see :class:`CurvaturePlan`, and the bytes that it takes."""
 
     how: How
     held: Mapping[str, str]
-    stages: tuple[Stages, ...]
+    solver_stages: tuple[SolverStages, ...]
     chunk: int
     size: float
 
@@ -313,7 +315,7 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
     if options.curvature == "full":
         cost = costs.ways(at.blocks, held, s, k, item, at.rates)["dual" if options.subproblem == "exact" else "plain"]
         return Found("explicit", held, (), chunk, jacobian + max(chunk * temporary, cost.workspace))
-    chosen: list[Stages] = []
+    chosen: list[SolverStages] = []
     lasting = passing = 0.0
     for unit in at.units:
         found = costs.ways(unit, held, s, k, item, at.rates)
@@ -321,9 +323,9 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
         fitting = {name: cost for name, cost in allowed.items() if jacobian + cost.workspace <= left}
         if not fitting:
             return None
-        stages = _stages(fitting, options, item)
-        chosen.append(stages)
-        for way, _ in stages:
+        solver_stages = _stages(fitting, options, item)
+        chosen.append(solver_stages)
+        for way, _ in solver_stages:
             need = fitting[way].workspace if way in fitting else found[way].workspace
             kept = options.lambda_trials > 1 if way in EXACT else way != "plain"
             here = min(need, found["plain"].workspace) if kept else need  # only while the system is at work
@@ -335,7 +337,7 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
 EXACT = ("primal", "dual")
 
 
-def _stages(fitting: Mapping[str, Cost], options: SolverSection, itemsize: int) -> Stages:
+def _stages(fitting: Mapping[str, Cost], options: NewtonSection, itemsize: int) -> SolverStages:
     """The fastest way for the iterations that are assumed; if it is by CG, what takes over when there are more.
 
     Many iterations mean a small λ, where the dual's difference cancels in float32: it takes over in float64 alone.
@@ -344,17 +346,22 @@ def _stages(fitting: Mapping[str, Cost], options: SolverSection, itemsize: int) 
     if way in EXACT:
         return ((way, 0),)
     asked = way == options.preconditioner  # what is asked for is there from the start
-    stages: Stages = ((way, 0),) if asked or not fitting[way].delay else (("plain", 0), (way, fitting[way].delay))
+    solver_stages: SolverStages = (
+        ((way, 0),) if asked or not fitting[way].delay else (("plain", 0), (way, fitting[way].delay))
+    )
     sound = [name for name in EXACT if name in fitting and (name == "primal" or itemsize == 8)]
     exact = min(sound, key=lambda name: fitting[name].seconds, default=None)
     if exact is not None and "plain" in fitting:
         each = fitting["plain"].seconds / costs.EXPECTED_CG
-        stages = (*stages, (exact, max(2, stages[-1][1] + 1, math.ceil(fitting[exact].seconds / each))))
-    return stages
+        solver_stages = (
+            *solver_stages,
+            (exact, max(2, solver_stages[-1][1] + 1, math.ceil(fitting[exact].seconds / each))),
+        )
+    return solver_stages
 
 
 def allowed_ways(
-    found: Mapping[str, Cost], variables: int, rows: int, itemsize: int, options: SolverSection
+    found: Mapping[str, Cost], variables: int, rows: int, itemsize: int, options: NewtonSection
 ) -> dict[str, Cost]:
     """The ways that `solver.subproblem`, `preconditioner` and `cg_tolerance` allow."""
     if options.subproblem == "exact":
@@ -379,7 +386,7 @@ def _normal(at: _Setting, left: float) -> Found:
     sizes = [sum(b.size for b in unit) for unit in at.units]
     matrices = float(sum(n * n for n in sizes) * item)
     per_sample = k * (at.sweep + sum(sizes) + 3 * max(sizes)) * item
-    ways: list[Stages] = []
+    ways: list[SolverStages] = []
     workspace = 0.0
     for n in sizes:
         found = costs.normal_ways(n, work.subsample, k, item, at.rates)

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from dnewton.errors import UserError
-from dnewton.grid import KINDS, Grid, Group, Kind, Split, Units, grids, moves
+from dnewton.grid import KINDS, Grid, Group, Kind, Split, SplitAxis, grids, moves
 from dnewton.planning.net_plan import LayerPlan, LayerShape, NetPlan, spatial
 
 
@@ -47,7 +47,7 @@ class Workload:
     others: int = 0  # samples of test and validation parts
 
 
-State = tuple[Split, Units]
+State = tuple[Split, SplitAxis]
 
 
 def choose(
@@ -86,7 +86,7 @@ def _best_on(layers: tuple[LayerShape, ...], grid: Grid, work: Workload, machine
     """Shortest path over the states (split, units) that an activation can be in."""
     first_parametric = next(layer.index for layer in layers if layer.parametric)
     shape = layers[0].in_shape
-    start = Units(shape[0], 1)
+    start = SplitAxis(shape[0], 1)
     paths: dict[State, tuple[float, tuple[LayerPlan, ...]]] = {}
     for split in dict.fromkeys(grid.canonical(s) for s in ("full", "row", "col", "all")):  # data arrive in any split
         paths[split, start] = (0.0, ())
@@ -111,23 +111,23 @@ def _best_on(layers: tuple[LayerShape, ...], grid: Grid, work: Workload, machine
     return best
 
 
-def _options(layer: LayerShape, split: Split, units: Units, first: bool) -> list[LayerPlan]:
+def _options(layer: LayerShape, split: Split, units: SplitAxis, first: bool) -> list[LayerPlan]:
     if not layer.parametric:
         if layer.kind != "flatten":
             return [LayerPlan(layer, split, split, split, units, units, None, first=False)]
-        channels = Units(layer.in_shape[0], spatial(layer.in_shape))
-        single = Units(layer.out_shape[0], 1)
+        channels = SplitAxis(layer.in_shape[0], spatial(layer.in_shape))
+        single = SplitAxis(layer.out_shape[0], 1)
         return [  # keep slices on channel boundaries, or re-cut by single features through `full`
             LayerPlan(layer, split, split, split, units, channels, None, first=False),
             LayerPlan(layer, split, "full", "full", units, single, None, first=False),
         ]
     wanted = layer.spec.options.split
     kinds = [KINDS[wanted]] if wanted else list(KINDS.values())
-    out = Units(layer.out_shape[0], 1)
+    out = SplitAxis(layer.out_shape[0], 1)
     return [LayerPlan(layer, split, kind.source, kind.target, units, out, kind, first) for kind in kinds]
 
 
-def _share(grid: Grid, split: Split, units: Units) -> int:
+def _share(grid: Grid, split: Split, units: SplitAxis) -> int:
     """Features of the largest slice."""
     return math.ceil(units.count / grid.parts(split)) * units.size
 
@@ -140,7 +140,14 @@ def _message(grid: Grid, group: Group, numbers: float, calls: float, work: Workl
 
 
 def _move_cost(
-    grid: Grid, source: Split, target: Split, units: Units, positions: int, samples: float, work: Workload, m: Machine
+    grid: Grid,
+    source: Split,
+    target: Split,
+    units: SplitAxis,
+    positions: int,
+    samples: float,
+    work: Workload,
+    m: Machine,
 ) -> float:
     """Gathers on the way from `source` to `target`; what a rank receives counts."""
     calls = math.ceil(samples / work.batch)

@@ -9,7 +9,7 @@ from functools import cached_property
 from dnewton.arrays.image_windows import Pair, output_size
 from dnewton.config.schema import LayerSpec, NetSection
 from dnewton.errors import UserError
-from dnewton.grid import Grid, Kind, Move, Split, Units, moves
+from dnewton.grid import Grid, Kind, Move, Split, SplitAxis, moves
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ class LayerPlan:
     source: Split
     in_split: Split
     out_split: Split
-    in_units: Units
-    out_units: Units
+    in_units: SplitAxis
+    out_units: SplitAxis
     split_kind: Kind | None
     first: bool  # the first parametric layer: no cotangent of its input is ever needed
 
@@ -140,7 +140,7 @@ class NetPlan:
         return self.layers[0].source
 
     @property
-    def input_units(self) -> Units:
+    def input_units(self) -> SplitAxis:
         """What the input's split cuts: channels, or single features."""
         return self.layers[0].in_units
 
@@ -167,7 +167,7 @@ class NetPlan:
         All ranks count by it which passes they keep: what is recomputed is a collective matter.
         """
 
-        def largest(split: Split, units: Units) -> int:
+        def largest(split: Split, units: SplitAxis) -> int:
             return -(-units.count // self.grid.parts(split)) * units.size
 
         total = self.outputs

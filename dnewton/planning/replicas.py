@@ -10,7 +10,7 @@ from dnewton.errors import UserError
 
 
 @dataclass(frozen=True)
-class Layout:
+class RankDivision:
     """How the ranks of a job are divided: world rank = replica * M + model rank; the last `servers` ranks serve."""
 
     replicas: int
@@ -27,7 +27,7 @@ class Layout:
         return f"ranks: {self.replicas} replica(s) of {self.model_ranks} model rank(s){serving}"
 
 
-def layout(config: Config, ranks: int, source: str) -> Layout:
+def layout(config: Config, ranks: int, source: str) -> RankDivision:
     """Divide the ranks as `parallel.replicas` and the solver ask for. Raises UserError when they do not fit."""
     solver = config.solver
     wanted = config.parallel.replicas
@@ -51,14 +51,14 @@ def layout(config: Config, ranks: int, source: str) -> Layout:
         raise UserError(
             f"{source}: parallel.replicas: {replicas} does not divide the {workers} rank(s) that train; use {fitting}"
         )
-    return Layout(replicas, workers // replicas, servers)
+    return RankDivision(replicas, workers // replicas, servers)
 
 
 @dataclass(frozen=True)
-class Crew:
+class ProcessGroups:
     """The communicators of one rank. Server ranks have `workers` None and train nothing."""
 
-    layout: Layout
+    layout: RankDivision
     world: Comm  # all ranks, servers too
     workers: Comm | None  # all ranks that train: replica * M + model rank
     model: Comm | None  # the M ranks of this replica
@@ -70,7 +70,7 @@ class Crew:
         return self.world.rank // self.layout.model_ranks if self.workers is not None else 0
 
     @classmethod
-    def of(cls, layout: Layout, world: Comm) -> Crew:
+    def of(cls, layout: RankDivision, world: Comm) -> ProcessGroups:
         """Collective over the world."""
         place = layout.place(world.rank)
         workers = world if layout.servers == 0 else world.split(0 if place else 1)

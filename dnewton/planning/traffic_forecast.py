@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dnewton.grid import Group, Move, Units, moves
+from dnewton.grid import Group, Move, SplitAxis, moves
 from dnewton.planning.net_plan import NetPlan, spatial
 
 SCALAR = 8
@@ -103,7 +103,7 @@ def backward_numbers(plan: NetPlan, right_hand_sides: int, samples: int, jacobia
     return total
 
 
-def _gathered(plan: NetPlan, steps: tuple[Move, ...], units: Units, positions: int) -> int:
+def _gathered(plan: NetPlan, steps: tuple[Move, ...], units: SplitAxis, positions: int) -> int:
     grid = plan.grid
     return sum(
         grid.width(step.source, units, r) * positions

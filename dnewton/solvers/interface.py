@@ -13,7 +13,7 @@ BACKWARD = 2 / 3  # of a sample's gradient, by floating-point operations
 
 
 @dataclass(frozen=True)
-class Step:
+class IterationReport:
     """What an iteration reports."""
 
     loss: float
@@ -21,7 +21,7 @@ class Step:
     metric: float
     samples: int
     damping: float | None = None
-    step: float | None = None
+    alpha: float | None = None
     ratio: float | None = None
     cg: int = 0
     active: bool = False
@@ -35,7 +35,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Saved:
+class SolverState:
     """A solver's state besides θ: vectors laid out like θ, alike on all replicas or one per worker, values, and tensors
     of other shapes, whole."""
 
@@ -47,12 +47,12 @@ class Saved:
 
 
 @dataclass
-class Start:
+class StartPoint:
     """Where a run begins: θ, the iterations done, and what the solver had saved then (None: nothing, or not usable)."""
 
     theta: Array
     iteration: int = 0
-    saved: Saved | None = None
+    saved: SolverState | None = None
     position: int = 0  # batches done of the next iteration; one more than there are: all, and the workers have met
 
 
@@ -79,15 +79,15 @@ class Solver(Protocol):
         """Nothing is left to do."""
         ...
 
-    def begin(self, start: Start) -> Step:
+    def begin(self, start: StartPoint) -> IterationReport:
         """Evaluate the starting point. Collective over the workers."""
         ...
 
-    def step(self) -> Step:
+    def step(self) -> IterationReport:
         """One iteration. Collective over the workers."""
         ...
 
-    def saved(self) -> Saved:
+    def saved(self) -> SolverState:
         """What a checkpoint holds besides θ and the iteration."""
         ...
 

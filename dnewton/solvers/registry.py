@@ -16,17 +16,17 @@ from dnewton.config.baselines import (
     ServedSection,
     SGDSection,
 )
-from dnewton.config.newton import SolverSection
+from dnewton.config.newton import NewtonSection
 from dnewton.data.sampling import subsample_size
 from dnewton.errors import UserError
 from dnewton.model.network import blocks_of
 from dnewton.model.objective import Objective
 from dnewton.planning import memory as memory_plan
-from dnewton.planning.curvature_plan import Strategy
+from dnewton.planning.curvature_plan import CurvaturePlan
 from dnewton.planning.grid_search import Workload
 from dnewton.planning.memory import Budget
 from dnewton.planning.net_plan import NetPlan
-from dnewton.planning.replicas import Crew, Layout
+from dnewton.planning.replicas import ProcessGroups, RankDivision
 from dnewton.solvers.baselines import kfac_assignment
 from dnewton.solvers.baselines.async_workers import AsyncElastic, DelayCompensated, Downpour
 from dnewton.solvers.baselines.averaging import Averaging
@@ -46,7 +46,7 @@ VECTORS = {"sgd": 7, "adam": 9, "adamw": 9, "entropy_sgd": 15, "parle": 15, "ran
 
 
 def budget_for(
-    options: AnySolver, plan: NetPlan, work: Workload, layout: Layout, memory: float, process: float, source: str
+    options: AnySolver, plan: NetPlan, work: Workload, layout: RankDivision, memory: float, process: float, source: str
 ) -> Budget:
     """What a comparison solver needs on the largest rank. Raises UserError when it does not fit."""
     batch = getattr(options, "batch", 1)
@@ -84,7 +84,13 @@ def budget_for(
 
 
 def _check_servers(
-    options: ServedSection, plan: NetPlan, work: Workload, layout: Layout, memory: float, process: float, source: str
+    options: ServedSection,
+    plan: NetPlan,
+    work: Workload,
+    layout: RankDivision,
+    memory: float,
+    process: float,
+    source: str,
 ) -> None:
     """Raise UserError when a server's slices, and dc_asgd's copies of them for every worker, do not fit."""
     numbers = sum(b.size for m in range(layout.model_ranks) for b in blocks_of(plan, m))
@@ -97,32 +103,32 @@ def _check_servers(
         )
 
 
-def make(options: AnySolver, objective: Objective, crew: Crew, how: Strategy | Budget) -> Solver:
+def make(options: AnySolver, objective: Objective, groups: ProcessGroups, how: CurvaturePlan | Budget) -> Solver:
     """The solver of a rank that trains. Collective over the workers."""
-    if isinstance(options, SolverSection):
-        assert isinstance(how, Strategy)
+    if isinstance(options, NewtonSection):
+        assert isinstance(how, CurvaturePlan)
         if isinstance(objective, SharedObjective):
-            assert crew.workers is not None
-            comm = ReplicaComm(objective.comm, crew.workers, crew.replica)
-            return ReplicatedNewton(objective, options, comm, how, crew)
+            assert groups.workers is not None
+            comm = ReplicaComm(objective.comm, groups.workers, groups.replica)
+            return ReplicatedNewton(objective, options, comm, how, groups)
         return Newton(objective, options, objective.comm, how)
-    workers = Workers(crew, objective, getattr(options, "batch", 1), options.seed)
+    workers = Workers(groups, objective, getattr(options, "batch", 1), options.seed)
     if isinstance(options, SGDSection):
         return SGD(workers, options)
     if isinstance(options, AdamSection):
         return Adam(workers, options)
     if isinstance(options, ElasticSection):
-        return Elastic(workers, options) if options.mode == "sync" else AsyncElastic(workers, options, crew)
+        return Elastic(workers, options) if options.mode == "sync" else AsyncElastic(workers, options, groups)
     if isinstance(options, DownpourSection):
-        return Downpour(workers, options, crew)
+        return Downpour(workers, options, groups)
     if isinstance(options, DelayCompensatedSection):
-        return DelayCompensated(workers, options, crew)
+        return DelayCompensated(workers, options, groups)
     if isinstance(options, AveragingSection):
         return Averaging(workers, options)
     if isinstance(options, EntropySection):
         return Entropy(workers, options)
     if isinstance(options, KFACSection):
-        return KFAC(workers, options, crew)
+        return KFAC(workers, options, groups)
     if isinstance(options, RankMSection):
         return RankM(workers, options)
     if isinstance(options, HessianFreeSection):

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dnewton.config.old_keys import renew
 from dnewton.errors import UserError, one_line
 
 FORMAT = 2  # of checkpoints; 1 was a single file without checksums
@@ -62,10 +63,12 @@ def parse(path: str, data: bytes) -> Manifest:
         cure = "update dnewton" if newer else "it cannot be read any more"
         raise UserError(f"{path}: has format {version!r}, this version of dnewton reads {FORMAT}; {cure}")
     try:
-        return Manifest.model_validate_json(json.dumps(content))
+        manifest = Manifest.model_validate_json(json.dumps(content))
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {one_line(first['msg'])}") from None
+    renew(manifest.config, path, strict=False)
+    return manifest
 
 
 def _plain(value: Any) -> Any:

@@ -33,7 +33,7 @@ def write(path: str, header: bytes, size: int, pieces: Iterable[Piece], comm: Co
 
     Raises UserError alike on all ranks when a rank cannot write. Collective over `comm`.
     """
-    with comm.together():
+    with comm.raise_together():
         if comm.rank == 0:
             if os.path.lexists(path):
                 os.unlink(path)  # left by a run that was killed while writing
@@ -44,11 +44,11 @@ def write(path: str, header: bytes, size: int, pieces: Iterable[Piece], comm: Co
                 os.fsync(handle)
             finally:
                 os.close(handle)
-    with comm.together():
+    with comm.raise_together():
         handle = os.open(path, os.O_WRONLY)
         try:
             for piece in pieces:
-                comm.vigil.busy()
+                comm.stops.poll()
                 _put_block(handle, piece)
             os.fsync(handle)
         finally:

@@ -77,7 +77,7 @@ def save(path: str, network: Network, contents: Contents, comm: Comm, replica: i
 
     with comm.phase("output"):
         parallel_file.write(path, header, size, summed(), comm)
-        total = comm.sum(np.array(list(mine.values()), dtype=np.uint64))
+        total = comm.allreduce(np.array(list(mine.values()), dtype=np.uint64))
     return Written(dict(zip(mine, map(int, total), strict=True)), hashlib.sha256(header).hexdigest(), size)
 
 
@@ -89,7 +89,7 @@ def publish(path: str, network: Network, contents: Contents, comm: Comm, replica
     temporary = path + ".tmp"
     try:
         save(temporary, network, contents, comm, replica)
-        with comm.phase("output"), comm.together():
+        with comm.phase("output"), comm.raise_together():
             if comm.rank == 0:
                 os.replace(temporary, path)
                 parallel_file.sync_folder(os.path.dirname(path) or ".")

@@ -12,7 +12,7 @@ import numpy as np
 from dnewton.arrays.namespace import Array, to_host
 from dnewton.errors import UserError, one_line
 from dnewton.model import init_weights
-from dnewton.solvers.interface import Saved, Start
+from dnewton.solvers.interface import SolverState, StartPoint
 from dnewton.storage import checksum, manifest, tensors
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import STATE, RunDirectory
@@ -52,19 +52,19 @@ def _names_only(part: Any) -> Any:
     return os.path.basename(part) if part else part
 
 
-def initial_state(job: Job, init: str | None) -> Start:
+def initial_state(job: Job, init: str | None) -> StartPoint:
     """θ drawn by the seed, or read from a model file.
 
     Raises UserError when the file does not fit the net. Collective over the world.
     """
     dtype = job.config.parallel.dtype
-    with job.comm.together():
+    with job.comm.raise_together():
         seed = job.config.solver.seed
         theta = tensors.load(init, job.network, dtype) if init else init_weights.weights(job.network, seed, dtype)
-        return Start(job.device.put(theta))
+        return StartPoint(job.device.put(theta))
 
 
-def resumed_state(job: Job, out: RunDirectory, fresh: bool = False) -> tuple[Start, Manifest] | None:
+def resumed_state(job: Job, out: RunDirectory, fresh: bool = False) -> tuple[StartPoint, Manifest] | None:
     """The newest checkpoint of a run directory that is whole; of those passed over the job's notes tell.
 
     With `fresh` None where there is none. Raises UserError when there is none, or when it belongs to another run.
@@ -87,14 +87,14 @@ def resumed_state(job: Job, out: RunDirectory, fresh: bool = False) -> tuple[Sta
     raise UserError(f"{out.path}: has no checkpoint to go on from; start again with --overwrite or --resume auto")
 
 
-def _read(path: str, job: Job) -> tuple[Start, Manifest]:
+def _read(path: str, job: Job) -> tuple[StartPoint, Manifest]:
     state, sums = os.path.join(path, STATE), dict[str, int]()
-    with job.comm.together():
+    with job.comm.raise_together():
         found = check(path)
     difference = _difference(found, job)
     if difference := job.comm.text_from_root(difference):
         raise OtherRun(f"{path}: belongs to another run: {difference}; use another --out, or --overwrite")
-    with job.comm.together():
+    with job.comm.raise_together():
         try:
             start = _start(state, found, job, sums)
         except (KeyError, ValueError) as error:
@@ -104,9 +104,9 @@ def _read(path: str, job: Job) -> tuple[Start, Manifest]:
             if not np.isfinite(start.saved.whole[name]).all():  # reading one checks it
                 raise UserError(f"{state}: {name} holds NaN or infinity")
     names = sorted(found.tensors)
-    total = job.network.comm.sum(np.array([sums.get(name, 0) for name in names], dtype=np.uint64))
-    read = job.network.comm.sum(np.array([name in sums for name in names], dtype=np.int64))
-    with job.comm.together():
+    total = job.network.comm.allreduce(np.array([sums.get(name, 0) for name in names], dtype=np.uint64))
+    read = job.network.comm.allreduce(np.array([name in sums for name in names], dtype=np.int64))
+    with job.comm.raise_together():
         for name, value, ranks in zip(names, total, read, strict=True):
             if ranks and f"{int(value):016x}" != found.tensors[name]:
                 raise UserError(f"{state}: tensor {name} is damaged: its checksum differs from the manifest's")
@@ -136,8 +136,8 @@ def check(path: str) -> Manifest:
     return found
 
 
-def _start(state: str, found: Manifest, job: Job, sums: dict[str, int]) -> Start:
-    dtype, crew = job.config.parallel.dtype, job.crew
+def _start(state: str, found: Manifest, job: Job, sums: dict[str, int]) -> StartPoint:
+    dtype, groups = job.config.parallel.dtype, job.groups
 
     def read(prefix: str) -> Array:
         return job.device.put(tensors.load(state, job.network, dtype, prefix, sums))
@@ -145,8 +145,8 @@ def _start(state: str, found: Manifest, job: Job, sums: dict[str, int]) -> Start
     theta = read("")
     vectors = {}
     own = {}
-    mine = f"worker{crew.replica}."
-    workers = found.replicas == crew.layout.replicas  # else they start again from the common point
+    mine = f"worker{groups.replica}."
+    workers = found.replicas == groups.layout.replicas  # else they start again from the common point
     for prefix in tensors.prefixes(state, job.network):
         if prefix.startswith("worker"):
             if workers and prefix.startswith(mine):
@@ -154,7 +154,7 @@ def _start(state: str, found: Manifest, job: Job, sums: dict[str, int]) -> Start
         elif prefix:
             vectors[prefix[:-1]] = read(prefix)
     whole = tensors.Tensors(state, {name: int(value, 16) for name, value in found.tensors.items()})
-    return Start(theta, found.iteration, Saved(vectors, own, found.values, whole=whole), found.position)
+    return StartPoint(theta, found.iteration, SolverState(vectors, own, found.values, whole=whole), found.position)
 
 
 def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dnewton import __version__
 from dnewton.arrays.namespace import Array, copy, namespace
 from dnewton.errors import UserError
-from dnewton.solvers.interface import Saved, Start, Step
+from dnewton.solvers.interface import IterationReport, SolverState, StartPoint
 from dnewton.storage import manifest, tensors
 from dnewton.storage.manifest import FORMAT, Manifest
 from dnewton.storage.run_directory import STATE, RunDirectory
@@ -25,14 +25,16 @@ BEST = "best."  # prefix of the best model's tensors
 PER_RANK = ("cg", "active", "cut", "waited")  # of what a step reports; the rest is alike on all ranks
 
 
-def reported(found: Manifest, rank: int) -> Step | None:
+def reported(found: Manifest, rank: int) -> IterationReport | None:
     """What the last iteration reports, as this rank had it."""
     if found.unreported is None:
         return None
     values = dict(found.unreported)
+    if "step" in values:  # what earlier versions call alpha
+        values["alpha"] = values.pop("step")
     ranks = values.pop("ranks")
     mine = ranks[rank] if rank < len(ranks) else [0.0] * len(PER_RANK)
-    return Step(**{**values, **dict(zip(PER_RANK, mine, strict=True))})
+    return IterationReport(**{**values, **dict(zip(PER_RANK, mine, strict=True))})
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,15 @@ class State:
     theta: Array
     iteration: int
     position: int
-    saved: Saved
-    unreported: Step | None  # what the last iteration reports, where metrics.jsonl does not have it yet
+    saved: SolverState
+    unreported: IterationReport | None  # what the last iteration reports, where metrics.jsonl does not have it yet
 
 
 class Saver:
     """Writes a job's checkpoints and its best model into a run directory."""
 
     def __init__(
-        self, job: Job, out: RunDirectory, start: Start, resumed: Manifest | None, tell: Callable[[str], None]
+        self, job: Job, out: RunDirectory, start: StartPoint, resumed: Manifest | None, tell: Callable[[str], None]
     ) -> None:
         """`tell` gets warnings, on all ranks."""
         self._job = job
@@ -87,21 +89,23 @@ class Saver:
         if not self._finite(contents):
             self._tell(f"warning: no checkpoint after iteration {state.iteration}: what it would hold is not finite")
             return False
-        needed = tensors.size(job.network, contents, job.crew.layout.replicas)
+        needed = tensors.size(job.network, contents, job.groups.layout.replicas)
         try:
             with comm.phase("output"):
                 ranks = comm.gather_to_root([float(getattr(state.unreported, name, 0)) for name in PER_RANK])
-                with comm.together():
+                with comm.raise_together():
                     if comm.rank == 0:
                         out.begin_checkpoint(final, needed)
                 path = str(out.temporary(final) / STATE)
-                written = tensors.save(path, job.network, contents, comm, job.crew.replica, job.crew.layout.replicas)
-                with comm.together():
+                written = tensors.save(
+                    path, job.network, contents, comm, job.groups.replica, job.groups.layout.replicas
+                )
+                with comm.raise_together():
                     if comm.rank == 0:
                         about = self._manifest(state, written, samples_seen, train_seconds, ranks.tolist())
                         out.publish(final, manifest.NAME, manifest.render(about), job.config.output.keep)
         except UserError as error:
-            with comm.together():
+            with comm.raise_together():
                 if comm.rank == 0:
                     out.drop(final)
             self._tell(f"warning: no checkpoint after iteration {state.iteration}: {error}")
@@ -111,7 +115,7 @@ class Saver:
             self.write_best()
         except UserError as error:
             self._tell(f"warning: the best model could not be written: {error}")
-        comm.vigil.reserve(1.5 * (time.perf_counter() - began))
+        comm.stops.reserve(1.5 * (time.perf_counter() - began))
         return True
 
     def _finite(self, contents: Contents) -> bool:
@@ -119,7 +123,7 @@ class Saver:
         arrays = (*contents.vectors.values(), *contents.own.values(), *contents.whole.values())
         mine = all(bool(namespace(a).all(namespace(a).isfinite(a))) for a in arrays)
         with self._job.comm.phase("output"):
-            return self._job.comm.extremes(float(mine))[0] == 1.0
+            return self._job.comm.minmax(float(mine))[0] == 1.0
 
     def write_best(self) -> None:
         """Bring best.safetensors up to date. Raises UserError alike on all ranks. Collective over the workers."""
@@ -134,7 +138,7 @@ class Saver:
         """Write a model file. Raises UserError alike on all ranks. Collective over the workers."""
         job = self._job
         metadata = {"format": MODEL, **about, **job.description}
-        tensors.publish(path, job.network, Contents({"": theta}, metadata), job.comm, job.crew.replica)
+        tensors.publish(path, job.network, Contents({"": theta}, metadata), job.comm, job.groups.replica)
 
     def _contents(self, state: State) -> Contents:
         saved = state.saved
@@ -166,7 +170,7 @@ class Saver:
             version=__version__,
             iteration=state.iteration,
             position=state.position,
-            replicas=job.crew.layout.replicas,
+            replicas=job.groups.layout.replicas,
             samples_seen=samples_seen,
             train_seconds=train_seconds,
             best=self._best,

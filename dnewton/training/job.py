@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dnewton.arrays.namespace import DEVICE_SLACK
 from dnewton.comm.communicator import Comm
 from dnewton.config.baselines import ServedSection
-from dnewton.config.newton import SolverSection
+from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config, regulariser
 from dnewton.data.parts import Loaded, load_parts, open_parts
 from dnewton.data.samples import Samples, Streamed, Window
@@ -23,7 +23,7 @@ from dnewton.model.objective import Objective
 from dnewton.planning import curvature_plan, grid_search
 from dnewton.planning.memory import Budget
 from dnewton.planning.net_plan import NetPlan, infer_shapes
-from dnewton.planning.replicas import Crew, layout
+from dnewton.planning.replicas import ProcessGroups, layout
 from dnewton.solvers import registry
 from dnewton.solvers.baselines.parameter_server import Server
 from dnewton.solvers.interface import Solver
@@ -41,7 +41,7 @@ class Job:
     """Everything a run needs on this rank."""
 
     config: Config
-    crew: Crew
+    groups: ProcessGroups
     comm: Comm  # all ranks that train
     device: Device  # where this rank's arrays are
     plan: NetPlan
@@ -51,7 +51,7 @@ class Job:
     targets: Targets
     others: dict[str, Samples]  # test and validation
     description: dict[str, str]  # header entries of model files
-    strategy: curvature_plan.Strategy | Budget
+    strategy: curvature_plan.CurvaturePlan | Budget
     notes: list[str]
 
 
@@ -67,56 +67,56 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     divided = layout(config, world.size, source)
     parallel, trains = config.parallel, divided.place(world.rank) is not None
     device, about_device = open_device(parallel.device, parallel.device_buffers, world, asked, trains)
-    crew = Crew.of(divided, world)
+    groups = ProcessGroups.of(divided, world)
     notes = [node.limit_threads(world.ranks_on_node, world.cores), *about_device]
     check_width(config, math.prod(config.net.input))
     parts = open_parts(config.data, config.net.input, config.solver.seed, world)
     memory = _memory_per_rank(config, world, device)
-    resident = world.extremes(_resident(config, memory, device, world))[0]  # alike on all ranks: the plan depends on it
+    resident = world.minmax(_resident(config, memory, device, world))[0]  # alike on all ranks: the plan depends on it
     scored = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
-    work = workload(config, parts.train.samples, scored, shapes[-1].out_shape[0], crew.layout.replicas, resident)
+    work = workload(config, parts.train.samples, scored, shapes[-1].out_shape[0], groups.layout.replicas, resident)
     grid = None if config.parallel.grid == "auto" else config.parallel.grid
     stated = grid_search.Machine.shared(world.least_cores)
     plan = grid_search.choose(
-        shapes, crew.layout.model_ranks, work, grid=grid, memory=memory, machine=stated, source=source
+        shapes, groups.layout.model_ranks, work, grid=grid, memory=memory, machine=stated, source=source
     )
     held = float(node.resident_bytes() + SLACK) if device.is_host else device.peak_bytes() + DEVICE_SLACK
-    held = world.extremes(held)[1]
+    held = world.minmax(held)[1]
     process = math.ceil(held / STEP) * float(STEP)  # in steps, as two runs shall decide alike
-    how: curvature_plan.Strategy | Budget
+    how: curvature_plan.CurvaturePlan | Budget
     origin = ""
     options = config.solver
-    if isinstance(options, SolverSection):
+    if isinstance(options, NewtonSection):
         rates, origin = calibration.rates(config, world, device)
         config = config.with_rates(rates.flops, rates.bandwidth)
         soft = math.inf if config.data.max_resident == "auto" else float(config.data.max_resident - READERS)
         how = curvature_plan.decide(
             plan, work, options, memory=memory, process=process, rates=rates, soft=soft, source=source
         )
-        passes = how.passes
+        passes = how.activation_cache_bytes
     else:
-        how = registry.budget_for(options, plan, work, crew.layout, memory, process, source)
+        how = registry.budget_for(options, plan, work, groups.layout, memory, process, source)
         passes = 0.0
-    notes.append(crew.layout.describe())
+    notes.append(groups.layout.describe())
     notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
     notes.extend(plan.describe())
     notes.extend([*how.describe(), *([f"rates: {origin}"] if origin else [])])
-    if crew.workers is None or crew.model is None:
+    if groups.workers is None or groups.model is None:
         assert isinstance(options, ServedSection)
-        with world.together():  # what goes wrong while the workers read is said here, too
-            return Server(crew, plan, options, config.parallel.dtype)
-    network = Network(plan, crew.model.on_grid(plan.grid))
+        with world.raise_together():  # what goes wrong while the workers read is said here, too
+            return Server(groups, plan, options, config.parallel.dtype)
+    network = Network(plan, groups.model.on_grid(plan.grid))
     bounds = plan.grid.bounds(plan.input_split, plan.input_units, network.comm.rank)
     window = Window.of(config.net.input, plan.input_units, bounds)
-    with world.together() if crew.layout.servers else nullcontext():
+    with world.raise_together() if groups.layout.servers else nullcontext():
         loaded = load_parts(
-            parts, config.data, window, work.outputs, config.net.loss, config.parallel.dtype, resident, crew.workers
+            parts, config.data, window, work.outputs, config.net.loss, config.parallel.dtype, resident, groups.workers
         )
     targets = loaded.targets
-    notes.extend(_streams(loaded, crew.workers))
-    shared = crew.layout.replicas > 1 and isinstance(options, SolverSection)
+    notes.extend(_streams(loaded, groups.workers))
+    shared = groups.layout.replicas > 1 and isinstance(options, NewtonSection)
     beside = {"test": loaded.test, "validation": loaded.validation}
-    with crew.workers.together() if not device.is_host else nullcontext():  # a card may be full
+    with groups.workers.raise_together() if not device.is_host else nullcontext():  # a card may be full
         train = loaded.train.on(device.like)
         others = {k: v.on(device.like) for k, v in beside.items() if v is not None}
     objective = (SharedObjective if shared else Objective)(
@@ -130,12 +130,24 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
         passes,
     )
     if isinstance(objective, SharedObjective):
-        objective.crew = crew
-    solver = registry.make(options, objective, crew, how)
+        objective.groups = groups
+    solver = registry.make(options, objective, groups, how)
     notes.extend(solver.describe())
     description = describe(config, network, window, loaded.scaling, targets, parts.train)
     return Job(
-        config, crew, crew.workers, device, plan, network, objective, solver, targets, others, description, how, notes
+        config,
+        groups,
+        groups.workers,
+        device,
+        plan,
+        network,
+        objective,
+        solver,
+        targets,
+        others,
+        description,
+        how,
+        notes,
     )
 
 
@@ -149,11 +161,11 @@ def workload(
     solver = config.solver
     rest = 0
     s = 1
-    if isinstance(solver, SolverSection):
+    if isinstance(solver, NewtonSection):
         s = -(-subsample_size(solver.subsample, samples) // replicas)
         rest = samples - -(-samples // replicas)
         samples -= rest
-    batch = solver.batch_size if isinstance(solver, SolverSection) else getattr(solver, "batch", solver.batch_size)
+    batch = solver.batch_size if isinstance(solver, NewtonSection) else getattr(solver, "batch", solver.batch_size)
     return grid_search.Workload(
         samples,
         s,
@@ -173,7 +185,7 @@ def _memory_per_rank(config: Config, comm: Comm, device: Device) -> float:
     """
     if config.parallel.memory != "auto":
         return float(config.parallel.memory)
-    return comm.extremes(SHARE * (_host_bytes(comm) if device.is_host else device.free_bytes()))[0]
+    return comm.minmax(SHARE * (_host_bytes(comm) if device.is_host else device.free_bytes()))[0]
 
 
 def _host_bytes(comm: Comm) -> float:
@@ -192,5 +204,5 @@ def _streams(loaded: Loaded, comm: Comm) -> list[str]:
     """A line for the log when samples are read from disk while training. Collective over the world."""
     parts = {"train": loaded.train, "test": loaded.test, "validation": loaded.validation}
     named = {k: isinstance(v.x, Streamed) for k, v in parts.items() if v is not None}
-    streamed = [k for k, v in named.items() if comm.extremes(float(v))[1] > 0]
+    streamed = [k for k, v in named.items() if comm.minmax(float(v))[1] > 0]
     return [f"data: {', '.join(streamed)} streamed from disk on at least one rank"] if streamed else []

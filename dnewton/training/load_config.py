@@ -23,7 +23,7 @@ def read(source: str, comm: Comm) -> tuple[str, str]:
     Raises UserError alike on all ranks. Collective over the world.
     """
     text = folder = ""
-    with comm.together():
+    with comm.raise_together():
         if comm.rank == 0:
             _check_file(source)
             text, folder = read_net(source)
@@ -48,8 +48,7 @@ def _check_file(source: str) -> None:
 def configure(text: str, folder: str, source: str, overrides: Sequence[str]) -> tuple[Config, list[str]]:
     """The checked configuration with paths of the data made absolute, and notes for the log. Raises UserError."""
     loaded = parse.load(text, source, list(overrides))
-    unused = parse.left_out(text, source, list(overrides))
-    notes = [f"solver: {loaded.solver.name} does not use newton's {', '.join(unused)}"] if unused else []
+    notes = parse.notes_on(text, source, list(overrides))
     named = {k: v for k in PARTS if (v := getattr(loaded.data, k)) is not None}
     found = {k: find_part(v, folder) for k, v in named.items()}
     return loaded.model_copy(update={"data": loaded.data.model_copy(update=found)}), notes

@@ -15,7 +15,7 @@ from dnewton.data.sampling import run
 from dnewton.errors import UserError, one_line
 from dnewton.grid import cut
 from dnewton.hardware import node
-from dnewton.solvers.interface import Start, Step
+from dnewton.solvers.interface import IterationReport, StartPoint
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import RunDirectory
 from dnewton.training.checkpoint_writer import Saver, State, reported
@@ -27,7 +27,7 @@ PHASES = (
     "gradient",
     "jacobian",
     "cg",
-    "early_stop",
+    "early_termination",
     "combine",
     "factors",
     "precondition",
@@ -75,22 +75,22 @@ class Trainer:
         self.records: list[Record] = []
         self._samples_seen = resumed.samples_seen if resumed else 0.0
         self._trained_before = resumed.train_seconds if resumed else 0.0
-        self._unreported: Step | None = None
+        self._unreported: IterationReport | None = None
         self._before: State | None = None  # the step that is being taken; None where it may be left in the middle
         self._saved_at = time.monotonic()
         self._saver: Saver
         self.begun = False  # whether anything has been done
         self.saved = resumed is not None  # whether what was done last is in a checkpoint
 
-    def run(self, start: Start) -> Stopped | None:
+    def run(self, start: StartPoint) -> Stopped | None:
         """Train from `start` (iteration 0, or a checkpoint's) to the end, or until all ranks stop together: then what
         stopped them is returned, and the state is in a checkpoint.
 
         Raises UserError when f is not finite. Collective over the workers.
         """
-        vigil, resumed = self._job.comm.vigil, self._resumed
+        stops, resumed = self._job.comm.stops, self._resumed
         self._saver = Saver(self._job, self._out, start, resumed, self._tell)
-        vigil.armed = True
+        stops.armed = True
         try:
             first = self._job.solver.begin(start)
             self._unreported = first if resumed is None else reported(resumed, self._job.comm.rank)
@@ -110,7 +110,7 @@ class Trainer:
                 self._save()
                 if stop.reason != CHECKPOINT:
                     return stop
-                vigil.again()
+                stops.resume()
         if self._job.config.output.checkpoint_every:
             self._save()
         self._saver.write_model(self._out.model, self._job.solver.theta, {})
@@ -133,7 +133,7 @@ class Trainer:
         self._before = self._state() if solver.position is None else None
         self._ask_by_the_clock()
         step = solver.step()
-        self._job.comm.vigil.due(None)
+        self._job.comm.stops.due(None)
         self._before = None
         self._unreported = step
         if not math.isfinite(step.loss):
@@ -155,13 +155,13 @@ class Trainer:
             return False
         with self._job.comm.phase("output"):
             waited = time.monotonic() - self._saved_at
-            return bool(self._job.comm.from_root([waited >= 60 * output.checkpoint_minutes])[0])
+            return bool(self._job.comm.bcast_scalars([waited >= 60 * output.checkpoint_minutes])[0])
 
     def _ask_by_the_clock(self) -> None:
         """Where a step can be left in the middle, ask for a stop when a checkpoint is due by rank 0's clock."""
         minutes = self._job.config.output.checkpoint_minutes
         if minutes is not None and self._before is None:
-            self._job.comm.vigil.due(self._saved_at + 60 * minutes)
+            self._job.comm.stops.due(self._saved_at + 60 * minutes)
 
     @property
     def iteration(self) -> int:
@@ -184,7 +184,7 @@ class Trainer:
             return True
         if self._budget is None:
             return False
-        return bool(self._job.comm.from_root([self._trained() >= self._budget])[0])
+        return bool(self._job.comm.bcast_scalars([self._trained() >= self._budget])[0])
 
     def _trained(self) -> float:
         """Seconds of the run without evaluations for the record, messages for the report, and files."""
@@ -193,7 +193,7 @@ class Trainer:
 
     # --- one line of metrics ----------------------------------------------------------------------------------------
 
-    def _report(self, step: Step) -> None:
+    def _report(self, step: IterationReport) -> None:
         job, comm = self._job, self._job.comm
         name = job.targets.metric_name
         record: Record = {
@@ -201,7 +201,7 @@ class Trainer:
             "loss": step.loss,
             "grad_norm": step.grad_norm,
             "lambda": step.damping,
-            "step": step.step,
+            "step": step.alpha,
             "ratio": step.ratio,
         }
         with comm.phase("evaluate"):
@@ -210,7 +210,7 @@ class Trainer:
                 scores[f"{part}_{name}"] = job.targets.metric_value(self._metric_over(samples), samples.count)
         with comm.phase("report"):
             if (validation := scores.get(f"validation_{name}")) is not None:
-                (validation,) = comm.from_root([validation])
+                (validation,) = comm.bcast_scalars([validation])
                 score = -validation if name == "accuracy" else validation
             else:
                 score = step.loss
@@ -223,15 +223,15 @@ class Trainer:
 
     def _metric_over(self, samples: Samples) -> float:
         """The metric's sum over a data set, each replica taking its share. Collective over the workers."""
-        job, replicas = self._job, self._job.crew.layout.replicas
-        lo, hi = cut(samples.count, replicas, job.crew.replica)
+        job, replicas = self._job, self._job.groups.layout.replicas
+        lo, hi = cut(samples.count, replicas, job.groups.replica)
         total = job.objective.accumulate(job.solver.theta, run(lo, hi), None, samples)[1]
         if replicas == 1:
             return total
-        job.comm.vigil.seam()
+        job.comm.stops.sync_point()
         return job.comm.sum_scalars([total if job.network.comm.rank == 0 else 0.0])[0]
 
-    def _gathered(self, step: Step, scores: Record) -> Record:
+    def _gathered(self, step: IterationReport, scores: Record) -> Record:
         """What all ranks contribute to, in one message: CG counts, traffic per phase, peak memory."""
         comm = self._job.comm
         now = {n: comm.ledger[n].values() for n in PHASES}

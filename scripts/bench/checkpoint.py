@@ -101,7 +101,7 @@ def main() -> None:
         sums: dict[str, int] = {}
         for name in vectors:
             tensors.load(whole, network, "float32", name, sums)
-        found = comm.sum(np.array([sums.get(name, 0) for name in sorted(known)], dtype=np.uint64))
+        found = comm.allreduce(np.array([sums.get(name, 0) for name in sorted(known)], dtype=np.uint64))
         assert [int(n) for n in found] == [known[name] for name in sorted(known)]
 
     sides: dict[str, Callable[[], None]] = {
@@ -117,7 +117,7 @@ def main() -> None:
             comm.barrier()
             began = time.perf_counter()
             side()
-            times[name].append(comm.extremes(time.perf_counter() - began)[1])
+            times[name].append(comm.minmax(time.perf_counter() - began)[1])
             comm.barrier()
             if comm.rank == 0 and name not in ("rows",):
                 for path in folder.iterdir():

@@ -54,11 +54,11 @@ def directions(name: str, comm: Comm, damping: float) -> list[dict[str, Any]]:
     for dtype, half in (("float64", None), ("float32", None), ("float32", "float16"), ("float32", "bfloat16")):
         model, g, held = model_of(ours, dtype, half)
 
-        def product(v: Any, unit: jacobian.Unit, model: GaussNewton = model) -> Any:
+        def product(v: Any, unit: jacobian.LocalSystem, model: GaussNewton = model) -> Any:
             return model.block_product(v, unit, damping)
 
         system = cg.PlainCG(product, g, ours.unit, TOLERANCE)
-        found = cg.solve([system], g, 1000, early_termination.NeverStop())
+        found = cg.solve([system], g, 1000, early_termination.NeverTerminate())
         d = found.d.astype(np.float64)
         curved = float(d @ reference.block_product(d, ours.unit, damping))
         decrease = float(g64 @ d) ** 2 / (2 * curved)  # of the best multiple

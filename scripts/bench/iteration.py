@@ -35,7 +35,7 @@ from dnewton.hardware import calibration, node
 from dnewton.hardware.device import Device
 from dnewton.model import init_weights
 from dnewton.planning import costs, traffic_forecast
-from dnewton.solvers.interface import Step
+from dnewton.solvers.interface import IterationReport
 from dnewton.solvers.newton.newton import Newton, State
 from dnewton.training.job import Job, assemble
 
@@ -65,7 +65,7 @@ NETS: dict[str, tuple[list[int], list[Any], int]] = {  # as in sides.py, which n
 }
 
 
-def operations(job: Job, step: Step) -> float:
+def operations(job: Job, step: IterationReport) -> float:
     """Operations of this rank's matrix products in an iteration (of the largest rank's blocks)."""
     solver, how = job.config.solver, job.strategy
     count, k = job.objective.data.count, job.plan.outputs
@@ -77,8 +77,8 @@ def operations(job: Job, step: Step) -> float:
             total += s * k * one
         if how.held.get(b.name) == "dense":
             total += s * k * one + 4.0 * s * k * b.size * step.cg
-        elif how.stages and how.stages[0][-1][0] == "gram" and not b.conv and s < 2 * b.i:
-            plain = min(step.cg, how.stages[0][-1][1])
+        elif how.solver_stages and how.solver_stages[0][-1][0] == "gram" and not b.conv and s < 2 * b.i:
+            plain = min(step.cg, how.solver_stages[0][-1][1])
             total += 2 * s * one * (plain + 1)
             total += 2.0 * s * s * (b.i + b.o * (step.cg - plain)) if step.cg > plain else 0.0
         else:
@@ -147,7 +147,7 @@ def worker(comm: Comm, name: str, iterations: int, kind: str = "cpu", samples: i
             trials=step.trials,
             columns=2 if moved else 1,
         )
-        moved |= bool(step.step)
+        moved |= bool(step.alpha)
         stated = traffic_forecast.iteration_bytes(job.plan, did)
         rows.append(
             {
@@ -155,13 +155,13 @@ def worker(comm: Comm, name: str, iterations: int, kind: str = "cpu", samples: i
                 "phases": {p: after[p][3] - before[p][3] for p in PHASES},
                 "cg": step.cg,
                 "trials": step.trials,
-                "accepted": bool(step.step),
+                "accepted": bool(step.alpha),
                 "bytes": counted,
                 "forecast": {p: stated[p] for p in PHASES},
                 "operations": operations(job, step),
             }
         )
-    peak = comm.extremes(float(node.peak_rss_bytes() if device.is_host else device.peak_bytes()))[1]
+    peak = comm.minmax(float(node.peak_rss_bytes() if device.is_host else device.peak_bytes()))[1]
     solver.close()
     return {
         "net": name,

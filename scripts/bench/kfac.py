@@ -102,7 +102,7 @@ def measure(net: str, batch: int, rounds: int, comm: Comm, device: str) -> list[
             start = time.perf_counter()
             solver.update(shares[variant][k % (len(shares[variant]) - 1)], 0.01, k)
             job.device.synchronize()
-            spent = comm.extremes(time.perf_counter() - start)[1]
+            spent = comm.minmax(time.perf_counter() - start)[1]
             if k:
                 times[variant].append(spent)
             moved = comm.sum_scalars([ledger[n].bytes - before[n] for n in before])

@@ -11,7 +11,7 @@ import torch
 from sides import Ours, Theirs, inner, torch_cg
 
 from dnewton.arrays import namespace
-from dnewton.config.newton import SolverSection
+from dnewton.config.newton import NewtonSection
 from dnewton.data.samples import Samples
 from dnewton.data.sampling import Cycle, in_batches, run, subsample_size
 from dnewton.data.targets import Targets
@@ -24,7 +24,7 @@ from dnewton.solvers.newton.newton import MAX_TRIALS, SUBSAMPLE, Newton, State
 from dnewton.training.job import DEVICE_SLACK, SHARE
 
 
-def planned(ours: Ours, options: SolverSection, rates: Rates) -> curvature_plan.Strategy:
+def planned(ours: Ours, options: NewtonSection, rates: Rates) -> curvature_plan.CurvaturePlan:
     """What a run on these samples would decide; on a GPU in half of the memory, as PyTorch is on it, too."""
     count, device = int(ours.y.shape[0]), ours.device
     size = subsample_size(options.subsample, count)
@@ -35,18 +35,25 @@ def planned(ours: Ours, options: SolverSection, rates: Rates) -> curvature_plan.
     return curvature_plan.decide(ours.network.plan, work, options, memory=memory, process=DEVICE_SLACK, rates=rates)
 
 
-def our_newton(ours: Ours, options: SolverSection, how: curvature_plan.Strategy) -> Newton:
+def our_newton(ours: Ours, options: NewtonSection, how: curvature_plan.CurvaturePlan) -> Newton:
     """The solver on these samples, ready to start."""
     k = ours.outputs
     classes = None if ours.config.net.loss == "squared" else np.arange(k)
     metric = Targets(k, classes, np.zeros(k), np.ones(k)).metric_sum()
     objective = Objective(
-        ours.network, ours.comm, Samples(ours.x, ours.y), ours.loss, metric, ours.regulariser, how.batch, how.passes
+        ours.network,
+        ours.comm,
+        Samples(ours.x, ours.y),
+        ours.loss,
+        metric,
+        ours.regulariser,
+        how.batch,
+        how.activation_cache_bytes,
     )
     return Newton(objective, options, ours.comm, how)
 
 
-def first_state(ours: Ours, options: SolverSection) -> State:
+def first_state(ours: Ours, options: NewtonSection) -> State:
     """θ as it was drawn, and the first λ."""
     return State(namespace.copy(ours.theta), options.lambda_)
 
@@ -66,7 +73,7 @@ class TheirNewton:
     of the same subsample from zero to the same residual; the same backtracking.
     """
 
-    def __init__(self, theirs: Theirs, options: SolverSection, batch: int, kept: bool) -> None:
+    def __init__(self, theirs: Theirs, options: NewtonSection, batch: int, kept: bool) -> None:
         """`theirs` has all samples; `kept`: one linearisation serves all products of an iteration."""
         self.theirs, self.options, self.batch, self.kept = theirs, options, batch, kept
         size = subsample_size(options.subsample, theirs.samples)

@@ -28,19 +28,19 @@ def main() -> None:
     data, work = np.zeros(args.numbers, dtype=np.float32), np.ones((120, 120), dtype=np.float32)
     times: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(args.repeats):
-        for polite in (True, False):
-            comm.polite = True
+        for yield_when_idle in (True, False):
+            comm.yield_when_idle = True
             comm.barrier()
-            comm.polite = polite
+            comm.yield_when_idle = yield_when_idle
             begin = time.perf_counter()
             for _ in range(8):
                 work @ work
-            comm.sum(data)
-            times[polite].append(time.perf_counter() - begin)
+            comm.allreduce(data)
+            times[yield_when_idle].append(time.perf_counter() - begin)
     if comm.rank == 0:
         print(f"{comm.size} ranks, {data.nbytes} bytes per rank")
-        for name, polite in (("spinning", False), ("polite", True)):
-            here = [1e3 * t for t in times[polite]]
+        for name, yield_when_idle in (("spinning", False), ("polite", True)):
+            here = [1e3 * t for t in times[yield_when_idle]]
             print(f"{name:<9} waits: median {statistics.median(here):9.2f} ms, worst {max(here):9.2f} ms")
 
 

@@ -42,14 +42,14 @@ def ours(path: str) -> None:
     from dnewton.comm.communicator import Comm
     from dnewton.data.readers import Opening, open_part
     from dnewton.data.samples import Window, load
-    from dnewton.grid import Units, cut
+    from dnewton.grid import SplitAxis, cut
 
     comm = Comm.world()
     comm.barrier()
     start = time.perf_counter()
     source = open_part(path, Opening("IN", FEATURES, comm))
     bounds = cut(FEATURES, comm.size, comm.rank)
-    load(source, Window.of((FEATURES,), Units(FEATURES), bounds), "none", "float32", comm)
+    load(source, Window.of((FEATURES,), SplitAxis(FEATURES), bounds), "none", "float32", comm)
     comm.barrier()
     if comm.rank == 0:
         print(json.dumps(time.perf_counter() - start))

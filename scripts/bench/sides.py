@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from dnewton.arrays.namespace import to_host, zeros
 from dnewton.comm.communicator import Comm
-from dnewton.config.newton import SolverSection
+from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
@@ -111,28 +111,28 @@ class Ours:
         else:
             y = np.eye(self.outputs, dtype=np.float32)[rng.integers(0, self.outputs, samples)]
         self.y = device.put(y)
-        self.unit = jacobian.units(self.network.blocks, per_layer=False)[0]
+        self.unit = jacobian.local_systems(self.network.blocks, per_layer=False)[0]
         self.regulariser = 1.0 / samples
 
     def forward(self) -> Any:
         return self.network.forward(self.theta, self.x)
 
-    def strategy(self, rates: Rates, options: SolverSection | None = None) -> curvature_plan.Strategy:
+    def strategy(self, rates: Rates, options: NewtonSection | None = None) -> curvature_plan.CurvaturePlan:
         """What a run with these options would decide."""
         samples = int(self.y.shape[0])
         work = grid_search.Workload(10 * samples, samples, self.outputs)
-        return curvature_plan.decide(self.network.plan, work, options or SolverSection(), rates=rates)
+        return curvature_plan.decide(self.network.plan, work, options or NewtonSection(), rates=rates)
 
-    def model(self, tape: Any, how: curvature_plan.Strategy) -> GaussNewton:
+    def model(self, tape: Any, how: curvature_plan.CurvaturePlan) -> GaussNewton:
         jac = jacobian.build(self.network, self.theta, [tape], how.held, how.chunk)
         return GaussNewton(jac, self.loss, tape.z, self.regulariser)
 
     def direction(
-        self, tape: Any, how: curvature_plan.Strategy, g: Any, damping: float, tolerance: float
+        self, tape: Any, how: curvature_plan.CurvaturePlan, g: Any, damping: float, tolerance: float
     ) -> cg.Solution:
         """The Jacobian, and the solve to the tolerance."""
-        system = local_solver.make(how.stages[0], self.model(tape, how), g, self.unit, damping, tolerance)
-        return cg.solve([system], g, 250, early_termination.NeverStop())
+        system = local_solver.make(how.solver_stages[0], self.model(tape, how), g, self.unit, damping, tolerance)
+        return cg.solve([system], g, 250, early_termination.NeverTerminate())
 
     def gradient(self, tape: Any) -> Any:
         out = zeros(self.network.size, self.theta)

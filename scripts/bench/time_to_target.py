@@ -148,7 +148,14 @@ class Task:
         rates = calibration.measure(self.dtype, self.device)
         how = curvature_plan.decide(self.network.plan, work, solver_options, rates=rates)
         objective = Objective(
-            self.network, self.comm, Samples(x, y), LOSSES[self.loss], self.score, c, how.batch, how.passes
+            self.network,
+            self.comm,
+            Samples(x, y),
+            LOSSES[self.loss],
+            self.score,
+            c,
+            how.batch,
+            how.activation_cache_bytes,
         )
         solver = Newton(objective, solver_options, self.comm, how)
         wait(self.device)

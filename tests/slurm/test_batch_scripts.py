@@ -22,7 +22,7 @@ TWO_BY_TWO = ("-N2", "--ntasks-per-node=2")
 TWO = ("-N2", "--ntasks-per-node=1")  # no more ranks than cores where many iterations are waited for
 SRUN = "srun --mpi=pmix" if OPEN_MPI else "srun --mpi=pmi2"
 UNUSED = shutil.ignore_patterns("matplotlib*", "mypy*", "sklearn", "hypothesis", "pip", "fontTools", "PIL", "tests")
-LONG = ("--set", "solver.max_iterations=40", "--set", "solver.early_stop.mode=off")
+LONG = ("--set", "solver.max_iterations=40", "--set", "solver.early_termination.mode=off")
 
 
 @pytest.fixture

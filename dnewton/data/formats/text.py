@@ -83,7 +83,7 @@ def parse_file(path: str, parse: Parse, comm: Comm, skip: int = 0) -> Parsed:
     """
     packed = compression(path) is not None
     parsed = Parsed()
-    with comm.together():
+    with comm.raise_together():
         if packed:
             parsed.owner = lambda b: b % comm.size
             blocks = 0
@@ -188,10 +188,10 @@ def source(
 def gathered_targets(path: str, parsed: Parsed, comm: Comm) -> Any:
     """The targets of all rows, in the file's order: whole numbers as integers. Collective over the world."""
     mine = [y for b in sorted(parsed.mine) if len(y := parsed.mine[b].y)]
-    letters = int(comm.extremes(max([0.0, *(y.dtype.itemsize / 4 for y in mine if y.dtype.kind == "U")]))[1])
+    letters = int(comm.minmax(max([0.0, *(y.dtype.itemsize / 4 for y in mine if y.dtype.kind == "U")]))[1])
     widths = [float(y.shape[1]) for y in mine if y.ndim == 2]
-    least = comm.extremes(min([math.inf, *widths]))[0]
-    most = comm.extremes(max([0.0, *widths]))[1]
+    least = comm.minmax(min([math.inf, *widths]))[0]
+    most = comm.minmax(max([0.0, *widths]))[1]
     some = letters > 0
     if least != most and not some:
         raise UserError(f"{path}: some lines have {int(least)} target(s), others {int(most)}")
@@ -220,16 +220,16 @@ def _redistribute(parsed: Parsed, lo: int, hi: int, base: int, comm: Comm) -> li
     blocks = len(parsed.starts) - 1
     out: dict[int, Any] = {}
     mine = sorted(parsed.mine)
-    turns = int(comm.extremes(float(len(mine)))[1])
+    turns = int(comm.minmax(float(len(mine)))[1])
     of_rank = [[b for b in range(blocks) if parsed.owner(b) == r] for r in range(comm.size)]
-    dense = comm.extremes(float(any(parsed.mine[b].columns is None for b in mine)))[1] > 0
+    dense = comm.minmax(float(any(parsed.mine[b].columns is None for b in mine)))[1] > 0
     for turn in range(turns):
         rows = parsed.mine[mine[turn]] if turn < len(mine) else None
         if comm.size == 1:
             assert rows is not None
             out[mine[turn]] = rows.values[:, lo:hi] if dense else _csr(rows, base, lo, hi)
             continue
-        taken = comm.exchange(_cut(rows, bounds, base, dense))
+        taken = comm.alltoall(_cut(rows, bounds, base, dense))
         for r, message in enumerate(taken):
             if turn >= len(of_rank[r]):
                 continue

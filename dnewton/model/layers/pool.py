@@ -40,7 +40,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Winners:
+class MaxIndices:
     """The places of the maxima of a batch: what is pooled goes to them and comes from them, without the zeros between.
 
     Only for pooling without padding.

@@ -13,7 +13,7 @@ import numpy as np
 from dnewton.arrays.namespace import Array, dtype_name, namespace, to_device, to_host
 from dnewton.comm.communicator import Comm
 from dnewton.config.baselines import DownpourSection, ElasticSection, ServedSection
-from dnewton.planning.replicas import Crew
+from dnewton.planning.replicas import ProcessGroups
 from dnewton.solvers.baselines.epoch_loop import taken
 from dnewton.solvers.baselines.local_sgd import LocalSteps
 from dnewton.solvers.baselines.parameter_server import (
@@ -32,7 +32,7 @@ from dnewton.solvers.baselines.parameter_server import (
     slice_of,
 )
 from dnewton.solvers.baselines.workers import Share, Workers
-from dnewton.solvers.interface import Saved, Start
+from dnewton.solvers.interface import SolverState, StartPoint
 
 
 def _room(like: Array) -> np.ndarray:
@@ -42,11 +42,11 @@ def _room(like: Array) -> np.ndarray:
 class Link:
     """A worker's connection with all servers, which are processes without a GPU: messages are host arrays."""
 
-    def __init__(self, crew: Crew, length: int) -> None:
+    def __init__(self, groups: ProcessGroups, length: int) -> None:
         """`length` numbers are in this rank's θ."""
-        self._comm: Comm = crew.world
-        first = crew.layout.replicas * crew.layout.model_ranks
-        servers = crew.layout.servers
+        self._comm: Comm = groups.world
+        first = groups.layout.replicas * groups.layout.model_ranks
+        servers = groups.layout.servers
         self._parts = [(first + s, slice_of(length, servers, s)) for s in range(servers)]
         self._under_way: list[list[Any]] = []  # pushes: their requests and buffers
 
@@ -136,16 +136,16 @@ class Link:
 class Served(LocalSteps):
     """What all methods with servers share: the first centre, the end of a pass, the figures."""
 
-    def __init__(self, workers: Workers, options: ServedSection, crew: Crew, momentum: float = 0.0) -> None:
+    def __init__(self, workers: Workers, options: ServedSection, groups: ProcessGroups, momentum: float = 0.0) -> None:
         super().__init__(workers, options, momentum)
         self._served = options
-        self._link = Link(crew, workers.objective.network.size)
+        self._link = Link(groups, workers.objective.network.size)
         self._passed = [0.0, 0.0]
 
-    def prepare(self, start: Start) -> None:
+    def prepare(self, start: StartPoint) -> None:
         """Replica 0 gives the servers the starting point. Collective over the workers."""
         super().prepare(start)
-        saved = start.saved or Saved()
+        saved = start.saved or SolverState()
         centre = saved.vectors.get("servers_centre", self.centre)
         fresh = self.centre if averaged(self._served) else namespace(self.x).zeros_like(self.x)
         second = saved.vectors.get("servers_second", fresh)
@@ -179,7 +179,7 @@ class Served(LocalSteps):
             "servers": {"calls": int(calls), "bytes": int(moved), "peak_rss_bytes": int(found[:, 5].max())},
         }
 
-    def saved(self) -> Saved:
+    def saved(self) -> SolverState:
         """The workers' points, and what the servers hold."""
         saved = super().saved()
         with self.workers.all.phase("output"):
@@ -187,7 +187,7 @@ class Served(LocalSteps):
             self.workers.all.barrier()
             centre, second, version = self._link.state(self.x)
         vectors = {"servers_centre": centre, "servers_second": second}
-        return Saved(vectors, saved.own, {**saved.values, "updates": str(version)})
+        return SolverState(vectors, saved.own, {**saved.values, "updates": str(version)})
 
     def close(self, error: str = "") -> None:
         """Let the servers go. Collective over the workers."""
@@ -199,8 +199,8 @@ class AsyncElastic(Served):
     """Asynchronous EASGD and EAMSGD (Zhang et al. 2015, algorithms 1 and 2), in the order of the authors' code:
     if τ | t pull x̃ and push e = α (x - x̃); take the step while e travels; then x -= e."""
 
-    def __init__(self, workers: Workers, options: ElasticSection, crew: Crew) -> None:
-        super().__init__(workers, options, crew, options.momentum if options.name == "eamsgd" else 0.0)
+    def __init__(self, workers: Workers, options: ElasticSection, groups: ProcessGroups) -> None:
+        super().__init__(workers, options, groups, options.momentum if options.name == "eamsgd" else 0.0)
         self.tau = options.tau
         self.alpha = options.beta / workers.count
 
@@ -226,11 +226,11 @@ class Downpour(Served):
     mdownpour (τ = 1): the gradient is taken at the pulled x̃ + δ v, and the servers hold the momentum.
     """
 
-    def __init__(self, workers: Workers, options: DownpourSection, crew: Crew) -> None:
-        super().__init__(workers, options, crew)
+    def __init__(self, workers: Workers, options: DownpourSection, groups: ProcessGroups) -> None:
+        super().__init__(workers, options, groups)
         self.tau = options.tau
 
-    def prepare(self, start: Start) -> None:
+    def prepare(self, start: StartPoint) -> None:
         """Nothing has added up, or what had."""
         super().prepare(start)
         self._sum = taken(start, "sum")
@@ -254,16 +254,16 @@ class Downpour(Served):
         self._sum = namespace(self.x).zeros_like(self.x)
         self._moved = False
 
-    def saved(self) -> Saved:
+    def saved(self) -> SolverState:
         """Also what has added up."""
         saved = super().saved()
-        return Saved(saved.vectors, {**saved.own, "sum": self._sum}, saved.values)
+        return SolverState(saved.vectors, {**saved.own, "sum": self._sum}, saved.values)
 
 
 class DelayCompensated(Served):
     """DC-ASGD (Zheng et al. 2017): push g, pull the corrected model; the correction is the servers'."""
 
-    def prepare(self, start: Start) -> None:
+    def prepare(self, start: StartPoint) -> None:
         """The servers must know what each worker was given."""
         super().prepare(start)
         with self.workers.all.phase("exchange"):

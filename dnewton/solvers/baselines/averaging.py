@@ -7,7 +7,7 @@ from dnewton.config.baselines import AveragingSection
 from dnewton.solvers.baselines.epoch_loop import taken
 from dnewton.solvers.baselines.local_sgd import LocalSteps
 from dnewton.solvers.baselines.workers import Share, Workers
-from dnewton.solvers.interface import Saved, Start
+from dnewton.solvers.interface import SolverState, StartPoint
 
 
 class Averaging(LocalSteps):
@@ -21,7 +21,7 @@ class Averaging(LocalSteps):
         super().__init__(workers, options, options.momentum)
         self._own: AveragingSection = options
 
-    def prepare(self, start: Start) -> None:
+    def prepare(self, start: StartPoint) -> None:
         """All workers begin at the common point."""
         super().prepare(start)
         self._block = taken(start, "block")
@@ -55,8 +55,8 @@ class Averaging(LocalSteps):
             self.centre = mean
             self.x = copy(mean)
 
-    def saved(self) -> Saved:
+    def saved(self) -> SolverState:
         """The workers' points and momenta, and the block momentum."""
         saved = super().saved()
         vectors = {"block": self._block} if self._own.block_momentum else {}
-        return Saved(vectors, saved.own, saved.values)
+        return SolverState(vectors, saved.own, saved.values)

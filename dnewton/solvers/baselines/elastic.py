@@ -28,7 +28,7 @@ class Elastic(LocalSteps):
         self.sgd_step(share, rate)
         self.x = self.x - pull
         with self.workers.all.phase("exchange"):
-            self.centre = self.centre + self.workers.peers.sum(pull)
+            self.centre = self.centre + self.workers.peers.allreduce(pull)
 
     def describe(self) -> list[str]:
         """The α that follows from β."""

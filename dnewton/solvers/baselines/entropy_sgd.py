@@ -11,7 +11,7 @@ from dnewton.config.baselines import EntropySection
 from dnewton.model.init_weights import drawn_rows
 from dnewton.solvers.baselines.epoch_loop import Epochs
 from dnewton.solvers.baselines.workers import Share, Workers
-from dnewton.solvers.interface import Saved, Start
+from dnewton.solvers.interface import SolverState, StartPoint
 
 NOISE = 6  # purpose of this random draw
 
@@ -35,7 +35,7 @@ class Entropy(Epochs):
         self._own: EntropySection = options
         self._coupled = options.name == "parle"
 
-    def prepare(self, start: Start) -> None:
+    def prepare(self, start: StartPoint) -> None:
         """All workers begin at the common point, or where they were."""
         xp, saved = namespace(start.theta), start.saved
         own = saved.own if saved is not None else {}
@@ -108,13 +108,13 @@ class Entropy(Epochs):
     def meet(self) -> None:
         """Replica 0's bits for all."""
         with self.workers.all.phase("exchange"):
-            self._centre = self.workers.peers.of_first(self._centre)
+            self._centre = self.workers.peers.bcast(self._centre)
 
     def figures(self) -> dict[str, Any]:
         """Outer steps done."""
         return {"outer_steps": self._outer}
 
-    def saved(self) -> Saved:
+    def saved(self) -> SolverState:
         """Both loops of every worker."""
         own = {"x": self._x, "velocity": self._v, "y": self._y, "z": self._z, "inner": self._inner}
-        return Saved(own=own, values={**self.saved_values(), "outer": str(self._outer)})
+        return SolverState(own=own, values={**self.saved_values(), "outer": str(self._outer)})

@@ -9,7 +9,7 @@ from typing import Any
 from dnewton.arrays.namespace import Array, namespace
 from dnewton.config.baselines import ScheduleSection, WorkersSection
 from dnewton.solvers.baselines.workers import Point, Share, Workers
-from dnewton.solvers.interface import Saved, Start, Step
+from dnewton.solvers.interface import IterationReport, SolverState, StartPoint
 
 
 def learning_rate(base: float, schedule: ScheduleSection, at: float, length: int) -> float:
@@ -46,16 +46,16 @@ class Epochs(ABC):
         """The point that is evaluated and saved, alike on all replicas."""
 
     @abstractmethod
-    def prepare(self, start: Start) -> None:
+    def prepare(self, start: StartPoint) -> None:
         """Take over the starting point, and what had been saved with it."""
 
     @abstractmethod
     def update(self, share: Share, rate: float, count: int) -> None:
         """Step number `count` of the run. Collective over the workers unless the method says otherwise."""
 
-    def saved(self) -> Saved:
+    def saved(self) -> SolverState:
         """What a checkpoint holds besides θ and the iteration."""
-        return Saved()
+        return SolverState()
 
     def meet(self) -> None:  # noqa: B027
         """What is done at the end of a pass, before the evaluation. Collective over the workers."""
@@ -88,11 +88,11 @@ class Epochs(ABC):
         """Batches done of the pass under way; one more when the workers have met, too, and f is evaluated."""
         return self._position
 
-    def begin(self, start: Start) -> Step:
+    def begin(self, start: StartPoint) -> IterationReport:
         """Evaluate the starting point. Raises UserError when f is not finite there. Collective over the workers."""
         self._iteration = start.iteration
         self._position = start.position
-        with self.workers.all.vigil.held():
+        with self.workers.all.stops.no_stop():
             self.prepare(start)
         if start.saved is not None and "norm" in start.saved.values:
             values = start.saved.values
@@ -100,7 +100,7 @@ class Epochs(ABC):
             self._norm = float(values["norm"])
             self._seen = float(values["seen"])
             self._rescale(int(values["stride"]))
-            return Step(math.nan, self._norm, math.nan, self.workers.samples)
+            return IterationReport(math.nan, self._norm, math.nan, self.workers.samples)
         at = self._evaluate()
         self.workers.check(at)
         self._first_norm = self._norm = at.norm
@@ -113,23 +113,23 @@ class Epochs(ABC):
             self._position = done // self.workers.stride
             self._seen = float(self._position * self.workers.stride)
 
-    def step(self) -> Step:
+    def step(self) -> IterationReport:
         """One pass over the training set, or what is left of one. Collective over the workers.
 
         May be left by Stopped before any batch, and called again.
         """
-        steps, vigil = self.workers.steps, self.workers.all.vigil
+        steps, stops = self.workers.steps, self.workers.all.stops
         for k, share in enumerate(self.workers.shares(self._iteration)):
             if k >= self._position:
-                vigil.point()
-                with vigil.held():
+                stops.safe_point()
+                with stops.no_stop():
                     self.update(share, self._rate(k / steps), self._iteration * steps + k)
                 self._seen += share.total
                 self._position = k + 1
-        vigil.due(None)  # an evaluation that takes longer than the clock allows would never end
+        stops.due(None)  # an evaluation that takes longer than the clock allows would never end
         if self._position == steps:
-            vigil.seam()
-            with vigil.held():
+            stops.sync_point()
+            with stops.no_stop():
                 self.meet()
             self._position = steps + 1
         at = self._evaluate()
@@ -137,7 +137,7 @@ class Epochs(ABC):
         self._iteration = self._iteration + 1
         self._position = 0
         self._norm = at.norm
-        with vigil.held():
+        with stops.no_stop():
             step = self._report(at, rate)
         self._seen = 0.0
         return step
@@ -150,9 +150,9 @@ class Epochs(ABC):
         with self.workers.all.phase("evaluate"):
             return self.workers.evaluate(self.theta)
 
-    def _report(self, at: Point, rate: float | None) -> Step:
+    def _report(self, at: Point, rate: float | None) -> IterationReport:
         extra = {"learning_rate": rate, **self.figures()}
-        return Step(at.value, at.norm, at.metric, self.workers.samples, seen=self._seen, extra=extra)
+        return IterationReport(at.value, at.norm, at.metric, self.workers.samples, seen=self._seen, extra=extra)
 
     def saved_values(self) -> dict[str, str]:
         """What every method saves."""
@@ -160,7 +160,7 @@ class Epochs(ABC):
         return {**{k: repr(v) for k, v in numbers.items()}, "stride": str(self.workers.stride)}
 
 
-def taken(start: Start, name: str) -> Array:
+def taken(start: StartPoint, name: str) -> Array:
     """A saved vector like θ, or zeros."""
     if start.saved is not None:
         for held in (start.saved.vectors, start.saved.own):

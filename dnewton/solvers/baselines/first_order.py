@@ -9,13 +9,13 @@ from dnewton.arrays.namespace import Array, copy, namespace
 from dnewton.config.baselines import AdamSection, SGDSection
 from dnewton.solvers.baselines.epoch_loop import Epochs, taken
 from dnewton.solvers.baselines.workers import Share, Workers
-from dnewton.solvers.interface import Saved, Start
+from dnewton.solvers.interface import SolverState, StartPoint
 
 
 class FirstOrder(Epochs):
     """θ and the mean gradient over all workers' samples: one sum of θ's size per step."""
 
-    def prepare(self, start: Start) -> None:
+    def prepare(self, start: StartPoint) -> None:
         """Take over θ."""
         self._theta = copy(start.theta)
 
@@ -27,7 +27,7 @@ class FirstOrder(Epochs):
     def meet(self) -> None:
         """Replica 0's bits for all: MPI does not promise that a sum gives the same bits everywhere."""
         with self.workers.all.phase("exchange"):
-            self._theta = self.workers.peers.of_first(self._theta)
+            self._theta = self.workers.peers.bcast(self._theta)
 
 
 class SGD(FirstOrder):
@@ -37,7 +37,7 @@ class SGD(FirstOrder):
         super().__init__(workers, options)
         self._own: SGDSection = options
 
-    def prepare(self, start: Start) -> None:
+    def prepare(self, start: StartPoint) -> None:
         """Take over θ and the momentum."""
         super().prepare(start)
         self._velocity = taken(start, "velocity")
@@ -54,9 +54,9 @@ class SGD(FirstOrder):
             g = g + options.momentum * self._velocity if options.nesterov else self._velocity
         self._theta -= rate * g
 
-    def saved(self) -> Saved:
+    def saved(self) -> SolverState:
         """The momentum."""
-        return Saved({"velocity": self._velocity}, values=self.saved_values())
+        return SolverState({"velocity": self._velocity}, values=self.saved_values())
 
 
 class Adam(FirstOrder):
@@ -66,7 +66,7 @@ class Adam(FirstOrder):
         super().__init__(workers, options)
         self._own: AdamSection = options
 
-    def prepare(self, start: Start) -> None:
+    def prepare(self, start: StartPoint) -> None:
         """Take over θ and the moments."""
         super().prepare(start)
         self._first = taken(start, "first")
@@ -89,7 +89,7 @@ class Adam(FirstOrder):
         root = xp.sqrt(self._second) / math.sqrt(1 - options.beta2**self._count) + options.epsilon
         self._theta -= rate / (1 - options.beta1**self._count) * self._first / root
 
-    def saved(self) -> Saved:
+    def saved(self) -> SolverState:
         """Both moments and the number of steps."""
         values: dict[str, Any] = {**self.saved_values(), "count": str(self._count)}
-        return Saved({"first": self._first, "second": self._second}, values=values)
+        return SolverState({"first": self._first, "second": self._second}, values=values)

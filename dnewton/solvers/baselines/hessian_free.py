@@ -18,7 +18,7 @@ from dnewton.data.sampling import Cycle, in_batches, subsample_size
 from dnewton.grid import cut
 from dnewton.solvers.baselines import krylov
 from dnewton.solvers.baselines.workers import Point, Workers
-from dnewton.solvers.interface import BACKWARD, FORWARD, Saved, Solver, Start, Step
+from dnewton.solvers.interface import BACKWARD, FORWARD, IterationReport, Solver, SolverState, StartPoint
 
 SUBSAMPLE = 1  # purpose of the random draw, as newton's
 BOOST, DROP = 1.5, 2 / 3  # of λ where the model was bad (ρ < ¼), good (ρ > ¾)
@@ -65,7 +65,7 @@ class HessianFree(Solver):
         """∇f = 0, or its norm is `tolerance` times the first one."""
         return self._at.norm <= self.options.tolerance * self._first_norm
 
-    def begin(self, start: Start) -> Step:
+    def begin(self, start: StartPoint) -> IterationReport:
         """Evaluate the starting point. Raises UserError when f is not finite there. Collective over the workers."""
         self._theta = start.theta
         self._iteration = start.iteration
@@ -78,9 +78,11 @@ class HessianFree(Solver):
             self._first_norm = float(values["first_norm"])
             self._previous = start.saved.vectors.get("solution")
         at = self._at
-        return Step(at.value, at.norm, at.metric, self.workers.samples, self._lambda, seen=float(self.workers.samples))
+        return IterationReport(
+            at.value, at.norm, at.metric, self.workers.samples, self._lambda, seen=float(self.workers.samples)
+        )
 
-    def step(self) -> Step:
+    def step(self) -> IterationReport:
         """One outer step. Collective over the workers."""
         options = self.options
         workers = self.workers
@@ -98,7 +100,7 @@ class HessianFree(Solver):
         if alpha and predicted < 0:
             ratio = (value - self._at.value) / predicted
         if alpha:
-            self._theta = workers.peers.of_first(self._theta + alpha * direction.d)
+            self._theta = workers.peers.bcast(self._theta + alpha * direction.d)
             self._evaluate()
         if ratio < 0.25:
             self._lambda *= BOOST
@@ -108,13 +110,13 @@ class HessianFree(Solver):
         per_product = 4 / 3 if options.method == "gn_cg" else 2.0  # backward with two right-hand sides
         seen = FORWARD * trials * total + (FORWARD + BACKWARD) * total * (alpha > 0) + FORWARD * size
         at = self._at
-        return Step(
+        return IterationReport(
             at.value,
             at.norm,
             at.metric,
             total,
             self._lambda,
-            step=alpha,
+            alpha=alpha,
             ratio=ratio,
             cg=found.iterations,
             active=True,
@@ -124,10 +126,10 @@ class HessianFree(Solver):
             extra={"negative_curvature": direction.negative},
         )
 
-    def saved(self) -> Saved:
+    def saved(self) -> SolverState:
         """λ and the last solution."""
         vectors = {} if self._previous is None else {"solution": self._previous}
-        return Saved(vectors, values={"lambda": repr(self._lambda), "first_norm": repr(self._first_norm)})
+        return SolverState(vectors, values={"lambda": repr(self._lambda), "first_norm": repr(self._first_norm)})
 
     def _evaluate(self) -> None:
         with self.workers.all.phase("gradient"):
@@ -161,8 +163,8 @@ class HessianFree(Solver):
 
         def product(v: Array) -> Array:
             mine = local(v)
-            workers.all.vigil.seam()
-            return workers.peers.sum(mine) + shift * v
+            workers.all.stops.sync_point()
+            return workers.peers.allreduce(mine) + shift * v
 
         return product, size
 

@@ -10,14 +10,14 @@ from typing import Any
 from dnewton.arrays.namespace import Array, namespace, nbytes, to_device, zeros
 from dnewton.comm.communicator import Comm
 from dnewton.config.baselines import KFACSection
-from dnewton.model.gathered_layers import Whole
-from dnewton.planning.replicas import Crew
+from dnewton.model.gathered_layers import GatheredLayers
+from dnewton.planning.replicas import ProcessGroups
 from dnewton.solvers.baselines import kfac_assignment
 from dnewton.solvers.baselines.epoch_loop import taken
 from dnewton.solvers.baselines.first_order import FirstOrder
 from dnewton.solvers.baselines.kfac_factors import Decomposition, decompose, local_pass
 from dnewton.solvers.baselines.workers import Share, Workers
-from dnewton.solvers.interface import Saved, Start
+from dnewton.solvers.interface import SolverState, StartPoint
 
 
 class KFAC(FirstOrder):
@@ -28,7 +28,7 @@ class KFAC(FirstOrder):
     weight is on the OLD average.
     """
 
-    def __init__(self, workers: Workers, options: KFACSection, crew: Crew) -> None:
+    def __init__(self, workers: Workers, options: KFACSection, groups: ProcessGroups) -> None:
         """Collective over the workers: makes the groups of KAISA's grid."""
         super().__init__(workers, options)
         self._own: KFACSection = options
@@ -42,11 +42,11 @@ class KFAC(FirstOrder):
             options.assignment,
             options.grad_worker_fraction,
         )
-        self._whole = Whole(network)
+        self._whole = GatheredLayers(network)
         row, column = self._place.place(workers.index)
-        assert crew.peers is not None
-        self._column: Comm = crew.peers.split(column)
-        self._row: Comm = crew.peers.split(row)
+        assert groups.peers is not None
+        self._column: Comm = groups.peers.split(column)
+        self._row: Comm = groups.peers.split(row)
         self._eigen = options.inverse == "eigen" or (options.inverse == "auto" and options.name != "mpd_kfac")
         at = range(len(self._sizes))
         here = [self._place.position[i] == network.comm.rank for i in at]
@@ -58,7 +58,7 @@ class KFAC(FirstOrder):
         self._preconditioned = [i for i in at if here[i] and self._place.column[i] == column]
         self._at_position = [i for i in at if here[i]]
 
-    def prepare(self, start: Start) -> None:
+    def prepare(self, start: StartPoint) -> None:
         """Take over θ, the momentum, and of factors and decompositions what this rank works with."""
         super().prepare(start)
         self._velocity = taken(start, "velocity")
@@ -68,7 +68,7 @@ class KFAC(FirstOrder):
         self._clip = 1.0
         if start.saved is not None:
             self._clip = float(start.saved.values.get("kl_clip", "1"))
-            with self.workers.all.together():
+            with self.workers.all.raise_together():
                 self._take_over(start.saved.whole)
 
     def _take_over(self, whole: Mapping[str, Array]) -> None:
@@ -115,7 +115,7 @@ class KFAC(FirstOrder):
                 asked = self._asked if renew else set()
                 sums = local_pass(workers.objective, self._theta, share.indices, gradient, asked, mine)
         with workers.all.phase("exchange"):
-            gradient = workers.peers.sum(gradient)
+            gradient = workers.peers.allreduce(gradient)
         if renew:
             with workers.all.phase("factors"):
                 self._take_in(sums, share)
@@ -148,7 +148,7 @@ class KFAC(FirstOrder):
         """Sums over the workers, in one message."""
         if not pairs:
             return pairs
-        flat = self.workers.peers.sum(_packed([m for pair in pairs for m in pair], self._theta))
+        flat = self.workers.peers.allreduce(_packed([m for pair in pairs for m in pair], self._theta))
         matrices = _unpacked(flat, [m.shape for pair in pairs for m in pair])
         return list(zip(matrices[::2], matrices[1::2], strict=True))
 
@@ -197,14 +197,14 @@ class KFAC(FirstOrder):
         """The last KL clip, and the bytes of factors and decompositions on the largest rank."""
         kept = [m for pair in self._factors.values() for m in pair]
         kept += [p for d in self._decomposed.values() for p in d.parts()]
-        largest = self.workers.all.extremes(float(nbytes(*kept)))[1]
+        largest = self.workers.all.minmax(float(nbytes(*kept)))[1]
         return {"kl_clip": self._clip, "curvature_bytes": int(largest)}
 
     @property
     def _parts(self) -> tuple[str, ...]:
         return ("left", "right", "left_values", "right_values") if self._eigen else ("left", "right")
 
-    def saved(self) -> Saved:
+    def saved(self) -> SolverState:
         """The momentum, the factors, and the decompositions where they are not made anew at every step; by owners."""
         shapes: dict[str, tuple[int, ...]] = {}
         whole: dict[str, Array] = {}
@@ -224,7 +224,7 @@ class KFAC(FirstOrder):
                     found |= dict(zip(self._parts, self._decomposed[i].parts(), strict=True))
                 whole |= {f"{size.name}.{part}": tensor for part, tensor in found.items()}
         values = {**self.saved_values(), "kl_clip": repr(self._clip)}
-        return Saved({"velocity": self._velocity}, values=values, shapes=shapes, whole=whole)
+        return SolverState({"velocity": self._velocity}, values=values, shapes=shapes, whole=whole)
 
 
 def _count(shape: tuple[int, ...]) -> int:

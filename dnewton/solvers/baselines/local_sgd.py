@@ -6,7 +6,7 @@ from dnewton.arrays.namespace import Array, copy, namespace
 from dnewton.config.baselines import WorkersSection
 from dnewton.solvers.baselines.epoch_loop import Epochs, taken
 from dnewton.solvers.baselines.workers import Share, Workers
-from dnewton.solvers.interface import Saved, Start
+from dnewton.solvers.interface import SolverState, StartPoint
 
 
 class LocalSteps(Epochs):
@@ -16,7 +16,7 @@ class LocalSteps(Epochs):
         super().__init__(workers, options)
         self.momentum = momentum
 
-    def prepare(self, start: Start) -> None:
+    def prepare(self, start: StartPoint) -> None:
         """All workers begin at the common point, or where they were."""
         resumed = start.saved is not None and "x" in start.saved.own
         self.x = start.saved.own["x"] if resumed and start.saved else copy(start.theta)
@@ -50,9 +50,9 @@ class LocalSteps(Epochs):
     def meet(self) -> None:
         """Replica 0's bits of the centre for all."""
         with self.workers.all.phase("exchange"):
-            self.centre = self.workers.peers.of_first(self.centre)
+            self.centre = self.workers.peers.bcast(self.centre)
 
-    def saved(self) -> Saved:
+    def saved(self) -> SolverState:
         """The workers' points and momenta."""
         own = {"x": self.x, "velocity": self.velocity} if self.momentum else {"x": self.x}
-        return Saved(own=own, values=self.saved_values())
+        return SolverState(own=own, values=self.saved_values())

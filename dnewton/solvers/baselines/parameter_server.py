@@ -19,7 +19,7 @@ from dnewton.grid import cut
 from dnewton.hardware import node
 from dnewton.model.network import blocks_of
 from dnewton.planning.net_plan import NetPlan
-from dnewton.planning.replicas import Crew
+from dnewton.planning.replicas import ProcessGroups
 
 INIT, PULL, PUSH, SKIP, FINAL, STATE, KNOWN, STATS, STOP = range(1, 10)  # requests
 MODEL, ACK = 11, 12  # answers
@@ -92,17 +92,17 @@ def take_in(shard: Shard, options: ServedSection, worker: int, push: Array) -> i
 class Server:
     """A server rank: :meth:`serve` until the workers say stop."""
 
-    def __init__(self, crew: Crew, plan: NetPlan, options: ServedSection, dtype: str) -> None:
-        self._comm = crew.world
-        self._layout = crew.layout
+    def __init__(self, groups: ProcessGroups, plan: NetPlan, options: ServedSection, dtype: str) -> None:
+        self._comm = groups.world
+        self._layout = groups.layout
         self._options = options
         self._dtype = dtype
-        self.workers = crew.layout.replicas * crew.layout.model_ranks
-        self.index = crew.world.rank - self.workers
-        self._sizes = [sum(b.size for b in blocks_of(plan, m)) for m in range(crew.layout.model_ranks)]
+        self.workers = groups.layout.replicas * groups.layout.model_ranks
+        self.index = groups.world.rank - self.workers
+        self._sizes = [sum(b.size for b in blocks_of(plan, m)) for m in range(groups.layout.model_ranks)]
         self.shards: dict[int, Shard] = {}
-        self._turn = [0] * crew.layout.model_ranks  # round_robin: the replica whose exchange is next
-        self._half = [False] * crew.layout.model_ranks  # it has made one of its two requests
+        self._turn = [0] * groups.layout.model_ranks  # round_robin: the replica whose exchange is next
+        self._half = [False] * groups.layout.model_ranks  # it has made one of its two requests
         self._stale: list[int] = []
         self.stopped = False  # the job has to go on later
 
@@ -111,11 +111,11 @@ class Server:
         idle = 0
         since = math.inf  # until the first request workers read their samples
         while True:
-            self._comm.vigil.attend(since)
+            self._comm.stops.serve(since)
             found = self._next()
             if found is None:
                 idle += 1
-                if self._comm.polite or idle > PATIENCE:
+                if self._comm.yield_when_idle or idle > PATIENCE:
                     time.sleep(IDLE)
                 continue
             (source, tag) = found

@@ -16,7 +16,7 @@ from dnewton.data.sampling import Indices
 from dnewton.grid import cut
 from dnewton.solvers.baselines.local_sgd import LocalSteps
 from dnewton.solvers.baselines.workers import Share, Workers
-from dnewton.solvers.interface import Start
+from dnewton.solvers.interface import StartPoint
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class RankM(LocalSteps):
         super().__init__(workers, options, options.momentum)
         self._own: RankMSection = options
 
-    def prepare(self, start: Start) -> None:
+    def prepare(self, start: StartPoint) -> None:
         """All workers begin at the common point."""
         super().prepare(start)
         saved = start.saved.values if start.saved is not None else {}
@@ -106,7 +106,7 @@ class RankM(LocalSteps):
         xp, n = namespace(g), g.shape[0]
         bounds = [cut(n, m, r) for r in range(m)]
         with workers.all.phase("exchange"):
-            got = workers.peers.exchange([xp.concat([self.x[lo:hi], g[lo:hi]]) for lo, hi in bounds])
+            got = workers.peers.alltoall([xp.concat([self.x[lo:hi], g[lo:hi]]) for lo, hi in bounds])
             rows = xp.stack([xp.astype(b, xp.float64) for b in got])
             half = rows.shape[1] // 2
             w, grads = rows[:, :half], rows[:, half:]
@@ -114,7 +114,7 @@ class RankM(LocalSteps):
             s = w - mean
             y = grads - slope  # (m, n/m): rows are the columns of S and Y
             small = xp.concat([xp.reshape(y @ y.T, (m * m,)), xp.reshape(s @ y.T, (m * m,)), y @ slope, s @ slope])
-            small = to_host(workers.all.of_first(workers.all.sum(small)))
+            small = to_host(workers.all.bcast(workers.all.allreduce(small)))
             yy = small[: m * m].reshape(m, m)
             sy = small[m * m : 2 * m * m].reshape(m, m)
             gamma, rank = coefficients(

@@ -16,7 +16,7 @@ from dnewton.data.sampling import Indices, ascending, permutation, run
 from dnewton.errors import UserError
 from dnewton.grid import cut
 from dnewton.model.objective import Objective
-from dnewton.planning.replicas import Crew
+from dnewton.planning.replicas import ProcessGroups
 
 ORDER, OVERLAP = 4, 5  # purposes of random draws
 
@@ -42,15 +42,15 @@ class Point:
 class Workers:
     """The D replicas, seen from a rank of one of them."""
 
-    def __init__(self, crew: Crew, objective: Objective, batch: int, seed: int) -> None:
+    def __init__(self, groups: ProcessGroups, objective: Objective, batch: int, seed: int) -> None:
         """`batch` samples per worker and step."""
-        assert crew.workers is not None
-        assert crew.peers is not None
-        self.all = crew.workers
-        self.peers = crew.peers
+        assert groups.workers is not None
+        assert groups.peers is not None
+        self.all = groups.workers
+        self.peers = groups.peers
         self.model = objective.comm
-        self.count = crew.layout.replicas
-        self.index = crew.peers.rank
+        self.count = groups.layout.replicas
+        self.index = groups.peers.rank
         self.objective = objective
         self.samples = objective.data.count
         self._batch = batch
@@ -94,14 +94,14 @@ class Workers:
         with self.all.phase("gradient"):
             self.objective.accumulate(theta, share.indices, gradient)
         with self.all.phase("exchange"):
-            gradient = self.peers.sum(gradient)
+            gradient = self.peers.allreduce(gradient)
         gradient /= share.total
         gradient += self.objective.regulariser * theta
         return gradient
 
     def mean(self, vector: Array) -> Array:
         """The mean of the workers' vectors. Collective over the workers."""
-        return self.peers.sum(copy(vector)) / self.count
+        return self.peers.allreduce(copy(vector)) / self.count
 
     def dots(self, *pairs: tuple[Array, Array]) -> list[float]:
         """Dot products of vectors that are alike on all replicas, the same bits on every rank. Collective."""
@@ -116,8 +116,8 @@ class Workers:
         mine, total = self._mine(indices)
         gradient = namespace(theta).zeros_like(theta)
         loss, metric = self.objective.accumulate(theta, mine, gradient)
-        self.all.vigil.seam()
-        gradient = self.peers.sum(gradient)
+        self.all.stops.sync_point()
+        gradient = self.peers.allreduce(gradient)
         gradient /= total
         gradient += self.objective.regulariser * theta
         value, metric, squares = self._totals(theta, loss, metric, gradient)
@@ -127,7 +127,7 @@ class Workers:
         """f alone. Collective over the workers."""
         mine, total = self._mine(indices)
         loss, _ = self.objective.accumulate(theta, mine, None)
-        self.all.vigil.seam()
+        self.all.stops.sync_point()
         value, _, _ = self._totals(theta, loss, 0.0, theta[:0])
         return value[0] / total + value[1]
 

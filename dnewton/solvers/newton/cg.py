@@ -12,10 +12,10 @@ from typing import Protocol
 
 from dnewton.arrays.namespace import Array, add_scaled, copy, dot, namespace
 from dnewton.comm.communicator import Comm
-from dnewton.curvature.jacobian import Unit
-from dnewton.solvers.newton.early_termination import Watch
+from dnewton.curvature.jacobian import LocalSystem
+from dnewton.solvers.newton.early_termination import TerminationRule
 
-Product = Callable[[Array, Unit], Array]
+Product = Callable[[Array, LocalSystem], Array]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Solution:
     cut: bool
 
 
-class System(Protocol):
+class LocalSolver(Protocol):
     """One diagonal system (G_uu + λI) d = -g on its way to a solution."""
 
     @property
@@ -54,7 +54,7 @@ class PlainCG:
         self,
         product: Product,
         g: Array,
-        unit: Unit,
+        unit: LocalSystem,
         tolerance: float,
         start: Array | None = None,
         preconditioner: Callable[[Array], Array] | None = None,
@@ -126,7 +126,7 @@ class PlainCG:
         d[self.unit.span] = self.d
 
 
-def solve(systems: Sequence[System], g: Array, max_cg: int, watch: Watch) -> Solution:
+def solve(systems: Sequence[LocalSolver], g: Array, max_cg: int, watch: TerminationRule) -> Solution:
     """Let the systems of a rank advance together, one iteration of each at a time, until all have met their rules.
 
     An empty block or g_p = 0 gives d_p = 0. Communicates nothing but what `watch` does.
@@ -140,7 +140,7 @@ def solve(systems: Sequence[System], g: Array, max_cg: int, watch: Watch) -> Sol
         for system in working:
             system.advance()
         working = [system for system in working if system.working]
-        if working and iterations < max_cg and watch.cut():
+        if working and iterations < max_cg and watch.should_terminate():
             cut = True
             break
     if not cut:
@@ -152,7 +152,7 @@ def solve(systems: Sequence[System], g: Array, max_cg: int, watch: Watch) -> Sol
 
 
 def solve_jointly(
-    systems: Sequence[PlainCG], idle: Callable[[Unit], None], g: Array, max_cg: int, fraction: float, comm: Comm
+    systems: Sequence[PlainCG], idle: Callable[[LocalSystem], None], g: Array, max_cg: int, fraction: float, comm: Comm
 ) -> Solution:
     """As :func:`solve` where every product is a collective: a rank that has finished takes part by `idle(unit)`.
 
@@ -168,7 +168,7 @@ def solve_jointly(
         if left == 0 or (done and finished >= fraction * active):
             cut = any(system.working for system in systems)
             break
-        comm.vigil.point()
+        comm.stops.safe_point()
         mine = any(system.working for system in systems)
         iterations += mine
         for system in systems:
@@ -186,7 +186,7 @@ def solve_jointly(
 def full_cg(
     product: Product,
     g: Array,
-    unit: Unit,
+    unit: LocalSystem,
     grad_norm: float,
     tolerance: float,
     max_cg: int,
@@ -211,7 +211,7 @@ def full_cg(
         (squared,) = comm.sum_scalars([dot(r, r)])
         iterations = 1
     while squared > bound and iterations < max_cg:
-        comm.vigil.point()
+        comm.stops.safe_point()
         iterations += 1
         gv = product(v, unit)
         (curvature,) = comm.sum_scalars([dot(v, gv)])

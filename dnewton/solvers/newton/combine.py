@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from dnewton.arrays.namespace import Array, dot, host, least_squares, namespace, to_host, zeros
 from dnewton.comm.communicator import Comm
 from dnewton.curvature.gauss_newton import Model
-from dnewton.curvature.jacobian import Unit
+from dnewton.curvature.jacobian import LocalSystem
 from dnewton.grid import cut
 
 CUT_OFF = 1e-10
@@ -26,7 +26,7 @@ class Direction:
 
 
 def combine(
-    model: Model, unit: Unit, g: Array, d: Array, previous: Array | None, damping: float, comm: Comm
+    model: Model, unit: LocalSystem, g: Array, d: Array, previous: Array | None, damping: float, comm: Comm
 ) -> Direction:
     """The best step in span{d, previous}; without `previous` the best multiple of d.
 
@@ -41,20 +41,20 @@ def combine(
         if fitted is not None and slopes @ fitted < 0:
             c = fitted
         curvature = float(c @ curved @ c)
-    *values, curvature = comm.from_root([*c, curvature])
+    *values, curvature = comm.bcast_scalars([*c, curvature])
     p = sum((ci * z for ci, z in zip(values[1:], columns[1:], strict=True)), values[0] * d)
     return Direction(p, float(slopes @ host(values)), curvature)
 
 
-def plain(model: Model, unit: Unit, g: Array, d: Array, comm: Comm) -> Direction:
+def plain(model: Model, unit: LocalSystem, g: Array, d: Array, comm: Comm) -> Direction:
     """The pieces as they are (`combine: none`). Collective over the world: one sum of K|S| numbers, and scalars."""
     slopes, inner, ju = _products(model, unit, g, [d], comm)
-    (curvature,) = comm.from_root([_curvature(model, ju, inner)[0, 0] if comm.rank == 0 else 0.0])
+    (curvature,) = comm.bcast_scalars([_curvature(model, ju, inner)[0, 0] if comm.rank == 0 else 0.0])
     return Direction(d, float(slopes[0]), curvature)
 
 
 def two_level(
-    model: Model, unit: Unit, g: Array, d: Array, previous: Array | None, damping: float, comm: Comm
+    model: Model, unit: LocalSystem, g: Array, d: Array, previous: Array | None, damping: float, comm: Comm
 ) -> Direction:
     """Every rank's piece with a coefficient of its own, and `previous` (P + 1 columns).
 
@@ -70,7 +70,7 @@ def two_level(
     parts = [images[:, slice(*cut(samples, ranks, r)), :] for r in range(ranks)]
     here = slice(*cut(samples, ranks, comm.rank))
     shape = (len(mine), here.stop - here.start, outputs)
-    taken = [xp.reshape(m, shape) for m in comm.exchange(parts)]
+    taken = [xp.reshape(m, shape) for m in comm.alltoall(parts)]
     every = [m[0, ...] for m in taken]
     if has:
         every.append(sum((m[1, ...] for m in taken[1:]), taken[0][1, ...]))
@@ -94,14 +94,16 @@ def two_level(
         fitted = least_squares(curved + damping * inner, -slopes, CUT_OFF)
         if fitted is not None and slopes @ fitted < 0:
             c = fitted
-    *values, curvature = comm.from_root([*c, float(c @ curved @ c)])
+    *values, curvature = comm.bcast_scalars([*c, float(c @ curved @ c)])
     p = values[comm.rank] * d
     if previous is not None:
         p = p + values[-1] * previous
     return Direction(p, float(slopes @ host(values)), curvature)
 
 
-def _products(model: Model, unit: Unit, g: Array, columns: list[Array], comm: Comm) -> tuple[Array, Array, Array]:
+def _products(
+    model: Model, unit: LocalSystem, g: Array, columns: list[Array], comm: Comm
+) -> tuple[Array, Array, Array]:
     """Zᵀ∇f and ZᵀZ, the same on every rank, and J Z (columns, S, K)."""
     n = len(columns)
     ju = model.images(columns, unit, comm)

@@ -21,8 +21,8 @@ from dnewton.arrays.namespace import (
 )
 from dnewton.comm.communicator import Comm
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.jacobian import Unit
-from dnewton.curvature.matrix_free import Normal, add_normal
+from dnewton.curvature.jacobian import LocalSystem
+from dnewton.curvature.matrix_free import NormalMatrix, add_normal
 from dnewton.planning.costs import ROWS
 from dnewton.solvers.newton.cg import PlainCG
 
@@ -31,7 +31,7 @@ class Exact:
     """One diagonal unit solved at its first iteration, and by conjugate gradients from there if rounding demands it."""
 
     def __init__(
-        self, model: GaussNewton | Normal, g: Array, unit: Unit, damping: float, tolerance: float, how: str
+        self, model: GaussNewton | NormalMatrix, g: Array, unit: LocalSystem, damping: float, tolerance: float, how: str
     ) -> None:
         """`how` is primal or dual."""
         self._model = model
@@ -56,7 +56,7 @@ class Exact:
             model = self._model
             damping = self._damping  # not a method: a cycle would keep J alive
 
-            def product(v: Array, unit: Unit) -> Array:
+            def product(v: Array, unit: LocalSystem) -> Array:
                 return model.block_product(v, unit, damping)
 
             self._rest = PlainCG(product, self._g, self._unit, self._tolerance, start)
@@ -74,12 +74,12 @@ class Exact:
         return dual(self._model, self._g, self._unit, self._damping)
 
 
-def primal(model: GaussNewton | Normal, g: Array, unit: Unit, damping: float) -> Array | None:
+def primal(model: GaussNewton | NormalMatrix, g: Array, unit: LocalSystem, damping: float) -> Array | None:
     """d by a factorisation of G_uu + λI, on the unit's span; None where it is singular."""
     n = unit.size
 
     def matrix() -> Array:
-        if isinstance(model, Normal):
+        if isinstance(model, NormalMatrix):
             return copy(model.matrices[unit])
         found = zeros((n, n), g)
         per_sample = 3 * model.outputs * n * itemsize(g)  # rows, turned and bent
@@ -90,7 +90,7 @@ def primal(model: GaussNewton | Normal, g: Array, unit: Unit, damping: float) ->
     return symmetric_solve(_shifted(model, unit, matrix, model.regulariser + damping), -g[unit.span])
 
 
-def dual(model: GaussNewton, g: Array, unit: Unit, damping: float, comm: Comm | None = None) -> Array | None:
+def dual(model: GaussNewton, g: Array, unit: LocalSystem, damping: float, comm: Comm | None = None) -> Array | None:
     """d by a factorisation of μI + AAᵀ, on the unit's span; None where it is singular.
 
     With `comm` the whole system over all ranks instead of the rank's own: collective over the world, one sum of (K|S|)²
@@ -103,18 +103,18 @@ def dual(model: GaussNewton, g: Array, unit: Unit, damping: float, comm: Comm | 
     def matrix() -> Array:
         gram = jacobian.gram(unit)
         if comm is not None:
-            gram = comm.sum(gram)
+            gram = comm.allreduce(gram)
         half = xp.reshape(model.half_transposed(xp.reshape(gram, (size, *shape))), (size, size))
         found = xp.reshape(model.half_transposed(xp.reshape(half.T, (size, *shape))), (size, size))
         return 0.5 * (found + found.T)
 
     shifted, image = _shifted(model, unit, matrix, mu), jacobian.times(g, unit)
     if comm is not None:
-        image = comm.sum(image)
+        image = comm.allreduce(image)
     y = symmetric_solve(shifted, xp.reshape(model.half_transposed(image), (size,)))
     if comm is not None:  # sums over ranks need not be the same bits everywhere
-        (known,) = comm.from_root([float(y is not None)])
-        y = comm.of_first(y if y is not None else zeros((size,), image)) if known else None
+        (known,) = comm.bcast_scalars([float(y is not None)])
+        y = comm.bcast(y if y is not None else zeros((size,), image)) if known else None
     if y is None:
         return None
     out = xp.zeros_like(g)
@@ -122,7 +122,7 @@ def dual(model: GaussNewton, g: Array, unit: Unit, damping: float, comm: Comm | 
     return (out[unit.span] - g[unit.span]) / mu
 
 
-def _shifted(model: GaussNewton | Normal, unit: Unit, make: Callable[[], Array], shift: float) -> Array:
+def _shifted(model: GaussNewton | NormalMatrix, unit: LocalSystem, make: Callable[[], Array], shift: float) -> Array:
     """The unit's matrix with `shift` added to its diagonal; kept where several λ are tried on a model."""
     if model.kept is not None and unit in model.kept:
         matrix, before = model.kept[unit]

@@ -11,18 +11,18 @@ import time
 from typing import Protocol
 
 from dnewton.comm.communicator import Comm
-from dnewton.comm.communicator import Watch as Vigil
 from dnewton.comm.rma_counter import OneSidedCounter
+from dnewton.comm.stop_hooks import StopHooks
 
 
-class Watch(Protocol):
+class TerminationRule(Protocol):
     """Asked by the local solve after every iteration, and told when it ends."""
 
     def begin(self, iteration: int, active: int) -> None:
         """A new Newton iteration with `active` ranks that have something to solve."""
         ...
 
-    def cut(self) -> bool:
+    def should_terminate(self) -> bool:
         """True when this rank, still solving, must stop. Called once per CG iteration."""
         ...
 
@@ -39,19 +39,19 @@ class Watch(Protocol):
         ...
 
 
-class NeverStop:
+class NeverTerminate:
     """`mode: off`."""
 
-    def __init__(self, vigil: Vigil | None = None) -> None:
+    def __init__(self, stops: StopHooks | None = None) -> None:
         """`vigil` is asked after every iteration whether the job has to stop."""
-        self._vigil = vigil or Vigil()
+        self._stops = stops or StopHooks()
         self._end = time.perf_counter()
 
     def begin(self, iteration: int, active: int) -> None:
         self._end = time.perf_counter()
 
-    def cut(self) -> bool:
-        return self._vigil.inside()
+    def should_terminate(self) -> bool:
+        return self._stops.stop_requested()
 
     def finished(self, counts: bool) -> None:
         self._end = time.perf_counter()
@@ -63,7 +63,7 @@ class NeverStop:
         return
 
 
-class AsyncStop:
+class AsyncTermination:
     """`mode: async`: a counter in an RMA window on rank 0, two slots in turn; no rank ever waits for another."""
 
     def __init__(self, counter: OneSidedCounter, comm: Comm, fraction: float) -> None:
@@ -81,9 +81,9 @@ class AsyncStop:
             self._counter.clear((self._slot + 1) % OneSidedCounter.SLOTS)
         self._end = time.perf_counter()
 
-    def cut(self) -> bool:
+    def should_terminate(self) -> bool:
         value = self._counter.poll(self._slot)
-        stop = (value is not None and value >= self._target) or self._comm.vigil.inside()
+        stop = (value is not None and value >= self._target) or self._comm.stops.stop_requested()
         if stop:
             self._end = time.perf_counter()
         return stop
@@ -103,7 +103,7 @@ class AsyncStop:
         self._counter.free()
 
 
-class LockstepStop:
+class LockstepTermination:
     """`mode: lockstep`: a count every few iterations in which finished and empty ranks keep taking part.
 
     Reproducible: which iteration a rank is stopped at does not depend on timing.
@@ -123,7 +123,7 @@ class LockstepStop:
         self._iterations = 0
         self._over = active == 0
 
-    def cut(self) -> bool:
+    def should_terminate(self) -> bool:
         self._iterations += 1
         if self._iterations % self._every:
             return False
@@ -135,8 +135,8 @@ class LockstepStop:
             self._count(1 if counts else 0)
 
     def _count(self, mine: int) -> bool:
-        self._comm.vigil.point()
-        with self._comm.phase("early_stop"):
+        self._comm.stops.safe_point()
+        with self._comm.phase("early_termination"):
             self._over = self._comm.sum_scalars([mine])[0] >= self._target
         return self._over
 
@@ -147,13 +147,15 @@ class LockstepStop:
         return
 
 
-def make(mode: str, fraction: float, every: int, comm: Comm, alone: bool = True) -> Watch:
-    """The watch for `solver.early_stop`; one rank has nobody to wait for. `alone`: the local solves need no other rank.
+def make(mode: str, fraction: float, every: int, comm: Comm, alone: bool = True) -> TerminationRule:
+    """The rule for `solver.early_termination`; one rank has nobody to wait for.
+
+    `alone`: the local solves need no other rank.
 
     Collective over the world.
     """
     if mode == "off" or comm.size == 1:
-        return NeverStop(comm.vigil if alone else None)
+        return NeverTerminate(comm.stops if alone else None)
     if mode == "lockstep":
-        return LockstepStop(comm, fraction, every)
-    return AsyncStop(OneSidedCounter(comm), comm, fraction)
+        return LockstepTermination(comm, fraction, every)
+    return AsyncTermination(OneSidedCounter(comm), comm, fraction)

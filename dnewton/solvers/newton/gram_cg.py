@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from dnewton.arrays.namespace import Array, add_scaled, copy, dot, namespace, zeros
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.jacobian import Unit
+from dnewton.curvature.jacobian import LocalSystem
 from dnewton.solvers.newton.cg import PlainCG
 
 
@@ -49,7 +49,7 @@ class _Recorder:
         self.u = zeros(shape, like)
         self.w = zeros(shape, like)
 
-    def __call__(self, v: Array, unit: Unit) -> Array:
+    def __call__(self, v: Array, unit: LocalSystem) -> Array:
         def bend(u: Array, here: slice) -> Array:
             self.u[here, ...] = u
             self.w[here, ...] = self._model.bend(u, here)
@@ -63,7 +63,7 @@ class _Recorder:
 class RecordedCG(PlainCG):
     """Plain conjugate gradients from 0 that keep the coordinates of their vectors, for a change to Gram coordinates."""
 
-    def __init__(self, model: GaussNewton, g: Array, unit: Unit, damping: float, tolerance: float) -> None:
+    def __init__(self, model: GaussNewton, g: Array, unit: LocalSystem, damping: float, tolerance: float) -> None:
         n = model.samples * model.outputs
         self.model = model
         self.g = g
@@ -96,7 +96,7 @@ class RecordedCG(PlainCG):
 class GramCG:
     """The solver of one diagonal unit; the same iterates as conjugate gradients from 0, up to rounding."""
 
-    def __init__(self, model: GaussNewton, g: Array, unit: Unit, damping: float, tolerance: float) -> None:
+    def __init__(self, model: GaussNewton, g: Array, unit: LocalSystem, damping: float, tolerance: float) -> None:
         self._model = model
         self._unit = unit
         self._g = g

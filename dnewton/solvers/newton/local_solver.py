@@ -7,47 +7,47 @@ from collections.abc import Callable, Sequence
 
 from dnewton.arrays.namespace import Array
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.jacobian import Unit
-from dnewton.curvature.matrix_free import Normal
+from dnewton.curvature.jacobian import LocalSystem
+from dnewton.curvature.matrix_free import NormalMatrix
 from dnewton.solvers.newton import preconditioners
-from dnewton.solvers.newton.cg import PlainCG, System
+from dnewton.solvers.newton.cg import LocalSolver, PlainCG
 from dnewton.solvers.newton.direct import Exact
 from dnewton.solvers.newton.gram_cg import GramCG, RecordedCG
-from dnewton.solvers.newton.switch_after import Later
+from dnewton.solvers.newton.switch_after import SwitchAfter
 
 
 def make(
-    stages: Sequence[tuple[str, int]],
-    model: GaussNewton | Normal,
+    solver_stages: Sequence[tuple[str, int]],
+    model: GaussNewton | NormalMatrix,
     g: Array,
-    unit: Unit,
+    unit: LocalSystem,
     damping: float,
     tolerance: float,
     start: Array | None = None,
-) -> System:
+) -> LocalSolver:
     """The system of one unit, to be solved by ways that follow each other (see :mod:`dnewton.planning.curvature_plan`).
 
     A stage is a way and the iterations before it; the first begins at once. CG begins at `start` if given.
     """
-    recorded = any(way == "gram" for way, _ in stages[1:])
-    first = _first(stages[0][0], model, g, unit, damping, tolerance, start, recorded)
+    recorded = any(way == "gram" for way, _ in solver_stages[1:])
+    first = _first(solver_stages[0][0], model, g, unit, damping, tolerance, start, recorded)
     system = first
-    for way, after in stages[1:]:
-        system = Later(system, after, _change(way, first, model, g, unit, damping, tolerance))
+    for way, after in solver_stages[1:]:
+        system = SwitchAfter(system, after, _change(way, first, model, g, unit, damping, tolerance))
     return system
 
 
 def _first(
     way: str,
-    model: GaussNewton | Normal,
+    model: GaussNewton | NormalMatrix,
     g: Array,
-    unit: Unit,
+    unit: LocalSystem,
     damping: float,
     tolerance: float,
     start: Array | None,
     recorded: bool,
-) -> System:
-    def product(v: Array, u: Unit) -> Array:
+) -> LocalSolver:
+    def product(v: Array, u: LocalSystem) -> Array:
         return model.block_product(v, u, damping)
 
     if way in ("primal", "dual"):
@@ -64,16 +64,22 @@ def _first(
 
 
 def _change(
-    way: str, first: System, model: GaussNewton | Normal, g: Array, unit: Unit, damping: float, tolerance: float
-) -> Callable[[], System]:
+    way: str,
+    first: LocalSolver,
+    model: GaussNewton | NormalMatrix,
+    g: Array,
+    unit: LocalSystem,
+    damping: float,
+    tolerance: float,
+) -> Callable[[], LocalSolver]:
     """What takes over from `first`."""
 
-    def to_gram() -> System:
+    def to_gram() -> LocalSolver:
         assert isinstance(first, RecordedCG) and isinstance(model, GaussNewton)
         model.jacobian.make_input_grams(unit)
         return GramCG.going_on(first)
 
-    def to_preconditioner() -> System:
+    def to_preconditioner() -> LocalSolver:
         assert isinstance(first, PlainCG) and isinstance(model, GaussNewton)
         first.restart(preconditioners.make(way, model, unit, damping))
         return first

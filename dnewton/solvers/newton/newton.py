@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from dnewton.arrays.namespace import Array, dot, namespace
 from dnewton.comm.communicator import Comm
-from dnewton.config.newton import SolverSection
+from dnewton.config.newton import NewtonSection
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.matrix_free import ByPasses, Normal, Passes
+from dnewton.curvature.matrix_free import MatrixFreeJacobian, MatrixFreeModel, NormalMatrix
 from dnewton.data.sampling import Cycle, subsample_size
 from dnewton.errors import UserError
 from dnewton.model.objective import Evaluation, Objective
-from dnewton.planning.curvature_plan import Strategy
+from dnewton.planning.curvature_plan import CurvaturePlan
 from dnewton.solvers import damping
-from dnewton.solvers.interface import BACKWARD, FORWARD, Saved, Solver, Start, Step
+from dnewton.solvers.interface import BACKWARD, FORWARD, IterationReport, Solver, SolverState, StartPoint
 from dnewton.solvers.newton import cg, combine, direct, early_termination, local_solver
 
 MAX_TRIALS = 12
@@ -38,7 +38,7 @@ class State:
 class Newton(Solver):
     """The solver: :meth:`start` once, then :meth:`step` until it has converged or enough iterations are done."""
 
-    def __init__(self, objective: Objective, options: SolverSection, comm: Comm, strategy: Strategy) -> None:
+    def __init__(self, objective: Objective, options: NewtonSection, comm: Comm, strategy: CurvaturePlan) -> None:
         """Collective over the world (the early-termination counter's window)."""
         self._objective = objective
         self._options = options
@@ -50,9 +50,9 @@ class Newton(Solver):
         chosen = total if options.gradient_batch == "all" else min(options.gradient_batch, total)
         self._stochastic = options.gradient_batch != "all"
         self._gradient_draws = Cycle(total, chosen, options.seed, GRADIENT)
-        self._rank_unit = jacobian.units(network.blocks, per_layer=False)[0]
-        self._units = jacobian.units(network.blocks, options.diagonal_unit == "layer")
-        stop = options.early_stop
+        self._rank_unit = jacobian.local_systems(network.blocks, per_layer=False)[0]
+        self._units = jacobian.local_systems(network.blocks, options.diagonal_unit == "layer")
+        stop = options.early_termination
         joint = options.curvature == "full" or strategy.how == "implicit"  # all ranks solve in step
         mode = "off" if joint else stop.mode
         self._watch = early_termination.make(mode, stop.fraction, stop.every, comm, options.replica_solve != "exact")
@@ -64,7 +64,7 @@ class Newton(Solver):
         self._broken = damping.Broken()
         self.state: State
 
-    def start(self, state: State) -> Step:
+    def start(self, state: State) -> IterationReport:
         """Evaluate the point that a run starts or goes on from.
 
         Raises UserError when f is not finite there. Collective over the world.
@@ -81,9 +81,9 @@ class Newton(Solver):
             raise UserError(f"the objective is {at.value} at the starting point; scale the data or the weights")
         if state.iteration == 0:
             state.first_norm = self._norm
-        return Step(at.value, self._norm, at.metric, at.samples, state.damping, seen=float(at.samples))
+        return IterationReport(at.value, self._norm, at.metric, at.samples, state.damping, seen=float(at.samples))
 
-    def begin(self, start: Start) -> Step:
+    def begin(self, start: StartPoint) -> IterationReport:
         """As :meth:`start`, from θ alone or from what a checkpoint holds. Collective over the world."""
         state = State(start.theta, self._options.lambda_)
         if start.saved is not None:
@@ -98,12 +98,12 @@ class Newton(Solver):
             )
         return self.start(state)
 
-    def saved(self) -> Saved:
+    def saved(self) -> SolverState:
         """The previous step, λ, and where f was evaluated."""
         state = self.state
         values = {"lambda": state.damping, "first_norm": state.first_norm, "evaluated": state.evaluated}
         vectors = {} if state.previous is None else {"previous": state.previous}
-        return Saved(vectors, values={k: repr(v) for k, v in values.items()})
+        return SolverState(vectors, values={k: repr(v) for k, v in values.items()})
 
     @property
     def theta(self) -> Array:
@@ -120,16 +120,16 @@ class Newton(Solver):
         """∇f = 0, or its norm is `tolerance` times the first one."""
         return self._norm <= self._options.tolerance * self.state.first_norm
 
-    def step(self) -> Step:
+    def step(self) -> IterationReport:
         """One Newton iteration. Collective over the world."""
         state = self.state
         model = self._curvature()
-        if self._options.lambda_trials > 1 and isinstance(model, (GaussNewton, Normal)):
+        if self._options.lambda_trials > 1 and isinstance(model, (GaussNewton, NormalMatrix)):
             model.kept = {}
         dampings = [max(damping.SMALLEST, state.damping / 10**j) for j in range(self._options.lambda_trials)]
         tried = [self._direction(model, value) for value in dampings]
         del model
-        self._comm.vigil.point()  # a solve that was cut short for a stop must not count
+        self._comm.stops.safe_point()  # a solve that was cut short for a stop must not count
         chosen = self._lowest([direction for direction, _, _ in tried])
         state.damping = dampings[chosen]
         direction, found, _ = tried[chosen]
@@ -151,13 +151,13 @@ class Newton(Solver):
         if at is None:
             self._keep_point()
         state.damping = damping.update(state.damping, ratio, self._options.drop, self._options.boost)
-        return Step(
+        return IterationReport(
             self._at.value,
             self._norm,
             self._at.metric,
             self._at.samples,
             state.damping,
-            step=0.0 if at is None else alpha,
+            alpha=0.0 if at is None else alpha,
             ratio=ratio,
             cg=found.iterations,
             active=found.iterations > 0,
@@ -182,7 +182,7 @@ class Newton(Solver):
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
-    def _curvature(self) -> GaussNewton | ByPasses:
+    def _curvature(self) -> GaussNewton | MatrixFreeModel:
         """The model at θ in the form that the strategy says; takes over the subsample's forward passes."""
         objective = self._objective
         theta = self.state.theta
@@ -198,15 +198,17 @@ class Newton(Solver):
             if how.how == "explicit":
                 half = None if self._options.jacobian_dtype == "auto" else self._options.jacobian_dtype
                 jac = jacobian.build(network, theta, tapes, how.held, how.chunk, half)
-                if half == "float16" and self._comm.extremes(float(jac.sound))[0] == 0.0:
+                if half == "float16" and self._comm.minmax(float(jac.sound))[0] == 0.0:
                     raise UserError("solver.jacobian_dtype: float16 ends at 65504 and J does not; use bfloat16 or auto")
                 return GaussNewton(jac, loss, z, regulariser)
-            passes = Passes(network, theta, tapes, how.chunk)
+            passes = MatrixFreeJacobian(network, theta, tapes, how.chunk)
             if how.how == "implicit":
-                return ByPasses(passes, loss, z, regulariser)
-            return Normal(network, theta, passes, self._units, loss, z, regulariser)
+                return MatrixFreeModel(passes, loss, z, regulariser)
+            return NormalMatrix(network, theta, passes, self._units, loss, z, regulariser)
 
-    def _direction(self, model: GaussNewton | ByPasses, lam: float) -> tuple[combine.Direction, cg.Solution, float]:
+    def _direction(
+        self, model: GaussNewton | MatrixFreeModel, lam: float
+    ) -> tuple[combine.Direction, cg.Solution, float]:
         """The combined direction for one λ, the local solution, and the seconds this rank waited for others."""
         comm = self._comm
         unit = self._rank_unit
@@ -231,7 +233,7 @@ class Newton(Solver):
             values.append(value if math.isfinite(value) else math.inf)
         return values.index(min(values))
 
-    def _solve(self, model: GaussNewton | ByPasses, lam: float) -> cg.Solution:
+    def _solve(self, model: GaussNewton | MatrixFreeModel, lam: float) -> cg.Solution:
         options, comm = self._options, self._comm
         self._solves += 1
         self._watch.begin(self._solves, self._active)
@@ -250,10 +252,10 @@ class Newton(Solver):
                 comm,
                 start,
             )
-        elif isinstance(model, (GaussNewton, Normal)):
+        elif isinstance(model, (GaussNewton, NormalMatrix)):
             systems = [
-                local_solver.make(stages, model, self._grad, unit, lam, options.cg_tolerance, start)
-                for stages, unit in zip(self._strategy.stages, self._units, strict=True)
+                local_solver.make(solver_stages, model, self._grad, unit, lam, options.cg_tolerance, start)
+                for solver_stages, unit in zip(self._strategy.solver_stages, self._units, strict=True)
             ]
             return cg.solve(systems, self._grad, options.max_cg, self._watch)
         else:
@@ -261,15 +263,15 @@ class Newton(Solver):
         self._watch.finished(counts=False)
         return found
 
-    def _solve_by_passes(self, model: ByPasses, lam: float, start: Array | None) -> cg.Solution:
+    def _solve_by_passes(self, model: MatrixFreeModel, lam: float, start: Array | None) -> cg.Solution:
         options = self._options
         comm = self._comm
         g = self._grad
 
-        def product(v: Array, unit: jacobian.Unit) -> Array:
+        def product(v: Array, unit: jacobian.LocalSystem) -> Array:
             return model.joint_product(v, unit, lam, comm)
 
-        def start_of(unit: jacobian.Unit) -> Array | None:
+        def start_of(unit: jacobian.LocalSystem) -> Array | None:
             if start is None:
                 return None
             inside = namespace(g).zeros_like(g)
@@ -277,7 +279,7 @@ class Newton(Solver):
             return inside
 
         systems = [cg.PlainCG(product, g, u, options.cg_tolerance, start_of(u)) for u in self._units]
-        fraction = options.early_stop.fraction if options.early_stop.mode != "off" else math.inf
+        fraction = options.early_termination.fraction if options.early_termination.mode != "off" else math.inf
         nothing = namespace(g).zeros_like(g)
         return cg.solve_jointly(
             systems, lambda unit: model.joint_product(nothing, unit, lam, comm), g, options.max_cg, fraction, comm

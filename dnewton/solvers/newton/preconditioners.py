@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dnewton.arrays.namespace import Array, block_bytes, inverse, namespace, ones, sample_blocks
 from dnewton.curvature.block_jacobian import BlockJacobian, Factored
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.jacobian import Unit
+from dnewton.curvature.jacobian import LocalSystem
 
 Preconditioner = Callable[[Array], Array]
 
 
-def make(name: str, model: GaussNewton, unit: Unit, damping: float) -> Preconditioner | None:
+def make(name: str, model: GaussNewton, unit: LocalSystem, damping: float) -> Preconditioner | None:
     """M⁻¹ (`diagonal` or `kronecker`) as a function of a vector on the unit's span; None for `none`."""
     if name == "none" or not unit.size:
         return None

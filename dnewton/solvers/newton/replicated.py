@@ -12,16 +12,16 @@ from collections.abc import Sequence
 
 from dnewton.arrays.namespace import Array
 from dnewton.comm.communicator import Comm
-from dnewton.config.newton import SolverSection
+from dnewton.config.newton import NewtonSection
 from dnewton.curvature.gauss_newton import GaussNewton, Model
-from dnewton.curvature.jacobian import Unit
-from dnewton.curvature.matrix_free import ByPasses
+from dnewton.curvature.jacobian import LocalSystem
+from dnewton.curvature.matrix_free import MatrixFreeModel
 from dnewton.data.sampling import Indices, subsample_size
 from dnewton.errors import UserError
 from dnewton.grid import cut
 from dnewton.model.objective import Objective
-from dnewton.planning.curvature_plan import Strategy
-from dnewton.planning.replicas import Crew
+from dnewton.planning.curvature_plan import CurvaturePlan
+from dnewton.planning.replicas import ProcessGroups
 from dnewton.solvers.newton import cg, combine
 from dnewton.solvers.newton.newton import Newton
 
@@ -31,7 +31,7 @@ class ReplicaComm(Comm):
 
     def __init__(self, model: Comm, everybody: Comm, replica: int) -> None:
         """Collective over the replica."""
-        super().__init__(model._mpi, model.grid, model.polite)
+        super().__init__(model._mpi, model.grid, model.yield_when_idle)
         self._everybody = everybody
         self._counts = replica == 0
         model._shared(self)
@@ -40,54 +40,54 @@ class ReplicaComm(Comm):
         """Sums over the ranks of replica 0. Collective over all workers."""
         return self._everybody.sum_scalars(values if self._counts else [0.0] * len(values))
 
-    def extremes(self, value: float) -> tuple[float, float]:
+    def minmax(self, value: float) -> tuple[float, float]:
         """Over the ranks of all replicas. Collective over all workers."""
-        return self._everybody.extremes(value)
+        return self._everybody.minmax(value)
 
-    def from_root(self, values: Sequence[float]) -> list[float]:
+    def bcast_scalars(self, values: Sequence[float]) -> list[float]:
         """The first rank's values. Collective over all workers."""
-        return self._everybody.from_root(values)
+        return self._everybody.bcast_scalars(values)
 
 
 class SharedObjective(Objective):
     """The objective where every replica evaluates its share of whatever samples are asked for."""
 
-    crew: Crew
+    groups: ProcessGroups
 
     def share(self, indices: Indices) -> Indices:
         """This replica's part."""
-        lo, hi = cut(len(indices), self.crew.layout.replicas, self.crew.replica)
+        lo, hi = cut(len(indices), self.groups.layout.replicas, self.groups.replica)
         return indices[lo:hi]
 
     def totals(self, squares: float, loss: float, metric: float) -> list[float]:
         """‖θ‖², Σ ξ and the metric over all shares. Collective over all workers."""
-        assert self.crew.workers is not None
+        assert self.groups.workers is not None
         root = self.comm.rank == 0
-        self.crew.workers.vigil.seam()
-        mine = [squares if self.crew.replica == 0 else 0.0, loss if root else 0.0, metric if root else 0.0]
-        return self.crew.workers.sum_scalars(mine)
+        self.groups.workers.stops.sync_point()
+        mine = [squares if self.groups.replica == 0 else 0.0, loss if root else 0.0, metric if root else 0.0]
+        return self.groups.workers.sum_scalars(mine)
 
     def summed(self, gradient: Array) -> Array:
         """Σ ∇ξ over all shares, in the bits of replica 0. Collective over the peers."""
-        assert self.crew.peers is not None
-        self.crew.peers.vigil.seam()
-        return self.crew.peers.of_first(self.crew.peers.sum(gradient))
+        assert self.groups.peers is not None
+        self.groups.peers.stops.sync_point()
+        return self.groups.peers.bcast(self.groups.peers.allreduce(gradient))
 
 
 class SharedModel:
     """The quadratic model on all of S, of which this replica has a share."""
 
-    def __init__(self, own: GaussNewton | ByPasses, peers: Comm, total: int) -> None:
+    def __init__(self, own: GaussNewton | MatrixFreeModel, peers: Comm, total: int) -> None:
         self.own = own
         self._peers = peers
         self.regulariser = own.regulariser
         self._weight = own.samples / total
 
-    def images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+    def images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
         """J z on this replica's share. Collective over the replica."""
         return self.own.images(columns, unit, comm)
 
-    def own_images(self, columns: Sequence[Array], unit: Unit, comm: Comm) -> Array:
+    def own_images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
         """J_p z_p on this replica's share."""
         return self.own.own_images(columns, unit, comm)
 
@@ -100,14 +100,14 @@ class SharedModel:
         return self._peers.sum_scalars([self._weight * self.own.quadratic(u, w)])[0]
 
     def _over_replicas(self, part: Array) -> Array:
-        return self._peers.of_first(self._peers.sum(self._weight * part))
+        return self._peers.bcast(self._peers.allreduce(self._weight * part))
 
-    def full_product(self, v: Array, unit: Unit, damping: float, comm: Comm) -> Array:
+    def full_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v. Collective over the replica and the peers."""
         curved = self._over_replicas(self.own.full_product(v, unit, -self.regulariser, comm))
         return curved + (self.regulariser + damping) * v[unit.span]
 
-    def block_product(self, v: Array, unit: Unit, damping: float) -> Array:
+    def block_product(self, v: Array, unit: LocalSystem, damping: float) -> Array:
         """(G_uu + λI) v of a diagonal unit. Collective over the peers alone."""
         assert isinstance(self.own, GaussNewton)
         curved = self._over_replicas(self.own.block_product(v, unit, -self.regulariser))
@@ -118,11 +118,16 @@ class ReplicatedNewton(Newton):
     """Newton where the replicas share the samples."""
 
     def __init__(
-        self, objective: SharedObjective, options: SolverSection, comm: ReplicaComm, how: Strategy, crew: Crew
+        self,
+        objective: SharedObjective,
+        options: NewtonSection,
+        comm: ReplicaComm,
+        how: CurvaturePlan,
+        groups: ProcessGroups,
     ) -> None:
         """Raises UserError for what replicas cannot do. Collective over all workers."""
         size = subsample_size(options.subsample, objective.data.count)
-        replicas = crew.layout.replicas
+        replicas = groups.layout.replicas
         if size < replicas:
             raise UserError(f"solver.subsample: {size} sample(s) cannot be shared by {replicas} replicas; take more")
         if options.combine == "two_level":
@@ -132,15 +137,17 @@ class ReplicatedNewton(Newton):
         if options.replica_solve == "exact" and options.curvature == "diagonal" and how.how != "explicit":
             raise UserError("solver.replica_solve: exact needs an explicit jacobian, which does not fit; use average")
         super().__init__(objective, options, comm, how)
-        assert crew.peers is not None
-        self._peers = crew.peers
+        assert groups.peers is not None
+        self._peers = groups.peers
         self._size = size
 
-    def _direction(self, model: GaussNewton | ByPasses, lam: float) -> tuple[combine.Direction, cg.Solution, float]:
+    def _direction(
+        self, model: GaussNewton | MatrixFreeModel, lam: float
+    ) -> tuple[combine.Direction, cg.Solution, float]:
         comm = self._comm
         unit = self._rank_unit
         shared = SharedModel(model, self._peers, self._size)
-        comm.vigil.seam()
+        comm.stops.sync_point()
         with comm.phase("cg"):
             found = self._solve_shared(shared, lam)
         with comm.phase("combine"):
@@ -177,5 +184,5 @@ class ReplicatedNewton(Newton):
             return cg.solve(systems, g, options.max_cg, self._watch)
         found = self._solve(model.own, lam)
         with comm.phase("combine"):
-            mean = self._peers.of_first(self._peers.sum(found.d) / self._peers.size)
+            mean = self._peers.bcast(self._peers.allreduce(found.d) / self._peers.size)
         return cg.Solution(mean, found.iterations, found.cut)

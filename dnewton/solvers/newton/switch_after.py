@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dnewton.arrays.namespace import Array
-from dnewton.solvers.newton.cg import System
+from dnewton.solvers.newton.cg import LocalSolver
 
 
-class Later:
+class SwitchAfter:
     """A system that is solved one way until another, dearer to set up, would have been paid for.
 
     Nobody knows beforehand how many iterations a solve takes. Changing over after as many as the setup is worth costs
     at most twice what the better way would have.
     """
 
-    def __init__(self, first: System, after: int, change: Callable[[], System]) -> None:
+    def __init__(self, first: LocalSolver, after: int, change: Callable[[], LocalSolver]) -> None:
         """`change()` gives the system that goes on after `after` iterations."""
         self._now = first
         self._left = after

@@ -10,42 +10,43 @@ import numpy as np
 import pytest
 
 from dnewton.cli.launch import check_launcher
-from dnewton.comm import stop as module
+from dnewton.comm import watchdog
 from dnewton.comm.communicator import Comm
-from dnewton.comm.stop import CHECKPOINT, TIME_LIMIT, Stopped, Unanswered, Vigil
+from dnewton.comm.stop import CHECKPOINT, TIME_LIMIT, StopAgreement, Stopped
+from dnewton.comm.watchdog import Unanswered
 from dnewton.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def watched() -> Comm:
     comm = Comm.world()
-    comm.vigil = Vigil(comm, 60)
+    comm.stops = StopAgreement(comm, 60)
     return comm
 
 
 @pytest.fixture(autouse=True)
 def _unarmed(watched: Comm) -> Iterator[None]:
     yield
-    watched.vigil.armed = False
+    watched.stops.armed = False
 
 
 def work(comm: Comm, replica: Comm, model: int, draw: random.Random, trace: list[int]) -> None:
     """Steps as a solver takes them: batches (more of them in some replicas), sums over replicas, a local solve."""
-    vigil = comm.vigil
+    stops = comm.stops
     number = 0
     while True:
         for _ in range(2 + comm.rank // model % 2):
-            vigil.point()
+            stops.safe_point()
             number += 1
             trace.append(number)
             time.sleep(draw.random() * 1e-3)
-            replica.sum(np.ones(3))
-        vigil.seam()
+            replica.allreduce(np.ones(3))
+        stops.sync_point()
         trace.append(-1)
         comm.sum_scalars([1.0])
         for _ in range(draw.randrange(8)):  # as many as it takes on this rank; no messages
             time.sleep(draw.random() * 1e-3)
-            if vigil.inside():
+            if stops.stop_requested():
                 break
         comm.sum_scalars([2.0])
 
@@ -60,34 +61,34 @@ def test_all_leave_together(watched: Comm, seed: int, model: int) -> None:
     wanting = {everywhere.randrange(comm.size) for _ in range(1 + seed % 3)}
     after = everywhere.random() * 0.03
     replica = replicas(comm, model)
-    vigil = comm.vigil
-    assert isinstance(vigil, Vigil)
-    vigil.armed = True
+    stops = comm.stops
+    assert isinstance(stops, StopAgreement)
+    stops.armed = True
     for _ in range(3):  # a run that goes on after a checkpoint can be stopped again
         trace: list[int] = []
-        timed = Timed(mine.randrange(100), vigil if comm.rank in wanting else None, after)
+        timed = Timed(mine.randrange(100), stops if comm.rank in wanting else None, after)
         with pytest.raises(Stopped) as stopped:
             work(comm, replica, model, timed, trace)
         assert stopped.value.reason == 15 and stopped.value.rank in wanting
         assert stopped.value.why == f"SIGTERM on rank {stopped.value.rank}"
         sums, last = trace.count(-1), trace[-1] if trace else 0
-        assert comm.extremes(float(sums)) == (float(sums), float(sums))  # so all are between the same two sums
-        assert replica.extremes(float(last)) == (float(last), float(last))
-        vigil.again()
-        vigil._wanted = None  # asked for during the stop: would be the next one
+        assert comm.minmax(float(sums)) == (float(sums), float(sums))  # so all are between the same two sums
+        assert replica.minmax(float(last)) == (float(last), float(last))
+        stops.resume()
+        stops._wanted = None  # asked for during the stop: would be the next one
 
 
 class Timed(random.Random):
     """Asks for a stop when its time has come, wherever the rank is then."""
 
-    def __init__(self, seed: int, vigil: Vigil | None, after: float) -> None:
+    def __init__(self, seed: int, stops: StopAgreement | None, after: float) -> None:
         super().__init__(seed)
-        self._vigil, self._end = vigil, time.perf_counter() + after
+        self._stops, self._end = stops, time.perf_counter() + after
 
     def random(self) -> float:
-        if self._vigil is not None and time.perf_counter() > self._end:
-            self._vigil.want(15)
-            self._vigil = None
+        if self._stops is not None and time.perf_counter() > self._end:
+            self._stops.want(15)
+            self._stops = None
         return super().random()
 
 
@@ -103,43 +104,43 @@ def replicas(comm: Comm, model: int) -> Comm:
 def until_stopped(comm: Comm) -> Stopped:
     with pytest.raises(Stopped) as stopped:
         while True:
-            comm.vigil.point()
+            comm.stops.safe_point()
             comm.barrier()
     return stopped.value
 
 
 def test_the_most_urgent_reason_wins(watched: Comm) -> None:
-    vigil = watched.vigil
-    assert isinstance(vigil, Vigil)
-    vigil.armed = True
-    vigil.due(time.monotonic())  # only rank 0's clock counts
+    stops = watched.stops
+    assert isinstance(stops, StopAgreement)
+    stops.armed = True
+    stops.due(time.monotonic())  # only rank 0's clock counts
     stop = until_stopped(watched)
     assert (stop.reason, stop.rank) == (CHECKPOINT, 0)
-    vigil.due(None)
-    vigil.again()
-    vigil.limit(time.monotonic() if watched.rank == 0 else None)
+    stops.due(None)
+    stops.resume()
+    stops.limit(time.monotonic() if watched.rank == 0 else None)
     if watched.rank == watched.size - 1:
-        vigil.want(10)
+        stops.want(10)
     stop = until_stopped(watched)
     assert stop.reason in (10, TIME_LIMIT)
-    vigil.limit(None)
-    vigil._wanted = None
-    vigil.again()
+    stops.limit(None)
+    stops._wanted = None
+    stops.resume()
     watched.barrier()
 
 
 def test_nothing_stops_inside_what_is_held(watched: Comm) -> None:
-    vigil = watched.vigil
-    assert isinstance(vigil, Vigil)
-    vigil.armed = True
-    vigil.want(10)
-    with vigil.held():
-        vigil.point()
-        vigil.seam()
-        assert not vigil.inside()
+    stops = watched.stops
+    assert isinstance(stops, StopAgreement)
+    stops.armed = True
+    stops.want(10)
+    with stops.no_stop():
+        stops.safe_point()
+        stops.sync_point()
+        assert not stops.stop_requested()
     assert until_stopped(watched).reason == 10
-    vigil._wanted = None
-    vigil.again()
+    stops._wanted = None
+    stops.resume()
     watched.barrier()
 
 
@@ -147,10 +148,10 @@ def test_nothing_stops_inside_what_is_held(watched: Comm) -> None:
 def test_a_rank_that_does_not_answer_is_named(watched: Comm, monkeypatch: pytest.MonkeyPatch, busy: bool) -> None:
     if watched.size == 1:
         return
-    monkeypatch.setattr(module, "GRACE", 0.15)
-    comm = watched.apart()  # a rank will leave it in the middle of a barrier
-    comm.vigil = Vigil(comm, 0.2)
-    comm.vigil.armed = True
+    monkeypatch.setattr(watchdog, "GRACE", 0.15)
+    comm = watched.dup()  # a rank will leave it in the middle of a barrier
+    comm.stops = StopAgreement(comm, 0.2)
+    comm.stops.armed = True
     last = comm.size - 1
     with comm.phase("combine"):
         if comm.rank == last:
@@ -158,7 +159,7 @@ def test_a_rank_that_does_not_answer_is_named(watched: Comm, monkeypatch: pytest
             while time.monotonic() < end:
                 time.sleep(0.01)
                 if busy:
-                    comm.vigil.point()  # slow, but alive
+                    comm.stops.safe_point()  # slow, but alive
             comm.barrier()
         elif busy:
             comm.barrier()
@@ -172,10 +173,10 @@ def test_short_waits_are_no_deadlock(watched: Comm, monkeypatch: pytest.MonkeyPa
     """A rank waits long for others that wait for each other again and again, but get further."""
     if watched.size < 3:
         return
-    monkeypatch.setattr(module, "GRACE", 0.1)
-    comm = watched.apart()
-    comm.vigil = Vigil(comm, 0.2)
-    comm.vigil.armed = True
+    monkeypatch.setattr(watchdog, "GRACE", 0.1)
+    comm = watched.dup()
+    comm.stops = StopAgreement(comm, 0.2)
+    comm.stops.armed = True
     others = comm.split(int(comm.rank > 0))
     if comm.rank:
         end = time.monotonic() + 1.5
@@ -188,26 +189,26 @@ def test_short_waits_are_no_deadlock(watched: Comm, monkeypatch: pytest.MonkeyPa
 def test_a_rank_that_hangs_while_others_agree_is_named(watched: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
     if watched.size == 1:
         return
-    monkeypatch.setattr(module, "GRACE", 0.1)
-    comm = watched.apart()
-    comm.vigil = vigil = Vigil(comm, 0.2)
-    vigil.armed = True
+    monkeypatch.setattr(watchdog, "GRACE", 0.1)
+    comm = watched.dup()
+    comm.stops = stops = StopAgreement(comm, 0.2)
+    stops.armed = True
     if comm.rank == comm.size - 1:
         time.sleep(1.5)
     else:
-        vigil.want(15)
+        stops.want(15)
         with pytest.raises(Unanswered, match=f"^rank {comm.size - 1} does not answer"):
-            vigil.point()
+            stops.safe_point()
     watched.barrier()
 
 
 def test_ranks_that_wait_for_each_other_are_found_out(watched: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
     if watched.size != 2:
         return
-    monkeypatch.setattr(module, "GRACE", 0.1)
-    comm = watched.apart()
-    comm.vigil = Vigil(comm, 0.2)
-    comm.vigil.armed = True
+    monkeypatch.setattr(watchdog, "GRACE", 0.1)
+    comm = watched.dup()
+    comm.stops = StopAgreement(comm, 0.2)
+    comm.stops.armed = True
     wrong = pytest.raises(Unanswered, match="all ranks wait for each other")
     with comm.phase("cg" if comm.rank else "function"), wrong:
         comm.receive(np.zeros(1), 1 - comm.rank, 5)
