@@ -8,9 +8,10 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from dnewton.config import baselines, strict_yaml
+from dnewton.config import strict_yaml
 from dnewton.config.old_keys import renew, renewed_path
 from dnewton.config.schema import Config
+from dnewton.config.solver_register import SOLVERS, left_out
 from dnewton.errors import UserError, one_line
 
 _UNKNOWN = ("extra_forbidden", "invalid_key")
@@ -51,7 +52,7 @@ def notes_on(text: str, source: str, overrides: list[str] | None = None) -> list
         _override(values, item)
     notes = renew(values, source)
     solver = values.get("solver")
-    if unused := baselines.left_out(solver):
+    if unused := left_out(solver):
         notes.append(f"solver: {solver['name']} does not use newton's {', '.join(unused)}")
     return notes
 
@@ -140,7 +141,7 @@ def _known_keys(loc: list[Any], values: dict[str, Any]) -> list[str]:
             continue
         if part == "solver" and model is Config:
             solver = values["solver"]
-            model = baselines.SOLVERS[solver.get("name", "newton") if isinstance(solver, dict) else "newton"]
+            model = SOLVERS[solver.get("name", "newton") if isinstance(solver, dict) else "newton"].section
             continue
         field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
         if field is None:

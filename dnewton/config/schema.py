@@ -6,11 +6,12 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from dnewton.config import strict_yaml
-from dnewton.config.baselines import AnySolver, choose
-from dnewton.config.newton import Count, NewtonSection, Positive, Section
+from dnewton.config.newton import NewtonSection
+from dnewton.config.solver_register import choose
+from dnewton.config.types import Count, Positive, Section, SolverSection
 from dnewton.grid import KindName
 
 ActivationName = Literal["relu", "tanh", "sigmoid", "softplus", "linear"]
@@ -227,7 +228,7 @@ class Config(Section):
 
     net: NetSection
     data: DataSection = DataSection()
-    solver: Annotated[AnySolver, BeforeValidator(choose)] = NewtonSection()
+    solver: Annotated[SerializeAsAny[SolverSection], BeforeValidator(choose)] = Field(default_factory=NewtonSection)
     parallel: ParallelSection = ParallelSection()
     output: OutputSection = OutputSection()
 

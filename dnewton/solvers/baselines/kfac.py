@@ -4,20 +4,55 @@ mpd_kfac (Osawa et al. 2019). What differs is who computes which factors and wha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
 
 from dnewton.arrays.namespace import Array, namespace, nbytes, to_device, zeros
 from dnewton.comm.communicator import Comm
-from dnewton.config.baselines import KFACSection
+from dnewton.config.baselines import WorkersSection
+from dnewton.config.solver_register import SOLVERS
+from dnewton.config.types import Count, Fraction, NotNegative, Positive
 from dnewton.model.gathered_layers import GatheredLayers
-from dnewton.planning.replicas import ProcessGroups
+from dnewton.planning.grid_search import Workload
+from dnewton.planning.net_plan import NetPlan
+from dnewton.planning.replicas import RankDivision
 from dnewton.solvers.baselines import kfac_assignment
 from dnewton.solvers.baselines.epoch_loop import taken
 from dnewton.solvers.baselines.first_order import FirstOrder
+from dnewton.solvers.baselines.kfac_assignment import LayerSize
 from dnewton.solvers.baselines.kfac_factors import Decomposition, decompose, local_pass
-from dnewton.solvers.baselines.workers import Share, Workers
+from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
 from dnewton.solvers.interface import SolverState, StartPoint
+from dnewton.solvers.kind import Needs
+
+
+class KFACSection(WorkersSection):
+    """Kronecker-factored curvature: dp_kfac (Zhang et al. 2022), d_kfac (Pauloski et al. 2020, 2021), mpd_kfac (Osawa
+    et al. 2019)."""
+
+    name: Literal["dp_kfac", "d_kfac", "mpd_kfac"] = "dp_kfac"
+    learning_rate: Positive = 0.05
+    momentum: Fraction = 0.9
+    weight_decay: NotNegative = 0.0
+    damping: Positive = 0.03
+    inverse: Literal["auto", "eigen", "pi"] = "auto"  # auto: pi for mpd_kfac, eigen otherwise
+    decay: Fraction = 0.95  # running average of the factors: the weight of the OLD average
+    factor_every: Count = 1  # steps between two updates of the factors
+    inverse_every: Count = 10  # steps between two decompositions
+    kl_clip: Annotated[float, Field(gt=0)] | None = 0.001
+    assignment: Literal["greedy", "round_robin"] = "greedy"
+    # d_kfac only: the share of workers that hold a layer's decomposition
+    grad_worker_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _fraction_is_kaisas(self) -> KFACSection:
+        if self.grad_worker_fraction != 1.0 and self.name != "d_kfac":
+            raise ValueError("grad_worker_fraction is d_kfac's; in dp_kfac and mpd_kfac one worker owns a layer")
+        if self.name == "mpd_kfac" and self.inverse == "eigen":
+            raise ValueError("mpd_kfac has inverse: pi; the eigen form is d_kfac")
+        return self
 
 
 class KFAC(FirstOrder):
@@ -28,7 +63,7 @@ class KFAC(FirstOrder):
     weight is on the OLD average.
     """
 
-    def __init__(self, workers: Workers, options: KFACSection, groups: ProcessGroups) -> None:
+    def __init__(self, workers: Workers, options: KFACSection) -> None:
         """Collective over the workers: makes the groups of KAISA's grid."""
         super().__init__(workers, options)
         self._own: KFACSection = options
@@ -44,9 +79,8 @@ class KFAC(FirstOrder):
         )
         self._whole = GatheredLayers(network)
         row, column = self._place.place(workers.index)
-        assert groups.peers is not None
-        self._column: Comm = groups.peers.split(column)
-        self._row: Comm = groups.peers.split(row)
+        self._column: Comm = workers.peers.split(column)
+        self._row: Comm = workers.peers.split(row)
         self._eigen = options.inverse == "eigen" or (options.inverse == "auto" and options.name != "mpd_kfac")
         at = range(len(self._sizes))
         here = [self._place.position[i] == network.comm.rank for i in at]
@@ -245,3 +279,33 @@ def _unpacked(flat: Array, shapes: list[tuple[int, ...]]) -> list[Array]:
         found.append(xp.reshape(flat[start : start + _count(shape)], shape))
         start += _count(shape)
     return found
+
+
+def _placed(
+    options: KFACSection, sizes: Sequence[LayerSize], layout: RankDivision, source: str
+) -> kfac_assignment.Placement:
+    return kfac_assignment.place(
+        sizes,
+        layout.replicas,
+        layout.model_ranks,
+        options.name,
+        options.assignment,
+        options.grad_worker_fraction,
+        source,
+    )
+
+
+def _check(options: KFACSection, layout: RankDivision, source: str) -> None:
+    _placed(options, [], layout, source)
+
+
+def _needs(options: KFACSection, plan: NetPlan, work: Workload, layout: RankDivision, source: str) -> Needs:
+    """Factors and decompositions of the rank that has most of them, and as much while they are renewed."""
+    sizes = kfac_assignment.layer_sizes(plan)
+    placement = _placed(options, sizes, layout, source)
+    ranks = [(w, m) for w in range(layout.replicas) for m in range(layout.model_ranks)]
+    numbers = max(kfac_assignment.held_numbers(sizes, placement, options.name, *at) for at in ranks)
+    return Needs(bytes=2.0 * work.itemsize * numbers)
+
+
+SOLVERS.add("dp_kfac", "d_kfac", "mpd_kfac")(data_parallel(KFACSection, KFAC, needs=_needs, check=_check))

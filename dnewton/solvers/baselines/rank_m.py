@@ -8,15 +8,32 @@ Every rank gets its slice of all x_i and g_i by one Alltoall, so traffic is abou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from dnewton.arrays.namespace import Array, copy, identity, namespace, to_device, to_host
-from dnewton.config.baselines import RankMSection
+from dnewton.config.baselines import WorkersSection
+from dnewton.config.solver_register import SOLVERS
+from dnewton.config.types import Count, Fraction, NotNegative
 from dnewton.data.sampling import Indices
 from dnewton.grid import cut
 from dnewton.solvers.baselines.local_sgd import LocalSteps
-from dnewton.solvers.baselines.workers import Share, Workers
+from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
 from dnewton.solvers.interface import StartPoint
+
+
+class RankMSection(WorkersSection):
+    """Multi-secant Newton over workers, after Arnold and Wang 2017."""
+
+    name: Literal["rank_m"] = "rank_m"
+    tau: Count = 4  # local steps that spread the workers before a secant step
+    momentum: Fraction = 0.9
+    type: Literal["I", "II"] = "II"
+    ridge: Annotated[float, Field(ge=1e-15, allow_inf_nan=False)] = 1e-3  # relative to trace(YᵀY)/m
+    overlap: Count = 256  # samples on which all workers take the same gradient difference
+    secant_rate: NotNegative = 0.1  # eta: step along what is left of the gradient
+    spread: Annotated[float, Field(ge=0, le=1)] = 0.0  # how much of its distance from the mean a worker keeps
 
 
 @dataclass(frozen=True)
@@ -136,3 +153,6 @@ class RankM(LocalSteps):
     def saved_values(self) -> dict[str, str]:
         """Also what the next line of figures counts."""
         return {**super().saved_values(), "secant": f"{self._steps} {self._ranks} {self._kept}"}
+
+
+SOLVERS.add("rank_m")(data_parallel(RankMSection, RankM, vectors=21))
