@@ -9,7 +9,8 @@ import numpy as np
 
 from dnewton.comm.communicator import Comm
 from dnewton.config.schema import DataPart, DataSection
-from dnewton.data.readers import Opening, open_part
+from dnewton.data.format_register import Opening
+from dnewton.data.readers import open_part
 from dnewton.data.samples import Samples, Window, check_shapes, load
 from dnewton.data.scaling import Scaling
 from dnewton.data.sources import Source, Values, subset

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from dnewton.data.file_kinds import guard, open_bytes
-from dnewton.data.formats.text import BadLine, Rows, is_number, parse_numbers
+from dnewton.data.format_register import FORMATS, Format, Opening
+from dnewton.data.formats.text import BadLine, Rows, gathered_targets, is_number, is_text, parse_file, parse_numbers
+from dnewton.data.formats.text import source as parsed_source
+from dnewton.data.sources import Source
 from dnewton.errors import UserError
 
 _DELIMITERS = (b",", b";", b"\t")
@@ -245,3 +248,24 @@ def _quoted(lines: list[bytes], places: Any, table: Table) -> Rows:
 
 def _with_delimiter(table: Table, delimiter: bytes) -> Table:
     return Table(delimiter, table.columns, table.skip, table.targets, table.words)
+
+
+def _open_table(path: str, labels: str | None, opening: Opening) -> Source:
+    comm = opening.comm
+    wanted = None if opening.target is None else list(opening.target)
+    with comm.raise_together():
+        table = plan(path, opening.features, wanted)
+    parsed = parse_file(path, lambda block: parse(block, table), comm, table.skip)
+    if not parsed.starts[-1]:
+        raise UserError(f"{path}: holds no samples")
+    features = parsed_source(path, parsed, table.columns - len(table.targets), comm)
+    features = replace(features, columns=table.names)
+    if not table.targets:
+        return features
+    y = gathered_targets(path, parsed, comm)
+    return replace(features, targets=lambda: y)
+
+
+FORMATS.add(".csv", ".tsv")(
+    Format("a table of text", lambda head, path: is_text(head), _open_table, packed=True, is_table=True)
+)

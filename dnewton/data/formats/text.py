@@ -73,6 +73,12 @@ def is_number(word: bytes) -> bool:
     return b"_" not in word
 
 
+def is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a text: few control characters and no zeros."""
+    start = head[:4096]
+    return b"\0" not in head and sum(c < 32 and c not in b"\t\n\r\f" for c in start) <= len(start) // 20
+
+
 Parse = Callable[[bytes], Rows]
 
 
