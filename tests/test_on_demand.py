@@ -16,6 +16,7 @@ from dnewton.errors import UserError
 from dnewton.solvers.kind import SolverKind
 
 NET = "net: {input: [2], loss: squared, layers: [{dense: {units: 1}}]}"
+LIBRARIES = {"sklearn", "scipy", "h5py", "rich", "matplotlib", "safetensors", "array_api_compat"}
 
 
 def imported(code: str) -> set[str]:
@@ -61,6 +62,10 @@ def test_a_file_imports_its_format_alone(tmp_path: Path) -> None:
     formats = {name for name in modules if name.startswith("dnewton.data.formats.")}
     assert formats == {"dnewton.data.formats.array_files", "dnewton.data.formats.npy"}
     assert not modules & {"h5py", "scipy", "sklearn"}
+
+
+def test_a_command_line_imports_no_library_that_its_run_may_not_need() -> None:
+    assert not imported("import dnewton.train") & LIBRARIES
 
 
 def test_the_name_of_a_file_is_a_promise(tmp_path: Path) -> None:

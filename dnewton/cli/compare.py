@@ -22,13 +22,12 @@ from dnewton.config.schema import Config
 from dnewton.config.solver_register import SOLVERS, keys
 from dnewton.errors import UserError
 from dnewton.planning.replicas import layout
-from dnewton.solvers.baselines.parameter_server import Server
 from dnewton.solvers.kind import kind_of
 from dnewton.storage import tensors
 from dnewton.storage.run_directory import RunDirectory
 from dnewton.training import load_config
 from dnewton.training.checkpoint_reader import initial_state
-from dnewton.training.job import assemble
+from dnewton.training.job import Job, assemble
 from dnewton.training.trainer import Record, Trainer
 
 FOREVER = 2**31 - 1
@@ -171,7 +170,7 @@ def one(
     """
     started = time.perf_counter()
     job = assemble(plan.config, comm, args.net)
-    if isinstance(job, Server):
+    if not isinstance(job, Job):  # a rank that serves
         job.serve()
         return
     out = RunDirectory(folder)

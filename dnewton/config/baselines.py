@@ -16,6 +16,7 @@ from dnewton.config.types import (
     Share,
     SolverSection,
     WholeNumber,
+    omitted,
 )
 
 
@@ -61,7 +62,7 @@ class WorkersSection(CommonSection):
 
     batch: Count = 32  # samples per worker and step
     learning_rate: Positive = 0.1
-    schedule: ScheduleSection = ScheduleSection()
+    schedule: ScheduleSection = omitted()
 
 
 class ServedSection(WorkersSection):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from dnewton.config.types import Count, Rules, Section, SolverSection, WholeNumber, samples_or_share
+from dnewton.config.types import Count, Rules, Section, SolverSection, WholeNumber, omitted, samples_or_share
 
 
 def _gradient_batch(value: Any) -> Any:
@@ -42,7 +42,7 @@ class NewtonSection(SolverSection):
     cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
     max_cg: Count = 250
     warm_start: bool = False  # begin each local solve at the last accepted step; cg without Gram coordinates
-    early_termination: EarlyTerminationSection = EarlyTerminationSection()
+    early_termination: EarlyTerminationSection = omitted()
     combine: Literal["none", "previous", "two_level"] = "previous"
     replica_solve: Literal["average", "exact"] = "average"  # parallel.replicas > 1: each with its share of S, or all
     lambda_: Annotated[float, Field(alias="lambda", ge=1e-10, le=1e10)] = 1.0

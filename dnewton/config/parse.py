@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any, get_args
 
@@ -102,6 +101,8 @@ def _explain(error: ValidationError, source: str, changed: list[str], values: di
     origin = "--set" if any(f"{dotted}.".startswith(f"{c}.") or c.startswith(f"{dotted}.") for c in changed) else source
     where = f"{origin}: {path}" if path else origin
     if first["type"] in _UNKNOWN:
+        import difflib  # for mistakes only
+
         known = _known_keys(loc[:-1], values)
         lower = {k.lower(): k for k in known}
         near = difflib.get_close_matches(str(loc[-1]).lower(), list(lower), n=1, cutoff=0.5)

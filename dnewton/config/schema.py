@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from dnewton.config import strict_yaml
 from dnewton.config.newton import NewtonSection
 from dnewton.config.solver_register import choose
-from dnewton.config.types import Count, Positive, Section, SolverSection
+from dnewton.config.types import Count, Positive, Section, SolverSection, omitted
 from dnewton.grid import KindName
 
 ActivationName = Literal["relu", "tanh", "sigmoid", "softplus", "linear"]
@@ -227,10 +227,10 @@ class Config(Section):
     """A whole run."""
 
     net: NetSection
-    data: DataSection = DataSection()
+    data: DataSection = omitted()
     solver: Annotated[SerializeAsAny[SolverSection], BeforeValidator(choose)] = Field(default_factory=NewtonSection)
-    parallel: ParallelSection = ParallelSection()
-    output: OutputSection = OutputSection()
+    parallel: ParallelSection = omitted()
+    output: OutputSection = omitted()
 
     def resolved(self) -> dict[str, Any]:
         """Plain values with every default filled in, in the form that the YAML file has."""

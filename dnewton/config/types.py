@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,6 +18,7 @@ WholeNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 class Section(BaseModel):
     """A mapping in the YAML file: unknown keys are errors, numbers are not strings."""
 
+    # validators are built when a section is first validated: most never are, as they are part of those around them
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
     needs: ClassVar[Rules] = {}
 
@@ -29,6 +30,15 @@ class Section(BaseModel):
             if getattr(self, key) != default and str(getattr(self, other)) not in values:
                 raise ValueError(f"{key} needs {other}: {' or '.join(values)}")
         return self
+
+
+def omitted() -> Any:
+    """The default of a section inside another: an empty mapping, which is validated with the rest.
+
+    A default `Section()` would be an instance already when the module is imported, and its validators would be built
+    there and then, in every process, and again inside those of the section around it.
+    """
+    return Field(default_factory=dict, validate_default=True)
 
 
 def samples_or_share(value: float) -> float:

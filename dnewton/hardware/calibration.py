@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from threadpoolctl import threadpool_info
-
 from dnewton.arrays.namespace import nbytes, ones, zeros
 from dnewton.comm.communicator import Comm
 from dnewton.config.schema import Config
@@ -130,4 +128,6 @@ def _processor() -> str:
 
 
 def _threads() -> int:
+    from threadpoolctl import threadpool_info
+
     return max([int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"], default=1)

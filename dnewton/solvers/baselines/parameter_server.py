@@ -20,11 +20,11 @@ from dnewton.model.network import blocks_of
 from dnewton.planning.net_plan import NetPlan
 from dnewton.planning.replicas import ProcessGroups
 from dnewton.solvers.baselines.server_rules import Shard
+from dnewton.solvers.interface import STOPPED
 from dnewton.solvers.kind import rule_of
 
 INIT, PULL, PUSH, SKIP, FINAL, STATE, KNOWN, STATS, STOP = range(1, 10)  # requests
 MODEL, ACK = 11, 12  # answers
-STOPPED = "\0stopped"  # in the place of an error: before the end, on demand
 IDLE = 2e-4  # seconds between two looks for a message, once there has been none for a while
 PATIENCE = 10_000  # looks before that, where the server has a core to itself
 
