@@ -33,8 +33,8 @@ def load(text: str, source: str, overrides: list[str] | None = None) -> Config:
     """
     values = strict_yaml.parse(text, source)
     if not isinstance(values, dict):
-        found = "the file is empty" if values is None else f"got {_show(values)}"
-        raise UserError(f"{source}: a mapping with the section 'net' is needed, {found}")
+        given = "the file is empty" if values is None else f"got {_show(values)}"
+        raise UserError(f"{source}: a mapping with the section 'net' is needed, {given}")
     changed = [renewed_path(_override(values, item)) for item in overrides or []]
     renew(values, source)
     try:

@@ -174,7 +174,7 @@ def load(
         if stream and source.rows is None:
             raise UserError(
                 f"{source.name}: needs {source.samples * window.width * np.dtype(dtype).itemsize / 2**20:.1f} MiB per "
-                "rank and cannot be read in part; raise data.max_resident, use more ranks, or write it anew: "
+                "rank and cannot be read in part; raise data.max_resident, use more ranks, or convert it: "
                 "python -m dnewton.data convert IN OUT.npy"
             )
         if stream or (fit and not once):

@@ -41,7 +41,7 @@ class RawArray:
         return math.prod(self.shape[1:])
 
     def check_size(self, exact: bool = False) -> None:
-        """Raise UserError when the file ends before the array does, or (`exact`) goes on after it."""
+        """Raise UserError when the file ends before the array does, or (`exact`) is longer than the array."""
         needed = self.offset + math.prod(self.shape) * self.dtype.itemsize
         size = os.path.getsize(self.path)
         if size < needed:
@@ -175,8 +175,8 @@ def pick(path: str, names: list[str]) -> tuple[str, str | None]:
 
     x = find(X_NAMES)
     if x is None:
-        found = ", ".join(sorted(names)) or "nothing"
-        raise UserError(f"{path}: has no array 'x'; x and y are needed (found {found})")
+        listed = ", ".join(sorted(names)) or "nothing"
+        raise UserError(f"{path}: has no array 'x'; x and y are needed (found {listed})")
     return x, find(Y_NAMES)
 
 

@@ -194,7 +194,7 @@ def _open_libsvm(path: str, labels: str | None, opening: Opening) -> Source:
     parsed = parse_file(path, lambda block: parse(block, width, opening.zero_based), comm, skip)
     if not parsed.starts[-1]:
         raise UserError(f"{path}: holds no samples")
-    columns = [rows.columns for rows in parsed.mine.values() if len(rows.columns)]
+    columns = [rows.columns for rows in parsed.blocks.values() if len(rows.columns)]
     least = comm.minmax(float(min([2**31, *(int(c.min()) for c in columns)])))[0]
     most = int(comm.minmax(float(max([0, *(int(c.max()) for c in columns)])))[1])
     zero_based = least == 0 if opening.zero_based is None else opening.zero_based
@@ -209,7 +209,7 @@ def _open_libsvm(path: str, labels: str | None, opening: Opening) -> Source:
 
 def _refuse_last_index(path: str, parsed: Parsed, base: int, features: int) -> None:
     """Raise UserError for this rank's first index that is the width itself, where indices count from 0."""
-    for b, rows in sorted(parsed.mine.items()):
+    for b, rows in sorted(parsed.blocks.items()):
         places = np.flatnonzero(rows.columns - base >= features)
         if len(places):
             row = int(parsed.starts[b]) + int(np.searchsorted(rows.indptr, places[0], side="right")) - 1

@@ -54,8 +54,8 @@ def beside(path: str) -> str | None:
     names = [f"{stem}.y{suffix}", f"{stem}.labels{suffix}"]
     for old, new in (("x", "y"), ("X", "y"), ("X", "Y"), ("images", "labels"), ("data", "labels"), ("data", "target")):
         names += [re.sub(rf"(?<![A-Za-z]){old}(?![A-Za-z])", new, name)]
-    found = (os.path.join(folder, n) for n in names if n != name)
-    return next((p for p in found if os.path.isfile(p)), None)
+    candidates = (os.path.join(folder, n) for n in names if n != name)
+    return next((p for p in candidates if os.path.isfile(p)), None)
 
 
 FORMATS.add(".npy")(

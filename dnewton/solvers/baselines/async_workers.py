@@ -1,6 +1,6 @@
 """Workers of the asynchronous methods: pulls from and pushes to the parameter servers (parameter_server.py).
 
-A push does not wait: it is sent from one of two buffers while the worker goes on; only the push before last must have
+A push does not wait: it is sent from one of two buffers while the worker computes; only the push before last must have
 been acknowledged. With `round_robin` the servers take the workers in turn and a run can be repeated bit by bit.
 """
 
@@ -117,11 +117,11 @@ class Link:
 
     def statistics(self) -> Array:
         """The servers' figures, (servers, 6): see :class:`dnewton.solvers.baselines.parameter_server.Server`."""
-        found = np.empty((len(self._parts), 6))
-        for row, (server, _) in zip(found, self._parts, strict=True):
+        rows = np.empty((len(self._parts), 6))
+        for row, (server, _) in zip(rows, self._parts, strict=True):
             self._comm.wait(self._comm.send(np.empty(0), server, STATS))
             self._comm.receive(row, server, MODEL)
-        return found
+        return rows
 
     def stop(self, error: str) -> None:
         """Let the servers go, with the message of the UserError that ended the job if one did."""
@@ -166,16 +166,16 @@ class Served(LocalSteps):
         """Staleness of the pushes since the last line, and what the servers sent."""
         if self.workers.all.rank != 0:
             return {}
-        found = self._link.statistics()
-        count = found[:, 0].sum()
-        total = found[:, 1].sum()
-        largest = found[:, 2].max()
-        sent = [float(found[:, 3].sum()), float(found[:, 4].sum())]
+        rows = self._link.statistics()
+        count = rows[:, 0].sum()
+        total = rows[:, 1].sum()
+        largest = rows[:, 2].max()
+        sent = [float(rows[:, 3].sum()), float(rows[:, 4].sum())]
         calls, moved = (a - b for a, b in zip(sent, self._passed, strict=True))
         self._passed = sent
         return {
             "staleness": {"mean": total / count if count else 0.0, "max": int(largest), "pushes": int(count)},
-            "servers": {"calls": int(calls), "bytes": int(moved), "peak_rss_bytes": int(found[:, 5].max())},
+            "servers": {"calls": int(calls), "bytes": int(moved), "peak_rss_bytes": int(rows[:, 5].max())},
         }
 
     def saved(self) -> SolverState:

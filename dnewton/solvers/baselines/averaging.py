@@ -10,7 +10,7 @@ from dnewton.arrays.namespace import copy, namespace
 from dnewton.config.baselines import WorkersSection
 from dnewton.config.solver_register import SOLVERS
 from dnewton.config.types import Count, Fraction, Positive
-from dnewton.solvers.baselines.epoch_loop import taken
+from dnewton.solvers.baselines.epoch_loop import saved_or_zeros
 from dnewton.solvers.baselines.local_sgd import LocalSteps
 from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
 from dnewton.solvers.interface import SolverState, StartPoint
@@ -37,7 +37,7 @@ class AveragingSection(WorkersSection):
 class Averaging(LocalSteps):
     """Every τ steps x ← mean of the workers' x: one sum of θ's size.
 
-    With block momentum the mean's displacement is a gradient: D ← η_b D + ζ (mean - W);  W ← W + D;  workers go on
+    With block momentum the mean's displacement is a gradient: D ← η_b D + ζ (mean - W);  W ← W + D;  workers continue
     from W, or with `nesterov_block` from W + η_b D.
     """
 
@@ -48,7 +48,7 @@ class Averaging(LocalSteps):
     def prepare(self, start: StartPoint) -> None:
         """All workers begin at the common point."""
         super().prepare(start)
-        self._block = taken(start, "block")
+        self._block = saved_or_zeros(start, "block")
 
     def update(self, share: Share, rate: float, count: int) -> None:
         """One local step; the meeting after every τ of them. Collective over the workers."""

@@ -11,7 +11,7 @@ from dnewton.config.baselines import ServedSection
 from dnewton.config.solver_register import SOLVERS
 from dnewton.config.types import Count, Fraction, Positive, Rules
 from dnewton.solvers.baselines.async_workers import Served
-from dnewton.solvers.baselines.epoch_loop import taken
+from dnewton.solvers.baselines.epoch_loop import saved_or_zeros
 from dnewton.solvers.baselines.server_rules import Rule, Shard
 from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
 from dnewton.solvers.interface import SolverState, StartPoint
@@ -50,7 +50,7 @@ class Downpour(Served):
     def prepare(self, start: StartPoint) -> None:
         """Nothing has added up, or what had."""
         super().prepare(start)
-        self._sum = taken(start, "sum")
+        self._sum = saved_or_zeros(start, "sum")
         self._moved = bool(namespace(self._sum).any(self._sum != 0))
 
     def update(self, share: Share, rate: float, count: int) -> None:

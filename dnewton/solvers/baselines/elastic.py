@@ -60,8 +60,8 @@ class Elastic(LocalSteps):
     def figures(self) -> dict[str, Any]:
         """α, and how far the workers are from the centre (root mean square over the workers)."""
         away = self.x - self.centre
-        mine = dot(away, away)
-        squares = self.workers.all.sum_scalars([mine])[0]
+        square = dot(away, away)
+        squares = self.workers.all.sum_scalars([square])[0]
         return {"alpha": self.alpha, "spread": (max(0.0, squares) / self.workers.count) ** 0.5}
 
 

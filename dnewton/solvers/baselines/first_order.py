@@ -11,7 +11,7 @@ from dnewton.arrays.namespace import Array, copy, namespace
 from dnewton.config.baselines import WorkersSection
 from dnewton.config.solver_register import SOLVERS
 from dnewton.config.types import Fraction, NotNegative, Positive
-from dnewton.solvers.baselines.epoch_loop import Epochs, taken
+from dnewton.solvers.baselines.epoch_loop import Epochs, saved_or_zeros
 from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
 from dnewton.solvers.interface import SolverState, StartPoint
 
@@ -75,7 +75,7 @@ class SGD(FirstOrder):
     def prepare(self, start: StartPoint) -> None:
         """Take over θ and the momentum."""
         super().prepare(start)
-        self._velocity = taken(start, "velocity")
+        self._velocity = saved_or_zeros(start, "velocity")
 
     def update(self, share: Share, rate: float, count: int) -> None:
         """One step. Collective over the workers."""
@@ -104,8 +104,8 @@ class Adam(FirstOrder):
     def prepare(self, start: StartPoint) -> None:
         """Take over θ and the moments."""
         super().prepare(start)
-        self._first = taken(start, "first")
-        self._second = taken(start, "second")
+        self._first = saved_or_zeros(start, "first")
+        self._second = saved_or_zeros(start, "second")
         self._count = int(start.saved.values.get("count", "0")) if start.saved is not None else 0
 
     def update(self, share: Share, rate: float, count: int) -> None:

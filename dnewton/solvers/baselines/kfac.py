@@ -19,7 +19,7 @@ from dnewton.planning.grid_search import Workload
 from dnewton.planning.net_plan import NetPlan
 from dnewton.planning.replicas import RankDivision
 from dnewton.solvers.baselines import kfac_assignment
-from dnewton.solvers.baselines.epoch_loop import taken
+from dnewton.solvers.baselines.epoch_loop import saved_or_zeros
 from dnewton.solvers.baselines.first_order import FirstOrder
 from dnewton.solvers.baselines.kfac_assignment import LayerSize
 from dnewton.solvers.baselines.kfac_factors import Decomposition, decompose, local_pass
@@ -95,7 +95,7 @@ class KFAC(FirstOrder):
     def prepare(self, start: StartPoint) -> None:
         """Take over θ, the momentum, and of factors and decompositions what this rank works with."""
         super().prepare(start)
-        self._velocity = taken(start, "velocity")
+        self._velocity = saved_or_zeros(start, "velocity")
         self._factors: dict[int, tuple[Array, Array]] = {}
         self._decomposed: dict[int, Decomposition] = {}
         self._updates = 0
@@ -115,8 +115,8 @@ class KFAC(FirstOrder):
         updates = {i: int(n[0]) for i in range(len(self._sizes)) for n in read(i, "updates")}
         known = {i for i, n in updates.items() if n}
         self._factors = {i: (a, g) for i in known.intersection(self._factored) for a, g in [read(i, "A", "G")]}
-        mine = [updates[i] for i in self._factors]  # without any, as others in the replica: they act together
-        self._updates = max(mine or updates.values(), default=0)
+        counts = [updates[i] for i in self._factors]  # without any, as others in the replica: they act together
+        self._updates = max(counts or updates.values(), default=0)
         for i in known.intersection(self._preconditioned):
             if len(parts := read(i, *self._parts)) == len(self._parts):
                 self._decomposed[i] = Decomposition(*parts)
@@ -145,9 +145,9 @@ class KFAC(FirstOrder):
         sums: dict[str, tuple[Array, Array]] = {}
         with workers.all.phase("gradient"):
             if len(share.indices):
-                mine = {self._sizes[i].name for i in self._factored} if renew else set()
+                factored = {self._sizes[i].name for i in self._factored} if renew else set()
                 asked = self._asked if renew else set()
-                sums = local_pass(workers.objective, self._theta, share.indices, gradient, asked, mine)
+                sums = local_pass(workers.objective, self._theta, share.indices, gradient, asked, factored)
         with workers.all.phase("exchange"):
             gradient = workers.peers.allreduce(gradient)
         if renew:
@@ -190,13 +190,13 @@ class KFAC(FirstOrder):
         """Owners decompose; the workers of a column give each other what they have."""
         options = self._own
         with self.workers.all.phase("precondition"):
-            mine = {
+            decomposed = {
                 i: decompose(*self._factors[i], self._eigen, options.damping) for i in self._owned if i in self._factors
             }
             if self._column.size == 1:
-                self._decomposed |= mine
+                self._decomposed |= decomposed
                 return
-            flat = self._column.concatenate(_packed([p for d in mine.values() for p in d.parts()], self._theta))
+            flat = self._column.concatenate(_packed([p for d in decomposed.values() for p in d.parts()], self._theta))
         start = 0
         for row in range(self._column.size):
             for i in self._preconditioned:
@@ -239,7 +239,7 @@ class KFAC(FirstOrder):
         return ("left", "right", "left_values", "right_values") if self._eigen else ("left", "right")
 
     def saved(self) -> SolverState:
-        """The momentum, the factors, and the decompositions where they are not made anew at every step; by owners."""
+        """The momentum, the factors, and the decompositions where they are not computed at every step; by owners."""
         shapes: dict[str, tuple[int, ...]] = {}
         whole: dict[str, Array] = {}
         for i, size in enumerate(self._sizes if self._iteration or self._position else []):
@@ -250,13 +250,13 @@ class KFAC(FirstOrder):
                 here |= {part: every[part] for part in self._parts}
             shapes |= {f"{size.name}.{part}": shape for part, shape in here.items()}
             if i in self._owned:
-                found = {part: zeros(shape, self._theta) for part, shape in here.items()}
+                tensors = {part: zeros(shape, self._theta) for part, shape in here.items()}
                 if i in self._factors:
-                    found["updates"] += self._updates
-                    found["A"], found["G"] = self._factors[i]
+                    tensors["updates"] += self._updates
+                    tensors["A"], tensors["G"] = self._factors[i]
                 if i in self._decomposed and self._own.inverse_every > 1:
-                    found |= dict(zip(self._parts, self._decomposed[i].parts(), strict=True))
-                whole |= {f"{size.name}.{part}": tensor for part, tensor in found.items()}
+                    tensors |= dict(zip(self._parts, self._decomposed[i].parts(), strict=True))
+                whole |= {f"{size.name}.{part}": tensor for part, tensor in tensors.items()}
         values = {**self.saved_values(), "kl_clip": repr(self._clip)}
         return SolverState({"velocity": self._velocity}, values=values, shapes=shapes, whole=whole)
 
@@ -273,12 +273,12 @@ def _packed(arrays: list[Array], like: Array) -> Array:
 
 def _unpacked(flat: Array, shapes: list[tuple[int, ...]]) -> list[Array]:
     xp = namespace(flat)
-    found = []
+    arrays = []
     start = 0
     for shape in shapes:
-        found.append(xp.reshape(flat[start : start + _count(shape)], shape))
+        arrays.append(xp.reshape(flat[start : start + _count(shape)], shape))
         start += _count(shape)
-    return found
+    return arrays
 
 
 def _placed(

@@ -50,7 +50,7 @@ class Server:
         self._turn = [0] * groups.layout.model_ranks  # round_robin: the replica whose exchange is next
         self._half = [False] * groups.layout.model_ranks  # it has made one of its two requests
         self._stale: list[int] = []
-        self.stopped = False  # the job has to go on later
+        self.stopped = False  # before the end: the job is to be resumed
 
     def serve(self) -> None:
         """Answer until told to stop; raises the UserError that ended the workers, if one did."""
@@ -58,13 +58,13 @@ class Server:
         since = math.inf  # until the first request workers read their samples
         while True:
             self._comm.stops.serve(since)
-            found = self._next()
-            if found is None:
+            request = self._next()
+            if request is None:
                 idle += 1
                 if self._comm.yield_when_idle or idle > PATIENCE:
                     time.sleep(IDLE)
                 continue
-            (source, tag) = found
+            (source, tag) = request
             idle = 0
             since = time.monotonic()
             if tag == STOP:
@@ -83,15 +83,15 @@ class Server:
         if not self._in_turn:
             return comm.arrived()
         for tag in (STOP, INIT, FINAL, STATE, KNOWN, STATS):  # after STOP may come the INIT of another run
-            if (found := comm.arrived(tag=tag)) is not None:
-                return found
+            if (request := comm.arrived(tag=tag)) is not None:
+                return request
         for m, turn in enumerate(self._turn):
             source = turn * self._layout.model_ranks + m
-            found = comm.arrived(source)  # the oldest of its messages, so of any tag
-            if found is not None:
-                if found[1] in (PULL, PUSH, SKIP):
+            request = comm.arrived(source)  # the oldest of its messages, so of any tag
+            if request is not None:
+                if request[1] in (PULL, PUSH, SKIP):
                     self._pass_on(m)
-                return found
+                return request
         return None
 
     def _pass_on(self, m: int) -> None:

@@ -96,21 +96,21 @@ class RankM(LocalSteps):
         options, workers = self._own, self.workers
         overlap = workers.common(draw, options.overlap)
         self._seen += len(overlap) * workers.count
-        found = self.secant(overlap)
+        step = self.secant(overlap)
         with workers.all.phase("function"):
-            before = workers.value(found.mean, overlap)
-            after = workers.value(found.new, overlap)
+            before = workers.value(step.mean, overlap)
+            after = workers.value(step.new, overlap)
         self._seen += 2 / 3 * len(overlap)
         good = after < before  # false for NaN
         self._steps = self._steps + 1
-        self._ranks = self._ranks + found.rank
+        self._ranks = self._ranks + step.rank
         self._kept = self._kept + bool(good)
         if good:
-            new = found.new
+            new = step.new
         else:
             with workers.all.phase("exchange"):
-                new = found.mean - options.secant_rate * workers.peers.concatenate(found.slope)
-        self.x = new + options.spread * (self.x - found.mean)
+                new = step.mean - options.secant_rate * workers.peers.concatenate(step.slope)
+        self.x = new + options.spread * (self.x - step.mean)
         self.centre = new
 
     def secant(self, overlap: Indices) -> Secant:
@@ -146,9 +146,9 @@ class RankM(LocalSteps):
     def figures(self) -> dict[str, Any]:
         """Mean numerical rank of Y, and the share of secant steps that were kept, since the last line."""
         steps = max(1, self._steps)
-        found = {"secant_rank": self._ranks / steps, "secant_kept": self._kept / steps}
+        figures = {"secant_rank": self._ranks / steps, "secant_kept": self._kept / steps}
         self._steps = self._ranks = self._kept = 0
-        return found
+        return figures
 
     def saved_values(self) -> dict[str, str]:
         """Also what the next line of figures counts."""

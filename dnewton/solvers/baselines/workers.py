@@ -122,9 +122,9 @@ class Workers:
 
         Collective over the workers.
         """
-        mine, total = self._mine(indices)
+        share, total = self._own_share(indices)
         gradient = namespace(theta).zeros_like(theta)
-        loss, metric = self.objective.accumulate(theta, mine, gradient)
+        loss, metric = self.objective.accumulate(theta, share, gradient)
         self.all.stops.sync_point()
         gradient = self.peers.allreduce(gradient)
         gradient /= total
@@ -134,13 +134,13 @@ class Workers:
 
     def value(self, theta: Array, indices: Indices | None = None) -> float:
         """f alone. Collective over the workers."""
-        mine, total = self._mine(indices)
-        loss, _ = self.objective.accumulate(theta, mine, None)
+        share, total = self._own_share(indices)
+        loss, _ = self.objective.accumulate(theta, share, None)
         self.all.stops.sync_point()
         value, _, _ = self._totals(theta, loss, 0.0, theta[:0])
         return value[0] / total + value[1]
 
-    def _mine(self, indices: Indices | None) -> tuple[Indices, int]:
+    def _own_share(self, indices: Indices | None) -> tuple[Indices, int]:
         total = self.samples if indices is None else len(indices)
         lo, hi = cut(total, self.count, self.index)
         return run(lo, hi) if indices is None else indices[lo:hi], total
