@@ -131,6 +131,7 @@ CALLS = {
     "loads",
 }
 ALLOWED = {"re.compile", "json.loads"}
+REGISTER = {("config.register", "import_module")}  # of constants in its own tables: no file and no user names a module
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
@@ -144,7 +145,8 @@ def test_nothing_runs_what_it_reads(path: Path) -> None:
         whole = ast.unparse(node.func)
         owner, _, called = whole.rpartition(".")
         given = {k.arg: ast.unparse(k.value) for k in node.keywords}
-        assert called not in CALLS or whole in ALLOWED, f"{path}:{node.lineno}: {whole}"
+        fine = whole in ALLOWED or (name(path), whole) in REGISTER
+        assert called not in CALLS or fine, f"{path}:{node.lineno}: {whole}"
         assert given.get("shell", "False") == "False", f"{path}:{node.lineno}: {whole}"
         if whole in ("np.load", "numpy.load"):
             assert given.get("allow_pickle") == "False", f"{path}:{node.lineno}: {whole}"
