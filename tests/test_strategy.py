@@ -37,7 +37,7 @@ from dnewton.solvers.newton.newton import State
 
 def whole_matrix(problem: Problem) -> np.ndarray:
     return oracle.gauss_newton_matrix(
-        problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples
+        problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C, problem.samples
     )
 
 

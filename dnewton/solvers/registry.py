@@ -19,7 +19,7 @@ from dnewton.config.baselines import (
 from dnewton.config.newton import NewtonSection
 from dnewton.data.sampling import subsample_size
 from dnewton.errors import UserError
-from dnewton.model.network import blocks_of
+from dnewton.model.block import blocks_of
 from dnewton.model.objective import Objective
 from dnewton.planning import memory as memory_plan
 from dnewton.planning.curvature_plan import CurvaturePlan

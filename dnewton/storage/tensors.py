@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from dnewton.arrays.namespace import Array, dtype_name, itemsize, to_host
 from dnewton.comm.communicator import Comm
 from dnewton.errors import UserError, one_line
-from dnewton.model.network import Block, Network
+from dnewton.model.block import Block
+from dnewton.model.network import Network
 from dnewton.storage import checksum, parallel_file
 from dnewton.storage.parallel_file import Piece
 
@@ -112,8 +113,8 @@ def _shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights and biases."""
     found: dict[str, tuple[int, ...]] = {}
     for layer in network.plan.parametric():
-        found[f"{layer.shape.name}.weight"] = tuple(layer.shape.weight_shape)
-        found[f"{layer.shape.name}.bias"] = tuple(layer.shape.weight_shape[:1])
+        found[f"{layer.spec.name}.weight"] = tuple(layer.spec.weight_shape)
+        found[f"{layer.spec.name}.bias"] = tuple(layer.spec.weight_shape[:1])
     return found
 
 
@@ -124,8 +125,8 @@ def _flat(shape: Sequence[int]) -> tuple[int, int]:
 
 def _blocks(network: Network, prefix: str, vector: Array, offsets: Mapping[str, int]) -> Iterator[Piece]:
     for block in network.blocks:
-        name = prefix + block.layer.shape.name
-        columns = _flat(block.layer.shape.weight_shape)[1]
+        name = prefix + block.name
+        columns = _flat(block.weight_shape)[1]
         if block.weights:
             weight = np.ascontiguousarray(block.to_file_order(block.weight(vector)))
             flat = weight.reshape(weight.shape[0], weight[0].size)
@@ -137,7 +138,7 @@ def _blocks(network: Network, prefix: str, vector: Array, offsets: Mapping[str, 
 
 
 def _first_column(block: Block) -> int:
-    return block.inputs[0] * math.prod(block.layer.shape.weight_shape[2:])
+    return block.inputs[0] * math.prod(block.weight_shape[2:])
 
 
 def _header(
@@ -191,7 +192,7 @@ def header_hash(path: str) -> str:
 
 def prefixes(path: str, network: Network) -> list[str]:
     """The name prefixes of the vectors like θ that a checkpoint holds ("" for the weights)."""
-    first = f"{network.plan.parametric()[0].shape.name}.weight"
+    first = f"{network.plan.parametric()[0].spec.name}.weight"
     with _opened(path) as file:
         return [name.removesuffix(first) for name in list(file.keys()) if name == first or name.endswith("." + first)]
 
@@ -206,11 +207,11 @@ def load(path: str, network: Network, dtype: str, prefix: str = "", sums: dict[s
         names = set(file.keys())
         _check_names(path, names, network, prefix)
         for block in network.blocks:
-            name = prefix + block.layer.shape.name
+            name = prefix + block.name
             weight = file.get_slice(name + ".weight")
-            _check_shape(path, name + ".weight", weight.get_shape(), block.layer.shape.weight_shape)
+            _check_shape(path, name + ".weight", weight.get_shape(), block.weight_shape)
             bias = file.get_slice(name + ".bias")
-            _check_shape(path, name + ".bias", bias.get_shape(), block.layer.shape.weight_shape[:1])
+            _check_shape(path, name + ".bias", bias.get_shape(), block.weight_shape[:1])
             for kind, entry in (("weight", weight), ("bias", bias)):
                 if entry.get_dtype() not in _READ:
                     raise UserError(f"{path}: {name}.{kind} has dtype {entry.get_dtype()}; F32 or F64 is needed")

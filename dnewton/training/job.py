@@ -17,7 +17,6 @@ from dnewton.data.sampling import subsample_size
 from dnewton.data.targets import Targets
 from dnewton.hardware import calibration, node
 from dnewton.hardware.device import Device, open_device
-from dnewton.model.losses.losses import LOSSES
 from dnewton.model.network import Network
 from dnewton.model.objective import Objective
 from dnewton.planning import curvature_plan, grid_search
@@ -70,7 +69,7 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     groups = ProcessGroups.of(divided, world)
     notes = [node.limit_threads(world.ranks_on_node, world.cores), *about_device]
     check_width(config, math.prod(config.net.input))
-    parts = open_parts(config.data, config.net.input, config.solver.seed, world)
+    parts = open_parts(config.data, config.net.data_shape, config.solver.seed, world)
     memory = _memory_per_rank(config, world, device)
     resident = world.minmax(_resident(config, memory, device, world))[0]  # alike on all ranks: the plan depends on it
     scored = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
@@ -107,7 +106,7 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
             return Server(groups, plan, options, config.parallel.dtype)
     network = Network(plan, groups.model.on_grid(plan.grid))
     bounds = plan.grid.bounds(plan.input_split, plan.input_units, network.comm.rank)
-    window = Window.of(config.net.input, plan.input_units, bounds)
+    window = Window.of(config.net.data_shape, plan.input_units, bounds)
     with world.raise_together() if groups.layout.servers else nullcontext():
         loaded = load_parts(
             parts, config.data, window, work.outputs, config.net.loss, config.parallel.dtype, resident, groups.workers
@@ -123,8 +122,8 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
         network,
         network.comm,
         train,
-        LOSSES[config.net.loss],
-        targets.metric_sum(),
+        config.net.loss,
+        targets.metric_sum(config.net.loss),
         regulariser(config, parts.train.samples),
         how.batch,
         passes,
