@@ -27,8 +27,9 @@ from dnewton.solvers.interface import StartPoint
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import RunDirectory
 from dnewton.training import load_config
-from dnewton.training.checkpoint_reader import changes, initial_state, resumed_state
+from dnewton.training.checkpoint_reader import initial_state, resumed_state
 from dnewton.training.job import Job, assemble
+from dnewton.training.run_identity import changes
 from dnewton.training.trainer import Record, Trainer
 
 TIMEOUT = 600.0  # seconds, until the configuration is known

@@ -125,9 +125,9 @@ class Comm:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count and time everything inside under `name`; phases may nest, the innermost counts."""
+        entry = self.ledger[name]
         outer = self.ledger.phase
         self.ledger.phase = name
-        entry = self.ledger[name]
         start, inner = time.perf_counter(), self._total_elapsed()
         try:
             yield

@@ -2,54 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dnewton.arrays.namespace import Array, to_host
+from dnewton.arrays.namespace import Array
 from dnewton.errors import UserError, one_line
 from dnewton.model import init_weights
 from dnewton.solvers.interface import SolverState, StartPoint
-from dnewton.storage import checksum, manifest, tensors
+from dnewton.storage import manifest, tensors
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import STATE, RunDirectory
 from dnewton.training.job import Job
-from dnewton.training.load_config import PARTS
+from dnewton.training.run_identity import difference
 
 
 class OtherRun(UserError):
     """A checkpoint of another net, data set, solver or seed."""
-
-
-def identity(job: Job) -> dict[str, Any]:
-    """What must not change between a checkpoint and its resumption."""
-    config = job.config.resolved()
-    layers = [
-        {k: {o: v for o, v in opts.items() if o != "split"} for k, opts in layer.items()}
-        for layer in config["net"]["layers"]
-    ]
-    y = np.asarray(to_host(job.objective.data.y), dtype=np.float32)
-    targets = np.ascontiguousarray(y.reshape(len(y), -1))
-    return {
-        "net": {**config["net"], "layers": layers},
-        "data": {k: _names_only(v) if k in PARTS else v for k, v in config["data"].items() if k != "max_resident"},
-        "solver": config["solver"]["name"],
-        "seed": config["solver"]["seed"],
-        "samples": job.objective.data.count,
-        "targets": f"{checksum.partial(targets, 0, 0):016x}",
-    }
-
-
-def _names_only(part: Any) -> Any:
-    """A data part without its folders, which may differ from machine to machine."""
-    if isinstance(part, dict):
-        return {k: _names_only(v) for k, v in part.items()}
-    if isinstance(part, list):
-        return [_names_only(v) for v in part]
-    return os.path.basename(part) if part else part
 
 
 def initial_state(job: Job, init: str | None) -> StartPoint:
@@ -91,9 +61,8 @@ def _read(path: str, job: Job) -> tuple[StartPoint, Manifest]:
     state, sums = os.path.join(path, STATE), dict[str, int]()
     with job.comm.raise_together():
         found = check(path)
-    difference = _difference(found, job)
-    if difference := job.comm.text_from_root(difference):
-        raise OtherRun(f"{path}: belongs to another run: {difference}; use another --out, or --overwrite")
+    if differs := job.comm.text_from_root(difference(found, job)):
+        raise OtherRun(f"{path}: belongs to another run: {differs}; use another --out, or --overwrite")
     with job.comm.raise_together():
         try:
             start = _start(state, found, job, sums)
@@ -111,14 +80,6 @@ def _read(path: str, job: Job) -> tuple[StartPoint, Manifest]:
             if ranks and f"{int(value):016x}" != found.tensors[name]:
                 raise UserError(f"{state}: tensor {name} is damaged: its checksum differs from the manifest's")
     return start, found
-
-
-def _difference(found: Manifest, job: Job) -> str:
-    """What makes a checkpoint another run's, or nothing."""
-    before, now = dict(found.identity), json.loads(json.dumps(identity(job)))
-    if found.config.get("parallel", {}).get("dtype") != job.config.parallel.dtype:
-        before["targets"] = now["targets"]  # of another precision
-    return _first_difference(before, now) or ""
 
 
 def check(path: str) -> Manifest:
@@ -155,36 +116,3 @@ def _start(state: str, found: Manifest, job: Job, sums: dict[str, int]) -> Start
             vectors[prefix[:-1]] = read(prefix)
     whole = tensors.Tensors(state, {name: int(value, 16) for name, value in found.tensors.items()})
     return StartPoint(theta, found.iteration, SolverState(vectors, own, found.values, whole=whole), found.position)
-
-
-def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
-    """Which settings differ, as `key: before -> now`."""
-    found = []
-    for key in sorted(set(before) | set(now)):
-        a = before.get(key)
-        b = now.get(key)
-        name = f"{path}.{key}" if path else key
-        if isinstance(a, dict) and isinstance(b, dict):
-            found.extend(changes(a, b, name))
-        elif a != b:
-            found.append(f"{name}: {a} -> {b}")
-    return found
-
-
-def _first_difference(a: Any, b: Any, path: str = "") -> str | None:
-    """The first place in which two runs' identities differ, in words."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in sorted(set(a) | set(b)):
-            found = _first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else key)
-            if found:
-                return found
-        return None
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        entries = (_first_difference(x, y, f"{path}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=True)))
-        return next((entry for entry in entries if entry), None)
-    return None if a == b else f"{path} was {_short(a)} and is {_short(b)}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."

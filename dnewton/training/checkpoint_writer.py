@@ -17,8 +17,8 @@ from dnewton.storage import manifest, tensors
 from dnewton.storage.manifest import FORMAT, Manifest
 from dnewton.storage.run_directory import STATE, RunDirectory
 from dnewton.storage.tensors import Contents
-from dnewton.training.checkpoint_reader import identity
 from dnewton.training.job import Job
+from dnewton.training.run_identity import identity
 
 MODEL = "1"  # format of model files
 BEST = "best."  # prefix of the best model's tensors

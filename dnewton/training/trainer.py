@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -14,30 +15,14 @@ from dnewton.data.samples import Samples
 from dnewton.data.sampling import run
 from dnewton.errors import UserError, one_line
 from dnewton.grid import cut
-from dnewton.hardware import node
 from dnewton.solvers.interface import IterationReport, StartPoint
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import RunDirectory
 from dnewton.training.checkpoint_writer import Saver, State, reported
 from dnewton.training.job import Job
+from dnewton.training.metrics import Metrics
 
-PHASES = (
-    "setup",
-    "function",
-    "gradient",
-    "jacobian",
-    "cg",
-    "early_termination",
-    "combine",
-    "factors",
-    "precondition",
-    "exchange",
-    "evaluate",
-    "report",
-    "output",
-)
 BESIDE = ("evaluate", "report", "output")  # phases that train nothing
-NO_CG = {"min": 0, "mean": 0.0, "max": 0}
 
 Record = dict[str, Any]
 
@@ -70,8 +55,7 @@ class Trainer:
         self._show = show
         self._resumed = resumed
         self._tell = tell
-        self._seen = {n: job.comm.ledger[n].values() if budget is not None else (0.0,) * 4 for n in PHASES}
-        self.totals: dict[str, dict[str, float]] = {name: {} for name in PHASES}
+        self._metrics = Metrics(job.comm, job.device, from_now=budget is not None)
         self.records: list[Record] = []
         self._samples_seen = resumed.samples_seen if resumed else 0.0
         self._trained_before = resumed.train_seconds if resumed else 0.0
@@ -81,6 +65,11 @@ class Trainer:
         self._saver: Saver
         self.begun = False  # whether anything has been done
         self.saved = resumed is not None  # whether what was done last is in a checkpoint
+
+    @property
+    def totals(self) -> dict[str, dict[str, float]]:
+        """Traffic and seconds by phase, over all lines of metrics."""
+        return self._metrics.totals
 
     def run(self, start: StartPoint) -> Stopped | None:
         """Train from `start` (iteration 0, or a checkpoint's) to the end, or until all ranks stop together: then what
@@ -232,42 +221,34 @@ class Trainer:
         return job.comm.sum_scalars([total if job.network.comm.rank == 0 else 0.0])[0]
 
     def _gathered(self, step: IterationReport, scores: Record) -> Record:
-        """What all ranks contribute to, in one message: CG counts, traffic per phase, peak memory."""
-        comm = self._job.comm
-        now = {n: comm.ledger[n].values() for n in PHASES}
-        change = {n: [a - b for a, b in zip(now[n], self._seen[n], strict=True)] for n in PHASES}
-        self._seen = now
-        mine = [step.cg, step.active, step.cut, step.waited, node.peak_rss_bytes()]
-        device, buffers = self._job.device, comm.buffers
-        on_device = [] if device.is_host else [device.peak_bytes(), buffers.synchronised, buffers.staged]
-        figures = [float(v) for v in mine] + [v for n in PHASES for v in change[n][:3]] + [float(v) for v in on_device]
-        every = comm.gather_to_root(figures)
-        _, _, cut, waited, _, *traffic = (float(v) for v in every.sum(axis=0))
-        counts, peak = every[every[:, 1] > 0, 0], every[:, 4].max()
-        cg = NO_CG
-        if len(counts):
-            cg = {"min": int(counts.min()), "mean": float(counts.mean()), "max": int(counts.max())}
-        found: Record = {}
-        if on_device:
-            names = ("peak_device_bytes", "device_waits", "staged_bytes")
-            found = dict(zip(names, (int(every[:, -3].max()), *map(int, traffic[-2:])), strict=True))
-        summed = {n: traffic[3 * i : 3 * i + 3] for i, n in enumerate(PHASES)}
-        for n in PHASES:
-            for key, value in zip(("calls", "bytes", "seconds", "elapsed"), (*summed[n], change[n][3]), strict=True):
-                self.totals[n][key] = self.totals[n].get(key, 0.0) + value
-        self._samples_seen += step.seen + step.seen_per_cg * cg["mean"]
+        """What all ranks contribute to, on rank 0: CG counts, traffic per phase, peak memory.
+
+        Collective over the workers.
+        """
+        figures = self._metrics.gather(step)
+        device: Record = {}
+        if figures.device is not None:
+            device = {
+                "peak_device_bytes": int(figures.device.peak_bytes),
+                "device_waits": int(figures.device.waits),
+                "staged_bytes": int(figures.device.staged_bytes),
+            }
+        self._samples_seen += step.seen + step.seen_per_cg * figures.cg.mean
         return {
             "samples_seen": self._samples_seen,
             **step.extra,
-            "cg_iterations": cg if step.solved else None,
-            "early_stopped": int(cut),
-            "wait_seconds": waited,
+            "cg_iterations": dataclasses.asdict(figures.cg) if step.solved else None,
+            "early_stopped": figures.terminated,
+            "wait_seconds": figures.wait_seconds,
             "trials": step.trials,
             **scores,
             "seconds": time.perf_counter() - self._started,
             "train_seconds": self._trained(),
-            "phase_seconds": {n: change[n][3] for n in PHASES},
-            "comm": {n: {"calls": int(c), "bytes": int(b), "seconds": s} for n, (c, b, s) in summed.items()},
-            "peak_rss_bytes": int(peak),
-            **found,
+            "phase_seconds": self._metrics.phase_seconds,
+            "comm": {
+                name: {"calls": int(traffic.calls), "bytes": int(traffic.bytes), "seconds": traffic.seconds}
+                for name, traffic in figures.traffic.items()
+            },
+            "peak_rss_bytes": figures.peak_rss_bytes,
+            **device,
         }
