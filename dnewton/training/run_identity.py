@@ -53,25 +53,25 @@ def difference(checkpoint: Manifest, job: Job) -> str:
 
 def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
     """Which settings differ, as `key: before -> now`."""
-    found = []
+    texts = []
     for key in sorted(set(before) | set(now)):
         a = before.get(key)
         b = now.get(key)
         name = f"{path}.{key}" if path else key
         if isinstance(a, dict) and isinstance(b, dict):
-            found.extend(changes(a, b, name))
+            texts.extend(changes(a, b, name))
         elif a != b:
-            found.append(f"{name}: {a} -> {b}")
-    return found
+            texts.append(f"{name}: {a} -> {b}")
+    return texts
 
 
 def _first_difference(a: Any, b: Any, path: str = "") -> str | None:
     """The first place in which two runs' identities differ, in words."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in sorted(set(a) | set(b)):
-            found = _first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else key)
-            if found:
-                return found
+            text = _first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else key)
+            if text:
+                return text
         return None
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         entries = (_first_difference(x, y, f"{path}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=True)))

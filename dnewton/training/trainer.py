@@ -1,4 +1,4 @@
-"""The outer loop: start, iterate, measure, save, stop. It prints nothing; `show` receives what to show."""
+"""The outer loop: start, iterate, measure, save, stop. It prints nothing; `show` gets what is to be shown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dnewton.training.checkpoint_writer import Saver, State, reported
 from dnewton.training.job import Job
 from dnewton.training.metrics import Metrics
 
-BESIDE = ("evaluate", "report", "output")  # phases that train nothing
+BESIDE = ("evaluate", "report", "output")  # phases that are not training
 
 Record = dict[str, Any]
 
@@ -60,11 +60,11 @@ class Trainer:
         self._samples_seen = resumed.samples_seen if resumed else 0.0
         self._trained_before = resumed.train_seconds if resumed else 0.0
         self._unreported: IterationReport | None = None
-        self._before: State | None = None  # the step that is being taken; None where it may be left in the middle
+        self._before: State | None = None  # the step that is being taken; None where it may be interrupted
         self._saved_at = time.monotonic()
         self._saver: Saver
-        self.begun = False  # whether anything has been done
-        self.saved = resumed is not None  # whether what was done last is in a checkpoint
+        self.begun = False  # whether the solver has started
+        self.saved = resumed is not None  # whether the last state is in a checkpoint
 
     @property
     def totals(self) -> dict[str, dict[str, float]]:
@@ -85,7 +85,7 @@ class Trainer:
             self._unreported = first if resumed is None else reported(resumed, self._job.comm.rank)
         except Stopped as stop:
             return stop
-        except (KeyError, ValueError, TypeError) as error:  # alike on all ranks: all have read the same manifest
+        except (KeyError, ValueError, TypeError) as error:  # the same on all ranks, which have read the same manifest
             if resumed is None or isinstance(error, np.linalg.LinAlgError):
                 raise
             where = self._out.checkpoint(resumed.iteration, resumed.position)
@@ -109,7 +109,7 @@ class Trainer:
     def _advance(self) -> bool:
         """Report what has not been reported, save if it is time, take a step; True when nothing is left to do.
 
-        May be called again after it was left by Stopped. Collective over the workers.
+        May be called again after it raised Stopped. Collective over the workers.
         """
         solver = self._job.solver
         if self._unreported is not None:
@@ -139,7 +139,7 @@ class Trainer:
         if solver.position:
             return False
         if output.checkpoint_every and (solver.iteration % output.checkpoint_every == 0):
-            return True  # at the start, too: a run killed before the first regular checkpoint can go on
+            return True  # at the start, too: a run killed before the first regular checkpoint can be resumed
         if output.checkpoint_minutes is None or solver.position is not None:
             return False
         with self._job.comm.phase("output"):
@@ -147,14 +147,14 @@ class Trainer:
             return bool(self._job.comm.bcast_scalars([waited >= 60 * output.checkpoint_minutes])[0])
 
     def _ask_by_the_clock(self) -> None:
-        """Where a step can be left in the middle, ask for a stop when a checkpoint is due by rank 0's clock."""
+        """Where a step can be interrupted, ask for a stop when a checkpoint is due by rank 0's clock."""
         minutes = self._job.config.output.checkpoint_minutes
         if minutes is not None and self._before is None:
             self._job.comm.stops.due(self._saved_at + 60 * minutes)
 
     @property
     def iteration(self) -> int:
-        """The iteration after which a run that was stopped goes on."""
+        """The iteration after which a stopped run resumes."""
         return self._before.iteration if self._before is not None else self._job.solver.iteration
 
     def _state(self) -> State:
@@ -162,7 +162,7 @@ class Trainer:
         return State(solver.theta, solver.iteration, solver.position or 0, solver.saved(), self._unreported)
 
     def _save(self) -> None:
-        """A checkpoint of what can be gone on from. Collective over the workers."""
+        """Save a checkpoint. Collective over the workers."""
         self.saved = self._saver.save(self._before or self._state(), self._samples_seen, self._trained())
         self._saved_at = time.monotonic()
 
