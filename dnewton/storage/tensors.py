@@ -36,16 +36,16 @@ _READ = ("F16", "F32", "F64")
 class Contents:
     """What goes into a file, as one rank has it."""
 
-    vectors: Mapping[str, Array]  # like θ, by name prefix ("" for the weights); replica 0's are written
+    vectors: Mapping[str, Array]  # like θ, by name prefix ("" for the weights); replica 0 writes them
     metadata: Mapping[str, str]
     own: Mapping[str, Array] = field(default_factory=dict)  # like θ; every replica's, under `worker<replica>.`
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of further tensors, alike on all ranks
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of further tensors, the same on all ranks
     whole: Mapping[str, Array] = field(default_factory=dict)  # those of them that this rank writes
 
 
 @dataclass(frozen=True)
 class Written:
-    """What can be checked of a file later."""
+    """What a file can be verified with later."""
 
     checksums: dict[str, int]  # by tensor
     header: str  # SHA-256 of the file up to the first tensor
@@ -59,12 +59,12 @@ def save(path: str, network: Network, contents: Contents, comm: Comm, replica: i
     shapes = {prefix + name: shape for prefix in prefixes for name, shape in _shapes(network).items()}
     shapes |= {FURTHER + name: shape for name, shape in contents.shapes.items()}
     header, offsets, size = _header(shapes, dtype, contents.metadata)
-    held = dict(contents.vectors) if replica == 0 else {}
-    held |= {f"worker{replica}.{name}": vector for name, vector in contents.own.items()}
-    mine = dict.fromkeys(shapes, 0)
+    vectors = dict(contents.vectors) if replica == 0 else {}
+    vectors |= {f"worker{replica}.{name}": vector for name, vector in contents.own.items()}
+    sums = dict.fromkeys(shapes, 0)
 
-    def pieces() -> Iterator[Piece]:  # one after another: weights in the file's order are copies
-        for prefix, vector in held.items():
+    def pieces() -> Iterator[Piece]:  # a generator: weights in the file's order are copies
+        for prefix, vector in vectors.items():
             yield from _blocks(network, prefix, to_host(vector), offsets)
         for name, tensor in contents.whole.items():
             name = FURTHER + name
@@ -73,13 +73,13 @@ def save(path: str, network: Network, contents: Contents, comm: Comm, replica: i
 
     def summed() -> Iterator[Piece]:
         for piece in pieces():
-            mine[piece.name] = checksum.added([mine[piece.name], checksum.partial(piece.data, piece.row, piece.column)])
+            sums[piece.name] = checksum.added([sums[piece.name], checksum.partial(piece.data, piece.row, piece.column)])
             yield piece
 
     with comm.phase("output"):
         parallel_file.write(path, header, size, summed(), comm)
-        total = comm.allreduce(np.array(list(mine.values()), dtype=np.uint64))
-    return Written(dict(zip(mine, map(int, total), strict=True)), hashlib.sha256(header).hexdigest(), size)
+        total = comm.allreduce(np.array(list(sums.values()), dtype=np.uint64))
+    return Written(dict(zip(sums, map(int, total), strict=True)), hashlib.sha256(header).hexdigest(), size)
 
 
 def publish(path: str, network: Network, contents: Contents, comm: Comm, replica: int = 0) -> None:
@@ -97,7 +97,7 @@ def publish(path: str, network: Network, contents: Contents, comm: Comm, replica
     except UserError:
         if comm.rank == 0:
             with suppress(OSError):
-                os.unlink(temporary)  # it would keep room that others need
+                os.unlink(temporary)  # it would take space that others need
         raise
 
 
@@ -111,11 +111,11 @@ def size(network: Network, contents: Contents, replicas: int) -> int:
 
 def _shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights and biases."""
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for layer in network.plan.parametric():
-        found[f"{layer.spec.name}.weight"] = tuple(layer.spec.weight_shape)
-        found[f"{layer.spec.name}.bias"] = tuple(layer.spec.weight_shape[:1])
-    return found
+        shapes[f"{layer.spec.name}.weight"] = tuple(layer.spec.weight_shape)
+        shapes[f"{layer.spec.name}.bias"] = tuple(layer.spec.weight_shape[:1])
+    return shapes
 
 
 def _flat(shape: Sequence[int]) -> tuple[int, int]:
@@ -271,6 +271,6 @@ def _check_names(path: str, names: set[str], network: Network, prefix: str) -> N
             raise UserError(f"{path}: tensor {extra[0]} belongs to no layer of the net")
 
 
-def _check_shape(path: str, name: str, found: list[int], wanted: tuple[int, ...]) -> None:
-    if tuple(found) != tuple(wanted):
-        raise UserError(f"{path}: {name} has shape {list(found)}, the net needs {list(wanted)}")
+def _check_shape(path: str, name: str, shape: list[int], wanted: tuple[int, ...]) -> None:
+    if tuple(shape) != tuple(wanted):
+        raise UserError(f"{path}: {name} has shape {list(shape)}, the net needs {list(wanted)}")

@@ -30,7 +30,7 @@ from dnewton.solvers.newton.replicated import SharedObjective
 from dnewton.storage.model_header import check_width, describe
 
 READERS = 64 << 20  # what readers hold besides the columns they were asked for
-SHARE = 0.75  # of the node's free memory that a job takes unless it is told how much
+SHARE = 0.75  # of the node's free memory that a job takes by default
 STEP = 16 << 20
 SLACK = 28 << 20  # what libraries take when they are first used, and what the allocator keeps
 
@@ -79,9 +79,9 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     plan = grid_search.choose(
         shapes, groups.layout.model_ranks, work, grid=grid, memory=memory, machine=stated, source=source
     )
-    held = float(node.resident_bytes() + SLACK) if device.is_host else device.peak_bytes() + DEVICE_SLACK
-    held = world.minmax(held)[1]
-    process = math.ceil(held / STEP) * float(STEP)  # in steps, as two runs shall decide alike
+    in_use = float(node.resident_bytes() + SLACK) if device.is_host else device.peak_bytes() + DEVICE_SLACK
+    in_use = world.minmax(in_use)[1]
+    process = math.ceil(in_use / STEP) * float(STEP)  # in steps, so that two runs decide alike
     how: curvature_plan.CurvaturePlan | Budget
     origin = ""
     options = config.solver
@@ -102,7 +102,7 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     notes.extend([*how.describe(), *([f"rates: {origin}"] if origin else [])])
     if groups.workers is None or groups.model is None:
         assert isinstance(options, ServedSection)
-        with world.raise_together():  # what goes wrong while the workers read is said here, too
+        with world.raise_together():  # errors of the workers while they read are raised here, too
             return Server(groups, plan, options, config.parallel.dtype)
     network = Network(plan, groups.model.on_grid(plan.grid))
     bounds = plan.grid.bounds(plan.input_split, plan.input_units, network.comm.rank)
@@ -155,7 +155,7 @@ def workload(
 ) -> grid_search.Workload:
     """What the planner plans for: a replica's share of the training set and of S with newton, mini-batches with others.
 
-    The rest of the training set is held like the test set.
+    The rest of the training set is kept like the test set.
     """
     solver = config.solver
     rest = 0
