@@ -1,10 +1,10 @@
-"""The one exception that stands for a user's mistake."""
+"""The exception for a user's mistake."""
 
 
 class UserError(Exception):
     """A mistake in a configuration, a file or a command line.
 
-    The message is one line that names the file, key or row and says what would be right. The command
+    The message is one line that names the file, key or row and says what is right instead. The command
     lines print it on rank 0 and end with exit code 2 on every rank.
     """
 

@@ -96,4 +96,4 @@ export PATH="$root/$venv/bin:$PATH"
 training=(mpirun "${options[@]}" -np 4 python -m dnewton.train --net cnn.yaml "$@")
 printf '$ %s\n' "${training[*]}"
 "${training[@]}"
-printf '\nTo go on by hand:  source %s/%s/bin/activate\n' "$root" "$venv"
+printf '\nTo use it from now on:  source %s/%s/bin/activate\n' "$root" "$venv"

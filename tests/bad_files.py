@@ -151,7 +151,7 @@ LINES: list[Entry] = [  # command lines; the words that must be said stand behin
     ("--resume mlp.yaml|", "mlp.yaml", "holds no run"),
     ("--resume looped|", "looped", "holds no run"),
     ("--resume runs/odd|", "runs/odd", "holds no run"),
-    ("--resume runs/bare|", "runs/bare", "has no checkpoint to go on from"),
+    ("--resume runs/bare|", "runs/bare", "has no checkpoint to resume from"),
     ("--resume runs/bare --out run|", "--resume", "leave --out"),
     ("--resume runs/bare --overwrite|", "--resume", "leave --out"),
     ("--resume runs/bare --init-only|", "--resume", "leave --out"),

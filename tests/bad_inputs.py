@@ -72,10 +72,10 @@ IMAGES: list[Entry] = [  # changes of CNN
 ]
 
 NET: list[Entry] = [
-    ("net.input=[]", "net.input", "[features] or [channels, height, width]"),
-    ("net.input=5", "net.input", "[features] or [channels, height, width]"),
-    ("net.input=[5, 5]", "net.input", "[features] or [channels, height, width]"),
-    ("net.input=", "net.input", "[features] or [channels, height, width]", "nothing"),
+    ("net.input=[]", "net.input", "[features], [channels, length] or [channels, height, width]"),
+    ("net.input=5", "net.input", "[features], [channels, length] or [channels, height, width]"),
+    ("net.input=[5, 5, 5, 5]", "net.input", "[features], [channels, length] or [channels, height, width]"),
+    ("net.input=", "net.input", "[features], [channels, length] or [channels, height, width]", "nothing"),
     ("net.input=[0]", "net.input[0]", "greater than or equal to 1"),
     ("net.input=[1.5]", "net.input[0]", "integer"),
     ("net.input=['5']", "net.input[0]", "integer"),

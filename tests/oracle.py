@@ -6,8 +6,9 @@ throughout. docs/method.md states the mathematics, the README the layer syntax.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -18,7 +19,7 @@ Indices = NDArray[np.intp]
 Params = Mapping[str, Array]
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
-Kind = Literal["conv", "dense", "maxpool", "avgpool", "flatten"]
+Kind = Literal["conv", "dense", "maxpool", "avgpool", "global_avgpool", "flatten", "residual"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Layer:
     padding: Pair = (0, 0)  # conv and pools
     size: Pair = (1, 1)  # pools
     activation: str = "linear"  # conv and dense
+    inner: tuple[Layer, ...] = ()  # residual
+    projection: bool = False  # residual: the input goes through a layer of its own before it is added
 
 
 def parse(layers: Sequence[str | Mapping[str, Any]]) -> list[Layer]:
@@ -44,6 +47,9 @@ def _parse_one(entry: Mapping[str, Any]) -> Layer:
     (kind,) = (name for name in entry if name != "split")
     if kind not in get_args(Kind):
         raise ValueError(f"unknown layer {kind!r}")
+    if kind == "residual":
+        options = entry[kind] if isinstance(entry[kind], Mapping) else {"layers": entry[kind]}
+        return Layer("residual", inner=tuple(parse(options["layers"])), projection=options.get("projection", False))
     given = {key: value for key, value in (entry[kind] or {}).items() if key != "split"}
     if kind in ("maxpool", "avgpool"):
         given = {"stride": given["size"], **given}
@@ -67,6 +73,13 @@ def shapes(input_shape: Sequence[int], layers: Sequence[Layer]) -> list[Shape]:
 def _output_shape(shape: Shape, layer: Layer) -> Shape:
     if layer.kind == "flatten":
         return (int(np.prod(shape)),)
+    if layer.kind == "residual":
+        return shapes(shape, layer.inner)[-1]
+    if layer.kind == "global_avgpool":
+        return (shape[0],)
+    if len(shape) == 2 and layer.kind != "dense":
+        channels, _, length = _output_shape((shape[0], 1, shape[1]), _across(layer))
+        return (channels, length)
     if len(shape) != (1 if layer.kind == "dense" else 3):
         raise ValueError(f"{layer.kind} cannot take an input of shape {shape}")
     if layer.kind == "dense":
@@ -78,20 +91,45 @@ def _output_shape(shape: Shape, layer: Layer) -> Shape:
     return (layer.channels if layer.kind == "conv" else shape[0], height, width)
 
 
-def parameter_shapes(input_shape: Sequence[int], layers: Sequence[Layer]) -> dict[str, Shape]:
+def _across(layer: Layer) -> Layer:
+    """The same layer on a sequence that is seen as an image of height 1."""
+    one = {"kernel": (1, layer.kernel[1]), "size": (1, layer.size[1]), "stride": (1, layer.stride[1])}
+    return replace(layer, padding=(0, layer.padding[1]), **one)
+
+
+def _projection(shape: Shape, layer: Layer) -> Layer:
+    """The layer that brings a residual's input to the shape of its output: dense, or a 1 x 1 convolution whose stride
+    is the ratio of the sizes."""
+    out = _output_shape(shape, layer)
+    if len(shape) == 1:
+        return Layer("dense", units=out[0])
+    stride = [-(-a // b) for a, b in zip(shape[1:], out[1:], strict=True)]
+    return Layer("conv", channels=out[0], stride=(stride[0], stride[-1]))
+
+
+def parameter_shapes(input_shape: Sequence[int], layers: Sequence[Layer], prefix: str = "layers") -> dict[str, Shape]:
     """PyTorch's names and shapes, in the order of the flat parameter vector."""
     result: dict[str, Shape] = {}
     for i, (layer, shape) in enumerate(zip(layers, [tuple(input_shape), *shapes(input_shape, layers)], strict=False)):
         if layer.kind in ("conv", "dense"):
-            outputs, window = (layer.channels, layer.kernel) if layer.kind == "conv" else (layer.units, ())
-            result[f"layers.{i}.weight"] = (outputs, shape[0], *window)
-            result[f"layers.{i}.bias"] = (outputs,)
+            result.update(_own_shapes(f"{prefix}.{i}", shape, layer))
+        if layer.kind == "residual":
+            result.update(parameter_shapes(shape, layer.inner, f"{prefix}.{i}.layers"))
+            if layer.projection:
+                result.update(_own_shapes(f"{prefix}.{i}.projection", shape, _projection(shape, layer)))
     return result
+
+
+def _own_shapes(name: str, shape: Shape, layer: Layer) -> dict[str, Shape]:
+    outputs, window = (layer.channels, layer.kernel) if layer.kind == "conv" else (layer.units, ())
+    window = window[1:] if len(shape) == 2 else window
+    return {f"{name}.weight": (outputs, shape[0], *window), f"{name}.bias": (outputs,)}
 
 
 def _names(params: Mapping[str, Any]) -> list[str]:
     """layers.0.weight, layers.0.bias, layers.2.weight, ... whatever the mapping's order."""
-    return sorted(params, key=lambda name: (int(name.split(".")[1]), name.endswith("bias")))
+    words = {"layers": -1, "projection": 1 << 30, "weight": 0, "bias": 1}
+    return sorted(params, key=lambda name: [words[w] if w in words else int(w) for w in name.split(".")])
 
 
 def flatten_params(params: Params) -> Array:
@@ -112,12 +150,21 @@ def _sigmoid(s: Array) -> Array:
     return cast(Array, np.exp(-np.logaddexp(0.0, -s)))
 
 
+def _normal(s: Array) -> Array:
+    """The distribution function of the standard normal distribution."""
+    return 0.5 * (1.0 + np.vectorize(math.erf, otypes=[float])(s / math.sqrt(2.0)))
+
+
 Function = Callable[[Array], Array]
 ACTIVATIONS: dict[str, tuple[Function, Function]] = {  # the function and its derivative; relu'(0) = 0
     "relu": (lambda s: np.maximum(s, 0.0), lambda s: np.where(s > 0.0, 1.0, 0.0)),
     "tanh": (np.tanh, lambda s: 1.0 - np.tanh(s) ** 2),
     "sigmoid": (_sigmoid, lambda s: _sigmoid(s) * _sigmoid(-s)),
     "softplus": (lambda s: np.logaddexp(0.0, s), _sigmoid),
+    "silu": (lambda s: s * _sigmoid(s), lambda s: _sigmoid(s) * (1.0 + s * _sigmoid(-s))),
+    "gelu": (lambda s: s * _normal(s), lambda s: _normal(s) + s * np.exp(-0.5 * s * s) / np.sqrt(2.0 * np.pi)),
+    "sin": (np.sin, np.cos),
+    "elu": (lambda s: np.where(s > 0.0, s, np.expm1(np.minimum(s, 0.0))), lambda s: np.exp(np.minimum(s, 0.0))),
     "linear": (lambda s: s, np.ones_like),
 }
 
@@ -182,45 +229,106 @@ def _pool_back(cotangent: Array, x: Array, layer: Layer) -> Array:
     return _crop(d_padded, layer)
 
 
-def _trace(params: Params, layers: Sequence[Layer], x: Array) -> tuple[list[Array], list[Array]]:
-    """One sample: [input, output of layer 0, ..., z^L] and the pre-activation of every layer."""
+@dataclass
+class Trace:
+    """One sample's way through a chain: [input, output of layer 0, ...], the pre-activation of every layer, and the
+    ways through the inner chains and the projections of residual layers."""
+
+    values: list[Array]
+    sums: list[Array]
+    inner: dict[int, Trace]
+    projection: dict[int, Trace]
+
+
+def _trace(params: Params, layers: Sequence[Layer], x: Array) -> Trace:
+    """One sample through the whole net."""
     if parameter_shapes(x.shape, layers) != {name: np.shape(value) for name, value in params.items()}:
         raise ValueError(f"the parameters' shapes must be {parameter_shapes(x.shape, layers)}")
-    values, sums = [x], []
-    for i, layer in enumerate(layers):
-        if layer.kind == "conv":
-            s = _conv(values[-1], layer, params[f"layers.{i}.weight"], params[f"layers.{i}.bias"])
+    return _through(params, [(f"layers.{i}", layer) for i, layer in enumerate(layers)], x)
+
+
+def _through(params: Params, layers: Sequence[tuple[str, Layer]], x: Array) -> Trace:
+    found = Trace([x], [], {}, {})
+    for i, (name, layer) in enumerate(layers):
+        z = found.values[-1]
+        if layer.kind == "residual":
+            found.inner[i] = _through(params, [(f"{name}.layers.{j}", n) for j, n in enumerate(layer.inner)], z)
+            skip = z
+            if layer.projection:
+                found.projection[i] = _through(params, [(f"{name}.projection", _projection(z.shape, layer))], z)
+                skip = found.projection[i].values[-1]
+            s = found.inner[i].values[-1] + skip
         elif layer.kind == "dense":
-            s = params[f"layers.{i}.weight"] @ values[-1] + params[f"layers.{i}.bias"]
+            s = params[f"{name}.weight"] @ z + params[f"{name}.bias"]
+        elif layer.kind == "flatten":
+            s = z.reshape(-1)
+        elif layer.kind == "global_avgpool":
+            s = np.array([np.mean(channel) for channel in z])
+        elif z.ndim == 2:
+            s = _image_layer(params, name, _across(layer), z[:, None, :])[:, 0, :]
         else:
-            s = values[-1].reshape(-1) if layer.kind == "flatten" else _pool(values[-1], layer)
-        sums.append(s)
-        values.append(ACTIVATIONS[layer.activation][0](s))
-    return values, sums
+            s = _image_layer(params, name, layer, z)
+        found.sums.append(s)
+        found.values.append(ACTIVATIONS[layer.activation][0](s))
+    return found
 
 
-def _pull_back(
-    params: Params, layers: Sequence[Layer], values: Sequence[Array], sums: Sequence[Array], cotangent: Array
-) -> dict[str, Array]:
+def _image_layer(params: Params, name: str, layer: Layer, z: Array) -> Array:
+    if layer.kind == "conv":
+        weight = params[f"{name}.weight"]
+        return _conv(z, layer, weight.reshape(*weight.shape[:2], *layer.kernel), params[f"{name}.bias"])
+    return _pool(z, layer)
+
+
+def _pull_back(params: Params, layers: Sequence[Layer], trace: Trace, cotangent: Array) -> dict[str, Array]:
     """One sample: cotangent^T dz^L/dparameter for every parameter, by one backward pass."""
     result: dict[str, Array] = {}
-    for i in reversed(range(len(layers))):
-        layer, x = layers[i], values[i]
-        cotangent = cotangent * ACTIVATIONS[layer.activation][1](sums[i])
-        weight, bias = f"layers.{i}.weight", f"layers.{i}.bias"
-        if layer.kind == "conv":
-            result[weight], result[bias], cotangent = _conv_back(cotangent, x, layer, params[weight])
-        elif layer.kind == "dense":
-            result[weight], result[bias] = np.outer(cotangent, x), cotangent
-            cotangent = params[weight].T @ cotangent
-        else:
-            cotangent = cotangent.reshape(x.shape) if layer.kind == "flatten" else _pool_back(cotangent, x, layer)
+    _back(params, [(f"layers.{i}", layer) for i, layer in enumerate(layers)], trace, cotangent, result)
     return result
+
+
+def _back(
+    params: Params, layers: Sequence[tuple[str, Layer]], trace: Trace, cotangent: Array, result: dict[str, Array]
+) -> Array:
+    """Adds to `result`, and gives the cotangent of the chain's input."""
+    for i in reversed(range(len(layers))):
+        (name, layer), x = layers[i], trace.values[i]
+        cotangent = cotangent * ACTIVATIONS[layer.activation][1](trace.sums[i])
+        if layer.kind == "residual":
+            inner = [(f"{name}.layers.{j}", n) for j, n in enumerate(layer.inner)]
+            below = _back(params, inner, trace.inner[i], cotangent, result)
+            if layer.projection:
+                skip = [(f"{name}.projection", _projection(x.shape, layer))]
+                cotangent = _back(params, skip, trace.projection[i], cotangent, result)
+            cotangent = below + cotangent
+        elif layer.kind == "dense":
+            result[f"{name}.weight"], result[f"{name}.bias"] = np.outer(cotangent, x), cotangent
+            cotangent = params[f"{name}.weight"].T @ cotangent
+        elif layer.kind == "flatten":
+            cotangent = cotangent.reshape(x.shape)
+        elif layer.kind == "global_avgpool":
+            cotangent = np.stack([np.full(x.shape[1:], c / x[0].size) for c in cotangent])
+        elif x.ndim == 2:
+            layer = _across(layer)
+            cotangent = _image_back(params, name, layer, x[:, None, :], cotangent[:, None, :], result)[:, 0, :]
+        else:
+            cotangent = _image_back(params, name, layer, x, cotangent, result)
+    return cotangent
+
+
+def _image_back(params: Params, name: str, layer: Layer, x: Array, cotangent: Array, result: dict[str, Array]) -> Array:
+    if layer.kind != "conv":
+        return _pool_back(cotangent, x, layer)
+    weight = params[f"{name}.weight"]
+    shaped = weight.reshape(*weight.shape[:2], *layer.kernel)
+    d_weight, result[f"{name}.bias"], below = _conv_back(cotangent, x, layer, shaped)
+    result[f"{name}.weight"] = d_weight.reshape(weight.shape)
+    return below
 
 
 def forward(params: Params, layers: Sequence[Layer], x: ArrayLike) -> list[Array]:
     """The output [samples, ...] of every layer, z^L [samples, K] last."""
-    per_sample = [_trace(params, layers, sample)[0][1:] for sample in np.asarray(x, dtype=np.float64)]
+    per_sample = [_trace(params, layers, sample).values[1:] for sample in np.asarray(x, dtype=np.float64)]
     return [np.stack(outputs) for outputs in zip(*per_sample, strict=True)]
 
 
@@ -228,8 +336,8 @@ def jacobian(params: Params, layers: Sequence[Layer], x: ArrayLike) -> dict[str,
     """dz^L_k / dparameter as [samples, K, *parameter shape], one backward pass per sample and output."""
     rows: list[list[dict[str, Array]]] = []
     for sample in np.asarray(x, dtype=np.float64):
-        values, sums = _trace(params, layers, sample)
-        rows.append([_pull_back(params, layers, values, sums, unit) for unit in np.eye(len(values[-1]))])
+        trace = _trace(params, layers, sample)
+        rows.append([_pull_back(params, layers, trace, unit) for unit in np.eye(len(trace.values[-1]))])
     return {name: np.array([[row[name] for row in group] for group in rows]) for name in _names(params)}
 
 
@@ -251,8 +359,12 @@ def _softmax(z: Array) -> Array:
     return cast(Array, e / e.sum(axis=1, keepdims=True))
 
 
+HUBER = 1.0  # the threshold of the plain name
+
+
 def _check(z: Array, loss: str) -> None:
-    if loss not in ("squared", "cross_entropy", "logistic") or (loss == "logistic" and z.shape[1] != 1):
+    known = ("squared", "cross_entropy", "logistic", "huber", "poisson")
+    if loss not in known or (loss == "logistic" and z.shape[1] != 1):
         raise ValueError(f"loss {loss!r} with {z.shape[1]} outputs")
 
 
@@ -262,6 +374,11 @@ def loss_value(z: Array, y: ArrayLike, loss: str) -> float:
     t = _targets(z, y, loss)
     if loss == "squared":
         return float(np.sum((z - t) ** 2))
+    if loss == "huber":
+        r = np.abs(z - t)
+        return float(np.sum(np.where(r <= HUBER, 0.5 * r**2, HUBER * (r - 0.5 * HUBER))))
+    if loss == "poisson":
+        return float(np.sum(np.exp(z) - t * z))
     if loss == "logistic":
         return float(np.sum(np.logaddexp(0.0, z) - t * z))
     shifted = z - z.max(axis=1, keepdims=True)
@@ -274,14 +391,22 @@ def loss_gradient(z: Array, y: ArrayLike, loss: str) -> Array:
     t = _targets(z, y, loss)
     if loss == "squared":
         return 2.0 * (z - t)
+    if loss == "huber":
+        return np.clip(z - t, -HUBER, HUBER)
+    if loss == "poisson":
+        return np.exp(z) - t
     return _sigmoid(z) - t if loss == "logistic" else _softmax(z) - t
 
 
-def loss_hessian(z: Array, loss: str) -> Array:
+def loss_hessian(z: Array, y: ArrayLike, loss: str) -> Array:
     """B_i = d2(loss of sample i)/dz_i2, [samples, K, K]."""
     _check(z, loss)
     if loss == "squared":
         return np.stack([2.0 * np.eye(z.shape[1])] * len(z))
+    if loss == "huber":
+        return np.stack([np.diag(np.where(np.abs(r) <= HUBER, 1.0, 0.0)) for r in z - _targets(z, y, loss)])
+    if loss == "poisson":
+        return np.stack([np.diag(np.exp(row)) for row in z])
     if loss == "logistic":
         return (_sigmoid(z) * _sigmoid(-z))[:, :, None]
     return np.stack([np.diag(p) - np.outer(p, p) for p in _softmax(z)])
@@ -301,16 +426,24 @@ def gradient(
     seeds = loss_gradient(forward(params, layers, x)[-1], y, loss)
     result = {name: params[name] / (C * len(x)) for name in _names(params)}
     for sample, seed in zip(x, seeds, strict=True):
-        for name, part in _pull_back(params, layers, *_trace(params, layers, sample), seed).items():
+        for name, part in _pull_back(params, layers, _trace(params, layers, sample), seed).items():
             result[name] = result[name] + part / len(x)
     return result
 
 
-def gauss_newton_matrix(params: Params, layers: Sequence[Layer], x: ArrayLike, loss: str, C: float, l: int) -> Array:  # noqa: E741
+def gauss_newton_matrix(
+    params: Params,
+    layers: Sequence[Layer],
+    x: ArrayLike,
+    y: ArrayLike,
+    loss: str,
+    C: float,
+    l: int,  # noqa: E741
+) -> Array:
     """G = I / (C l) + (1/|S|) sum_i J_i^T B_i J_i, dense; x is the subsample S, l the number of training samples."""
     x = np.asarray(x, dtype=np.float64)
     blocks = jacobian(params, layers, x)
-    hessians = loss_hessian(forward(params, layers, x)[-1], loss)
+    hessians = loss_hessian(forward(params, layers, x)[-1], y, loss)
     rows = np.concatenate([b.reshape(len(x), hessians.shape[1], -1) for b in blocks.values()], axis=2)
     result = np.eye(rows.shape[2]) / (C * l)
     for j, b in zip(rows, hessians, strict=True):
@@ -401,7 +534,7 @@ def newton_trajectory(
     records = [record(0.0, float("nan"), [])]
     for k in range(iterations):
         subset = everyone if subsets is None else subsets[k]
-        G = gauss_newton_matrix(unflatten(theta, sizes), layers, x[subset], loss, C, len(x))
+        G = gauss_newton_matrix(unflatten(theta, sizes), layers, x[subset], y[subset], loss, C, len(x))
         d, counts = _solve_blocks(G, lam, g, blocks, xi, max_cg)
         if combine == "previous":
             d = _combine(G, lam, g, d, previous)

@@ -72,7 +72,7 @@ class Task:
 
     def gauss_newton(self, theta: Array, rows: Indices) -> Array:
         p = self.problem
-        return oracle.gauss_newton_matrix(self.params(theta), p.parsed, p.x[rows], p.loss, p.C, p.samples)
+        return oracle.gauss_newton_matrix(self.params(theta), p.parsed, p.x[rows], p.y[rows], p.loss, p.C, p.samples)
 
     def hessian(self, theta: Array, rows: Indices, h: float = 2e-3) -> Array:
         """By differences of gradients over five points."""
@@ -406,7 +406,8 @@ def patches(layer: oracle.Layer, x: Array) -> Array:
 def layer_gradients(problem: Any, params: Mapping[str, Array], n: int) -> dict[int, tuple[Array, Array]]:
     """For sample n and every layer with weights: its patches (T, a) and dξ/d(outputs before activation) (T, g)."""
     layers, found = problem.parsed, {}
-    values, sums = oracle._trace(params, layers, problem.x[n])
+    trace = oracle._trace(params, layers, problem.x[n])
+    values, sums = trace.values, trace.sums
     cot = oracle.loss_gradient(values[-1][None], problem.y[n : n + 1], problem.loss)[0]
     for i in reversed(range(len(layers))):
         layer, x = layers[i], values[i]

@@ -19,7 +19,6 @@ from dnewton.curvature.matrix_free import MatrixFreeJacobian, MatrixFreeModel, N
 from dnewton.data.samples import Samples
 from dnewton.data.sampling import subsample_size
 from dnewton.grid import KINDS, Grid, Kind
-from dnewton.model.losses.losses import LOSSES
 from dnewton.model.network import Network, Tape
 from dnewton.model.objective import Objective
 from dnewton.planning import curvature_plan, grid_search
@@ -64,12 +63,7 @@ class Problem:
         self.params = {k: rng.normal(0, 0.5, s) for k, s in shapes.items()}
         self.x = rng.normal(size=(self.samples, *self.input))
         self.outputs = oracle.shapes(self.input, self.parsed)[-1][0]
-        if self.loss == "squared":
-            self.y = rng.normal(size=(self.samples, self.outputs))
-        elif self.loss == "logistic":
-            self.y = rng.integers(0, 2, size=(self.samples, 1)).astype(float)
-        else:
-            self.y = np.eye(self.outputs)[rng.integers(0, self.outputs, self.samples)]
+        self.y = loss_targets(self.loss, np.zeros((self.samples, self.outputs)), rng)
 
     @property
     def config(self) -> Config:
@@ -78,6 +72,19 @@ class Problem:
 
     def objective_value(self) -> float:
         return oracle.objective(self.params, self.parsed, self.x, self.y, self.loss, self.C)
+
+
+def loss_targets(loss: str, z: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Random targets that suit a loss and outputs like z, (N, K)."""
+    rng = rng or np.random.default_rng(1)
+    n, k = z.shape
+    if loss in ("squared", "huber"):
+        return rng.normal(size=(n, k))
+    if loss == "poisson":
+        return rng.poisson(2.0, size=(n, k)).astype(float)
+    if loss == "logistic":
+        return rng.integers(0, 2, size=(n, 1)).astype(float)
+    return np.eye(k)[rng.integers(0, k, n)]
 
 
 def with_outputs(layers: Layers, outputs: int) -> Layers:
@@ -114,7 +121,11 @@ class OnRanks:
         tapes = self.tapes(indices, parts)
         jac = jacobian.build(self.network, self.theta, tapes, representation, chunk)  # type: ignore[arg-type]
         z = namespace(self.theta).concat([t.z for t in tapes])
-        return GaussNewton(jac, LOSSES[self.problem.loss], z, self.objective.regulariser)
+        return GaussNewton(jac, self.objective.loss, z, self.targets(indices), self.objective.regulariser)
+
+    def targets(self, indices: np.ndarray | None = None) -> Any:
+        """Targets of some samples, or of all, where the arrays are."""
+        return put(self.problem.y if indices is None else self.problem.y[indices])
 
     def tapes(self, indices: np.ndarray, parts: int = 1) -> list[Tape]:
         return [self.objective.forward(self.theta, part, keep=True) for part in np.array_split(indices, parts)]
@@ -124,15 +135,21 @@ class OnRanks:
         tapes = self.tapes(np.arange(self.problem.samples), parts)
         passes = MatrixFreeJacobian(self.network, self.theta, tapes, chunk)
         z = namespace(self.theta).concat([t.z for t in tapes])
-        return MatrixFreeModel(passes, LOSSES[self.problem.loss], z, self.objective.regulariser)
+        return MatrixFreeModel(passes, self.objective.loss, z, self.targets(), self.objective.regulariser)
 
     def normal(self, local_systems: list[jacobian.LocalSystem], chunk: int = 100) -> NormalMatrix:
         """The curvature on all samples, a matrix per unit."""
         tapes = self.tapes(np.arange(self.problem.samples))
         passes = MatrixFreeJacobian(self.network, self.theta, tapes, chunk)
-        loss = LOSSES[self.problem.loss]
         return NormalMatrix(
-            self.network, self.theta, passes, local_systems, loss, tapes[0].z, self.objective.regulariser
+            self.network,
+            self.theta,
+            passes,
+            local_systems,
+            self.objective.loss,
+            tapes[0].z,
+            self.targets(),
+            self.objective.regulariser,
         )
 
     def newton(self, objective: Objective | None = None, options: NewtonSection | None = None) -> Newton:
@@ -169,7 +186,7 @@ def lay_out(
         network,
         comm,
         Samples(put(x), put(problem.y)),
-        LOSSES[problem.loss],
+        problem.config.net.loss,
         lambda z, y: 0.0,
         1.0 / (problem.C * problem.samples),
         batch,
@@ -182,7 +199,7 @@ def blocks_of(network: Network, params: dict[str, np.ndarray]) -> np.ndarray:
     """This rank's θ from whole tensors."""
     theta = np.zeros(network.size)
     for b in network.blocks:
-        name = b.layer.shape.name
+        name = b.name
         weight = params[f"{name}.weight"][b.out[0] : b.out[1], b.inputs[0] : b.inputs[1]]
         b.weight(theta)[...] = b.from_file_order(weight)
         if b.has_bias:
@@ -194,13 +211,12 @@ def whole(on: OnRanks, vector: np.ndarray) -> dict[str, np.ndarray]:
     """Whole tensors from every rank's vector like θ: each number has exactly one owner. Collective."""
     out, vector = {}, host(vector)
     for b in on.network.blocks:
-        shape = b.layer.shape
-        weight, bias = np.zeros(shape.weight_shape), np.zeros(shape.weight_shape[0])
+        weight, bias = np.zeros(b.weight_shape), np.zeros(b.weight_shape[0])
         weight[b.out[0] : b.out[1], b.inputs[0] : b.inputs[1]] = b.to_file_order(b.weight(vector))
         if b.has_bias:
             bias[b.out[0] : b.out[1]] = b.bias(vector)
-        out[f"{shape.name}.weight"] = on.comm.allreduce(weight)
-        out[f"{shape.name}.bias"] = on.comm.allreduce(bias)
+        out[f"{b.name}.weight"] = on.comm.allreduce(weight)
+        out[f"{b.name}.bias"] = on.comm.allreduce(bias)
     return out
 
 

@@ -20,7 +20,6 @@ from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.sample_store import SampleStore
 from dnewton.errors import UserError
-from dnewton.model.losses.losses import LOSSES
 from dnewton.solvers.interface import StartPoint
 from dnewton.solvers.newton import cg, early_termination, local_solver
 
@@ -206,14 +205,14 @@ def test_a_jacobian_in_half_precision(comm: Comm, net: str, representation: str,
     problem = Problem((5,) if net == "mlp" else (2, 7, 6), MLP if net == "mlp" else CNN)
     on = lay_out(problem, comm)
     everything = np.arange(problem.samples)
-    loss, damping = LOSSES[problem.loss], 0.3
+    loss, damping = on.objective.loss, 0.3
     (unit,) = jacobian.local_systems(on.network.blocks, per_layer=False)
     full = on.model(representation=representation)
     for parts, chunk in ((1, 100), (2, 2)):
         tapes = on.tapes(everything, parts)
         held = jacobian.build(on.network, on.theta, tapes, representation, chunk, dtype)  # type: ignore[arg-type]
         z = namespace.namespace(on.theta).concat([t.z for t in tapes])
-        model = GaussNewton(held, loss, z, on.objective.regulariser)
+        model = GaussNewton(held, loss, z, on.targets(), on.objective.regulariser)
         rows = host(held.rows(unit, slice(None)))
         v = np.random.default_rng(comm.rank).normal(size=on.network.size)
         w = np.random.default_rng(9).normal(size=(problem.samples, problem.outputs))

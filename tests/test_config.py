@@ -89,7 +89,11 @@ WRONG = [
     (NET.replace("kernel: 3", "kernel: 11"), [], r"net.layers\[0\] \(conv\): kernel \[11, 11\] does not fit"),
     (NET.replace("    - flatten\n", ""), [], r"net.layers\[2\] \(dense\): needs \[features\] but gets .*\[4, 4, 4\]"),
     (NET.replace("[1, 8, 8]", "[64]"), [], r"net.layers\[0\] \(conv\): needs an image .*\[64\]"),
-    (NET.replace("[1, 8, 8]", "[8, 8]"), [], r"net.input: \[features\] or \[channels, height, width\]"),
+    (
+        NET.replace("[1, 8, 8]", "[8, 8, 8, 8]"),
+        [],
+        r"net.input: \[features\], \[channels, length\] or \[channels, height, width\]",
+    ),
     (NET.replace("- dense: {units: 10}", "- flatten"), [], r"net.layers\[3\] \(flatten\): needs an image"),
     (NET.replace("cross_entropy", "mse"), [], "net.loss: should be 'squared', 'cross_entropy' or 'logistic'"),
     (NET.replace("cross_entropy", "logistic"), [], "net.loss: logistic needs one output"),

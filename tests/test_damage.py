@@ -20,8 +20,9 @@ from dnewton.storage import checksum, manifest, parallel_file
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import STATE, RunDirectory
 from dnewton.training import load_config
-from dnewton.training.checkpoint_reader import OtherRun, changes, initial_state, resumed_state
+from dnewton.training.checkpoint_reader import OtherRun, initial_state, resumed_state
 from dnewton.training.job import Job, assemble
+from dnewton.training.run_identity import changes
 from dnewton.training.trainer import Trainer
 
 SETS = ["solver.name=adam", "solver.max_iterations=2", "solver.batch=4", "output.checkpoint_every=1"]

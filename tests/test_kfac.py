@@ -51,7 +51,7 @@ def trajectory(problem: Problem, comm: Comm, workers: int, passes: int, **option
 def found_factors(on: OnRanks, rows: np.ndarray) -> tuple[dict[int, tuple[np.ndarray, np.ndarray]], np.ndarray]:
     """A and G of every layer in the order of PyTorch's weights, and Σ ∇ξ. Collective."""
     gradient = zeros(on.network.size, on.theta)
-    names = {b.layer.shape.name for b in on.network.blocks}
+    names = {b.name for b in on.network.blocks}
     sums = local_pass(on.objective, on.theta, rows, gradient, names, names)
     found = {}
     for name, pair in sums.items():
@@ -154,10 +154,10 @@ def test_whole_matrices(comm: Comm, name: str) -> None:
     whole = GatheredLayers(on.network)
     matrices = whole.matrices(on.theta)
     for b, matrix in zip(on.network.blocks, matrices, strict=True):
-        weight = on.problem.params[f"{b.layer.shape.name}.weight"]
+        weight = on.problem.params[f"{b.name}.weight"]
         patch_order = np.moveaxis(weight.reshape(*weight.shape[:2], -1), 1, 2).reshape(len(weight), -1)
         assert same(matrix[:, :-1], patch_order)
-        assert same(matrix[:, -1], on.problem.params[f"{b.layer.shape.name}.bias"])
+        assert same(matrix[:, -1], on.problem.params[f"{b.name}.bias"])
     assert same(whole.vector(matrices), on.theta)
 
 

@@ -44,7 +44,7 @@ def check_products(problem: Problem, on: OnRanks, representation: str, tolerance
     dense = np.concatenate([jac[k].reshape(len(s), problem.outputs, -1) for k in jac], axis=2)
     assert relative(on.comm.allreduce(model.jacobian.times(v, unit)), dense @ flat(params)) < tolerance
     g = oracle.gauss_newton_matrix(
-        problem.params, problem.parsed, problem.x[s], problem.loss, problem.C, problem.samples
+        problem.params, problem.parsed, problem.x[s], problem.y[s], problem.loss, problem.C, problem.samples
     )
     whole_product = on.whole(model.full_product(v, unit, 0.3, on.comm))
     assert relative(flat(whole_product), g @ flat(params) + 0.3 * flat(params)) < tolerance

@@ -157,7 +157,9 @@ def test_pieces_equal_a_dense_solve_without_messages(comm: Comm, net: str) -> No
         )
     after = {name: t.values()[:2] for name, t in on.comm.ledger.phases.items()}
     assert after == {"cg": (0, 0), **before}  # calls and bytes of every phase, this one included
-    g = oracle.gauss_newton_matrix(problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples)
+    g = oracle.gauss_newton_matrix(
+        problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C, problem.samples
+    )
     gradient = flat(oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C))
     expected = np.zeros(len(gradient))
     for block in own_blocks(on):
@@ -204,7 +206,7 @@ def test_combination_is_the_best_in_its_span(comm: Comm) -> None:
     whole = [{k: rng.normal(size=v.shape) for k, v in problem.params.items()} for _ in range(3)]
     g, d, previous = (on.from_params(w) for w in whole)
     dense = oracle.gauss_newton_matrix(
-        problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples
+        problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C, problem.samples
     )
     gw, *z = (flat(w) for w in whole)
     basis = np.stack(z, axis=1)

@@ -8,12 +8,13 @@ import numpy as np
 import oracle
 import pytest
 from places import cast, same
-from problems import CNN, Problem, flat, lay_out
+from problems import CNN, Problem, flat, lay_out, loss_targets
 from safetensors.numpy import load_file, save_file
 
 from dnewton.arrays.image_windows import max_pool, max_unpool, patches
 from dnewton.arrays.namespace import sample_blocks
 from dnewton.comm.communicator import MPI, Comm
+from dnewton.config.loss_entry import LOSSES, loss_of
 from dnewton.data.formats.npz import open_npz
 from dnewton.data.readers import read_bundled
 from dnewton.data.samples import Window, load
@@ -22,27 +23,24 @@ from dnewton.data.sources import Source, from_arrays
 from dnewton.data.targets import Targets
 from dnewton.errors import UserError
 from dnewton.grid import Grid, SplitAxis, grids
-from dnewton.model.losses.losses import LOSSES
 from dnewton.storage import tensors
 from dnewton.storage.tensors import Contents
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES.names())
 def test_losses(name: str) -> None:
     rng = np.random.default_rng(0)
     k = 1 if name == "logistic" else 4
-    z, loss = rng.normal(size=(6, k)), LOSSES[name]
-    y = {"squared": rng.normal(size=(6, k)), "logistic": rng.integers(0, 2, (6, 1)).astype(float)}.get(
-        name, np.eye(4)[rng.integers(0, 4, 6)]
-    )
+    z, loss = rng.normal(size=(6, k)), loss_of(name)
+    y = loss_targets(name, z)
     assert loss.value(z, y) == pytest.approx(oracle.loss_value(z, y, name))
     assert np.allclose(loss.gradient(z, y), oracle.loss_gradient(z, y, name))
     u = rng.normal(size=(2, 6, k))
-    expected = np.einsum("ikj,nij->nik", oracle.loss_hessian(z, name), u)
-    assert np.allclose(loss.hessian_product(loss.state(z), u), expected)
+    expected = np.einsum("ikj,nij->nik", oracle.loss_hessian(z, y, name), u)
+    assert np.allclose(loss.hessian_product(loss.state(z, y), u), expected)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES.names())
 @pytest.mark.parametrize("scale", [1e3, 1e30])
 def test_losses_at_extreme_outputs(name: str, scale: float) -> None:
     """float32 outputs far out give finite values where the mathematics does, or infinity, never NaN."""
@@ -50,7 +48,7 @@ def test_losses_at_extreme_outputs(name: str, scale: float) -> None:
     z = (scale * np.linspace(-1, 1, 3 * k).reshape(3, k)).astype(np.float32)
     y = np.ones((3, 1), np.float32) if k == 1 else np.eye(3, dtype=np.float32)
     with np.errstate(over="ignore"):
-        assert not np.isnan(LOSSES[name].value(z, y)) and not np.isnan(LOSSES[name].gradient(z, y)).any()
+        assert not np.isnan(loss_of(name).value(z, y)) and not np.isnan(loss_of(name).gradient(z, y)).any()
 
 
 def test_first_maximum_wins_and_nan_is_seen() -> None:
@@ -129,7 +127,7 @@ def test_images_arrive_channels_last() -> None:
 
 def encode(y: object, outputs: int, loss: str, new: object = None) -> list[object]:
     raw = np.asarray(y)
-    targets = Targets.fit(raw, outputs, loss, "none", "a.npz")
+    targets = Targets.fit(raw, outputs, loss_of(loss), "none", "a.npz")
     return targets.encode(raw if new is None else np.asarray(new), "float64", "b.npz").tolist()
 
 
@@ -158,10 +156,10 @@ def test_targets() -> None:
 
 def test_real_targets_are_reported_unscaled() -> None:
     y = np.array([[100.0], [200.0], [300.0]])
-    targets = Targets.fit(y, 1, "squared", "standardize", "a")
+    targets = Targets.fit(y, 1, loss_of("squared"), "standardize", "a")
     coded = targets.encode(y, "float64", "a")
     assert coded.mean() == pytest.approx(0) and coded.std() == pytest.approx(1)
-    total = targets.metric_sum()(np.zeros((3, 1)), coded)
+    total = targets.metric_sum(loss_of("squared"))(np.zeros((3, 1)), coded)
     assert targets.metric_value(total, 3) == pytest.approx(np.sqrt(np.mean((y - 200) ** 2)))
 
 

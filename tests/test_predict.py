@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from sklearn.metrics import confusion_matrix, roc_auc_score
 from test_cli import fails, metrics, start, train
 
+from dnewton.config.loss_entry import loss_of
 from dnewton.data.targets import Targets
 from dnewton.training.scores import area_under_curve, score
 
@@ -131,7 +132,7 @@ def test_regression_in_the_targets_own_units(tmp_path: Path) -> None:
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_binary_labels(outputs: int) -> None:
     y = np.where(RNG.random(50) < 0.4, -1, 1)
-    targets = Targets.fit(y, outputs, "logistic" if outputs == 1 else "cross_entropy", "none", "a")
+    targets = Targets.fit(y, outputs, loss_of("logistic" if outputs == 1 else "cross_entropy"), "none", "a")
     z = np.round(RNG.normal(size=(50, outputs)) + (y[:, None] if outputs == 1 else np.outer(y, [-1, 1])), 1)  # ties
     found = score(z, targets.encode(y, "float64", "a"), targets)
     margin = z[:, 0] if outputs == 1 else z[:, 1] - z[:, 0]

@@ -140,8 +140,10 @@ def test_average_is_the_mean_of_what_each_share_says(comm: Comm) -> None:
     g = flat(whole(on, gradient))
     d = np.zeros_like(g)
     for r in range(comm.size):
-        mine = problem.x[r * 12 // comm.size : (r + 1) * 12 // comm.size]
-        matrix = oracle.gauss_newton_matrix(problem.params, problem.parsed, mine, problem.loss, problem.C, 12)
+        share = slice(r * 12 // comm.size, (r + 1) * 12 // comm.size)
+        matrix = oracle.gauss_newton_matrix(
+            problem.params, problem.parsed, problem.x[share], problem.y[share], problem.loss, problem.C, 12
+        )
         d -= np.linalg.solve(matrix + np.eye(len(g)), g) / comm.size
     assert relative(flat(whole(on, direction.p)), d) < 1e-5
     solver.close()

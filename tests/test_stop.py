@@ -77,7 +77,7 @@ def goes_on(job: Job, ranks: int, sets: list[str], straight: bool = True) -> Non
     done = job.lines()[-1]["iteration"]
     again = Job(job.folder, ranks, *ENDLESS, "--resume", "auto", sets=[*sets, f"solver.max_iterations={done + 2}"])
     code, out, err = again.end()
-    assert code == 0 and "going on after iteration" in out, err
+    assert code == 0 and "resuming after iteration" in out, err
     assert "changed since the checkpoint: solver.max_iterations: 100000 -> " in out
     found = [line["iteration"] for line in job.lines()]
     assert found == list(range(done + 3))
@@ -219,7 +219,7 @@ def test_a_second_interrupt_ends_at_once(monkeypatch: pytest.MonkeyPatch, capsys
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)  # the same key, by way of terminal and launcher
         assert codes == [launch.REQUEUE]
-        monkeypatch.setattr(launch, "SAME", -1.0)
+        monkeypatch.setattr(launch, "DUPLICATE", -1.0)
         os.kill(os.getpid(), signal.SIGINT)
         assert codes == [launch.REQUEUE, 130]
     finally:

@@ -9,12 +9,12 @@ import numpy as np
 import oracle
 import pytest
 from places import host, put
-from problems import CNN, MLP, OnRanks, Problem, lay_out, local_cg, with_outputs
+from problems import CNN, MLP, OnRanks, Problem, lay_out, local_cg, loss_targets, with_outputs
 from test_newton import flat, own_blocks, relative, run
 
 from dnewton.comm.communicator import Comm
+from dnewton.config.loss_entry import LOSSES, loss_of
 from dnewton.curvature.jacobian import local_systems
-from dnewton.model.losses.losses import LOSSES
 from dnewton.planning import traffic_forecast
 from dnewton.solvers.newton import cg, combine, direct, early_termination, local_solver, preconditioners
 from dnewton.solvers.newton.cg import LocalSolver, PlainCG
@@ -36,7 +36,9 @@ def setting(comm: Comm, net: str, loss: str, **options: object) -> tuple[Problem
 
 def dense_pieces(problem: Problem, on: OnRanks, per_layer: bool) -> np.ndarray:
     """The exact solution of every diagonal system, put together."""
-    g = oracle.gauss_newton_matrix(problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples)
+    g = oracle.gauss_newton_matrix(
+        problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C, problem.samples
+    )
     gradient = flat(oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C))
     blocks = own_blocks(on)
     if per_layer:
@@ -156,7 +158,9 @@ def test_the_whole_system_exactly(comm: Comm, net: str, loss: str) -> None:
     (unit,) = local_systems(on.network.blocks, per_layer=False)
     d = direct.dual(on.model(), grad, unit, LAMBDA, on.comm)
     assert d is not None
-    g = oracle.gauss_newton_matrix(problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples)
+    g = oracle.gauss_newton_matrix(
+        problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C, problem.samples
+    )
     gradient = flat(oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C))
     expected = np.linalg.solve(g + LAMBDA * np.eye(len(g)), -gradient)
     assert relative(flat(on.whole(d)), expected) < 1e-8
@@ -201,7 +205,7 @@ def test_two_levels_are_the_best_in_their_span(comm: Comm, net: str, has_previou
     g, d, previous = (on.from_params(w) for w in whole)
     gw, dw, pw = (flat(w) for w in whole)
     dense = oracle.gauss_newton_matrix(
-        problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples
+        problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C, problem.samples
     )
     columns = []
     for block in own_blocks(on):
@@ -256,13 +260,13 @@ def test_preconditioners_do_not_change_the_solution(comm: Comm, net: str, repres
         assert preconditioner is not None and relative(preconditioner(exact_diagonal), np.ones(unit.size)) < 1e-10
 
 
-@pytest.mark.parametrize("loss", list(LOSSES))
+@pytest.mark.parametrize("loss", LOSSES.names())
 def test_halves_of_the_hessian(loss: str) -> None:
     rng = np.random.default_rng(0)
     k = 1 if loss == "logistic" else 4
     z, u, w = rng.normal(size=(6, k)), rng.normal(size=(2, 6, k)), rng.normal(size=(2, 6, k))
-    found = LOSSES[loss]
-    state = found.state(z)
+    found = loss_of(loss)
+    state = found.state(z, loss_targets(loss, z))
     back = found.half(state, found.half_transposed(state, u))
     assert relative(back, found.hessian_product(state, u)) < 1e-13
     assert np.isclose(np.sum(found.half(state, u) * w), np.sum(u * found.half_transposed(state, w)))

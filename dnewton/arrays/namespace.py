@@ -185,14 +185,14 @@ def open_cuda(place: int) -> tuple[Array, str, int, str]:
 
         two = cupy.ones((2, 2))
         if dot(two[0] @ two, two[1]) != 4.0:
-            raise RuntimeError("1 + 1 is not 2 on it")
+            raise RuntimeError("it computed a wrong product")
     except (RuntimeError, cupy.cuda.compiler.CompileException) as error:  # the latter: CUDA's headers are missing
         raise ImportError(str(error)) from error
     return cupy.zeros(0), about["name"].decode(), number, identity
 
 
 def cuda_memory() -> tuple[int, int]:
-    """Bytes that nobody has taken of the GPU in use, and the bytes that this process's pool has (it keeps its peak)."""
+    """Free bytes of the GPU in use, and the bytes of this process's pool (it keeps its peak)."""
     free, _ = cuda().cuda.runtime.memGetInfo()
     return int(free), int(cuda().get_default_memory_pool().total_bytes())
 

@@ -53,18 +53,18 @@ def seconds(text: str) -> float:
 
 def swept(items: Sequence[str]) -> dict[str, list[str]]:
     """`key=v1,v2` as values by key; a key without a section is the solver's. Raises UserError."""
-    found: dict[str, list[str]] = {}
+    values_by_key: dict[str, list[str]] = {}
     for item in items:
         key, equals, values = item.partition("=")
         if not equals or not key.strip() or not values.strip(", "):
             raise UserError(f"--sweep {item}: write key=v1,v2,... for example learning_rate=0.1,0.01")
         key = key.strip() if "." in key else f"solver.{key.strip()}"
         if key == "solver.name":
-            raise UserError("--sweep solver.name: the solvers to compare are --solvers' business")
-        if key in found:
+            raise UserError("--sweep solver.name: name the solvers to compare with --solvers")
+        if key in values_by_key:
             raise UserError(f"--sweep {item}: {key} is swept already; write all its values in one list")
-        found[key] = list(dict.fromkeys(v.strip() for v in values.split(",")))
-    return found
+        values_by_key[key] = list(dict.fromkeys(v.strip() for v in values.split(",")))
+    return values_by_key
 
 
 def plans(
@@ -81,7 +81,7 @@ def plans(
     unknown = [name for name in wanted if name not in SOLVERS]
     if unknown or not wanted:
         raise UserError(f"--solvers {','.join(solvers)}: choose from {', '.join(SOLVERS.names())}")
-    found, used = [], set()
+    runs, used = [], set()
     for name in dict.fromkeys(wanted):
         fitting = {k: v for k, v in sweep.items() if not k.startswith("solver.") or _knows(name, k)}
         used |= set(fitting)
@@ -92,10 +92,10 @@ def plans(
             if endless and not any(s.startswith("solver.max_iterations=") for s in sets):
                 sets.append(f"solver.max_iterations={FOREVER}")
             config, notes = load_config.configure(text, folder, source, sets)
-            found.append(Plan("-".join([name, *words]).replace(os.sep, "_"), config, notes))
+            runs.append(Plan("-".join([name, *words]).replace(os.sep, "_"), config, notes))
     if unused := set(sweep) - used:
         raise UserError(f"--sweep {sorted(unused)[0]}: none of the solvers {', '.join(wanted)} has this key")
-    return found
+    return runs
 
 
 def _knows(solver: str, key: str) -> bool:
@@ -112,7 +112,7 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     parser = Parser("python -m dnewton.compare", "Run several solvers on one net from the same start.", rank)
     parser.add_argument("--net", metavar="FILE", required=True, help="YAML file, or the name of a shipped net")
     parser.add_argument("--solvers", metavar="A,B,...", required=True, help=f"of {', '.join(SOLVERS.names())}")
-    parser.add_argument("--budget", metavar="TIME", help="training time of each run, such as 60s; evaluations are free")
+    parser.add_argument("--budget", metavar="TIME", help="training time of each run, such as 60s, without evaluations")
     parser.add_argument(
         "--sweep", metavar="KEY=V1,V2", action="append", default=[], help="run each solver with every value"
     )
@@ -147,7 +147,7 @@ def _main(comm: Comm) -> None:
         failed = ""
         try:
             one(plan, comm, os.path.join(folder, plan.name), args, budget, records)
-        except UserError as error:  # alike on all ranks: the other runs go on
+        except UserError as error:  # the same on all ranks: the other runs follow
             failed = str(error)
             say(comm, f"{plan.name}: {failed}")
         results.append(compare_report.Result(plan.name, records, failed))
@@ -193,7 +193,7 @@ def one(
         error = str(mistake)
         raise
     finally:
-        if error or sys.exc_info()[0] is None:  # an internal failure ends the job; nobody would answer
+        if error or sys.exc_info()[0] is None:  # an internal failure ends the job: no rank would take part
             job.solver.close(error)
     if records:
         say(comm, f"{console.HEADER}\n{console.line(records[-1])}")

@@ -1,4 +1,4 @@
-"""What a comparison leaves behind: compare.txt (a table), compare.json (the curves) and compare.png (the plot)."""
+"""What a comparison writes: compare.txt (a table), compare.json (the curves) and compare.png (the plot)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ class Result:
 
 def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Loss and scores over seconds of training, gradient equivalents and bytes sent by all ranks."""
-    found: dict[str, list[Any]] = {k: [] for k in ("iteration", "seconds", "samples", "bytes", "loss", "train", "test")}
+    columns: dict[str, list[Any]] = {
+        k: [] for k in ("iteration", "seconds", "samples", "bytes", "loss", "train", "test")
+    }
     if not records:
-        return found
+        return columns
     name, sent = metric_name(records[0]), 0
     for record in records:
         sent += sum(phase["bytes"] for key, phase in record["comm"].items() if key not in BESIDE)
@@ -42,13 +44,13 @@ def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
             record[f"train_{name}"],
             record.get(f"test_{name}"),
         )
-        for values, value in zip(found.values(), row, strict=True):
+        for values, value in zip(columns.values(), row, strict=True):
             values.append(value if value is None or math.isfinite(value) else None)
-    return found
+    return columns
 
 
 def common_loss(results: Sequence[Result]) -> float | None:
-    """The lowest loss that every run has reached; those that failed do not count."""
+    """The lowest loss that every run reached; failed runs are ignored."""
     whole = [r for r in results if r.records and not r.failed]
     losses = [[v for v in curves(r.records)["loss"] if v is not None] for r in whole]
     worst = max((min(values, default=math.inf) for values in losses), default=math.inf)
@@ -56,7 +58,7 @@ def common_loss(results: Sequence[Result]) -> float | None:
 
 
 def table(results: Sequence[Result]) -> list[str]:
-    """A line per run: where it ended, and what it took to come to the loss that all have reached."""
+    """A line per run: where it ended, and what it took to reach the loss that all runs reached."""
     target = common_loss(results)
     name = next((metric_name(r.records[0]) for r in results if r.records), "accuracy")
     width = max(4, *(len(r.name) for r in results))
@@ -93,7 +95,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def write(results: Sequence[Result], folder: Path) -> list[str]:
-    """Write the three files; returns the table and where the plot lies."""
+    """Write the three files; returns the table and the path of the plot."""
     lines = table(results)
     (folder / "compare.txt").write_text("\n".join(lines) + "\n")
     about = {r.name: {**curves(r.records), **({"failed": r.failed} if r.failed else {})} for r in results}

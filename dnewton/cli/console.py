@@ -35,9 +35,10 @@ def _number(value: float | None, form: str) -> str:
 
 def summary(records: Sequence[Mapping[str, Any]], totals: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Time and bytes per phase, and the best and final scores."""
-    rows = [f"{'phase':<12} {'seconds':>9} {'of it MPI':>10} {'calls':>9} {'bytes':>14}   (seconds: rank 0; rest: all)"]
+    heading = f"{'phase':<17} {'seconds':>9} {'in MPI':>10} {'calls':>9} {'bytes':>14}"
+    rows = [f"{heading}   (seconds: rank 0; the others: all ranks)"]
     rows += [
-        f"{name:<12} {t['elapsed']:>9.3f} {t['seconds']:>10.3f} {t['calls']:>9.0f} {t['bytes']:>14.0f}"
+        f"{name:<17} {t['elapsed']:>9.3f} {t['seconds']:>10.3f} {t['calls']:>9.0f} {t['bytes']:>14.0f}"
         for name, t in totals.items()
         if t and (t["elapsed"] > 0 or t["calls"])
     ]

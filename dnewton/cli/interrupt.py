@@ -1,6 +1,6 @@
-"""Imported before MPI: until the training has handlers of its own, SIGINT ends this process at once, as the other
-signals do, and so the launcher ends the job. Python's own way out leads through MPI_Finalize, where a rank would wait
-for those that wait for it."""
+"""Imported before MPI: until the training has handlers of its own, SIGINT ends this process at once, as other signals
+do, and the launcher then ends the job. Python's own handler would run MPI_Finalize, where this rank would wait for the
+others."""
 
 from __future__ import annotations
 

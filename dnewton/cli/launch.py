@@ -20,21 +20,21 @@ from dnewton.comm.watchdog import Unanswered
 from dnewton.errors import UserError, one_line
 from dnewton.hardware import node
 
-LEAVING = 0.8  # seconds that a job takes to end
-SAME = 1.0  # seconds in which a second SIGINT is the first one's echo: a terminal and a launcher may both send it
-REQUEUE = 85  # exit code: stopped before the end, go on with --resume
+SHUTDOWN = 0.8  # seconds that a job takes to end
+DUPLICATE = 1.0  # seconds in which a second SIGINT counts as the first: a terminal and a launcher may both send it
+REQUEUE = 85  # exit code: stopped before the end; continue with --resume
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-LAUNCHERS = ("PMI", "OMPI_COMM_WORLD", "MV2_COMM_WORLD")  # who tell every process _SIZE and _RANK
+LAUNCHERS = ("PMI", "OMPI_COMM_WORLD", "MV2_COMM_WORLD")  # prefixes of the variables _SIZE and _RANK
 
 
 def run(main: Callable[[Comm], None], trains: bool = False) -> NoReturn:
-    """Run a command line on the whole job and exit. `trains`: it is what a batch job's tasks are for.
+    """Run a command line on the whole job and exit. `trains`: a batch job's tasks are its ranks.
 
     A UserError (raised alike on all ranks) prints one line on rank 0 and exits 2 everywhere; any other exception
     prints this rank's traceback and ends the whole job at once with code 1. Collective over all processes.
     """
     comm = Comm.world()
-    np.seterr(all="ignore")  # overflow and NaN in a trial point are expected, and looked for where they matter
+    np.seterr(all="ignore")  # overflow and NaN at a trial point are expected, and checked where they matter
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -66,8 +66,8 @@ def _say(text: str) -> None:
 
 
 def check_launcher(ranks: int, environment: Mapping[str, str], trains: bool = True) -> None:
-    """Raise UserError where the launcher started several processes and MPI sees each as a job of its own: its library
-    and the launcher do not speak the same protocol (PMI)."""
+    """Raise UserError where the launcher started several processes and MPI sees each as a job of one rank: the launcher
+    and the MPI library use different protocols (PMI)."""
     told = {f"{name}_SIZE": _number(environment.get(f"{name}_SIZE")) for name in LAUNCHERS}
     if not any(told.values()):
         slurm = ["SLURM_STEP_NUM_TASKS", *(["SLURM_NTASKS"] if trains else [])]
@@ -75,7 +75,7 @@ def check_launcher(ranks: int, environment: Mapping[str, str], trains: bool = Tr
     for name, size in told.items():
         if ranks == 1 and size > 1:
             raise UserError(
-                f"{name} is {size}, but MPI sees 1 rank: the launcher and the MPI library do not know each other; "
+                f"{name} is {size}, but MPI sees 1 rank: the launcher does not fit the MPI library; "
                 "with MPICH or Intel MPI use srun --mpi=pmi2 or their own mpiexec, with Open MPI srun --mpi=pmix or "
                 "its mpirun (for one rank in a larger allocation: mpiexec -n 1)"
             )
@@ -86,14 +86,14 @@ def _number(text: str | None) -> int:
 
 
 def _told_rank(environment: Mapping[str, str]) -> int:
-    """The rank by the launcher's word, where MPI may not know better."""
+    """The rank that the launcher states, for where MPI may see every process as rank 0."""
     names = [*(f"{name}_RANK" for name in LAUNCHERS), "SLURM_PROCID"]
     return next((_number(environment[name]) for name in names if name in environment), 0)
 
 
 def catch_signals(comm: Comm, stops: StopAgreement) -> None:
-    """From now on SIGTERM, SIGUSR1 and SIGINT on any rank stop the job: at the next place where all ranks can, or at
-    once where nothing has been done yet. A second SIGINT ends it at once."""
+    """Install handlers: SIGTERM, SIGUSR1 and SIGINT on any rank stop the job at the next safe point, or at once before
+    the training. A second SIGINT ends it at once."""
     first: list[float] = []
 
     def handle(number: int, _: object) -> None:
@@ -101,7 +101,7 @@ def catch_signals(comm: Comm, stops: StopAgreement) -> None:
         if not stops.armed:
             _say(f"{name} on rank {comm.rank} before the training; ending the job")
             comm.abort(REQUEUE)
-        elif number == signal.SIGINT and first and now - first[0] > SAME:
+        elif number == signal.SIGINT and first and now - first[0] > DUPLICATE:
             _say(f"{name} again on rank {comm.rank}; ending the job at once")
             comm.abort(128 + number)
         if number == signal.SIGINT and not first:
@@ -113,12 +113,12 @@ def catch_signals(comm: Comm, stops: StopAgreement) -> None:
 
 
 def ignore_signals() -> None:
-    """All is done and saved: a signal that comes now must not turn this into a failure."""
+    """Everything is saved: a signal from now on must not turn success into a failure."""
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def limit_time(stops: StopAgreement, seconds: float | None) -> None:
-    """Stop in time by rank 0's clock: so many `seconds` after its process was started."""
+    """Stop by rank 0's clock, `seconds` after its process was started."""
     if seconds is not None:
-        stops.limit(time.monotonic() - node.process_age() + seconds - LEAVING)
+        stops.limit(time.monotonic() - node.process_age() + seconds - SHUTDOWN)

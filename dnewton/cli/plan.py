@@ -9,6 +9,7 @@ import sys
 from dnewton.arrays.namespace import DEVICE_SLACK
 from dnewton.comm.communicator import Comm
 from dnewton.config import parse, schema
+from dnewton.config.layer_entry import LayerSpec
 from dnewton.config.newton import NewtonSection
 from dnewton.config.shipped_nets import read_net
 from dnewton.data.parts import open_parts
@@ -16,7 +17,7 @@ from dnewton.data.readers import find_part
 from dnewton.errors import UserError
 from dnewton.hardware.rates import Rates, stated
 from dnewton.planning import curvature_plan, grid_search, traffic_forecast
-from dnewton.planning.net_plan import LayerShape, infer_shapes
+from dnewton.planning.net_plan import infer_shapes
 from dnewton.planning.replicas import layout
 from dnewton.solvers import registry
 from dnewton.training.job import workload
@@ -39,7 +40,7 @@ def main() -> int:
         shapes = infer_shapes(settings.net, args.net)
         named = {k: v for k in ("train", "test", "validation") if (v := getattr(settings.data, k)) is not None}
         data = settings.data.model_copy(update={k: find_part(v, folder) for k, v in named.items()})
-        parts = open_parts(data, settings.net.input, settings.solver.seed, Comm.world())
+        parts = open_parts(data, settings.net.data_shape, settings.solver.seed, Comm.world())
         tested = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
         show(settings, shapes, args.ranks, parts.train.samples, tested, args.net)
     except UserError as error:
@@ -49,7 +50,7 @@ def main() -> int:
 
 
 def show(
-    settings: schema.Config, shapes: tuple[LayerShape, ...], ranks: int, samples: int, test: int, source: str
+    settings: schema.Config, shapes: tuple[LayerSpec, ...], ranks: int, samples: int, test: int, source: str
 ) -> None:
     """Print the plan, the largest rank's memory and the forecast."""
     s, groups = settings.solver, layout(settings, ranks, source)

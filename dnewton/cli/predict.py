@@ -84,7 +84,7 @@ def _main(comm: Comm) -> None:
         with comm.raise_together():
             target = model.target if _is_table(part) else None
     source = open_part(part, Opening("--data", features, comm, target, model.zero_based))
-    check_shapes(source, model.net.input, "--data")
+    check_shapes(source, model.net.data_shape, "--data")
     check_columns(source, model.columns, "the training file")
     labelled = source.targets is not None and not args.unlabelled
     if args.scores and not labelled:
@@ -152,7 +152,7 @@ def _prepare(
     on_grid = comm.on_grid(plan.grid)
     network = Network(plan, on_grid)
     window = Window.of(
-        model.net.input, plan.input_units, plan.grid.bounds(plan.input_split, plan.input_units, comm.rank)
+        model.net.data_shape, plan.input_units, plan.grid.bounds(plan.input_split, plan.input_units, comm.rank)
     )
     with comm.raise_together():
         theta = tensors.load(path, network, args.dtype)
@@ -186,7 +186,8 @@ def outputs(network: Network, theta: Values, samples: Samples, batch_size: int) 
 
 def _write(args: argparse.Namespace, model: Described, z: Values, y: Values | None) -> None:
     """Predictions to the file, figures to the terminal and to --scores. On rank 0."""
-    predicted = model.targets.decode(z)
+    means = model.net.loss.mean(z)
+    predicted = model.targets.decode(means)
     temporary = args.out + ".tmp"
     if args.out.endswith(".npz"):
         with open(temporary, "wb") as file:
@@ -199,7 +200,7 @@ def _write(args: argparse.Namespace, model: Described, z: Values, y: Values | No
     os.replace(temporary, args.out)
     lines = [f"{len(z)} samples, predictions in {args.out}"]
     if y is not None:
-        figures = score(z, y.astype(np.float64), model.targets)
+        figures = score(means, y.astype(np.float64), model.targets)
         lines += figures.lines()
         if args.scores:
             Path(args.scores).write_text(json.dumps(figures.as_json(), indent=1) + "\n")

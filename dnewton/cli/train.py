@@ -26,8 +26,9 @@ from dnewton.solvers.interface import STOPPED, StartPoint
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import RunDirectory
 from dnewton.training import load_config
-from dnewton.training.checkpoint_reader import changes, initial_state, resumed_state
+from dnewton.training.checkpoint_reader import initial_state, resumed_state
 from dnewton.training.job import Job, assemble
+from dnewton.training.run_identity import changes
 from dnewton.training.trainer import Record, Trainer
 
 TIMEOUT = 600.0  # seconds, until the configuration is known
@@ -44,7 +45,7 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     parser.add_argument(
         "--resume",
         metavar="DIR|auto",
-        help="go on from the newest checkpoint of a run directory; auto: from that of --out, or start if it has none",
+        help="resume from the newest checkpoint of a run directory; auto: of --out, or start if it has none",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
     parser.add_argument(
@@ -63,7 +64,7 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
             raise UserError("--resume auto keeps the run of --out; leave --overwrite and --init-only out")
         args.resume = None
     if args.resume and (args.out or args.init or args.init_only or args.overwrite):
-        raise UserError("--resume goes on in its own directory; leave --out, --init, --init-only and --overwrite out")
+        raise UserError("--resume continues in its own directory; leave --out, --init, --init-only and --overwrite out")
     if args.out == "" or args.resume == "":
         raise UserError("--out and --resume need the name of a directory, not an empty one")
     if args.init == "":
@@ -102,7 +103,7 @@ def _main(comm: Comm) -> None:
     out = RunDirectory(comm.text_from_root(args.resume or args.out or stamp))
     with comm.phase("setup"):
         if not args.resume:
-            with comm.raise_together():  # before the data are read: a taken directory is found at once
+            with comm.raise_together():  # before the data are read, so that a directory in use is reported at once
                 if comm.rank == 0:
                     out.check(args.overwrite, resume=args.auto)
         job = assemble(config, comm, source)
@@ -125,15 +126,15 @@ def _main(comm: Comm) -> None:
 
 
 def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float, source: str) -> Stopped | None:
-    comm, found = job.comm, None
+    comm, checkpoint = job.comm, None
     if args.resume or args.auto:
-        found = resumed_state(job, out, fresh=args.auto)
-    start, resumed = found or (initial_state(job, args.init), None)
+        checkpoint = resumed_state(job, out, fresh=args.auto)
+    start, resumed = checkpoint or (initial_state(job, args.init), None)
     notes = [
         f"dnewton {__version__}: {source} on {job.groups.world.size} rank(s), run directory {out.path}",
         *job.notes,
     ]
-    with comm.raise_together():  # only now: a mistake found above leaves nothing behind
+    with comm.raise_together():  # only now: a mistake reported above changes no file
         if comm.rank == 0 and resumed is not None:
             last = start.iteration - (resumed.unreported is not None)
             before, missing = out.reopen(job.config.dump(), last, out.checkpoint(start.iteration, start.position))
@@ -141,7 +142,7 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
             notes += _about(resumed, job, start, missing)
         elif comm.rank == 0:
             if args.auto and (kept := out.set_aside()):
-                notes.append(f"warning: no checkpoint can be gone on from; what was there is in {kept} now")
+                notes.append(f"warning: no checkpoint could be used; the files of the run before are in {kept}")
             out.create(job.config.dump())
     show, close = _display(comm.rank, out)
     for text in [*notes, console.HEADER]:
@@ -154,14 +155,14 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
         close()
     if stop is not None:
         at = f"after iteration {trainer.iteration}"
-        cure = f"go on with --resume {out.path}"
+        remedy = f"continue with --resume {out.path}"
         if not trainer.begun:
             at = "before anything was done"
         elif not trainer.saved:
-            at += ", of which there is no checkpoint"
+            at += ", for which there is no checkpoint"
         if resumed is None and not trainer.saved:
-            cure = "start again, or with --resume auto"
-        show(f"stopped by {stop.why} {at}; {cure} (exit code {REQUEUE})")
+            remedy = "start again, or use --resume auto"
+        show(f"stopped by {stop.why} {at}; {remedy} (exit code {REQUEUE})")
         return stop
     if trainer.records:
         record = trainer.records[-1]
@@ -177,9 +178,9 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
 
 
 def _about(resumed: Manifest, job: Job, start: StartPoint, missing: list[int]) -> list[str]:
-    """What is worth knowing of a run that goes on."""
+    """Notes for the log of a resumed run."""
     within = f" and {start.position} step(s) of the next" if start.position else ""
-    notes = [f"going on after iteration {start.iteration}{within}"]
+    notes = [f"resuming after iteration {start.iteration}{within}"]
     now = json.loads(json.dumps(job.config.resolved()))
     differing = [text for text in changes(resumed.config, now) if not text.startswith("parallel.rates")]
     notes += [f"changed since the checkpoint: {text}" for text in differing]

@@ -27,8 +27,8 @@ from dnewton.errors import UserError, one_line  # noqa: E402
 from dnewton.grid import Grid, Group  # noqa: E402
 
 MESSAGE_BYTES = 4 << 20  # longer messages are cut: faster (scripts/bench/overlap.py), and counts stay under 2³¹
-POLITE_YIELDS, POLITE_SLEEP = 5, 2e-4
-LOOK = 64  # tests of a request between two looks at what else there is to do
+IDLE_YIELDS, IDLE_SLEEP = 5, 2e-4  # sched_yield() so often, then sleep so many seconds
+LOOK = 64  # tests of a request between two calls of the stop hooks
 
 
 class Comm:
@@ -37,7 +37,7 @@ class Comm:
     def __init__(self, mpi: Any, grid: Grid | None = None, yield_when_idle: bool = False) -> None:
         """Collective over `mpi`, an mpi4py intracommunicator that from now on belongs to this object.
 
-        `polite`: there are more ranks than cores, so waiting gives the core away instead of spinning on it.
+        `yield_when_idle`: there are more ranks than cores, so waiting yields the core instead of spinning on it.
         """
         self._mpi = mpi
         self.yield_when_idle = yield_when_idle
@@ -101,20 +101,20 @@ class Comm:
         self.wait(getattr(mpi, "I" + name.lower())(*args, **options))
 
     def wait(self, request: Any) -> None:
-        """Complete a request, looking now and then for signals and at the clock (:mod:`dnewton.comm.stop`).
+        """Complete a request; now and then the stop hooks look for signals and at the clock (:mod:`dnewton.comm.stop`).
 
-        MPI libraries spin while they wait. With more ranks than cores the spinning ranks take the core from those they
-        wait for: one sum of 100 kB on 16 ranks and 2 cores then takes a second, against 9 ms by giving the core away.
+        MPI libraries spin while they wait. With more ranks than cores, spinning ranks take the core from those they
+        wait for: one sum of 100 kB on 16 ranks and 2 cores then takes a second, against 9 ms by yielding.
         """
         tests, since = 0, 0.0
-        self.stops.poll()  # for what has come already is never waited
+        self.stops.poll()  # also where the request is complete already
         while not request.Test():
             tests += 1
             if self.yield_when_idle:
-                if tests <= POLITE_YIELDS:
+                if tests <= IDLE_YIELDS:
                     os.sched_yield()
                     continue
-                time.sleep(POLITE_SLEEP if tests < 100 else 10 * POLITE_SLEEP)
+                time.sleep(IDLE_SLEEP if tests < 100 else 10 * IDLE_SLEEP)
             elif tests % LOOK:
                 continue
             since = since or time.monotonic()
@@ -125,9 +125,9 @@ class Comm:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count and time everything inside under `name`; phases may nest, the innermost counts."""
+        entry = self.ledger[name]
         outer = self.ledger.phase
         self.ledger.phase = name
-        entry = self.ledger[name]
         start, inner = time.perf_counter(), self._total_elapsed()
         try:
             yield
@@ -175,18 +175,18 @@ class Comm:
             flat = xp.reshape(array, (rows, array.shape[-1]))
             out = empty((rows, total), array)
             parts = [slice(i, min(rows, i + step)) for i in range(0, max(1, rows), step)]
-            # Features first: slices then lie one after another. A host's cache holds one message; a device is waited
-            # for once, so all messages are made ready before.
+            # Features first: slices then lie one after another. On a host one message at a time stays in cache; on a
+            # device all are prepared first, so that it is waited for once.
             for some in [[part] for part in parts] if on_host(array) else [parts]:
-                turned = [xp.reshape(flat[part, :].T, (-1,)) for part in some]
+                transposed = [xp.reshape(flat[part, :].T, (-1,)) for part in some]
                 numbers = sum(part.stop - part.start for part in some)
                 whole, start = self.buffers.room(numbers * total, array), 0
-                sent = self.buffers.out(turned[0] if len(turned) == 1 else xp.concat(turned))
+                sent = self.buffers.out(transposed[0] if len(transposed) == 1 else xp.concat(transposed))
                 for part in some:
                     n = part.stop - part.start
-                    mine = sent[start * flat.shape[1] : (start + n) * flat.shape[1]]
+                    local_rows = sent[start * flat.shape[1] : (start + n) * flat.shape[1]]
                     every = whole[start * total : (start + n) * total]
-                    self._collective(self._groups[group], "Allgatherv", mine, [every, [w * n for w in widths]])
+                    self._collective(self._groups[group], "Allgatherv", local_rows, [every, [w * n for w in widths]])
                     start += n
                 whole, start = self.buffers.back(whole, array), 0
                 for part in some:
@@ -203,9 +203,11 @@ class Comm:
             counts = np.empty(self.size, dtype=np.int64)
             self._collective(self._mpi, "Allgather", np.array([array.shape[0]], dtype=np.int64), counts)
             out = self.buffers.room((int(counts.sum()), *array.shape[1:]), array)
-            mine = self.buffers.out(array)
+            local_rows = self.buffers.out(array)
             row = MPI.BYTE.Create_contiguous(math.prod(out.shape[1:]) * out.itemsize).Commit()
-            self._collective(self._mpi, "Allgatherv", [_bytes(mine), len(mine), row], [_bytes(out), counts, row])
+            self._collective(
+                self._mpi, "Allgatherv", [_bytes(local_rows), len(local_rows), row], [_bytes(out), counts, row]
+            )
             row.Free()
             return self.buffers.back(out, array)
 
@@ -216,14 +218,14 @@ class Comm:
         if self.size == 1:
             return [contiguous(flat[0])]
         given = np.array([nbytes(p) for p in parts], dtype=np.int64)
-        taken = np.empty_like(given)
+        received = np.empty_like(given)
         with self._counted(int(given.sum())):
-            self._collective(self._mpi, "Alltoall", given, taken)
-            out = self.buffers.room(int(taken.sum()) // itemsize(flat[0]), flat[0])
-            mine = self.buffers.out(namespace(flat[0]).concat(flat))
-            self._collective(self._mpi, "Alltoallv", [_bytes(mine), given, MPI.BYTE], [_bytes(out), taken, MPI.BYTE])
+            self._collective(self._mpi, "Alltoall", given, received)
+            out = self.buffers.room(int(received.sum()) // itemsize(flat[0]), flat[0])
+            sent = self.buffers.out(namespace(flat[0]).concat(flat))
+            self._collective(self._mpi, "Alltoallv", [_bytes(sent), given, MPI.BYTE], [_bytes(out), received, MPI.BYTE])
             out = self.buffers.back(out, flat[0])
-        ends = [int(n) for n in np.cumsum(taken) // mine.itemsize]
+        ends = [int(n) for n in np.cumsum(received) // sent.itemsize]
         return [out[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
     def bcast(self, array: Array) -> Array:
@@ -248,12 +250,12 @@ class Comm:
             self.wait(self._mpi.Irecv(array, source, tag))
 
     def arrived(self, source: int | None = None, tag: int | None = None) -> tuple[int, int] | None:
-        """Sender and tag of a message that can be received now, of `source` or anybody, of any tag; never waits."""
+        """Sender and tag of a message that can be received now, of any rank and tag by default; never waits."""
         status = MPI.Status()
         sender = MPI.ANY_SOURCE if source is None else source
         kind = MPI.ANY_TAG if tag is None else tag
-        found = self._mpi.Iprobe(sender, kind, status)
-        return (int(status.Get_source()), int(status.Get_tag())) if found else None
+        waiting = self._mpi.Iprobe(sender, kind, status)
+        return (int(status.Get_source()), int(status.Get_tag())) if waiting else None
 
     # --- scalars: every rank gets the same bits ---------------------------------------------------------------------
 
@@ -305,7 +307,7 @@ class Comm:
 
     @contextmanager
     def raise_together(self) -> Iterator[None]:
-        """What is a user's mistake on one rank inside becomes the same UserError on all. Collective over the world.
+        """A UserError of one rank inside becomes the same UserError on all ranks. Collective over the world.
 
         The body must not communicate: a rank that fails leaves it early.
         """
@@ -325,9 +327,9 @@ class Comm:
         """End the whole job at once; any rank may call it."""
         self._mpi.Abort(code)
 
-    def begin_max(self, mine: Array, largest: Array) -> Any:
+    def begin_max(self, values: Array, largest: Array) -> Any:
         """Begin to find the element-wise maximum over the ranks, in `largest`; returns the request. Collective."""
-        return self._mpi.Iallreduce(mine, largest, op=MPI.MAX)
+        return self._mpi.Iallreduce(values, largest, op=MPI.MAX)
 
     def barrier(self) -> None:
         """Wait for all. Collective over the world."""
@@ -341,13 +343,13 @@ class Comm:
         Collective over the world.
         """
         node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
-        mine = np.zeros(4096, dtype=np.int32)
-        mine[[c for c in os.sched_getaffinity(0) if c < mine.size]] = 1
-        users = np.empty_like(mine)
-        node.Allreduce(mine, users)
+        allowed = np.zeros(4096, dtype=np.int32)
+        allowed[[c for c in os.sched_getaffinity(0) if c < allowed.size]] = 1
+        users = np.empty_like(allowed)
+        node.Allreduce(allowed, users)
         place, ranks = int(node.Get_rank()), int(node.Get_size())
         node.Free()
-        return place, ranks, float(np.sum(mine[users > 0] / users[users > 0]))
+        return place, ranks, float(np.sum(allowed[users > 0] / users[users > 0]))
 
     def array_from_root(self, array: Array | None) -> Array:
         """Rank 0's array of numbers of the host on every rank. Collective over the world."""
@@ -355,13 +357,13 @@ class Comm:
         dtype, *shape = self.text_from_root(about).split()
         return self.bcast(np.empty([int(n) for n in shape], dtype=dtype) if self.rank else array)
 
-    def node_sharing(self, what: int) -> int:
-        """How many ranks of this node give the same number. Collective over the world."""
+    def node_sharing(self, number: int) -> int:
+        """How many ranks of this node pass the same number. Collective over the world."""
         node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
         every = np.empty(node.Get_size(), dtype=np.int64)
-        node.Allgather(np.array([what], dtype=np.int64), every)
+        node.Allgather(np.array([number], dtype=np.int64), every)
         node.Free()
-        return int(np.sum(every == what))
+        return int(np.sum(every == number))
 
 
 def _bytes(array: Array) -> Array:

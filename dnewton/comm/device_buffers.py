@@ -1,6 +1,6 @@
 """How arrays of a GPU get to MPI: as they are where the library takes device memory, else through pinned host memory.
 
-The device is synchronised here and nowhere else, once per collective, before a buffer reaches MPI: MPI knows nothing of
+The device is synchronised here and nowhere else, once per collective, before a buffer reaches MPI: MPI does not know
 the streams on which the arrays are still being computed. Arrays of the host pass through untouched.
 """
 
@@ -53,10 +53,10 @@ def straight(
             off = environ[variable].strip().lower() in OFF
             if off or name not in ASKING:
                 return not off, f"{variable}={environ[variable]}"
-    found = query()
-    if found is None:
+    supported = query()
+    if supported is None:
         return False, "the MPI library does not say that it takes device memory"
-    return found, "the MPI library says so" if found else "the MPI library says that it was built without CUDA"
+    return supported, "the MPI library says so" if supported else "the MPI library says that it was built without CUDA"
 
 
 class DeviceBuffers:

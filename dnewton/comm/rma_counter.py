@@ -1,4 +1,4 @@
-"""A counter that ranks add to and read without the help of the rank that holds it: a part of the wrapper over MPI."""
+"""A one-sided counter in an RMA window: ranks add to it and read it while its host computes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dnewton.comm.communicator import MPI, Comm
 
 
 class OneSidedCounter:
-    """Counter slots on rank 0 that any rank adds to and reads without rank 0's help.
+    """Counter slots on rank 0 that any rank adds to and reads without rank 0 taking part.
 
     Request-based calls only: a plain fetch-and-op would wait until its busy target enters MPI.
     """
@@ -32,7 +32,7 @@ class OneSidedCounter:
         comm.barrier()
 
     def clear(self, slot: int) -> None:
-        """Set a slot to zero; only rank 0, while nobody uses the slot."""
+        """Set a slot to zero; only rank 0, while no rank uses the slot."""
         self._window.Accumulate(np.zeros(1, dtype=np.int64), 0, target=slot, op=MPI.REPLACE)
         self._window.Flush(0)
 
@@ -52,7 +52,7 @@ class OneSidedCounter:
         return int(self._read[0])
 
     def complete(self) -> None:
-        """Finish pending requests; call it after a collective, so that no rank is asked while it computes."""
+        """Finish pending requests; call it after a collective, so that no rank is waited for while it computes."""
         for request in (self._pending_read, self._pending_add):
             if request is not None:
                 self._comm.wait(request)

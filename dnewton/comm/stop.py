@@ -1,13 +1,13 @@
 """All ranks stop at one agreed point, when a signal, a limit of time or a checkpoint asks for it.
 
 A signal may reach one rank only, and ranks that leave a computation at different places would wait for each other
-without end. So the places where a rank may stop are numbered, alike on all ranks: *safe points*, for example between
-batches. Whoever wants to stop tells the others; every rank gives the number of the first point at which it can stop (a
-rank that stands at a point that one, else the next); all stop at the first point that is not before the largest of
-these numbers. Nothing is sent until somebody wants to stop. Ranks learn of it at points and while they wait.
+without end. So the places where a rank may stop are numbered, the same on all ranks: *safe points*, for example between
+batches. A rank that wants to stop tells the others; every rank states the number of the first safe point at which it
+can stop (the one where it stands, or else the next); all stop at the first one that is not before the largest of these
+numbers. Nothing is sent until a rank wants to stop. Ranks learn of it at safe points and while they wait.
 
-Replicas pass different numbers of batches between two sums over the replicas. Before such a sum lies a *sync point*:
-its number is larger than those of all points before it, and after which all replicas count alike again.
+Replicas pass different numbers of batches between two sums over the replicas. Before such a sum lies a *sync point*,
+whose number is larger than those of all safe points before it; after it all replicas count the same again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dnewton.comm.communicator import Comm
 from dnewton.comm.stop_hooks import StopHooks
 from dnewton.comm.watchdog import Watchdog
 
-NOTICE, WHERE, HERE = 1, 2, 3  # messages: somebody wants to stop; where are you; here
+NOTICE, WHERE, HERE = 1, 2, 3  # messages: a rank wants to stop; where are you; here
 SYNC = 1 << 24  # safe points between two sync points, at most
 PAUSE = 5e-4  # seconds between two looks while ranks agree
 TEXT = 48  # bytes of a phase's name in a message
@@ -32,7 +32,7 @@ TIME_LIMIT, CHECKPOINT = -1, -2  # reasons besides the numbers of signals
 
 
 class Stopped(Exception):
-    """All ranks leave the computation at the same point, for the same reason."""
+    """All ranks leave the computation at the same safe point, for the same reason."""
 
     def __init__(self, reason: int, rank: int) -> None:
         """`reason`: a signal's number, TIME_LIMIT or CHECKPOINT, which `rank` gave."""
@@ -49,33 +49,33 @@ class Stopped(Exception):
 
 
 class StopAgreement(StopHooks):
-    """One rank's part. It communicates on a communicator of its own, and no figure counts that."""
+    """One rank's part. It has a communicator of its own, whose messages are not counted in the metrics."""
 
     def __init__(self, world: Comm, timeout: float) -> None:
-        """`timeout`: seconds of waiting after which the others must say that they live. Collective over the world."""
+        """`timeout`: seconds of waiting after which the others are asked for an answer. Collective over the world."""
         self._world = world
         self._channel = world.dup()
         self._watchdog = Watchdog(world, timeout, lambda rank, inquiry: self._tell(rank, WHERE, inquiry))
         self._at = 0
-        self._held = 0
+        self._no_stop_depth = 0
         self._generation = 0  # stops so far
         self._wanted: int | None = None  # a reason, not yet told to others
         self._known: int | None = None  # a reason and a rank, coded
         self._next: int | None = None  # the same of the stop after this one
-        self._mine = np.zeros(2, dtype=np.int64)
+        self._proposed = np.zeros(2, dtype=np.int64)
         self._agreed = np.zeros(2, dtype=np.int64)
         self._request: Any = None
         self._target: int | None = None
-        self._sent: list[tuple[Any, Any]] = []  # what MPI may still read
+        self._sent: list[tuple[Any, Any]] = []  # buffers that MPI may still read
         self._moves = 0
-        self._since = 0.0  # how often this rank has got further, in a wait since when
+        self._since = 0.0  # progress of this rank; start of its present wait
         self._deadline: float | None = None
         self._due: float | None = None
         self._reserve = 0.0
 
     @property
     def timeout(self) -> float:
-        """Seconds of waiting after which the others must say that they live."""
+        """Seconds of waiting after which the other ranks are asked for an answer."""
         return self._watchdog.timeout
 
     @timeout.setter
@@ -101,38 +101,38 @@ class StopAgreement(StopHooks):
         self._reserve = seconds
 
     def safe_point(self) -> None:
-        """See :class:`StopHooks`. Raises Stopped, alike on all ranks."""
+        """See :class:`StopHooks`. Raises Stopped, the same on all ranks."""
         self._moves += 1
-        if self._held:
+        if self._no_stop_depth:
             self._messages(waiting=False)
         else:
             self._at += 1
             self._stop_at(self._at)
 
     def sync_point(self) -> None:
-        """See :class:`StopHooks`. Raises Stopped, alike on all ranks."""
-        if not self._held:
+        """See :class:`StopHooks`. Raises Stopped, the same on all ranks."""
+        if not self._no_stop_depth:
             self._stop_at(self._at | (SYNC - 1))
             self._at = (self._at | (SYNC - 1)) + 1
 
     def stop_requested(self) -> bool:
-        """See :class:`StopHooks`: True where others have got further, so that the result will not be used."""
+        """See :class:`StopHooks`: True where the agreed point is a later one, so that the result will not be used."""
         self._moves += 1
-        if not self._held:
+        if not self._no_stop_depth:
             self._stop_at(self._at)
-        return self._known is not None and not self._held
+        return self._known is not None and not self._no_stop_depth
 
     @contextmanager
     def no_stop(self) -> Iterator[None]:
-        """No stop inside: what is half changed could not be saved."""
-        self._held += 1
+        """No stop inside: a partly updated state could not be saved."""
+        self._no_stop_depth += 1
         try:
             yield
         finally:
-            self._held -= 1
+            self._no_stop_depth -= 1
 
     def resume(self) -> None:
-        """Go on after a stop; all ranks count from the same number."""
+        """Resume after a stop; all ranks count from the same number."""
         self._generation += 1
         self._known = self._next
         self._next = None
@@ -152,7 +152,7 @@ class StopAgreement(StopHooks):
             raise Stopped(reason, rank)
 
     def _noticed(self, waiting: bool = False) -> bool:
-        """Whether somebody wants to stop; the first to want it tells the others."""
+        """Whether a rank wants to stop; the first one tells the others."""
         self._messages(waiting)
         if not self.armed:
             return False
@@ -173,10 +173,10 @@ class StopAgreement(StopHooks):
         return self._known is not None
 
     def _propose(self, point: int) -> None:
-        """Say once per stop where this rank can stop, and why."""
+        """Say once per stop at which point this rank can stop, and why."""
         if self._request is None and self._known is not None:
-            self._mine[:] = point, self._known
-            self._request = self._channel.begin_max(self._mine, self._agreed)
+            self._proposed[:] = point, self._known
+            self._request = self._channel.begin_max(self._proposed, self._agreed)
 
     def _settled(self) -> bool:
         if self._target is None and self._request is not None and self._request.Test():
@@ -192,7 +192,7 @@ class StopAgreement(StopHooks):
     # --- waiting ----------------------------------------------------------------------------------------------------
 
     def look(self, waiting_since: float) -> None:
-        """While this rank waits: say where it can stop if somebody wants to, answer, and ask who does not answer.
+        """While this rank waits: propose a point if a rank wants to stop, answer, and inquire after the timeout.
 
         Raises Unanswered.
         """
@@ -202,7 +202,7 @@ class StopAgreement(StopHooks):
         self._wait(waiting_since)
 
     def poll(self) -> None:
-        """See :class:`StopHooks`: answer, in the middle of work that has no places to stop at."""
+        """See :class:`StopHooks`: answer messages in the middle of work without safe points."""
         self._moves += 1
         self._messages(waiting=False)
 
@@ -211,20 +211,20 @@ class StopAgreement(StopHooks):
         self._since = since
         self._messages(waiting=True)
         now = time.monotonic()
-        if self.armed and now - since > self._watchdog.timeout:  # before, ranks read files for as long as it takes
+        if self.armed and now - since > self._watchdog.timeout:  # before that, ranks may read files for any time
             self._watchdog.inquire(since, now)
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
     def _messages(self, waiting: bool) -> None:
-        while (found := self._channel.arrived()) is not None:
-            source, tag = found
+        while (arrived := self._channel.arrived()) is not None:
+            source, tag = arrived
             message = np.zeros(16 + TEXT, dtype=np.uint8)
             self._channel.receive(message, source, tag)
             generation, number = (int(n) for n in message[:16].view(np.int64))
             if tag == NOTICE:
                 if generation > self._generation:
-                    self._next = number  # this rank has still to go on after the last stop
+                    self._next = number  # this rank has not yet resumed after the last stop
                 elif generation == self._generation and self._known is None:
                     self._known = number
             elif tag == WHERE:

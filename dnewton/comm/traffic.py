@@ -1,8 +1,25 @@
-"""What is counted of messages."""
+"""What is counted of messages, by phase."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+# All phases, in the order of reports. A new one is added here; the name of any other is an error.
+PHASES = (
+    "setup",
+    "function",
+    "gradient",
+    "jacobian",
+    "cg",
+    "early_termination",
+    "combine",
+    "factors",
+    "precondition",
+    "exchange",
+    "evaluate",
+    "report",
+    "output",
+)
 
 
 @dataclass
@@ -27,4 +44,7 @@ class Ledger:
     phase: str = "setup"  # what is counted now, for all communicators that share the ledger
 
     def __getitem__(self, name: str) -> Traffic:
+        """A phase's traffic. Raises LookupError for a name that is not in PHASES: nothing would report it."""
+        if name not in PHASES:
+            raise LookupError(f"{name!r} is no phase; add it to PHASES in dnewton/comm/traffic.py")
         return self.phases.setdefault(name, Traffic())

@@ -1,4 +1,4 @@
-"""Who does not answer while a rank waits: asked with a limit of time, and named."""
+"""Finds the rank that does not answer while others wait, and names it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Unanswered(Exception):
 
 
 class Watchdog:
-    """Inquiries of one rank that has waited for longer than the timeout, and what the others answered."""
+    """Inquiries of a rank that has waited for longer than the timeout, and the answers."""
 
     def __init__(self, world: Comm, timeout: float, ask: Callable[[int, int], None]) -> None:
         """`timeout`: seconds of waiting before others are asked; `ask(rank, inquiry)` sends the question."""
@@ -28,13 +28,13 @@ class Watchdog:
         self._before = dict[int, tuple[str, int]]()
 
     def answered(self, source: int, text: str, moves: int) -> None:
-        """A rank says `waiting` or `busy`, its phase, and to which inquiry; `moves`: how often it has got further."""
+        """A rank answers `waiting` or `busy`, its phase and the inquiry's number; `moves` counts its progress."""
         where, _, inquiry = text.rpartition(" ")
         if inquiry == str(self._inquiry):
             self._answers[source] = where, moves
 
     def inquire(self, waiting_since: float, now: float) -> None:
-        """Ask all others, and look at what they answered. Raises Unanswered where one is silent, or all wait."""
+        """Ask all others, and check the answers. Raises Unanswered where one is silent, or all wait for each other."""
         others = set(range(self._world.size)) - {self._world.rank}
         if self._asked_for != waiting_since or now - self._asked > max(self.timeout, 3 * GRACE):
             self._before = self._answers if self._asked_for == waiting_since else {}

@@ -8,6 +8,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from dnewton.config import strict_yaml
+from dnewton.config.layer_entry import LAYERS, LayerEntry
+from dnewton.config.loss_entry import LOSSES, LossSection
 from dnewton.config.old_keys import renew, renewed_path
 from dnewton.config.schema import Config
 from dnewton.config.solver_register import SOLVERS, left_out
@@ -144,10 +146,18 @@ def _known_keys(loc: list[Any], values: dict[str, Any]) -> list[str]:
             solver = values["solver"]
             model = SOLVERS[solver.get("name", "newton") if isinstance(solver, dict) else "newton"].section
             continue
+        if model is LayerEntry or model is LossSection:
+            kinds: Any = LAYERS if model is LayerEntry else LOSSES
+            if part not in kinds:
+                return []
+            model = kinds[part]
+            continue
         field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
         if field is None:
             return []
         model = _model_in(field.annotation)
+    if model is LayerEntry:
+        return list(LAYERS.names())
     return [f.alias or n for n, f in model.model_fields.items()]
 
 

@@ -9,23 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from dnewton.config import strict_yaml
+from dnewton.config.layer_entry import LayerEntry
+from dnewton.config.loss_entry import LossEntry
 from dnewton.config.newton import NewtonSection
 from dnewton.config.solver_register import choose
 from dnewton.config.types import Count, Positive, Section, SolverSection, omitted
-from dnewton.grid import KindName
-
-ActivationName = Literal["relu", "tanh", "sigmoid", "softplus", "linear"]
-LossName = Literal["squared", "cross_entropy", "logistic"]
-
-
-def _pair(value: Any) -> Any:
-    """`3` means [3, 3]; a list of two is kept."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return (value, value)
-    if isinstance(value, (list, tuple)) and len(value) == 2:
-        return tuple(value)
-    raise ValueError("a whole number or [height, width] is needed")
-
 
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -56,98 +44,26 @@ def _grid(value: Any) -> Any:
     raise ValueError("auto or [rows, columns] is needed")
 
 
-Pixels = Annotated[int, Field(ge=1, le=65535)]
-Margin = Annotated[int, Field(ge=0, le=65535)]
-Size2 = Annotated[tuple[Pixels, Pixels], BeforeValidator(_pair)]
-Pad2 = Annotated[tuple[Margin, Margin], BeforeValidator(_pair)]
 Name = Annotated[str, Field(min_length=1)]
 
 
-class ConvSpec(Section):
-    """A convolution; kernel, stride and padding are one number or [height, width]."""
-
-    channels: Count
-    kernel: Size2
-    stride: Size2 = (1, 1)
-    padding: Pad2 = (0, 0)
-    activation: ActivationName = "linear"
-    split: KindName | None = None  # fixes the layer's kind of split; the planner chooses otherwise
-
-
-class DenseSpec(Section):
-    """A fully connected layer."""
-
-    units: Count
-    activation: ActivationName = "linear"
-    split: KindName | None = None
-
-
-class PoolSpec(Section):
-    """Maximum or average pooling; the stride is the size unless given."""
-
-    size: Size2
-    stride: Size2 | None = None
-    padding: Pad2 = (0, 0)
-
-    @model_validator(mode="after")
-    def _padding_fits(self) -> PoolSpec:
-        if any(2 * p > s for p, s in zip(self.padding, self.size, strict=True)):
-            raise ValueError(f"padding {list(self.padding)} must be at most half of size {list(self.size)}")
-        return self
-
-
-class FlattenSpec(Section):
-    """Images to features, channel-major."""
-
-
-class LayerSpec(Section):
-    """One entry of net.layers: exactly one kind with its options, or the bare word `flatten`."""
-
-    conv: ConvSpec | None = None
-    dense: DenseSpec | None = None
-    maxpool: PoolSpec | None = None
-    avgpool: PoolSpec | None = None
-    flatten: FlattenSpec | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare_word(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {value: {}}
-        if isinstance(value, dict) and "flatten" in value and value["flatten"] is None:
-            return {**value, "flatten": {}}
-        return value
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> LayerSpec:
-        given = [k for k in type(self).model_fields if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError("one of conv, dense, maxpool, avgpool, flatten with its options is needed per entry")
-        return self
-
-    @property
-    def kind(self) -> str:
-        """Which of the fields is set."""
-        return next(k for k in type(self).model_fields if getattr(self, k) is not None)
-
-    @property
-    def options(self) -> Any:
-        """The set field's value."""
-        return getattr(self, self.kind)
-
-
 def _input(value: Any) -> Any:
-    if isinstance(value, (list, tuple)) and len(value) in (1, 3):
+    if isinstance(value, (list, tuple)) and len(value) in (1, 2, 3):
         return tuple(value)
-    raise ValueError("[features] or [channels, height, width] is needed")
+    raise ValueError("[features], [channels, length] or [channels, height, width] is needed")
 
 
 class NetSection(Section):
     """The network."""
 
     input: Annotated[tuple[Count, ...], BeforeValidator(_input)]
-    loss: LossName
-    layers: Annotated[list[LayerSpec], Field(min_length=1)]
+    loss: LossEntry
+    layers: Annotated[list[LayerEntry], Field(min_length=1)]
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """The shape that samples have inside, where a sequence [channels, length] is an image of height 1."""
+        return (self.input[0], 1, self.input[1]) if len(self.input) == 2 else self.input
 
 
 class FilePair(Section):
@@ -234,14 +150,7 @@ class Config(Section):
 
     def resolved(self) -> dict[str, Any]:
         """Plain values with every default filled in, in the form that the YAML file has."""
-        values = self.model_dump(by_alias=True)
-        for layer in values["net"]["layers"]:
-            for kind in [k for k, v in layer.items() if v is None]:
-                del layer[kind]
-            for options in layer.values():
-                for key in [k for k, v in options.items() if v is None]:
-                    del options[key]
-        return values
+        return self.model_dump(by_alias=True)
 
     def with_rates(self, flops: float, bandwidth: float) -> Config:
         """The same run by the rates that were found."""

@@ -11,7 +11,7 @@ from typing import Protocol
 from dnewton.arrays.namespace import Array, empty, namespace, nbytes, zeros
 from dnewton.curvature.output_jacobian import OutputJacobian
 from dnewton.curvature.sample_store import ALL, SampleStore
-from dnewton.model.network import Block
+from dnewton.model.block import Block
 
 
 def _times(phi: SampleStore, w: Array) -> Array:

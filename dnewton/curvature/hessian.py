@@ -11,18 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dnewton.arrays.namespace import Array, namespace
+from dnewton.config.loss_entry import LossSection
+from dnewton.model.block import Block
 from dnewton.model.cotangent import Cotangent
 from dnewton.model.layers.activation import ACTIVATIONS
-from dnewton.model.layers.linear import Linear
-from dnewton.model.losses.losses import Loss
-from dnewton.model.network import Block, Network, Pushed, Tape
+from dnewton.model.layers.interface import Linear
+from dnewton.model.network import Network, Pushed, Tape
 
 
 class Hessian:
     """The Hessian of the mean loss at θ, without regulariser and damping; symmetric, in general indefinite."""
 
     def __init__(
-        self, network: Network, theta: Array, batches: Sequence[tuple[Tape, Array]], loss: Loss, samples: int
+        self, network: Network, theta: Array, batches: Sequence[tuple[Tape, Array]], loss: LossSection, samples: int
     ) -> None:
         """`batches`: forward passes at θ with what the backward sweep needs, and their targets (N, K); sums over them
         are divided by `samples`. The passes and θ are kept as they are, not copied."""
@@ -30,7 +31,7 @@ class Hessian:
         self._theta = theta
         self._loss = loss
         self._samples = samples
-        self._batches = [(tape, loss.gradient(tape.z, y), loss.state(tape.z)) for tape, y in batches]
+        self._batches = [(tape, loss.gradient(tape.z, y), loss.state(tape.z, y)) for tape, y in batches]
 
     def product(self, v: Array) -> Array:
         """H v on this rank's blocks, for the direction whose part on this rank's blocks is v; both are laid out like θ.
@@ -79,7 +80,7 @@ class _Sweep:
 
     def _bend(self, block: Block, op: Linear, here: Cotangent, rs: Array) -> Array:
         """cot ∘ σ″ ∘ R{s}, (N, 1, Q, O): what R{·} of σ′ adds to R{d}."""
-        curve = ACTIVATIONS[block.layer.shape.activation].curve(self._tape.outputs[block.position])
+        curve = ACTIVATIONS[block.layer.spec.activation].curve(self._tape.kept[block.position])
         factor = op.positions((curve * rs)[:, None, ...])[:, 0, ...]
         if here.winners is not None:
             factor = here.winners.gather(factor)

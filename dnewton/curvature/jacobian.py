@@ -27,10 +27,11 @@ from dnewton.curvature.block_jacobian import BlockJacobian, Factored, Rows
 from dnewton.curvature.output_jacobian import OutputJacobian, PerSample, Pooled, Selection, Shared
 from dnewton.curvature.sample_store import SampleStore
 from dnewton.grid import ceil_div, even_slices
+from dnewton.model.block import Block
 from dnewton.model.cotangent import Cotangent
-from dnewton.model.layers.linear import Conv, Linear
-from dnewton.model.layers.pool import MaxIndices
-from dnewton.model.network import Block, Network, Tape
+from dnewton.model.layers.interface import Linear
+from dnewton.model.layers.max_pool import MaxIndices
+from dnewton.model.network import Network, Tape
 from dnewton.planning.costs import CACHE
 from dnewton.planning.net_plan import NetPlan
 
@@ -167,7 +168,7 @@ def build(
 
             def take(block: Block, op: Linear, cot: Cotangent, z: Array, here: slice = here) -> None:
                 if block.position not in building:
-                    wanted = how if isinstance(how, str) else how[block.layer.shape.name]
+                    wanted = how if isinstance(how, str) else how[block.name]
                     make = _BuildingFactored if wanted == "factored" else _BuildingRows
                     building[block.position] = make(network.plan, block, samples, outputs, dtype)
                 building[block.position].take(here, op, cot, z)
@@ -229,14 +230,14 @@ class _Building:
 class _BuildingFactored(_Building):
     def take(self, here: slice, op: Linear, cot: Cotangent, z: Array) -> None:
         # A dense layer's inputs are the forward pass's own array: a rounded copy would be more, not less.
-        self._put("phi", here, op.rows(z), self.dtype if isinstance(op, Conv) else None)
+        self._put("phi", here, op.rows(z), self.dtype if self.block.layer.spec.options.copies_patches else None)
         self._pool = None
         if cot.winners is not None:
             self._pool = cot.winners.pool
             self._winners = cot.winners  # its masks are made already, if these are all samples
             self._put("code", here, cot.winners.code)
             self._keep(here, cot)
-        elif self.plan.depends_on_sample(self.block.position):
+        elif self.plan.above_depends_on_sample[self.block.position]:
             self._keep(here, cot)
         else:
             self._outer = cot.outer

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from dnewton.arrays.namespace import Array, namespace, zeros
 from dnewton.comm.communicator import Comm
+from dnewton.config.loss_entry import LossSection
 from dnewton.curvature.gauss_newton import OutputHessian
 from dnewton.curvature.jacobian import LocalSystem, build
 from dnewton.grid import ceil_div, even_slices
-from dnewton.model.losses.losses import Loss
 from dnewton.model.network import Network, Tape
 
 
@@ -55,9 +55,9 @@ class MatrixFreeJacobian:
 class MatrixFreeModel(OutputHessian):
     """The curvature at one point, J by passes."""
 
-    def __init__(self, passes: MatrixFreeJacobian, loss: Loss, z: Array, regulariser: float) -> None:
-        """`z` are the outputs on S, (S, K)."""
-        super().__init__(loss, z, regulariser)
+    def __init__(self, passes: MatrixFreeJacobian, loss: LossSection, z: Array, y: Array, regulariser: float) -> None:
+        """`z` and `y` are outputs and targets on S, (S, K)."""
+        super().__init__(loss, z, y, regulariser)
         self.passes = passes
 
     def images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
@@ -97,12 +97,13 @@ class NormalMatrix(MatrixFreeModel):
         theta: Array,
         passes: MatrixFreeJacobian,
         units: Sequence[LocalSystem],
-        loss: Loss,
+        loss: LossSection,
         z: Array,
+        y: Array,
         regulariser: float,
     ) -> None:
         """Collective over the backward-sum groups, as :func:`dnewton.curvature.jacobian.build`."""
-        super().__init__(passes, loss, z, regulariser)
+        super().__init__(passes, loss, z, y, regulariser)
         self.kept: dict[object, tuple[Array, Array]] | None = None
         self.matrices = {unit: zeros((unit.size, unit.size), theta) for unit in units}
         for here, tape in passes.parts:

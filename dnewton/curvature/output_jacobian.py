@@ -11,7 +11,7 @@ from typing import Protocol
 
 from dnewton.arrays.namespace import Array, diagonal, namespace, nbytes, zeros
 from dnewton.curvature.sample_store import ALL, SampleStore
-from dnewton.model.layers.pool import MaxIndices
+from dnewton.model.layers.max_pool import MaxIndices
 
 
 class OutputJacobian(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dnewton.comm.communicator import Comm
+from dnewton.config.loss_entry import LossSection
 from dnewton.config.schema import DataPart, DataSection
 from dnewton.data.format_register import Opening
 from dnewton.data.readers import open_part
@@ -85,7 +86,14 @@ def divide(source: Source, share: float, seed: int) -> tuple[Source, Source]:
 
 
 def load_parts(
-    parts: Parts, section: DataSection, window: Window, outputs: int, loss: str, dtype: str, resident: float, comm: Comm
+    parts: Parts,
+    section: DataSection,
+    window: Window,
+    outputs: int,
+    loss: LossSection,
+    dtype: str,
+    resident: float,
+    comm: Comm,
 ) -> Loaded:
     """Every part's columns and targets on this rank; at most `resident` bytes of columns are kept in memory.
 

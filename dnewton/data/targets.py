@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dnewton.arrays.namespace import Array, namespace, to_device
+from dnewton.config.loss_entry import LossSection
 from dnewton.data.scaling import at, check_finite, spread_of
 from dnewton.data.sources import Origin, Values
 from dnewton.errors import UserError
@@ -28,7 +29,13 @@ class Targets:
 
     @classmethod
     def fit(
-        cls, y: Values, outputs: int, loss: str, scale: str, source: str | Origin, held: Values | None = None
+        cls,
+        y: Values,
+        outputs: int,
+        loss: LossSection,
+        scale: str,
+        source: str | Origin,
+        held: Values | None = None,
     ) -> Targets:
         """The mapping for the training targets; labels of the part `held` out of the training file count, too.
 
@@ -37,6 +44,8 @@ class Targets:
         nothing, one = np.zeros(outputs), np.ones(outputs)
         if _is_regression(y, outputs, loss):
             real = _as_real(y, outputs, source)
+            if loss.targets == "counts":
+                _check_counts(real, scale, source)
             if scale == "standardize":
                 spread = spread_of(real, real.mean(axis=0))
                 return cls(outputs, None, real.mean(axis=0), np.where(spread > 0, spread, 1.0))
@@ -133,14 +142,15 @@ class Targets:
         """accuracy or rmse."""
         return "rmse" if self.classes is None else "accuracy"
 
-    def metric_sum(self) -> Callable[[Array, Array], float]:
-        """Of a batch's outputs and targets: the number of right answers, or squared errors in the targets' units."""
+    def metric_sum(self, loss: LossSection) -> Callable[[Array, Array], float]:
+        """Of a batch's outputs and targets: the number of right answers, or squared errors of the loss's predictions in
+        the targets' units."""
         if self.classes is None:
             squares = self.spread**2
 
             def errors(z: Array, y: Array) -> float:
                 xp = namespace(z)
-                d = xp.astype(z - y, xp.float64)
+                d = xp.astype(loss.mean(z) - y, xp.float64)
                 return float(xp.sum(to_device(squares, d) * d**2))
 
             return errors
@@ -160,13 +170,22 @@ class Targets:
         return total / samples
 
 
-def _is_regression(y: Values, outputs: int, loss: str) -> bool:
-    if loss != "squared":
+def _is_regression(y: Values, outputs: int, loss: LossSection) -> bool:
+    if loss.targets == "classes":
         return False
     if y.dtype.kind == "U":
         return False
     labels = y.dtype.kind in "iub" and (y.ndim == 1 or y.shape[1] == 1)
-    return not (labels and outputs > 1)
+    return loss.targets == "counts" or not (labels and outputs > 1)
+
+
+def _check_counts(real: Values, scale: str, source: str | Origin) -> None:
+    if scale != "none":
+        raise UserError(f"data.scale_targets: {scale} is for real targets, this loss takes counts; use none")
+    negative = np.flatnonzero((real < 0).any(axis=1))
+    if negative.size:
+        row = int(negative[0])
+        raise UserError(f"{at(source, row)}: y is {real[row].min():g}, counts are not negative")
 
 
 def _as_real(y: Values, outputs: int, source: str | Origin) -> Values:

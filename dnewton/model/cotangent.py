@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dnewton.arrays.namespace import Array, multiply
-from dnewton.model.layers.pool import MaxIndices
+from dnewton.model.layers.max_pool import MaxIndices
 
 
 class Cotangent:

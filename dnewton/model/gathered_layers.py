@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from dnewton.arrays.namespace import Array, copy, empty, namespace, zeros
 from dnewton.comm.communicator import Comm
-from dnewton.model.network import Block, Network, blocks_of
+from dnewton.model.block import Block, blocks_of
+from dnewton.model.network import Network
 
 
 class GatheredLayers:
@@ -17,7 +18,7 @@ class GatheredLayers:
         self.comm: Comm = network.comm
         self._mine = network.blocks
         self._all: list[list[Block]] = [blocks_of(network.plan, r) for r in range(network.comm.size)]
-        self.shapes = [(b.layer.shape.weight_shape[0], _inputs(b) + 1) for b in self._mine]
+        self.shapes = [(b.weight_shape[0], _inputs(b) + 1) for b in self._mine]
 
     def matrices(self, vector: Array) -> list[Array]:
         """Every layer's matrix (g, a) from a vector laid out like θ. Collective over the replica when M > 1."""
@@ -47,17 +48,17 @@ class GatheredLayers:
 
 
 def _inputs(block: Block) -> int:
-    return math.prod(block.layer.shape.weight_shape[1:])
+    return math.prod(block.weight_shape[1:])
 
 
 def _by_channel(block: Block) -> tuple[int, int, int]:
-    return block.shape[0], block.layer.shape.kernel_size, block.inputs[1] - block.inputs[0]
+    return block.shape[0], block.kernel_size, block.inputs[1] - block.inputs[0]
 
 
 def _weight(matrix: Array, block: Block) -> Array:
     """View of a block's part in its layer's matrix, (|O|, kh·kw, |I|)."""
-    out, kernel = matrix.shape[0], block.layer.shape.kernel_size
-    channels = block.layer.shape.weight_shape[1]
+    out, kernel = matrix.shape[0], block.kernel_size
+    channels = block.weight_shape[1]
     flat = matrix[:, : kernel * channels]
     whole = namespace(matrix).reshape(flat, (out, kernel, channels))  # never a copy: rows have one stride
     return whole[block.out[0] : block.out[1], :, block.inputs[0] : block.inputs[1]]

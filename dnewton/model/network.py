@@ -1,89 +1,25 @@
-"""The chain of layers on a layout: this rank's weight blocks, the forward pass and the backward sweep.
+"""The layers on a layout: forward pass, backward sweep and tangent sweep of one rank.
 
-Data are (N, features) or (N, H, W, C) slices in the plan's input split. Cotangents carry K right-hand sides; a
-cotangent is complete and identical on every holder of its slice (docs/layout.md).
+Data are (N, features) or (N, H, W, C) slices in the plan's input split. Layers form a graph (skip connections), walked
+in its order and back. Cotangents carry K right-hand sides; a cotangent is complete and identical on every holder of its
+slice (docs/layout.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from dnewton.arrays.namespace import Array, multiply, namespace, zeros
 from dnewton.comm.communicator import Comm
 from dnewton.grid import Move, SplitAxis, moves
+from dnewton.model.block import Block, blocks_of
 from dnewton.model.cotangent import Cotangent
 from dnewton.model.layers.activation import ACTIVATIONS
-from dnewton.model.layers.linear import Conv, Dense, Linear
-from dnewton.model.layers.pool import Flatten, MaxIndices, Pool
-from dnewton.planning.net_plan import LayerPlan, NetPlan, conv_image
-
-
-@dataclass(frozen=True)
-class Block:
-    """This rank's block W[O, I] of one layer, and the bias slice if this rank owns it, inside its flat vector θ.
-
-    W is (|O|, kh·kw·|I|), patches in the order (kh, kw, channel).
-    """
-
-    layer: LayerPlan
-    position: int
-    out: tuple[int, int]
-    inputs: tuple[int, int]
-    shape: tuple[int, int]
-    has_bias: bool
-    offset: int
-
-    @property
-    def weights(self) -> int:
-        """Numbers in W."""
-        return self.shape[0] * self.shape[1]
-
-    @property
-    def size(self) -> int:
-        """Numbers in W and the bias."""
-        return self.weights + (self.shape[0] if self.has_bias else 0)
-
-    @property
-    def span(self) -> slice:
-        """Where the block lies in θ."""
-        return slice(self.offset, self.offset + self.size)
-
-    def weight(self, theta: Array) -> Array:
-        """View of W in a vector laid out like θ."""
-        return namespace(theta).reshape(theta[self.offset : self.offset + self.weights], self.shape)
-
-    def bias(self, theta: Array) -> Array:
-        """View of the bias; only where `has_bias`."""
-        return theta[self.offset + self.weights : self.offset + self.size]
-
-    def add(self, out: Array, weight: Array, d: Array) -> None:
-        """out += a gradient in W, and in the bias the sum of cotangents (N, Q, O)."""
-        here = self.weight(out)
-        here += weight
-        if self.has_bias:
-            bias = self.bias(out)
-            bias += namespace(d).sum(d, axis=(0, 1))
-
-    def whole_shape(self) -> tuple[int, ...]:
-        """The shape, in PyTorch's order, that the rank's block has: (O, I) or (O, I, kh, kw)."""
-        channels = self.inputs[1] - self.inputs[0]
-        return (self.shape[0], channels, *self.layer.shape.weight_shape[2:])
-
-    def to_file_order(self, weight: Array) -> Array:
-        """W as [out, in, kh, kw] or [out, in]."""
-        o, c, *kernel = self.whole_shape()
-        if not kernel:
-            return weight
-        xp = namespace(weight)
-        return xp.permute_dims(xp.reshape(weight, (o, *kernel, c)), (0, 3, 1, 2))
-
-    def from_file_order(self, weight: Array) -> Array:
-        """The inverse of :meth:`to_file_order`."""
-        xp = namespace(weight)
-        if weight.ndim == 4:
-            weight = xp.permute_dims(weight, (0, 2, 3, 1))
-        return xp.reshape(weight, self.shape)
+from dnewton.model.layers.interface import Linear
+from dnewton.model.layers.max_pool import MaxIndices
+from dnewton.planning.net_plan import DATA, LayerPlan, NetPlan
 
 
 @dataclass
@@ -91,9 +27,9 @@ class Tape:
     """What a forward pass of one batch leaves for the backward sweep."""
 
     z: Array
-    inputs: list[Array | None] = field(default_factory=list)
-    outputs: list[Array | None] = field(default_factory=list)
-    codes: list[Array | None] = field(default_factory=list)
+    inputs: list[Array | None] = field(default_factory=list)  # of layers with weights
+    kept: list[Array | None] = field(default_factory=list)  # what the slope of an activation is a function of
+    states: list[Array | None] = field(default_factory=list)  # of layers without weights: the places of maxima
 
     def part(self, some: slice) -> Tape:
         """The pass of some of the samples, as views."""
@@ -101,7 +37,7 @@ class Tape:
         def cut(arrays: list[Array | None]) -> list[Array | None]:
             return [None if a is None else a[some, ...] for a in arrays]
 
-        return Tape(self.z[some, ...], cut(self.inputs), cut(self.outputs), cut(self.codes))
+        return Tape(self.z[some, ...], cut(self.inputs), cut(self.kept), cut(self.states))
 
 
 Visit = Callable[[Block, Linear, Cotangent, Array], Array | None]  # see Network.backward
@@ -114,47 +50,66 @@ class Network:
     def __init__(self, plan: NetPlan, comm: Comm) -> None:
         self.plan = plan
         self.comm = comm
-        self.ops: list[Linear | Pool | Flatten] = [_operation(layer) for layer in plan.layers]
+        self.ops: list[Any] = [layer.spec.options.operation(layer.spec.in_shape) for layer in plan.layers]
         self.blocks: list[Block] = blocks_of(plan, comm.rank)
         self.size = sum(b.size for b in self.blocks)
         self._block_at = {b.position: b for b in self.blocks}
-        grid, last = plan.grid, plan.layers[-1]
-        self._into = [moves(grid, layer.source, layer.in_split) for layer in plan.layers]
-        self._back = [moves(grid, layer.in_split, layer.source) for layer in plan.layers]
-        self._out = moves(grid, last.out_split, "full")
-        self._out_back = moves(grid, "full", last.out_split)
+        self._into = [plan.incoming(layer) for layer in plan.layers]
+        self._back = [plan.returning(layer) for layer in plan.layers]
+        self._out = plan.outgoing()
+        self._out_back = moves(plan.grid, "full", plan.layers[-1].out_split)
+        self._last_use = [max(users, default=len(plan.layers)) for users in plan.consumers]
+
+    # --- forward ----------------------------------------------------------------------------------------------------
 
     def forward(self, theta: Array, x: Array, keep: bool = True) -> Tape:
         """Outputs z^L (N, K) on every rank; with `keep`, what the backward sweep needs.
 
         Collective over the forward-sum groups of every layer.
         """
-        tape, z = Tape(x), x
+        tape = Tape(x)
+        outputs: dict[int, Array] = {DATA: x}
         for i, layer in enumerate(self.plan.layers):
-            z = self._move(z, self._into[i], layer.in_units)
+            arrived = [
+                self._move(outputs[p], steps, units)
+                for p, steps, units in zip(self.plan.producers(i), self._into[i], layer.source_units, strict=True)
+            ]
+            self._forget(outputs, i)
             op = self.ops[i]
-            code = None
-            kept = z
-            if isinstance(op, (Pool, Flatten)):
-                z, code = op.forward(z)
-                kept = None
+            inputs = kept = state = None
+            if layer.spec.parametric:
+                (inputs,) = arrived
+                outputs[i], kept = self._affine(theta, self._block_at[i], op, inputs)
             else:
-                z = self._affine(theta, self._block_at[i], op, z)
+                outputs[i], state = op.forward(*arrived)
             if keep:
-                tape.inputs.append(kept)
-                tape.outputs.append(z if layer.shape.activation != "linear" else None)
-                tape.codes.append(code)
-        tape.z = self._move(z, self._out, self.plan.layers[-1].out_units)
+                tape.inputs.append(inputs)
+                tape.kept.append(kept)
+                tape.states.append(state)
+        tape.z = self._move(outputs[len(self.plan.layers) - 1], self._out, self.plan.layers[-1].out_units)
         return tape
 
-    def _affine(self, theta: Array, block: Block, op: Linear, z: Array) -> Array:
+    def _forget(self, outputs: dict[int, Any], position: int) -> None:
+        """Drop the outputs that the layer at `position` was the last to take."""
+        for p in self.plan.producers(position):
+            if p in outputs and p != DATA and self._last_use[p] == position:
+                del outputs[p]
+
+    def _affine(self, theta: Array, block: Block, op: Linear, z: Array) -> tuple[Array, Array | None]:
+        """The layer's output, and what its activation's slope is a function of."""
         s = op.forward(block.weight(theta), z)
         if block.has_bias:
             s += block.bias(theta)
         assert block.layer.split_kind is not None
         s = self.comm.allreduce(s, block.layer.split_kind.forward)
-        activation = block.layer.shape.activation
-        return s if activation == "linear" else ACTIVATIONS[activation].value(s)
+        name = block.layer.spec.activation
+        if name == "linear":
+            return s, None
+        activation = ACTIVATIONS[name]
+        out = activation.value(s)
+        return out, out if activation.of == "z" else s
+
+    # --- backward ---------------------------------------------------------------------------------------------------
 
     def backward(self, theta: Array, tape: Tape, cot: Array, visit: Visit) -> None:
         """Sweep a cotangent of the outputs (N or 1, K, outputs) back; `visit` sees each block's, last layer first.
@@ -162,101 +117,138 @@ class Network:
         A leading 1 (the same for all samples) is kept as long as nothing depends on the sample. `visit` may return this
         rank's part of the cotangent of the block's input, fit to be overwritten; else it is the block's cotangent
         times W.
-        Collective over the backward-sum groups of every layer but the first.
+        Collective over the backward-sum groups of every layer with weights below.
         """
-        cot = self._move(cot, self._out_back, self.plan.layers[-1].out_units)
-        winners: MaxIndices | None = None
-        for i in range(len(self.plan.layers) - 1, -1, -1):
-            layer, op = self.plan.layers[i], self.ops[i]
-            if isinstance(op, (Pool, Flatten)):
-                winners = self._winners(i, op, tape)
-                if winners is not None:
-                    continue  # the cotangent stays pooled for the layer below
-                cot = op.backward(cot, tape.codes[i])
+        last = len(self.plan.layers) - 1
+        cots = {last: self._move(cot, self._out_back, self.plan.layers[last].out_units)}
+        del cot
+        pooled: dict[int, MaxIndices] = {}
+        for i in range(last, -1, -1):
+            if i not in cots:
+                continue  # no weights at or below it
+            layer = self.plan.layers[i]
+            producers = self.plan.producers(i)
+            here = cots.pop(i)
+            if layer.spec.parametric:
+                here = self._through(theta, tape, i, here, pooled.pop(i, None), visit)
+                if here is None:
+                    continue
+                parts = [here]
+            elif len(producers) == 1:
+                (below,) = producers
+                if not self.plan.needs_cotangent(below):
+                    continue
+                if self.plan.pooled_by(below) == i:
+                    pooled[below] = MaxIndices(self.ops[i], tape.states[i])
+                    cots[below] = here  # it stays pooled for the layer below
+                    continue
+                parts = [self.ops[i].backward(here, tape.states[i])]
             else:
-                block = self._block_at[i]
-                here = self._cotangent(op, layer, cot, tape.outputs[i], winners)
-                winners = None
-                given = visit(block, op, here, tape.inputs[i])
-                if layer.first:
-                    return
-                cot = op.input_cotangent(block.weight(theta), here, tape.z.shape[0]) if given is None else given
-                del here, given  # as large as the cotangent itself
-                assert layer.split_kind is not None
-                cot = self.comm.allreduce(cot, layer.split_kind.backward)
-            cot = self._move(cot, self._back[i], layer.in_units)
+                parts = [here] * len(producers)  # an addition
+            for p, part, steps, units in zip(producers, parts, self._back[i], layer.source_units, strict=True):
+                if self.plan.needs_cotangent(p):
+                    moved = self._move(part, steps, units)
+                    cots[p] = cots[p] + moved if p in cots else moved
+            del here, parts
 
-    def _winners(self, i: int, op: Pool | Flatten, tape: Tape) -> MaxIndices | None:
-        """The maxima of a pooling that follows a convolution directly, where its cotangent can stay pooled."""
-        if not isinstance(op, Pool) or not op.maximum or op.padding != (0, 0) or i == 0 or self._back[i]:
+    def _through(
+        self, theta: Array, tape: Tape, i: int, cot: Array, winners: MaxIndices | None, visit: Visit
+    ) -> Array | None:
+        """The cotangent of the input of the layer with weights at `i`; None where nobody needs it."""
+        layer, op, block = self.plan.layers[i], self.ops[i], self._block_at[i]
+        here = self._cotangent(op, layer, cot, tape.kept[i], winners)
+        del cot
+        inputs = tape.inputs[i]
+        assert inputs is not None
+        given = visit(block, op, here, inputs)
+        if layer.first:
             return None
-        code = tape.codes[i]
-        return MaxIndices(op, code) if isinstance(self.ops[i - 1], Conv) and code is not None else None
+        out = op.input_cotangent(block.weight(theta), here, tape.z.shape[0]) if given is None else given
+        del here, given  # as large as the cotangent itself
+        assert layer.split_kind is not None
+        return self.comm.allreduce(out, layer.split_kind.backward)
 
     def _cotangent(
-        self, op: Linear, layer: LayerPlan, cot: Array, z: Array | None, winners: MaxIndices | None
+        self, op: Linear, layer: LayerPlan, cot: Array, kept: Array | None, winners: MaxIndices | None
     ) -> Cotangent:
         outer = op.positions(cot)
-        if z is None:
+        if kept is None:
             return Cotangent(outer, None, winners)
-        slope = ACTIVATIONS[layer.shape.activation].slope
+        slope = ACTIVATIONS[layer.spec.activation].slope
         if winners is None:
-            return Cotangent(outer, op.positions(slope(z)[:, None, ...])[:, 0, ...])
-        return Cotangent(outer, slope(winners.gather(op.positions(z[:, None, ...])[:, 0, ...])), winners)
+            return Cotangent(outer, op.positions(slope(kept)[:, None, ...])[:, 0, ...])
+        return Cotangent(outer, slope(winners.gather(op.positions(kept[:, None, ...])[:, 0, ...])), winners)
 
     def gradient(self, theta: Array, tape: Tape, cot: Array, out: Array) -> None:
         """Add Σ over the batch of ∂ξ/∂θ to `out`, for cot = ∂ξ/∂z (N, K). Collective like :meth:`backward`."""
-
         self.pull(theta, tape, cot[:, None, :], 0, out)
 
-    def pull(self, theta: Array, tape: Tape, cot: Array, mine: int, out: Array) -> None:
-        """out += Jᵀ cot[:, mine] on this rank's blocks, for cotangents (N, K, outputs) that ranks may have chosen
-        differently. Collective like :meth:`backward`."""
+    def pull(self, theta: Array, tape: Tape, cot: Array, column: int, out: Array) -> None:
+        """out += Jᵀ cot[:, column] on this rank's blocks, for cotangents (N, K, outputs) of which ranks may have chosen
+        different columns. Collective like :meth:`backward`."""
 
         def add(block: Block, op: Linear, here: Cotangent, z: Array) -> None:
-            d = here.one(mine).keep_whole()[:, 0, ...]  # (N, Q, O)
+            d = here.one(column).keep_whole()[:, 0, ...]  # (N, Q, O)
             block.add(out, op.weight_gradient(d, z), d)
 
         self.backward(theta, tape, cot, add)
 
+    # --- tangents ---------------------------------------------------------------------------------------------------
+
     def tangents(
-        self, theta: Array, tape: Tape, v: Array, tangents: int = 1, mine: int = 0, pushed: Pushed | None = None
+        self, theta: Array, tape: Tape, v: Array, tangents: int = 1, column: int = 0, pushed: Pushed | None = None
     ) -> Array:
         """∂z^L along directions v in θ, (tangents, N, outputs), the same on every rank.
 
-        This rank's v belongs to tangent `mine`: all ranks in one tangent give J v, each in its own the pieces J_p v_p.
-        `pushed` takes, by block position, the tangents of the block's input slice (None in the first layer with
-        weights) and of its s, each with the leading axis `tangents`.
+        This rank's v belongs to tangent `column`: all ranks in one give J v, each in its own gives the pieces J_p v_p.
+        `pushed` takes, by block position, the tangents of the block's input slice (None where no weights are below) and
+        of its s, each with the leading axis `tangents`.
         Collective over the forward-sum groups of every layer, with `tangents` times a forward pass's numbers.
         """
-        xp, n = namespace(v), int(tape.z.shape[0])
-        t: Array | None = None  # (tangents, N, ...); None below the first layer with weights
+        xp = namespace(v)
+        outputs: dict[int, Array | None] = {DATA: None}  # (tangents, N, ...); None where no weights are below
         for i, layer in enumerate(self.plan.layers):
-            op, code = self.ops[i], tape.codes[i]
-            if t is not None:
-                t = self._move(t, self._into[i], layer.in_units)
-            if isinstance(op, (Pool, Flatten)):
-                if t is not None:
-                    t = xp.stack([op.push(t[j, ...], code) for j in range(tangents)])
-                continue
-            block, z = self._block_at[i], tape.inputs[i]
-            own = op.forward(block.weight(v), z)
-            if block.has_bias:
-                own += block.bias(v)
-            s = zeros((tangents, *own.shape), own)
-            if t is not None:
-                flat = op.forward(block.weight(theta), xp.reshape(t, (tangents * n, *t.shape[2:])))
-                s = xp.reshape(flat, s.shape)
-            s[mine, ...] += own
-            assert layer.split_kind is not None
-            s = self.comm.allreduce(s, layer.split_kind.forward)
-            if pushed is not None:
-                pushed[i] = t, s
-            t = s
-            if tape.outputs[i] is not None:
-                slope = ACTIVATIONS[layer.shape.activation].slope(tape.outputs[i])
-                t = multiply(s, slope, s) if pushed is None else s * slope
-        return self._move(t, self._out, self.plan.layers[-1].out_units)
+            arrived = []
+            for p, steps, units in zip(self.plan.producers(i), self._into[i], layer.source_units, strict=True):
+                t = outputs[p]
+                arrived.append(None if t is None else self._move(t, steps, units))
+            self._forget(outputs, i)
+            if layer.spec.parametric:
+                outputs[i] = self._tangent(theta, tape, i, v, (tangents, column), arrived[0], pushed)
+            elif len(arrived) == 1:
+                (t,) = arrived
+                op, state = self.ops[i], tape.states[i]
+                outputs[i] = None if t is None else xp.stack([op.push(t[j, ...], state) for j in range(tangents)])
+            else:
+                outputs[i] = _total([t for t in arrived if t is not None])
+        return self._move(outputs[len(self.plan.layers) - 1], self._out, self.plan.layers[-1].out_units)
+
+    def _tangent(
+        self, theta: Array, tape: Tape, i: int, v: Array, which: tuple[int, int], t: Array | None, pushed: Pushed | None
+    ) -> Array:
+        """The tangents of the output of the layer with weights at `i`; `which`: how many, and this rank's own."""
+        xp = namespace(v)
+        tangents, column = which
+        layer, op, block = self.plan.layers[i], self.ops[i], self._block_at[i]
+        own = op.forward(block.weight(v), tape.inputs[i])
+        if block.has_bias:
+            own += block.bias(v)
+        s = zeros((tangents, *own.shape), own)
+        if t is not None:
+            flat = op.forward(block.weight(theta), xp.reshape(t, (tangents * t.shape[1], *t.shape[2:])))
+            s = xp.reshape(flat, s.shape)
+        s[column, ...] += own
+        assert layer.split_kind is not None
+        s = self.comm.allreduce(s, layer.split_kind.forward)
+        if pushed is not None:
+            pushed[i] = t, s
+        kept = tape.kept[i]
+        if kept is None:
+            return s
+        slope = ACTIVATIONS[layer.spec.activation].slope(kept)
+        return multiply(s, slope, s) if pushed is None else s * slope
+
+    # --- whole tensors ----------------------------------------------------------------------------------------------
 
     def whole_input(self, array: Array) -> Array:
         """This rank's slice of what there is per input feature (last axis), made whole. Collective over the world."""
@@ -270,7 +262,8 @@ class Network:
         return self._move(array, moves(grid, split, "full"), units)
 
     def _move(self, array: Array, steps: tuple[Move, ...], units: SplitAxis) -> Array:
-        grid, rank = self.plan.grid, self.comm.rank
+        grid = self.plan.grid
+        rank = self.comm.rank
         for step in steps:
             if step.group == "none":
                 origin = grid.bounds(step.source, units, rank)[0]
@@ -282,31 +275,9 @@ class Network:
         return array
 
 
-def _operation(layer: LayerPlan) -> Linear | Pool | Flatten:
-    shape, options = layer.shape, layer.shape.spec.options
-    if shape.kind == "dense":
-        return Dense()
-    image = conv_image(shape.in_shape)
-    if shape.kind == "conv":
-        return Conv(image, options.kernel, options.stride, options.padding)
-    if shape.kind == "flatten":
-        return Flatten(image)
-    return Pool(shape.kind == "maxpool", image, options.size, options.stride or options.size, options.padding)
-
-
-def blocks_of(plan: NetPlan, rank: int) -> list[Block]:
-    """The blocks of a rank of the grid, one per layer with weights."""
-    grid = plan.grid
-    blocks = []
-    offset = 0
-    for position, layer in enumerate(plan.layers):
-        if layer.split_kind is None:
-            continue
-        out = grid.bounds(layer.out_split, layer.out_units, rank)
-        lo, hi = grid.bounds(layer.in_split, layer.in_units, rank)
-        inputs = (lo * layer.in_units.size, hi * layer.in_units.size)
-        shape = (out[1] - out[0], (inputs[1] - inputs[0]) * layer.shape.kernel_size)
-        block = Block(layer, position, out, inputs, shape, layer.split_kind.owns_bias(grid, rank), offset)
-        blocks.append(block)
-        offset += block.size
-    return blocks
+def _total(arrays: Sequence[Array]) -> Array | None:
+    """The sum of arrays, of which there may be none."""
+    total = None
+    for array in arrays:
+        total = array if total is None else total + array
+    return total

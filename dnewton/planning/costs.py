@@ -77,36 +77,28 @@ def blocks_of(plan: NetPlan) -> list[BlockShape]:
     for position, layer in enumerate(plan.layers):
         if layer.split_kind is None:
             continue
-        shape = layer.shape
-        o = -(-layer.out_units.count // plan.grid.parts(layer.out_split)) * layer.out_units.size
-        channels = -(-layer.in_units.count // plan.grid.parts(layer.in_split)) * layer.in_units.size
-        arriving = -(-layer.in_units.count // plan.grid.parts(layer.source))
-        q = spatial(shape.out_shape)
-        after = plan.layers[position + 1] if position + 1 < len(plan.layers) else None
-        pooled = (
-            after is not None
-            and shape.kind == "conv"
-            and after.shape.kind == "maxpool"
-            and after.shape.spec.options.padding == (0, 0)
-            and not plan.incoming(after)
-        )
-        held = spatial(after.shape.out_shape) if pooled and after is not None else q
-        window = math.prod(after.shape.spec.options.size) if pooled and after is not None else 1
-        sharing: Sharing = "pooled" if pooled else "sample" if plan.depends_on_sample(position) else "shared"
+        spec = layer.spec
+        q = spatial(spec.out_shape)
+        o = plan.largest(layer.out_split, layer.out_units)
+        channels = plan.largest(layer.in_split, layer.in_units)
+        arriving = plan.largest(layer.source, layer.source_units[0])
+        above = plan.pooled_by(position)
+        pooling = None if above is None else plan.layers[above].spec
+        by_sample: Sharing = "sample" if plan.above_depends_on_sample[position] else "shared"
         found.append(
             BlockShape(
-                shape.name,
+                spec.name,
                 o,
-                channels * shape.kernel_size,
+                channels * spec.kernel_size,
                 q,
-                held,
-                sharing,
-                slope=shape.activation != "linear",
-                window=window,
-                conv=shape.kind == "conv",
-                inputs=channels * spatial(shape.in_shape),
+                held=q if pooling is None else spatial(pooling.out_shape),
+                sharing=by_sample if pooling is None else "pooled",
+                slope=spec.activation != "linear",
+                window=1 if pooling is None else pooling.options.pooled_window(),
+                conv=spec.options.copies_patches,
+                inputs=channels * spatial(spec.in_shape),
                 outputs=o * q,
-                moved=arriving * layer.in_units.size * spatial(shape.in_shape) if plan.incoming(layer) else 0,
+                moved=arriving * spatial(spec.in_shape) if plan.incoming(layer)[0] else 0,
             )
         )
     return found

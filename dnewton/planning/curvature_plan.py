@@ -114,7 +114,8 @@ class _Setting:
     @property
     def sweep(self) -> float:
         """Numbers per sample and right-hand side of a cotangent's way through the widest layer."""
-        return max(2.0 * b.outputs + (b.inputs + b.moved if m else 0) for m, b in enumerate(self.blocks))
+        widest = max(2.0 * b.outputs + (b.inputs + b.moved if m else 0) for m, b in enumerate(self.blocks))
+        return widest + self.plan.waiting_numbers
 
     @property
     def jacobian_sweep(self) -> float:
@@ -126,11 +127,11 @@ class _Setting:
                 numbers = max(numbers, float(b.outputs + inputs) if b.slope else 0.0)
             else:
                 numbers = max(numbers, 2.0 * b.outputs + inputs)
-        return numbers
+        return numbers + self.plan.waiting_numbers
 
     def working_bytes(self, batch: int) -> float:
         """A batch on its way forward and back, besides its pass."""
-        forward = max(2.0 * math.prod(x.shape.out_shape) / _parts(self.plan, x) for x in self.plan.layers)
+        forward = max(2.0 * math.prod(x.spec.out_shape) / _parts(self.plan, x) for x in self.plan.layers)
         numbers = max(forward, self.sweep) + self.blocks[0].inputs
         return min(batch, self.work.samples) * (numbers * self.work.itemsize + 32.0 * self.work.outputs)
 
@@ -294,7 +295,7 @@ def _sums_back(at: _Setting) -> bool:
     grid = at.plan.grid
     return grid.size > 1 and any(
         (layer.split_kind is not None and not layer.first and grid.ranks_in(layer.split_kind.backward) > 1)
-        or bool(at.plan.incoming(layer))
+        or any(at.plan.incoming(layer))
         for layer in at.plan.layers
     )
 

@@ -7,11 +7,12 @@ Cost of one Newton iteration, in seconds of the slowest rank: arithmetic / rate 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from dnewton.config.layer_entry import LayerSpec
 from dnewton.errors import UserError
-from dnewton.grid import KINDS, Grid, Group, Kind, Split, SplitAxis, grids, moves
-from dnewton.planning.net_plan import LayerPlan, LayerShape, NetPlan, spatial
+from dnewton.grid import KINDS, SPLITS, Grid, Group, Kind, Split, SplitAxis, grids, moves
+from dnewton.planning.net_plan import DATA, LayerPlan, NetPlan, spatial
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,12 @@ class Workload:
     others: int = 0  # samples of test and validation parts
 
 
-State = tuple[Split, SplitAxis]
+Arrived = tuple[Split, SplitAxis]  # the split that an output is in, and the axis along which it is cut
+State = tuple[tuple[int, Arrived], ...]  # by producer, what later layers still take
 
 
 def choose(
-    layers: tuple[LayerShape, ...],
+    layers: tuple[LayerSpec, ...],
     ranks: int,
     work: Workload,
     *,
@@ -82,49 +84,69 @@ def choose(
     return min(sized, key=lambda entry: entry[1])[2]
 
 
-def _best_on(layers: tuple[LayerShape, ...], grid: Grid, work: Workload, machine: Machine) -> tuple[float, NetPlan]:
-    """Shortest path over the states (split, units) that an activation can be in."""
-    first_parametric = next(layer.index for layer in layers if layer.parametric)
-    shape = layers[0].in_shape
-    start = SplitAxis(shape[0], 1)
-    paths: dict[State, tuple[float, tuple[LayerPlan, ...]]] = {}
-    for split in dict.fromkeys(grid.canonical(s) for s in ("full", "row", "col", "all")):  # data arrive in any split
-        paths[split, start] = (0.0, ())
-    for layer in layers:
+def _best_on(layers: tuple[LayerSpec, ...], grid: Grid, work: Workload, machine: Machine) -> tuple[float, NetPlan]:
+    """Shortest path over the states that the outputs which are still needed can be in."""
+    start = SplitAxis(layers[0].in_shape[0], 1)
+    splits = dict.fromkeys(grid.canonical(s) for s in SPLITS)  # data arrive in any split
+    paths: dict[State, tuple[float, tuple[LayerPlan, ...]]] = {((DATA, (s, start)),): (0.0, ()) for s in splits}
+    trained: list[bool] = []
+    for position, layer in enumerate(layers):
+        producers = [position - back for back in layer.back]
+        below = any(p != DATA and trained[p] for p in producers)
+        trained.append(layer.parametric or below)
+        costs: dict[object, float] = {}
         reached: dict[State, tuple[float, tuple[LayerPlan, ...]]] = {}
-        for (split, units), (cost, done) in paths.items():
-            for option in _options(layer, split, units, layer.index == first_parametric):
+        for state, (cost, done) in paths.items():
+            outputs = dict(state)
+            for option in _options(layer, [outputs[p] for p in producers], grid, first=not below):
                 if not done and moves(grid, option.source, option.in_split):
                     continue  # the data are read where they are needed
-                total = cost + _layer_cost(option, grid, work, machine)
+                key = (option.sources, option.source_units, option.in_split, option.out_split, option.out_units)
+                if key not in costs:
+                    costs[key] = _layer_cost(option, grid, work, machine)
+                total = cost + costs[key]
                 if not done:
                     total += _read_cost(option, grid, work, machine)
-                state = (grid.canonical(option.out_split), option.out_units)
-                if state not in reached or total < reached[state][0]:
-                    reached[state] = (total, (*done, option))
+                out = (position, (grid.canonical(option.out_split), option.out_units))
+                after = tuple(o for o in (*state, out) if _last_use(layers, o[0]) > position)
+                if after not in reached or total < reached[after][0]:
+                    reached[after] = (total, (*done, option))
         paths = reached
     best = math.inf, NetPlan(grid, ())
-    for (split, units), (cost, done) in paths.items():
+    for ((_, (split, units)),), (cost, done) in paths.items():
         final = cost + _move_cost(grid, split, "full", units, 1, work.samples * work.evaluations, work, machine)
         if final < best[0]:
             best = final, NetPlan(grid, done)
     return best
 
 
-def _options(layer: LayerShape, split: Split, units: SplitAxis, first: bool) -> list[LayerPlan]:
-    if not layer.parametric:
-        if layer.kind != "flatten":
-            return [LayerPlan(layer, split, split, split, units, units, None, first=False)]
-        channels = SplitAxis(layer.in_shape[0], spatial(layer.in_shape))
-        single = SplitAxis(layer.out_shape[0], 1)
-        return [  # keep slices on channel boundaries, or re-cut by single features through `full`
-            LayerPlan(layer, split, split, split, units, channels, None, first=False),
-            LayerPlan(layer, split, "full", "full", units, single, None, first=False),
+def _last_use(layers: tuple[LayerSpec, ...], producer: int) -> int:
+    """The last layer that takes a producer's output; beyond the end for the net's outputs."""
+    if producer == len(layers) - 1:
+        return len(layers)
+    return max(position for position, layer in enumerate(layers) if producer in (position - b for b in layer.back))
+
+
+def _options(layer: LayerSpec, arrived: list[Arrived], grid: Grid, first: bool) -> list[LayerPlan]:
+    """The ways to lay out a layer whose inputs have arrived so."""
+    sources = tuple(split for split, _ in arrived)
+    axes = tuple(units for _, units in arrived)
+    units = axes[0]
+    if layer.parametric:
+        kinds = [KINDS[layer.split]] if layer.split else list(KINDS.values())
+        out = SplitAxis(layer.out_shape[0], 1)
+        return [LayerPlan(layer, sources, k.source, k.target, axes, units, out, k, first) for k in kinds]
+    if len(arrived) == 1:
+        ways = layer.options.arrangements(layer.in_shape, sources[0], units)
+        return [
+            LayerPlan(layer, sources, way.in_split, way.out_split, axes, units, way.out_axis, None, first=False)
+            for way in ways
         ]
-    wanted = layer.spec.options.split
-    kinds = [KINDS[wanted]] if wanted else list(KINDS.values())
-    out = SplitAxis(layer.out_shape[0], 1)
-    return [LayerPlan(layer, split, kind.source, kind.target, units, out, kind, first) for kind in kinds]
+    if len(set(axes)) > 1:  # cut along different axes: they meet where nothing is cut
+        units = SplitAxis(layer.out_shape[0], 1)
+        return [LayerPlan(layer, sources, "full", "full", axes, units, units, None, first=False)]
+    meet = dict.fromkeys(grid.canonical(s) for s in SPLITS)
+    return [LayerPlan(layer, sources, s, s, axes, units, units, None, first=False) for s in meet]
 
 
 def _share(grid: Grid, split: Split, units: SplitAxis) -> int:
@@ -160,7 +182,7 @@ def _move_cost(
 
 def sample_bytes(plan: LayerPlan, grid: Grid, work: Workload) -> float:
     """Bytes of one sample on the rank with the largest slice of the first layer's input."""
-    return float(_share(grid, plan.source, plan.in_units) * spatial(plan.shape.in_shape) * work.itemsize)
+    return float(_share(grid, plan.source, plan.source_units[0]) * spatial(plan.spec.in_shape) * work.itemsize)
 
 
 def _read_cost(first: LayerPlan, grid: Grid, work: Workload, machine: Machine) -> float:
@@ -170,22 +192,25 @@ def _read_cost(first: LayerPlan, grid: Grid, work: Workload, machine: Machine) -
 
 
 def _layer_cost(plan: LayerPlan, grid: Grid, work: Workload, machine: Machine) -> float:
-    shape, kind = plan.shape, plan.split_kind
-    q_in, q_out = spatial(shape.in_shape), spatial(shape.out_shape)
+    spec = plan.spec
+    kind = plan.split_kind
+    q_in, q_out = spatial(spec.in_shape), spatial(spec.out_shape)
     evaluated = work.samples * work.evaluations
     right_hand_sides = work.samples + work.subsample * work.outputs
-    cost = _move_cost(grid, plan.source, plan.in_split, plan.in_units, q_in, evaluated, work, machine)
-    cost += _move_cost(grid, plan.in_split, plan.source, plan.in_units, q_in, right_hand_sides, work, machine)
+    cost = 0.0
+    for source, units in zip(plan.sources, plan.source_units, strict=True):
+        cost += _move_cost(grid, source, plan.in_split, units, q_in, evaluated, work, machine)
+        cost += _move_cost(grid, plan.in_split, source, units, q_in, right_hand_sides, work, machine)
     inputs = _share(grid, plan.in_split, plan.in_units)
     outputs = _share(grid, plan.out_split, plan.out_units)
     if kind is None:
-        touched = inputs * q_in * work.itemsize * (evaluated + right_hand_sides)
+        touched = len(plan.sources) * inputs * q_in * work.itemsize * (evaluated + right_hand_sides)
         return cost + 2 * touched / machine.copy_rate
-    cost += flops(shape, inputs, outputs, work, plan.first) / machine.flops
+    cost += flops(spec, inputs, outputs, work, plan.first) / machine.flops
     # What is done number by number to the output (bias, activation, slopes) is repeated by ranks that share a slice.
     cost += outputs * q_out * work.itemsize * (2 * evaluated + 3 * right_hand_sides) / machine.copy_rate
-    if shape.kind == "conv":
-        copied = q_out * shape.kernel_size * inputs * work.itemsize
+    if spec.options.copies_patches:
+        copied = q_out * spec.kernel_size * inputs * work.itemsize
         cost += copied * (evaluated + (1 if plan.first else 2) * right_hand_sides) / machine.copy_rate
     batches = math.ceil(work.samples / work.batch)
     cost += _message(grid, kind.forward, evaluated * outputs * q_out, batches * work.evaluations, work, machine)
@@ -194,13 +219,13 @@ def _layer_cost(plan: LayerPlan, grid: Grid, work: Workload, machine: Machine) -
     return cost
 
 
-def flops(shape: LayerShape, inputs: int, outputs: int, work: Workload, first: bool) -> float:
+def flops(spec: LayerSpec, inputs: int, outputs: int, work: Workload, first: bool) -> float:
     """Floating-point operations of one iteration on a block of `outputs` x `inputs` channels or features."""
-    block = 2.0 * spatial(shape.out_shape) * outputs * inputs * shape.kernel_size
+    block = 2.0 * spatial(spec.out_shape) * outputs * inputs * spec.kernel_size
     passes = work.samples * (work.evaluations + (1 if first else 2)) + 2.0 * work.subsample * work.cg
     if not first:
         passes += work.subsample * work.outputs
-    contraction = 4.0 * work.subsample * work.outputs * spatial(shape.out_shape) * outputs * work.cg
+    contraction = 4.0 * work.subsample * work.outputs * spatial(spec.out_shape) * outputs * work.cg
     return block * passes + contraction
 
 
@@ -208,9 +233,9 @@ def memory_bytes(plan: NetPlan, work: Workload) -> float:
     """What the largest rank must hold: its vectors, its data columns, φ and D of the subsample."""
     grid, numbers = plan.grid, 0.0
     for layer in plan.parametric():
-        inputs = _share(grid, layer.in_split, layer.in_units) * layer.shape.kernel_size
+        inputs = _share(grid, layer.in_split, layer.in_units) * layer.spec.kernel_size
         outputs = _share(grid, layer.out_split, layer.out_units)
-        q = spatial(layer.shape.out_shape)
+        q = spatial(layer.spec.out_shape)
         numbers += 9.0 * inputs * outputs + work.subsample * q * (inputs + work.outputs * outputs)
     sample = sample_bytes(plan.layers[0], grid, work)
     data = work.samples * sample
@@ -219,13 +244,12 @@ def memory_bytes(plan: NetPlan, work: Workload) -> float:
     return numbers * work.itemsize + data
 
 
-def fixed(layers: tuple[LayerShape, ...], grid: Grid, kinds: list[Kind], work: Workload) -> NetPlan:
+def fixed(layers: tuple[LayerSpec, ...], grid: Grid, kinds: list[Kind], work: Workload) -> NetPlan:
     """The plan with the given kind per parametric layer, in order (for tests and experiments)."""
     wanted = iter(kinds)
     pinned = []
     for layer in layers:
         if layer.parametric:
-            options = layer.spec.options.model_copy(update={"split": next(wanted).name})
-            layer = replace(layer, spec=layer.spec.model_copy(update={layer.kind: options}))
+            layer = layer._replace(options=layer.options.model_copy(update={"split": next(wanted).name}))
         pinned.append(layer)
     return _best_on(tuple(pinned), grid, work, Machine())[1]

@@ -52,6 +52,7 @@ def fit(
     blocks = costs.blocks_of(plan)
     numbers = sum(b.size for b in blocks)
     sweep = max(4.0 * b.outputs + 2 * b.inputs + (b.moved if m else 0) for m, b in enumerate(blocks))
+    sweep += 2 * plan.waiting_numbers
     per_sample = (plan.kept_numbers() + sweep) * work.itemsize + 32.0 * work.outputs
     fixed = {
         "process": process,

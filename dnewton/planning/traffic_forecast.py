@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dnewton.grid import Group, Move, SplitAxis, moves
+from dnewton.grid import Group, Move, SplitAxis
 from dnewton.planning.net_plan import NetPlan, spatial
 
 SCALAR = 8
@@ -75,11 +75,12 @@ def forward_numbers(plan: NetPlan) -> int:
     """Numbers per sample that all ranks together pass into the forward pass's collectives."""
     total = 0
     for layer in plan.layers:
-        total += _gathered(plan, plan.incoming(layer), layer.in_units, spatial(layer.shape.in_shape))
+        for steps, units, shape in zip(plan.incoming(layer), layer.source_units, layer.spec.in_shapes, strict=True):
+            total += _gathered(plan, steps, units, spatial(shape))
         if layer.split_kind and plan.grid.ranks_in(layer.split_kind.forward) > 1:
             total += sum(layer.message_out(plan.grid, r) for r in range(plan.grid.size))
     last = plan.layers[-1]
-    return total + _gathered(plan, plan.outgoing(), last.out_units, spatial(last.shape.out_shape))
+    return total + _gathered(plan, plan.outgoing(), last.out_units, spatial(last.spec.out_shape))
 
 
 def backward_numbers(plan: NetPlan, right_hand_sides: int, samples: int, jacobian: bool = False) -> int:
@@ -87,19 +88,17 @@ def backward_numbers(plan: NetPlan, right_hand_sides: int, samples: int, jacobia
 
     A Jacobian's sweep starts with the identity, which all samples share until a slope or a maximum makes them differ.
     """
-    total, shared = 0, jacobian
-    for layer in reversed(plan.layers):
-        shape = layer.shape
-        if shape.kind == "maxpool" or shape.activation != "linear":
-            shared = False
-        if layer.first:
-            return total
-        times = right_hand_sides * (1 if shared else samples)
-        positions = spatial(shape.in_shape)
-        if layer.split_kind and plan.grid.ranks_in(layer.split_kind.backward) > 1:
+    total = 0
+    for position, layer in enumerate(plan.layers):
+        by_sample = layer.spec.depends_on_sample or plan.above_depends_on_sample[position]
+        times = right_hand_sides * (samples if by_sample or not jacobian else 1)
+        swept = [plan.needs_cotangent(p) for p in plan.producers(position)]
+        if any(swept) and layer.split_kind and plan.grid.ranks_in(layer.split_kind.backward) > 1:
             total += times * sum(layer.message_in(plan.grid, r) for r in range(plan.grid.size))
-        back = moves(plan.grid, layer.in_split, layer.source)
-        total += times * _gathered(plan, back, layer.in_units, positions)
+        for needed, steps, units, shape in zip(
+            swept, plan.returning(layer), layer.source_units, layer.spec.in_shapes, strict=True
+        ):
+            total += times * _gathered(plan, steps, units, spatial(shape)) if needed else 0
     return total
 
 

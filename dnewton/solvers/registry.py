@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dnewton.config.types import SolverSection
 from dnewton.errors import UserError
-from dnewton.model.network import blocks_of
+from dnewton.model.block import blocks_of
 from dnewton.model.objective import Objective
 from dnewton.planning import memory as memory_plan
 from dnewton.planning.curvature_plan import CurvaturePlan

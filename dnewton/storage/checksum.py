@@ -1,8 +1,8 @@
-"""A checksum of a matrix that ranks compute from their blocks, whatever the blocks: parts of it add up to the whole.
+"""A checksum of a matrix that ranks compute from any blocks of it: the blocks' parts add up to the whole.
 
 Σ w_ij a_i b_j modulo 2⁶⁴, with w_ij the bits of an element as an unsigned integer and a_i, b_j odd numbers drawn from
 the row's and the column's number. As a_i b_j is odd, a change of one element always changes the sum; any other change
-goes unseen with a chance of about 2⁻⁶⁴. It guards against disks and hands, not against forgery.
+is missed with a probability of about 2⁻⁶⁴. It detects damage, not forgery.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The manifest beside a checkpoint's tensors: what the state means, whose it is, and how to tell that it is whole."""
+"""The manifest beside a checkpoint's tensors: what the state means, its run, and checksums that show it is complete."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ def sealed(content: Any) -> bytes:
 
 
 def parse(path: str, data: bytes) -> Manifest:
-    """A manifest that is whole. Raises UserError naming the file."""
+    """A complete manifest. Raises UserError naming the file."""
     try:
-        found = json.loads(data)
-        content, known = found["manifest"], found["sha256"]
+        sealed_content = json.loads(data)
+        content, known = sealed_content["manifest"], sealed_content["sha256"]
         version = content["format"]
-        whole = known == _hash(content) and data == _bytes(found)
+        whole = known == _hash(content) and data == _bytes(sealed_content)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: is damaged: not the JSON of a manifest") from None
     if not whole:
-        raise UserError(f"{path}: is damaged: its SHA-256 differs from what it says")
+        raise UserError(f"{path}: is damaged: its SHA-256 differs from the one it states")
     if version != FORMAT:
         newer = isinstance(version, int) and version > FORMAT
-        cure = "update dnewton" if newer else "it cannot be read any more"
-        raise UserError(f"{path}: has format {version!r}, this version of dnewton reads {FORMAT}; {cure}")
+        remedy = "update dnewton" if newer else "it cannot be read any more"
+        raise UserError(f"{path}: has format {version!r}, this version of dnewton reads {FORMAT}; {remedy}")
     try:
         manifest = Manifest.model_validate_json(json.dumps(content))
     except ValidationError as error:

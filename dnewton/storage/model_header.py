@@ -1,6 +1,6 @@
 """What a model file holds besides its weights, so that it can be used alone: the net, the scaling, the labels.
 
-It travels as text in the safetensors header, which other programs ignore: the tensors stay PyTorch's.
+It is text in the safetensors header, which other programs ignore: the tensors keep PyTorch's names and shapes.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def check_width(config: Config, features: int) -> None:
 
 
 def described(path: str, metadata: Mapping[str, str]) -> Described:
-    """What a model file's header says. Raises UserError when it says nothing, or nonsense."""
+    """What a model file's header describes. Raises UserError when it is missing or invalid."""
     if _KEY not in metadata:
         raise UserError(f"{path}: was not written by dnewton.train; predictions need a model with its net and labels")
     try:

@@ -1,8 +1,8 @@
-"""One file written by all ranks at once, each its own rows of the matrices in it.
+"""One file written by all ranks at once, each its own blocks of the matrices in it.
 
-By positioned writes: MPI-IO takes three times as long (scripts/bench/checkpoint.py), and what fails with them
-is an OSError. Rank 0 makes the file in its whole length first, and nobody reads while it grows: a network file system
-then has no reason to fill up the pages that two nodes share.
+By positioned writes: MPI-IO takes three times as long (scripts/bench/checkpoint.py), and their failures
+are OSErrors. Rank 0 creates the file in its full length first, and no rank reads while it grows: a network file system
+then has no reason to complete pages that two nodes share.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Piece:
 
 
 def write(path: str, header: bytes, size: int, pieces: Iterable[Piece], comm: Comm) -> None:
-    """Write a new file of `size` bytes, a header and every rank's blocks, down to the disk.
+    """Write a new file of `size` bytes, a header and every rank's blocks, synced to the disk.
 
     Raises UserError alike on all ranks when a rank cannot write. Collective over `comm`.
     """
@@ -77,7 +77,7 @@ def _put(handle: int, content: memoryview, start: int) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Bring the names in a folder down to the disk."""
+    """Sync the names in a folder to the disk."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -1,6 +1,6 @@
 """The run directory: config.yaml, metrics.jsonl, log.txt, checkpoints/, model.safetensors, best.safetensors.
 
-Rank 0 writes the text files. A full disk does not end a run: lines wait until there is room again.
+Rank 0 writes the text files. A full disk does not end a run: lines wait until there is space again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STATE = "state.safetensors"
 TEMPORARY = ".writing-"
 REFUSED = ".refused-"
 CHECKPOINT = re.compile(r"iteration-\d{8,}(-\d{8,})?")
-MOST_LINES = 100_000  # that wait for room
+MOST_LINES = 100_000  # that wait for free space
 
 
 class RunDirectory:
@@ -60,9 +60,9 @@ class RunDirectory:
         metrics left nothing worth keeping.
         """
         self._check_writable()
-        found = [name for name in OWN if os.path.lexists(self.path / name)]
+        present = [name for name in OWN if os.path.lexists(self.path / name)]
         begun = self.metrics.is_file() and self.metrics.stat().st_size > 0
-        if overwrite or not found:
+        if overwrite or not present:
             return
         if resume and self.metrics.is_file():
             if os.path.lexists(self.model) and not self.checkpoints():
@@ -73,10 +73,10 @@ class RunDirectory:
             return
         if begun or os.path.lexists(self.model) or self.checkpoints():
             raise UserError(f"{self.path}: holds another run; give --overwrite, --resume or another --out")
-        if not self.metrics.is_file() or any(self._strangers()):
+        if not self.metrics.is_file() or any(self._foreign()):
             raise UserError(
-                f"{self.path}: holds {found[0]}, which is of no run and would be replaced; give another --out, or "
-                "--overwrite"
+                f"{self.path}: holds {present[0]}, which belongs to no run and would be replaced; give another "
+                "--out, or --overwrite"
             )
 
     def _check_writable(self) -> None:
@@ -86,10 +86,10 @@ class RunDirectory:
         while not os.path.lexists(above):
             above = above.parent
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            raise UserError(f"{self.path}: cannot be written, {above} is no directory that can be; give another --out")
+            raise UserError(f"{self.path}: cannot be written: {above} is not a writable directory; give another --out")
 
-    def _strangers(self) -> Iterator[Path]:
-        """What is among the checkpoints and no checkpoint."""
+    def _foreign(self) -> Iterator[Path]:
+        """Entries of checkpoints/ that are not checkpoints."""
         folder = self.path / "checkpoints"
         for entry in folder.iterdir() if folder.is_dir() else ():
             if not (entry.name.startswith((TEMPORARY, REFUSED)) or CHECKPOINT.fullmatch(entry.name)):
@@ -102,7 +102,7 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _replace(self.metrics, "")  # first: it tells that what else is here is a run's
+            _replace(self.metrics, "")  # first: it marks the directory as a run's
             folder = self.path / "checkpoints"
             folder.mkdir(exist_ok=True)
             for entry in [*map(Path, self.checkpoints()), *folder.glob(TEMPORARY + "*")]:
@@ -119,8 +119,10 @@ class RunDirectory:
             ) from None
 
     def set_aside(self) -> str | None:
-        """Move what a run that cannot be gone on from left into a folder of its own, before a new one begins; its name,
-        or None where there was nothing but a beginning."""
+        """Move the files of a run that cannot be resumed into a folder of their own, before a new run begins.
+
+        Returns its name, or None where there is nothing worth keeping.
+        """
         if not self.checkpoints() and not (self.metrics.exists() and self.metrics.stat().st_size):
             return None
         number = 1 + sum(1 for _ in self.path.glob("before-*"))
@@ -133,8 +135,8 @@ class RunDirectory:
         return str(away)
 
     def reopen(self, config: str, last: int, chosen: Path) -> tuple[float, list[int]]:
-        """Go on from a checkpoint, after the line of iteration `last`: later lines are dropped, and later checkpoints,
-        which were refused, lose their names, so that they do not count as kept.
+        """Resume from a checkpoint, after the line of iteration `last`: later lines are dropped, and later checkpoints,
+        which were refused, are renamed, so that they do not count as kept.
 
         Returns the seconds spent until then, and iterations whose lines are missing.
         """
@@ -175,7 +177,7 @@ class RunDirectory:
         return sorted(str(p) for p in (self.path / "checkpoints").glob("iteration-*") if CHECKPOINT.fullmatch(p.name))
 
     def begin_checkpoint(self, final: Path, needed: int) -> None:
-        """Make the temporary folder of a checkpoint of `needed` bytes. Raises UserError when there is no room."""
+        """Make the temporary folder of a checkpoint of `needed` bytes. Raises UserError when it does not fit."""
         final.parent.mkdir(exist_ok=True)
         free = shutil.disk_usage(final.parent).free
         if free < needed:
@@ -190,9 +192,9 @@ class RunDirectory:
         return final.parent / (TEMPORARY + final.name)
 
     def publish(self, final: Path, manifest_name: str, manifest: bytes, keep: int) -> None:
-        """Give a checkpoint that all ranks have written its manifest and its name, and drop old ones.
+        """Add the manifest to a checkpoint that all ranks have written, give it its final name, and remove old ones.
 
-        Raises OSError; the checkpoints that were there stay then.
+        Raises OSError; existing checkpoints stay then.
         """
         temporary = self.temporary(final)
         if self.unwritten():
@@ -205,7 +207,7 @@ class RunDirectory:
             with open(self.metrics, "rb") as file:
                 os.fsync(file.fileno())
         sync_folder(str(temporary))
-        if final.exists():  # a damaged one that a resumed run did not take
+        if final.exists():  # a damaged one that a resumed run skipped
             self._remove(final)
         os.rename(temporary, final)
         sync_folder(str(final.parent))
@@ -217,7 +219,7 @@ class RunDirectory:
         shutil.rmtree(self.temporary(final), ignore_errors=True)
 
     def _remove(self, path: Path) -> None:
-        """Never a checkpoint that is partly removed: first it loses its name."""
+        """Rename first, so that a partly removed checkpoint never looks complete."""
         away = self.temporary(path).with_name(TEMPORARY + "old-" + path.name)
         if away.exists():
             shutil.rmtree(away)
@@ -235,7 +237,7 @@ class RunDirectory:
         self._append("metrics.jsonl", json.dumps(_finite(values), allow_nan=False))
 
     def unwritten(self) -> int:
-        """Lines that are waiting for room on the disk, after another try."""
+        """Lines that still wait for space on the disk, after another attempt."""
         for name in self._waiting:
             self._flush(name)
         return sum(map(len, self._waiting.values()))

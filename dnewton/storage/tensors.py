@@ -21,7 +21,8 @@ import numpy as np
 from dnewton.arrays.namespace import Array, dtype_name, itemsize, to_host
 from dnewton.comm.communicator import Comm
 from dnewton.errors import UserError, one_line
-from dnewton.model.network import Block, Network
+from dnewton.model.block import Block
+from dnewton.model.network import Network
 from dnewton.storage import checksum, parallel_file
 from dnewton.storage.parallel_file import Piece
 
@@ -34,16 +35,16 @@ _READ = ("F16", "F32", "F64")
 class Contents:
     """What goes into a file, as one rank has it."""
 
-    vectors: Mapping[str, Array]  # like θ, by name prefix ("" for the weights); replica 0's are written
+    vectors: Mapping[str, Array]  # like θ, by name prefix ("" for the weights); replica 0 writes them
     metadata: Mapping[str, str]
     own: Mapping[str, Array] = field(default_factory=dict)  # like θ; every replica's, under `worker<replica>.`
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of further tensors, alike on all ranks
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of further tensors, the same on all ranks
     whole: Mapping[str, Array] = field(default_factory=dict)  # those of them that this rank writes
 
 
 @dataclass(frozen=True)
 class Written:
-    """What can be checked of a file later."""
+    """What a file can be verified with later."""
 
     checksums: dict[str, int]  # by tensor
     header: str  # SHA-256 of the file up to the first tensor
@@ -57,12 +58,12 @@ def save(path: str, network: Network, contents: Contents, comm: Comm, replica: i
     shapes = {prefix + name: shape for prefix in prefixes for name, shape in _shapes(network).items()}
     shapes |= {FURTHER + name: shape for name, shape in contents.shapes.items()}
     header, offsets, size = _header(shapes, dtype, contents.metadata)
-    held = dict(contents.vectors) if replica == 0 else {}
-    held |= {f"worker{replica}.{name}": vector for name, vector in contents.own.items()}
-    mine = dict.fromkeys(shapes, 0)
+    vectors = dict(contents.vectors) if replica == 0 else {}
+    vectors |= {f"worker{replica}.{name}": vector for name, vector in contents.own.items()}
+    sums = dict.fromkeys(shapes, 0)
 
-    def pieces() -> Iterator[Piece]:  # one after another: weights in the file's order are copies
-        for prefix, vector in held.items():
+    def pieces() -> Iterator[Piece]:  # a generator: weights in the file's order are copies
+        for prefix, vector in vectors.items():
             yield from _blocks(network, prefix, to_host(vector), offsets)
         for name, tensor in contents.whole.items():
             name = FURTHER + name
@@ -71,13 +72,13 @@ def save(path: str, network: Network, contents: Contents, comm: Comm, replica: i
 
     def summed() -> Iterator[Piece]:
         for piece in pieces():
-            mine[piece.name] = checksum.added([mine[piece.name], checksum.partial(piece.data, piece.row, piece.column)])
+            sums[piece.name] = checksum.added([sums[piece.name], checksum.partial(piece.data, piece.row, piece.column)])
             yield piece
 
     with comm.phase("output"):
         parallel_file.write(path, header, size, summed(), comm)
-        total = comm.allreduce(np.array(list(mine.values()), dtype=np.uint64))
-    return Written(dict(zip(mine, map(int, total), strict=True)), hashlib.sha256(header).hexdigest(), size)
+        total = comm.allreduce(np.array(list(sums.values()), dtype=np.uint64))
+    return Written(dict(zip(sums, map(int, total), strict=True)), hashlib.sha256(header).hexdigest(), size)
 
 
 def publish(path: str, network: Network, contents: Contents, comm: Comm, replica: int = 0) -> None:
@@ -95,7 +96,7 @@ def publish(path: str, network: Network, contents: Contents, comm: Comm, replica
     except UserError:
         if comm.rank == 0:
             with suppress(OSError):
-                os.unlink(temporary)  # it would keep room that others need
+                os.unlink(temporary)  # it would take space that others need
         raise
 
 
@@ -109,11 +110,11 @@ def size(network: Network, contents: Contents, replicas: int) -> int:
 
 def _shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights and biases."""
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for layer in network.plan.parametric():
-        found[f"{layer.shape.name}.weight"] = tuple(layer.shape.weight_shape)
-        found[f"{layer.shape.name}.bias"] = tuple(layer.shape.weight_shape[:1])
-    return found
+        shapes[f"{layer.spec.name}.weight"] = tuple(layer.spec.weight_shape)
+        shapes[f"{layer.spec.name}.bias"] = tuple(layer.spec.weight_shape[:1])
+    return shapes
 
 
 def _flat(shape: Sequence[int]) -> tuple[int, int]:
@@ -123,8 +124,8 @@ def _flat(shape: Sequence[int]) -> tuple[int, int]:
 
 def _blocks(network: Network, prefix: str, vector: Array, offsets: Mapping[str, int]) -> Iterator[Piece]:
     for block in network.blocks:
-        name = prefix + block.layer.shape.name
-        columns = _flat(block.layer.shape.weight_shape)[1]
+        name = prefix + block.name
+        columns = _flat(block.weight_shape)[1]
         if block.weights:
             weight = np.ascontiguousarray(block.to_file_order(block.weight(vector)))
             flat = weight.reshape(weight.shape[0], weight[0].size)
@@ -136,7 +137,7 @@ def _blocks(network: Network, prefix: str, vector: Array, offsets: Mapping[str, 
 
 
 def _first_column(block: Block) -> int:
-    return block.inputs[0] * math.prod(block.layer.shape.weight_shape[2:])
+    return block.inputs[0] * math.prod(block.weight_shape[2:])
 
 
 def _header(
@@ -192,7 +193,7 @@ def header_hash(path: str) -> str:
 
 def prefixes(path: str, network: Network) -> list[str]:
     """The name prefixes of the vectors like θ that a checkpoint holds ("" for the weights)."""
-    first = f"{network.plan.parametric()[0].shape.name}.weight"
+    first = f"{network.plan.parametric()[0].spec.name}.weight"
     with _opened(path) as file:
         return [name.removesuffix(first) for name in list(file.keys()) if name == first or name.endswith("." + first)]
 
@@ -207,11 +208,11 @@ def load(path: str, network: Network, dtype: str, prefix: str = "", sums: dict[s
         names = set(file.keys())
         _check_names(path, names, network, prefix)
         for block in network.blocks:
-            name = prefix + block.layer.shape.name
+            name = prefix + block.name
             weight = file.get_slice(name + ".weight")
-            _check_shape(path, name + ".weight", weight.get_shape(), block.layer.shape.weight_shape)
+            _check_shape(path, name + ".weight", weight.get_shape(), block.weight_shape)
             bias = file.get_slice(name + ".bias")
-            _check_shape(path, name + ".bias", bias.get_shape(), block.layer.shape.weight_shape[:1])
+            _check_shape(path, name + ".bias", bias.get_shape(), block.weight_shape[:1])
             for kind, entry in (("weight", weight), ("bias", bias)):
                 if entry.get_dtype() not in _READ:
                     raise UserError(f"{path}: {name}.{kind} has dtype {entry.get_dtype()}; F32 or F64 is needed")
@@ -271,6 +272,6 @@ def _check_names(path: str, names: set[str], network: Network, prefix: str) -> N
             raise UserError(f"{path}: tensor {extra[0]} belongs to no layer of the net")
 
 
-def _check_shape(path: str, name: str, found: list[int], wanted: tuple[int, ...]) -> None:
-    if tuple(found) != tuple(wanted):
-        raise UserError(f"{path}: {name} has shape {list(found)}, the net needs {list(wanted)}")
+def _check_shape(path: str, name: str, shape: list[int], wanted: tuple[int, ...]) -> None:
+    if tuple(shape) != tuple(wanted):
+        raise UserError(f"{path}: {name} has shape {list(shape)}, the net needs {list(wanted)}")

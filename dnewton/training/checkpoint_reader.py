@@ -1,55 +1,25 @@
-"""Where a run begins: the initial point, or the newest checkpoint that is whole and belongs to this run."""
+"""Where a run begins: the initial point, or the newest valid checkpoint of this run."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dnewton.arrays.namespace import Array, to_host
+from dnewton.arrays.namespace import Array
 from dnewton.errors import UserError, one_line
 from dnewton.model import init_weights
 from dnewton.solvers.interface import SolverState, StartPoint
-from dnewton.storage import checksum, manifest, tensors
+from dnewton.storage import manifest, tensors
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import STATE, RunDirectory
 from dnewton.training.job import Job
-from dnewton.training.load_config import PARTS
+from dnewton.training.run_identity import difference
 
 
 class OtherRun(UserError):
     """A checkpoint of another net, data set, solver or seed."""
-
-
-def identity(job: Job) -> dict[str, Any]:
-    """What must not change between a checkpoint and its resumption."""
-    config = job.config.resolved()
-    layers = [
-        {k: {o: v for o, v in opts.items() if o != "split"} for k, opts in layer.items()}
-        for layer in config["net"]["layers"]
-    ]
-    y = np.asarray(to_host(job.objective.data.y), dtype=np.float32)
-    targets = np.ascontiguousarray(y.reshape(len(y), -1))
-    return {
-        "net": {**config["net"], "layers": layers},
-        "data": {k: _names_only(v) if k in PARTS else v for k, v in config["data"].items() if k != "max_resident"},
-        "solver": config["solver"]["name"],
-        "seed": config["solver"]["seed"],
-        "samples": job.objective.data.count,
-        "targets": f"{checksum.partial(targets, 0, 0):016x}",
-    }
-
-
-def _names_only(part: Any) -> Any:
-    """A data part without its folders, which may differ from machine to machine."""
-    if isinstance(part, dict):
-        return {k: _names_only(v) for k, v in part.items()}
-    if isinstance(part, list):
-        return [_names_only(v) for v in part]
-    return os.path.basename(part) if part else part
 
 
 def initial_state(job: Job, init: str | None) -> StartPoint:
@@ -65,7 +35,7 @@ def initial_state(job: Job, init: str | None) -> StartPoint:
 
 
 def resumed_state(job: Job, out: RunDirectory, fresh: bool = False) -> tuple[StartPoint, Manifest] | None:
-    """The newest checkpoint of a run directory that is whole; of those passed over the job's notes tell.
+    """The newest valid checkpoint of a run directory. The job's notes name those that were skipped, and why.
 
     With `fresh` None where there is none. Raises UserError when there is none, or when it belongs to another run.
     Collective over the workers.
@@ -83,60 +53,51 @@ def resumed_state(job: Job, out: RunDirectory, fresh: bool = False) -> tuple[Sta
     if fresh:
         return None
     if refused:
-        raise UserError(f"{refused}; there is no other checkpoint to go on from")
-    raise UserError(f"{out.path}: has no checkpoint to go on from; start again with --overwrite or --resume auto")
+        raise UserError(f"{refused}; there is no other checkpoint to resume from")
+    raise UserError(f"{out.path}: has no checkpoint to resume from; start again with --overwrite or --resume auto")
 
 
 def _read(path: str, job: Job) -> tuple[StartPoint, Manifest]:
     state, sums = os.path.join(path, STATE), dict[str, int]()
     with job.comm.raise_together():
-        found = check(path)
-    difference = _difference(found, job)
-    if difference := job.comm.text_from_root(difference):
-        raise OtherRun(f"{path}: belongs to another run: {difference}; use another --out, or --overwrite")
+        checkpoint = check(path)
+    if differs := job.comm.text_from_root(difference(checkpoint, job)):
+        raise OtherRun(f"{path}: belongs to another run: {differs}; use another --out, or --overwrite")
     with job.comm.raise_together():
         try:
-            start = _start(state, found, job, sums)
+            start = _start(state, checkpoint, job, sums)
         except (KeyError, ValueError) as error:
             raise UserError(f"{path}: does not hold what the solver needs: {one_line(error)}") from None
         assert start.saved is not None
         for name in list(start.saved.whole)[job.comm.rank :: job.comm.size]:
-            if not np.isfinite(start.saved.whole[name]).all():  # reading one checks it
+            if not np.isfinite(start.saved.whole[name]).all():  # reading one verifies its checksum
                 raise UserError(f"{state}: {name} holds NaN or infinity")
-    names = sorted(found.tensors)
+    names = sorted(checkpoint.tensors)
     total = job.network.comm.allreduce(np.array([sums.get(name, 0) for name in names], dtype=np.uint64))
     read = job.network.comm.allreduce(np.array([name in sums for name in names], dtype=np.int64))
     with job.comm.raise_together():
         for name, value, ranks in zip(names, total, read, strict=True):
-            if ranks and f"{int(value):016x}" != found.tensors[name]:
+            if ranks and f"{int(value):016x}" != checkpoint.tensors[name]:
                 raise UserError(f"{state}: tensor {name} is damaged: its checksum differs from the manifest's")
-    return start, found
-
-
-def _difference(found: Manifest, job: Job) -> str:
-    """What makes a checkpoint another run's, or nothing."""
-    before, now = dict(found.identity), json.loads(json.dumps(identity(job)))
-    if found.config.get("parallel", {}).get("dtype") != job.config.parallel.dtype:
-        before["targets"] = now["targets"]  # of another precision
-    return _first_difference(before, now) or ""
+    return start, checkpoint
 
 
 def check(path: str) -> Manifest:
-    """The manifest of a checkpoint whose file has the length and the header that it says. Raises UserError."""
+    """The manifest of a checkpoint, whose tensor file has the stated length and header. Raises UserError."""
     state = os.path.join(path, STATE)
     for name in (manifest.NAME, STATE):
         if not os.path.isfile(os.path.join(path, name)):
-            raise UserError(f"{os.path.join(path, name)}: is missing or no file; the checkpoint is not whole")
-    found = manifest.parse(os.path.join(path, manifest.NAME), Path(path, manifest.NAME).read_bytes())
+            raise UserError(f"{os.path.join(path, name)}: is missing or not a file; the checkpoint is incomplete")
+    checkpoint = manifest.parse(os.path.join(path, manifest.NAME), Path(path, manifest.NAME).read_bytes())
     length = os.path.getsize(state)
-    if length != found.size:
-        raise UserError(f"{state}: is damaged: has {length} bytes, the manifest says {found.size}")
-    if tensors.header_hash(state) != found.header:
+    if length != checkpoint.size:
+        raise UserError(f"{state}: is damaged: has {length} bytes, the manifest says {checkpoint.size}")
+    if tensors.header_hash(state) != checkpoint.header:
         raise UserError(f"{state}: is damaged: its header differs from what the manifest says")
-    return found
+    return checkpoint
 
 
-def _start(state: str, found: Manifest, job: Job, sums: dict[str, int]) -> StartPoint:
+def _start(state: str, checkpoint: Manifest, job: Job, sums: dict[str, int]) -> StartPoint:
     dtype, groups = job.config.parallel.dtype, job.groups
 
     def read(prefix: str) -> Array:
@@ -145,46 +106,15 @@ def _start(state: str, found: Manifest, job: Job, sums: dict[str, int]) -> Start
     theta = read("")
     vectors = {}
     own = {}
-    mine = f"worker{groups.replica}."
-    workers = found.replicas == groups.layout.replicas  # else they start again from the common point
+    own_prefix = f"worker{groups.replica}."
+    workers = checkpoint.replicas == groups.layout.replicas  # else all workers start from the common point
     for prefix in tensors.prefixes(state, job.network):
         if prefix.startswith("worker"):
-            if workers and prefix.startswith(mine):
-                own[prefix.removeprefix(mine)[:-1]] = read(prefix)
+            if workers and prefix.startswith(own_prefix):
+                own[prefix.removeprefix(own_prefix)[:-1]] = read(prefix)
         elif prefix:
             vectors[prefix[:-1]] = read(prefix)
-    whole = tensors.Tensors(state, {name: int(value, 16) for name, value in found.tensors.items()})
-    return StartPoint(theta, found.iteration, SolverState(vectors, own, found.values, whole=whole), found.position)
-
-
-def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
-    """Which settings differ, as `key: before -> now`."""
-    found = []
-    for key in sorted(set(before) | set(now)):
-        a = before.get(key)
-        b = now.get(key)
-        name = f"{path}.{key}" if path else key
-        if isinstance(a, dict) and isinstance(b, dict):
-            found.extend(changes(a, b, name))
-        elif a != b:
-            found.append(f"{name}: {a} -> {b}")
-    return found
-
-
-def _first_difference(a: Any, b: Any, path: str = "") -> str | None:
-    """The first place in which two runs' identities differ, in words."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in sorted(set(a) | set(b)):
-            found = _first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else key)
-            if found:
-                return found
-        return None
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        entries = (_first_difference(x, y, f"{path}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=True)))
-        return next((entry for entry in entries if entry), None)
-    return None if a == b else f"{path} was {_short(a)} and is {_short(b)}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    whole = tensors.Tensors(state, {name: int(value, 16) for name, value in checkpoint.tensors.items()})
+    return StartPoint(
+        theta, checkpoint.iteration, SolverState(vectors, own, checkpoint.values, whole=whole), checkpoint.position
+    )

@@ -1,4 +1,4 @@
-"""The state of a run in checkpoints, and the best model. What goes wrong on the disk is a warning: the run goes on."""
+"""Writes checkpoints and the best model. An error of the disk is a warning: the run continues."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from dnewton.storage import manifest, tensors
 from dnewton.storage.manifest import FORMAT, Manifest
 from dnewton.storage.run_directory import STATE, RunDirectory
 from dnewton.storage.tensors import Contents
-from dnewton.training.checkpoint_reader import identity
 from dnewton.training.job import Job
+from dnewton.training.run_identity import identity
 
 MODEL = "1"  # format of model files
 BEST = "best."  # prefix of the best model's tensors
-PER_RANK = ("cg", "active", "cut", "waited")  # of what a step reports; the rest is alike on all ranks
+PER_RANK = ("cg", "active", "cut", "waited")  # of what a step reports; the rest is the same on all ranks
 
 
-def reported(found: Manifest, rank: int) -> IterationReport | None:
+def reported(checkpoint: Manifest, rank: int) -> IterationReport | None:
     """What the last iteration reports, as this rank had it."""
-    if found.unreported is None:
+    if checkpoint.unreported is None:
         return None
-    values = dict(found.unreported)
+    values = dict(checkpoint.unreported)
     if "step" in values:  # what earlier versions call alpha
         values["alpha"] = values.pop("step")
     ranks = values.pop("ranks")
-    mine = ranks[rank] if rank < len(ranks) else [0.0] * len(PER_RANK)
-    return IterationReport(**{**values, **dict(zip(PER_RANK, mine, strict=True))})
+    figures = ranks[rank] if rank < len(ranks) else [0.0] * len(PER_RANK)
+    return IterationReport(**{**values, **dict(zip(PER_RANK, figures, strict=True))})
 
 
 @dataclass(frozen=True)
 class State:
-    """What a run goes on from."""
+    """What a run is resumed from."""
 
     theta: Array
     iteration: int
@@ -68,8 +68,8 @@ class Saver:
     def consider(self, theta: Array, iteration: int, score: float) -> None:
         """Keep a model whose score, the same number on all ranks, is lower than all before."""
         if not math.isnan(score) and (self._best is None or score < self._best[1]):
-            alone = self._job.solver.position is None  # other solvers change θ in place
-            self._best_theta = theta if alone else copy(theta)
+            unchanged = self._job.solver.position is None  # other solvers change θ in place
+            self._best_theta = theta if unchanged else copy(theta)
             self._best = (iteration, score)
             self._best_written = False
 
@@ -87,7 +87,7 @@ class Saver:
             return True
         contents = self._contents(state)
         if not self._finite(contents):
-            self._tell(f"warning: no checkpoint after iteration {state.iteration}: what it would hold is not finite")
+            self._tell(f"warning: no checkpoint after iteration {state.iteration}: its values are not finite")
             return False
         needed = tensors.size(job.network, contents, job.groups.layout.replicas)
         try:
@@ -119,11 +119,11 @@ class Saver:
         return True
 
     def _finite(self, contents: Contents) -> bool:
-        """Whether a checkpoint would be worth having: a run that diverges must not push out the ones before."""
+        """Whether the state is finite: a run that diverges must not replace the checkpoints before."""
         arrays = (*contents.vectors.values(), *contents.own.values(), *contents.whole.values())
-        mine = all(bool(namespace(a).all(namespace(a).isfinite(a))) for a in arrays)
+        finite = all(bool(namespace(a).all(namespace(a).isfinite(a))) for a in arrays)
         with self._job.comm.phase("output"):
-            return self._job.comm.minmax(float(mine))[0] == 1.0
+            return self._job.comm.minmax(float(finite))[0] == 1.0
 
     def write_best(self) -> None:
         """Bring best.safetensors up to date. Raises UserError alike on all ranks. Collective over the workers."""

@@ -18,7 +18,6 @@ from dnewton.data.sampling import subsample_size
 from dnewton.data.targets import Targets
 from dnewton.hardware import calibration, node
 from dnewton.hardware.device import Device, open_device
-from dnewton.model.losses.losses import LOSSES
 from dnewton.model.network import Network
 from dnewton.model.objective import Objective
 from dnewton.planning import curvature_plan, grid_search
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from dnewton.solvers.baselines.parameter_server import Server
 
 READERS = 64 << 20  # what readers hold besides the columns they were asked for
-SHARE = 0.75  # of the node's free memory that a job takes unless it is told how much
+SHARE = 0.75  # of the node's free memory that a job takes by default
 STEP = 16 << 20
 SLACK = 28 << 20  # what libraries take when they are first used, and what the allocator keeps
 
@@ -72,7 +71,7 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     groups = ProcessGroups.of(divided, world)
     notes = [node.limit_threads(world.ranks_on_node, world.cores), *about_device]
     check_width(config, math.prod(config.net.input))
-    parts = open_parts(config.data, config.net.input, config.solver.seed, world)
+    parts = open_parts(config.data, config.net.data_shape, config.solver.seed, world)
     memory = _memory_per_rank(config, world, device)
     resident = world.minmax(_resident(config, memory, device, world))[0]  # alike on all ranks: the plan depends on it
     scored = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
@@ -82,9 +81,9 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     plan = grid_search.choose(
         shapes, groups.layout.model_ranks, work, grid=grid, memory=memory, machine=stated, source=source
     )
-    held = float(node.resident_bytes() + SLACK) if device.is_host else device.peak_bytes() + DEVICE_SLACK
-    held = world.minmax(held)[1]
-    process = math.ceil(held / STEP) * float(STEP)  # in steps, as two runs shall decide alike
+    in_use = float(node.resident_bytes() + SLACK) if device.is_host else device.peak_bytes() + DEVICE_SLACK
+    in_use = world.minmax(in_use)[1]
+    process = math.ceil(in_use / STEP) * float(STEP)  # in steps, so that two runs decide alike
     how: curvature_plan.CurvaturePlan | Budget
     origin = ""
     options = config.solver
@@ -107,11 +106,11 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
         from dnewton.solvers.baselines.parameter_server import Server  # for ranks that are one
 
         assert isinstance(options, ServedSection)
-        with world.raise_together():  # what goes wrong while the workers read is said here, too
+        with world.raise_together():  # errors of the workers while they read are raised here, too
             return Server(groups, plan, options, config.parallel.dtype)
     network = Network(plan, groups.model.on_grid(plan.grid))
     bounds = plan.grid.bounds(plan.input_split, plan.input_units, network.comm.rank)
-    window = Window.of(config.net.input, plan.input_units, bounds)
+    window = Window.of(config.net.data_shape, plan.input_units, bounds)
     with world.raise_together() if groups.layout.servers else nullcontext():
         loaded = load_parts(
             parts, config.data, window, work.outputs, config.net.loss, config.parallel.dtype, resident, groups.workers
@@ -127,8 +126,8 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
         network,
         network.comm,
         train,
-        LOSSES[config.net.loss],
-        targets.metric_sum(),
+        config.net.loss,
+        targets.metric_sum(config.net.loss),
         regulariser(config, parts.train.samples),
         how.batch,
         passes,
@@ -168,7 +167,7 @@ def workload(
 ) -> grid_search.Workload:
     """What the planner plans for: a replica's share of the training set and of S with newton, mini-batches with others.
 
-    The rest of the training set is held like the test set.
+    The rest of the training set is kept like the test set.
     """
     solver = config.solver
     rest = 0

@@ -1,4 +1,4 @@
-"""From the command line's --net and --set to a checked configuration, alike on all ranks."""
+"""From the command line's --net and --set to a checked configuration, the same on all ranks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read(source: str, comm: Comm) -> tuple[str, str]:
 
 
 def _check_file(source: str) -> None:
-    """Raise UserError where reading would wait for ever, or where the file is too long to be a net."""
+    """Raise UserError where reading could block indefinitely, or where the file is too long to be a net."""
     try:
         status = os.stat(source)
     except (OSError, ValueError):
@@ -50,5 +50,5 @@ def configure(text: str, folder: str, source: str, overrides: Sequence[str]) -> 
     loaded = parse.load(text, source, list(overrides))
     notes = parse.notes_on(text, source, list(overrides))
     named = {k: v for k in PARTS if (v := getattr(loaded.data, k)) is not None}
-    found = {k: find_part(v, folder) for k, v in named.items()}
-    return loaded.model_copy(update={"data": loaded.data.model_copy(update=found)}), notes
+    parts = {k: find_part(v, folder) for k, v in named.items()}
+    return loaded.model_copy(update={"data": loaded.data.model_copy(update=parts)}), notes

@@ -15,7 +15,7 @@ LARGEST_MATRIX = 30  # classes that a printed confusion matrix may have
 
 @dataclass(frozen=True)
 class Scores:
-    """The figures for a set with known targets; `matrix[i, j]` counts class i taken for class j."""
+    """The figures for a set with known targets; `matrix[i, j]` counts class i predicted as class j."""
 
     samples: int
     accuracy: float | None = None
@@ -67,18 +67,18 @@ def score(z: Values, y: Values, targets: Targets) -> Scores:
     count = len(targets.classes)
     if targets.outputs == 1:
         count = 2
-        found, true = (z[:, 0] > 0).astype(int), (y[:, 0] > 0.5).astype(int)
+        predicted, true = (z[:, 0] > 0).astype(int), (y[:, 0] > 0.5).astype(int)
         auc = area_under_curve(z[:, 0], true)
     else:
         z = z[:, :count]
-        found, true = targets.places(z), np.argmax(y, axis=1)
+        predicted, true = targets.places(z), np.argmax(y, axis=1)
         areas = [area_under_curve(_log_odds(z, k), true == k) for k in range(count)]
         defined = [a for a in areas if a is not None]
         auc = float(np.mean(defined)) if len(defined) == count else None
         if count == 2:
             auc = areas[1]
     matrix = np.zeros((count, count), dtype=np.int64)
-    np.add.at(matrix, (true, found), 1)
+    np.add.at(matrix, (true, predicted), 1)
     correct = int(np.trace(matrix))
     return Scores(n, correct / n, correct, auc, matrix=matrix, classes=targets.classes.tolist()[:count])
 

@@ -1,7 +1,8 @@
-"""The outer loop: start, iterate, measure, save, stop. It prints nothing; `show` receives what to show."""
+"""The outer loop: start, iterate, measure, save, stop. It prints nothing; `show` gets what is to be shown."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -14,30 +15,14 @@ from dnewton.data.samples import Samples
 from dnewton.data.sampling import run
 from dnewton.errors import UserError, one_line
 from dnewton.grid import cut
-from dnewton.hardware import node
 from dnewton.solvers.interface import IterationReport, StartPoint
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import RunDirectory
 from dnewton.training.checkpoint_writer import Saver, State, reported
 from dnewton.training.job import Job
+from dnewton.training.metrics import Metrics
 
-PHASES = (
-    "setup",
-    "function",
-    "gradient",
-    "jacobian",
-    "cg",
-    "early_termination",
-    "combine",
-    "factors",
-    "precondition",
-    "exchange",
-    "evaluate",
-    "report",
-    "output",
-)
-BESIDE = ("evaluate", "report", "output")  # phases that train nothing
-NO_CG = {"min": 0, "mean": 0.0, "max": 0}
+BESIDE = ("evaluate", "report", "output")  # phases that are not training
 
 Record = dict[str, Any]
 
@@ -70,17 +55,21 @@ class Trainer:
         self._show = show
         self._resumed = resumed
         self._tell = tell
-        self._seen = {n: job.comm.ledger[n].values() if budget is not None else (0.0,) * 4 for n in PHASES}
-        self.totals: dict[str, dict[str, float]] = {name: {} for name in PHASES}
+        self._metrics = Metrics(job.comm, job.device, from_now=budget is not None)
         self.records: list[Record] = []
         self._samples_seen = resumed.samples_seen if resumed else 0.0
         self._trained_before = resumed.train_seconds if resumed else 0.0
         self._unreported: IterationReport | None = None
-        self._before: State | None = None  # the step that is being taken; None where it may be left in the middle
+        self._before: State | None = None  # the step that is being taken; None where it may be interrupted
         self._saved_at = time.monotonic()
         self._saver: Saver
-        self.begun = False  # whether anything has been done
-        self.saved = resumed is not None  # whether what was done last is in a checkpoint
+        self.begun = False  # whether the solver has started
+        self.saved = resumed is not None  # whether the last state is in a checkpoint
+
+    @property
+    def totals(self) -> dict[str, dict[str, float]]:
+        """Traffic and seconds by phase, over all lines of metrics."""
+        return self._metrics.totals
 
     def run(self, start: StartPoint) -> Stopped | None:
         """Train from `start` (iteration 0, or a checkpoint's) to the end, or until all ranks stop together: then what
@@ -96,7 +85,7 @@ class Trainer:
             self._unreported = first if resumed is None else reported(resumed, self._job.comm.rank)
         except Stopped as stop:
             return stop
-        except (KeyError, ValueError, TypeError) as error:  # alike on all ranks: all have read the same manifest
+        except (KeyError, ValueError, TypeError) as error:  # the same on all ranks, which have read the same manifest
             if resumed is None or isinstance(error, np.linalg.LinAlgError):
                 raise
             where = self._out.checkpoint(resumed.iteration, resumed.position)
@@ -120,7 +109,7 @@ class Trainer:
     def _advance(self) -> bool:
         """Report what has not been reported, save if it is time, take a step; True when nothing is left to do.
 
-        May be called again after it was left by Stopped. Collective over the workers.
+        May be called again after it raised Stopped. Collective over the workers.
         """
         solver = self._job.solver
         if self._unreported is not None:
@@ -150,7 +139,7 @@ class Trainer:
         if solver.position:
             return False
         if output.checkpoint_every and (solver.iteration % output.checkpoint_every == 0):
-            return True  # at the start, too: a run killed before the first regular checkpoint can go on
+            return True  # at the start, too: a run killed before the first regular checkpoint can be resumed
         if output.checkpoint_minutes is None or solver.position is not None:
             return False
         with self._job.comm.phase("output"):
@@ -158,14 +147,14 @@ class Trainer:
             return bool(self._job.comm.bcast_scalars([waited >= 60 * output.checkpoint_minutes])[0])
 
     def _ask_by_the_clock(self) -> None:
-        """Where a step can be left in the middle, ask for a stop when a checkpoint is due by rank 0's clock."""
+        """Where a step can be interrupted, ask for a stop when a checkpoint is due by rank 0's clock."""
         minutes = self._job.config.output.checkpoint_minutes
         if minutes is not None and self._before is None:
             self._job.comm.stops.due(self._saved_at + 60 * minutes)
 
     @property
     def iteration(self) -> int:
-        """The iteration after which a run that was stopped goes on."""
+        """The iteration after which a stopped run resumes."""
         return self._before.iteration if self._before is not None else self._job.solver.iteration
 
     def _state(self) -> State:
@@ -173,7 +162,7 @@ class Trainer:
         return State(solver.theta, solver.iteration, solver.position or 0, solver.saved(), self._unreported)
 
     def _save(self) -> None:
-        """A checkpoint of what can be gone on from. Collective over the workers."""
+        """Save a checkpoint. Collective over the workers."""
         self.saved = self._saver.save(self._before or self._state(), self._samples_seen, self._trained())
         self._saved_at = time.monotonic()
 
@@ -232,42 +221,34 @@ class Trainer:
         return job.comm.sum_scalars([total if job.network.comm.rank == 0 else 0.0])[0]
 
     def _gathered(self, step: IterationReport, scores: Record) -> Record:
-        """What all ranks contribute to, in one message: CG counts, traffic per phase, peak memory."""
-        comm = self._job.comm
-        now = {n: comm.ledger[n].values() for n in PHASES}
-        change = {n: [a - b for a, b in zip(now[n], self._seen[n], strict=True)] for n in PHASES}
-        self._seen = now
-        mine = [step.cg, step.active, step.cut, step.waited, node.peak_rss_bytes()]
-        device, buffers = self._job.device, comm.buffers
-        on_device = [] if device.is_host else [device.peak_bytes(), buffers.synchronised, buffers.staged]
-        figures = [float(v) for v in mine] + [v for n in PHASES for v in change[n][:3]] + [float(v) for v in on_device]
-        every = comm.gather_to_root(figures)
-        _, _, cut, waited, _, *traffic = (float(v) for v in every.sum(axis=0))
-        counts, peak = every[every[:, 1] > 0, 0], every[:, 4].max()
-        cg = NO_CG
-        if len(counts):
-            cg = {"min": int(counts.min()), "mean": float(counts.mean()), "max": int(counts.max())}
-        found: Record = {}
-        if on_device:
-            names = ("peak_device_bytes", "device_waits", "staged_bytes")
-            found = dict(zip(names, (int(every[:, -3].max()), *map(int, traffic[-2:])), strict=True))
-        summed = {n: traffic[3 * i : 3 * i + 3] for i, n in enumerate(PHASES)}
-        for n in PHASES:
-            for key, value in zip(("calls", "bytes", "seconds", "elapsed"), (*summed[n], change[n][3]), strict=True):
-                self.totals[n][key] = self.totals[n].get(key, 0.0) + value
-        self._samples_seen += step.seen + step.seen_per_cg * cg["mean"]
+        """What all ranks contribute to, on rank 0: CG counts, traffic per phase, peak memory.
+
+        Collective over the workers.
+        """
+        figures = self._metrics.gather(step)
+        device: Record = {}
+        if figures.device is not None:
+            device = {
+                "peak_device_bytes": int(figures.device.peak_bytes),
+                "device_waits": int(figures.device.waits),
+                "staged_bytes": int(figures.device.staged_bytes),
+            }
+        self._samples_seen += step.seen + step.seen_per_cg * figures.cg.mean
         return {
             "samples_seen": self._samples_seen,
             **step.extra,
-            "cg_iterations": cg if step.solved else None,
-            "early_stopped": int(cut),
-            "wait_seconds": waited,
+            "cg_iterations": dataclasses.asdict(figures.cg) if step.solved else None,
+            "early_stopped": figures.terminated,
+            "wait_seconds": figures.wait_seconds,
             "trials": step.trials,
             **scores,
             "seconds": time.perf_counter() - self._started,
             "train_seconds": self._trained(),
-            "phase_seconds": {n: change[n][3] for n in PHASES},
-            "comm": {n: {"calls": int(c), "bytes": int(b), "seconds": s} for n, (c, b, s) in summed.items()},
-            "peak_rss_bytes": int(peak),
-            **found,
+            "phase_seconds": self._metrics.phase_seconds,
+            "comm": {
+                name: {"calls": int(traffic.calls), "bytes": int(traffic.bytes), "seconds": traffic.seconds}
+                for name, traffic in figures.traffic.items()
+            },
+            "peak_rss_bytes": figures.peak_rss_bytes,
+            **device,
         }

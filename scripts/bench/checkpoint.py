@@ -74,7 +74,7 @@ def main() -> None:
         offset = 0
         for vector in vectors.values():
             for block in network.blocks:
-                shape = block.layer.shape.weight_shape
+                shape = block.weight_shape
                 if block.weights:
                     flat = np.ascontiguousarray(block.to_file_order(block.weight(vector)))
                     place = MPI.FLOAT.Create_subarray(shape, flat.shape, (block.out[0], block.inputs[0]))

@@ -93,7 +93,7 @@ def compare(
             device,
         )
         units = jacobian.local_systems(ours.network.blocks, per_layer=True)
-        names = [f"{b.block.layer.shape.name} {how.held[b.block.layer.shape.name]}" for b in model.jacobian.blocks]
+        names = [f"{b.block.name} {how.held[b.block.name]}" for b in model.jacobian.blocks]
         alone = {n: (lambda u=u: model.block_product(v, u, damping)) for n, u in zip(names, units, strict=True)}
         by_block = interleaved(alone, rounds, device)
         whole = interleaved(

@@ -42,7 +42,11 @@ def model_of(ours: Ours, dtype: str, half: str | None) -> tuple[GaussNewton, Any
     g = np.zeros_like(theta)
     ours.network.gradient(theta, tape, ours.loss.gradient(tape.z, ours.y.astype(dtype)) / len(ours.y), g)
     jac = jacobian.build(ours.network, theta, [tape], "factored", dtype=half)
-    return GaussNewton(jac, ours.loss, tape.z, ours.regulariser), g + ours.regulariser * theta, jac.nbytes
+    return (
+        GaussNewton(jac, ours.loss, tape.z, ours.y.astype(dtype), ours.regulariser),
+        g + ours.regulariser * theta,
+        jac.nbytes,
+    )
 
 
 def directions(name: str, comm: Comm, damping: float) -> list[dict[str, Any]]:

@@ -38,8 +38,8 @@ def planned(ours: Ours, options: NewtonSection, rates: Rates) -> curvature_plan.
 def our_newton(ours: Ours, options: NewtonSection, how: curvature_plan.CurvaturePlan) -> Newton:
     """The solver on these samples, ready to start."""
     k = ours.outputs
-    classes = None if ours.config.net.loss == "squared" else np.arange(k)
-    metric = Targets(k, classes, np.zeros(k), np.ones(k)).metric_sum()
+    classes = None if ours.config.net.loss.targets == "real" else np.arange(k)
+    metric = Targets(k, classes, np.zeros(k), np.ones(k)).metric_sum(ours.loss)
     objective = Objective(
         ours.network,
         ours.comm,

@@ -30,7 +30,6 @@ from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.hardware.device import HOST, Device, open_device
 from dnewton.hardware.rates import Rates
 from dnewton.model import init_weights
-from dnewton.model.losses.losses import LOSSES
 from dnewton.model.network import Network
 from dnewton.planning import curvature_plan, grid_search
 from dnewton.planning.net_plan import infer_shapes
@@ -100,7 +99,7 @@ class Ours:
         self.outputs = shapes[-1].out_shape[0]
         plan = grid_search.choose(shapes, 1, grid_search.Workload(samples, samples, self.outputs))
         self.comm, self.device = comm.on_grid(plan.grid), device
-        self.network, self.loss = Network(plan, self.comm), LOSSES[loss]
+        self.network, self.loss = Network(plan, self.comm), self.config.net.loss
         self.theta = device.put(init_weights.weights(self.network, seed, "float32"))
         rng = np.random.default_rng(seed)
         self.images = rng.normal(size=(samples, *shape)).astype(np.float32)
@@ -125,7 +124,7 @@ class Ours:
 
     def model(self, tape: Any, how: curvature_plan.CurvaturePlan) -> GaussNewton:
         jac = jacobian.build(self.network, self.theta, [tape], how.held, how.chunk)
-        return GaussNewton(jac, self.loss, tape.z, self.regulariser)
+        return GaussNewton(jac, self.loss, tape.z, self.y, self.regulariser)
 
     def direction(
         self, tape: Any, how: curvature_plan.CurvaturePlan, g: Any, damping: float, tolerance: float
@@ -143,7 +142,7 @@ class Ours:
         """A vector laid out like θ, by PyTorch's names, on the host."""
         out, vector = {}, to_host(vector)
         for b in self.network.blocks:
-            name = b.layer.shape.name
+            name = b.name
             out[name + ".weight"] = torch.from_numpy(np.ascontiguousarray(b.to_file_order(b.weight(vector))))
             out[name + ".bias"] = torch.from_numpy(np.asarray(b.bias(vector)))
         return out
@@ -156,26 +155,30 @@ class Theirs:
         self.device, self._to_torch = torch_device, ours.to_torch
         modules: dict[str, torch.nn.Module] = {}
         act = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
-        for shape in infer_shapes(ours.config.net):
-            o = shape.spec.options
+        for index, shape in enumerate(infer_shapes(ours.config.net)):
+            o = shape.options
             if shape.kind == "dense":
-                modules[str(shape.index)] = torch.nn.Linear(shape.in_shape[0], o.units)
+                modules[str(index)] = torch.nn.Linear(shape.in_shape[0], o.units)
             elif shape.kind == "conv":
                 options = (o.channels, o.kernel, o.stride, o.padding)
-                modules[str(shape.index)] = torch.nn.Conv2d(shape.in_shape[0], *options)
+                modules[str(index)] = torch.nn.Conv2d(shape.in_shape[0], *options)
             elif shape.kind == "maxpool":
-                modules[str(shape.index)] = torch.nn.MaxPool2d(o.size)
+                modules[str(index)] = torch.nn.MaxPool2d(o.size)
             else:
-                modules[str(shape.index)] = torch.nn.Flatten()
+                modules[str(index)] = torch.nn.Flatten()
             if shape.activation != "linear":
-                modules[f"{shape.index}act"] = act[shape.activation]()
+                modules[f"{index}act"] = act[shape.activation]()
         self.net = torch.nn.Sequential()
         for name, module in modules.items():
             self.net.add_module(name, module)
         self.params = self.named(ours.theta)
         self.x = torch.from_numpy(ours.images).to(torch_device)
         self.y = torch.from_numpy(to_host(ours.y)).to(torch_device)
-        self.samples, self.regulariser, self.squared = len(self.y), ours.regulariser, ours.config.net.loss == "squared"
+        self.samples, self.regulariser, self.squared = (
+            len(self.y),
+            ours.regulariser,
+            ours.config.net.loss.targets == "real",
+        )
 
     def named(self, vector: Any) -> dict[str, torch.Tensor]:
         """A vector laid out like our θ, by the names of the net's parameters."""

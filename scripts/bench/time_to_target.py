@@ -29,6 +29,7 @@ from sides import add_devices, dense, opened, threads, wait, write
 
 from dnewton.arrays.namespace import to_host
 from dnewton.comm.communicator import Comm
+from dnewton.config.loss_entry import loss_of
 from dnewton.config.schema import Config
 from dnewton.data.readers import read_bundled
 from dnewton.data.samples import Samples
@@ -36,7 +37,6 @@ from dnewton.data.sampling import subsample_size
 from dnewton.hardware import calibration
 from dnewton.hardware.device import Device
 from dnewton.model import init_weights
-from dnewton.model.losses.losses import LOSSES
 from dnewton.model.network import Network
 from dnewton.model.objective import Objective
 from dnewton.planning import curvature_plan, grid_search
@@ -151,7 +151,7 @@ class Task:
             self.network,
             self.comm,
             Samples(x, y),
-            LOSSES[self.loss],
+            loss_of(self.loss),
             self.score,
             c,
             how.batch,
@@ -175,7 +175,7 @@ class Task:
     def torch_net(self) -> Any:
         modules: list[Any] = []
         for block in self.network.blocks:
-            s = block.layer.shape
+            s = block.layer.spec
             linear = torch.nn.Linear(s.in_shape[0], s.out_shape[0])
             linear.weight.data = torch.from_numpy(block.weight(self.theta).copy())
             linear.bias.data = torch.from_numpy(block.bias(self.theta).copy())

@@ -24,11 +24,11 @@ runs=${RUNS:-runs}
 
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}" # BLAS threads of one rank
 export SRUN_CPUS_PER_TASK="$OMP_NUM_THREADS"       # since Slurm 22.05 srun no longer takes it over from sbatch
-# When a rank has ended, the others have a minute to end, too. By default srun waits for ever, also for ranks that wait in
-# MPI_Init for one that was killed.
+# When a rank has ended, the others have a minute to end, too. By default srun waits without limit, also for ranks that
+# wait in MPI_Init for one that was killed.
 export SLURM_WAIT="${SLURM_WAIT:-60}"
 
-# With a --mpi that does not fit the MPI library, every rank would be a job of its own (dnewton refuses to go on then). So
+# With a --mpi that does not fit the MPI library, every rank would be a job of its own (dnewton refuses to run then). So
 # the library that the ranks will use is asked, and Slurm is asked what it offers.
 set_launcher() {
   local library offered open_mpi=false

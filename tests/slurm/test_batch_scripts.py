@@ -99,7 +99,7 @@ def test_warned_saved_requeued_resumed(submit: Submit, launcher: str) -> None:
     job.completed(iterations=40, ranks=2)
     text = job.text()
     assert "dnewton ended with exit code 85" in text and "run 2 of job" in text
-    assert f"going on after iteration {saved}" in (job.run() / "log.txt").read_text()  # nothing was computed twice
+    assert f"resuming after iteration {saved}" in (job.run() / "log.txt").read_text()  # nothing was computed twice
 
 
 def test_warned_before_the_ranks_are_ready(submit: Submit) -> None:
@@ -122,7 +122,7 @@ def test_failed_node(submit: Submit, frozen: list[int], silent: bool) -> None:
         freeze(node, frozen)
     command("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     job.wait(lambda: job.show().get("Restarts") == "1", "a restart")
-    job.wait(lambda: job.text().count("going on after iteration") == 1 or not job.in_queue(), "the second run")
+    job.wait(lambda: job.text().count("resuming after iteration") == 1 or not job.in_queue(), "the second run")
     job.wait_end()
     job.completed(iterations=40, ranks=2)
     assert "run 2 of job" in job.text() and (job.show()["NodeList"] == "n[1,3]" or not silent)

@@ -1,20 +1,29 @@
-"""Activation functions σ with σ′ and σ″, both computed from the output alone (nothing else is kept)."""
+"""Activation functions: an entry here is all that one needs.
+
+A backward sweep needs σ′, a product with the Hessian σ″ too. Most activations have both as functions of their output z
+= σ(s), which the next layer keeps anyway; the others keep their input s instead (`of="s"`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
 
 from dnewton.arrays.namespace import Array, namespace, zeros
 
 
 @dataclass(frozen=True)
 class Activation:
-    """σ applied to s, and its derivatives σ′ (`slope`) and σ″ (`curve`) as functions of z = σ(s)."""
+    """σ(s), and its derivatives σ′ (`slope`) and σ″ (`curve`) as functions of what is kept: z = σ(s), or s itself."""
 
     value: Callable[[Array], Array]
     slope: Callable[[Array], Array]
     curve: Callable[[Array], Array]
+    of: Literal["z", "s"] = "z"
+    gain: float = 1.0  # weights before it are drawn with variance gain / fan-in
 
 
 def _relu(s: Array) -> Array:
@@ -45,10 +54,26 @@ def _softplus_curve(z: Array) -> Array:
     return _softplus_slope(z) * namespace(z).exp(-z)
 
 
+HE = 2.0  # gain of rectifiers (He et al. 2015)
+
 # `linear` has no entry: there is nothing to apply and no slope to multiply by.
 ACTIVATIONS: dict[str, Activation] = {
-    "relu": Activation(_relu, _relu_slope, _relu_curve),
+    "relu": Activation(_relu, _relu_slope, _relu_curve, gain=HE),
     "tanh": Activation(lambda s: namespace(s).tanh(s), lambda z: 1 - z * z, lambda z: -2 * z * (1 - z * z)),
     "sigmoid": Activation(_sigmoid, lambda z: z * (1 - z), lambda z: z * (1 - z) * (1 - 2 * z)),
-    "softplus": Activation(_softplus, _softplus_slope, _softplus_curve),
+    "softplus": Activation(_softplus, _softplus_slope, _softplus_curve, gain=HE),
 }
+
+
+def _known(name: str) -> str:
+    if name != "linear" and name not in ACTIVATIONS:
+        raise ValueError(f"should be {', '.join(map(repr, ACTIVATIONS))} or 'linear'")
+    return name
+
+
+ActivationName = Annotated[str, AfterValidator(_known)]
+
+
+def gain(name: str) -> float:
+    """The gain of an activation; 1 of `linear`."""
+    return ACTIVATIONS[name].gain if name in ACTIVATIONS else 1.0

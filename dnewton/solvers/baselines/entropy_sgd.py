@@ -127,7 +127,7 @@ class Entropy(Epochs):
             return 0.0
         out = zeros(network.size, host([]), dtype_name(self._x))
         for block in network.blocks:
-            rows = drawn_rows(block, [options.seed, NOISE + (block.layer.shape.index << 8)], count, 1.0)
+            rows = drawn_rows(block, [options.seed, NOISE + (block.layer.spec.key << 8)], count, 1.0)
             block.weight(out)[...] = rows
         return options.noise / math.sqrt(0.5 * options.inner_rate) * to_device(out, self._x)
 

@@ -173,7 +173,8 @@ class HessianFree(Solver):
             tapes = [objective.forward(theta, part, keep=True) for part in parts]
         shift = objective.regulariser + self._lambda
         if self.options.method == "gn_cg":
-            states = [loss.state(tape.z) for tape in tapes]
+            targets = [take(objective.data.y, part) for part in parts]
+            states = [loss.state(tape.z, y) for tape, y in zip(tapes, targets, strict=True)]
 
             def local(v: Array) -> Array:
                 out = namespace(v).zeros_like(v)

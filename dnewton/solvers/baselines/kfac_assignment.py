@@ -37,8 +37,8 @@ def layer_sizes(plan: NetPlan) -> tuple[LayerSize, ...]:
     """The factors of every layer with weights."""
     sizes = []
     for layer in plan.parametric():
-        out, inputs, *_ = layer.shape.weight_shape
-        sizes.append(LayerSize(layer.shape.name, inputs * layer.shape.kernel_size + 1, out))
+        out, inputs, *_ = layer.spec.weight_shape
+        sizes.append(LayerSize(layer.spec.name, inputs * layer.spec.kernel_size + 1, out))
     return tuple(sizes)
 
 

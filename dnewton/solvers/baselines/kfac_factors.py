@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from dnewton.arrays.namespace import Array, block_bytes, eigh, itemsize, namespace, ones, sample_blocks, take, zeros
 from dnewton.data.sampling import Indices
+from dnewton.model.block import Block
 from dnewton.model.cotangent import Cotangent
-from dnewton.model.layers.linear import Linear
-from dnewton.model.network import Block
+from dnewton.model.layers.interface import Linear
 from dnewton.model.objective import Objective
 
 
@@ -37,7 +37,7 @@ def local_pass(
     def visit(block: Block, op: Linear, here: Cotangent, z: Array) -> None:
         d = here.keep_whole()[:, 0, ...]  # (N, Q, O)
         block.add(gradient, op.weight_gradient(d, z), d)
-        name = block.layer.shape.name
+        name = block.name
         if name in wanted:
             inputs = network.whole_slice(block, z)
             outputs = network.whole_slice(block, d, of_outputs=True)

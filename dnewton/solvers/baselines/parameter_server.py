@@ -16,7 +16,7 @@ from dnewton.config.baselines import ServedSection
 from dnewton.errors import UserError
 from dnewton.grid import cut
 from dnewton.hardware import node
-from dnewton.model.network import blocks_of
+from dnewton.model.block import blocks_of
 from dnewton.planning.net_plan import NetPlan
 from dnewton.planning.replicas import ProcessGroups
 from dnewton.solvers.baselines.server_rules import Shard

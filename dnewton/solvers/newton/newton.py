@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dnewton.arrays.namespace import Array, dot, namespace
+from dnewton.arrays.namespace import Array, dot, namespace, take
 from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
 from dnewton.curvature import jacobian
@@ -192,6 +192,7 @@ class Newton(Solver):
         regulariser = objective.regulariser
         with self._comm.phase("jacobian"):
             tapes = [b.tape for b in self._at.subsample if b.tape is not None]
+            y = namespace(theta).concat([take(objective.data.y, b.indices) for b in self._at.subsample])
             for batch in self._at.subsample:
                 batch.tape = None
             z = namespace(theta).concat([t.z for t in tapes])
@@ -200,11 +201,11 @@ class Newton(Solver):
                 jac = jacobian.build(network, theta, tapes, how.held, how.chunk, half)
                 if half == "float16" and self._comm.minmax(float(jac.sound))[0] == 0.0:
                     raise UserError("solver.jacobian_dtype: float16 ends at 65504 and J does not; use bfloat16 or auto")
-                return GaussNewton(jac, loss, z, regulariser)
+                return GaussNewton(jac, loss, z, y, regulariser)
             passes = MatrixFreeJacobian(network, theta, tapes, how.chunk)
             if how.how == "implicit":
-                return MatrixFreeModel(passes, loss, z, regulariser)
-            return NormalMatrix(network, theta, passes, self._units, loss, z, regulariser)
+                return MatrixFreeModel(passes, loss, z, y, regulariser)
+            return NormalMatrix(network, theta, passes, self._units, loss, z, y, regulariser)
 
     def _direction(
         self, model: GaussNewton | MatrixFreeModel, lam: float

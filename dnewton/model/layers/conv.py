@@ -1,81 +1,50 @@
-"""The two parametric layers as matrices: dense, and convolution by patches (Wang, Tan, Lin 2018, section 2).
-
-Both see a sample's input slice as rows φ (Q positions, I inputs) and compute s = φ Wᵀ with W (O, I); a dense layer has
-one position. Cotangents carry K right-hand sides: (N or 1, K, Q, O), where a leading 1 stands for all samples.
-Arrays between layers are (N, features) or (N, H, W, C).
-"""
+"""Convolution (cross-correlation) by patches (Wang, Tan, Lin 2018, section 2), on images and on sequences."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from dnewton.arrays.image_windows import Pair, output_size, patches, windows
 from dnewton.arrays.namespace import Array, block_bytes, copy, empty, itemsize, namespace, sample_blocks, zeros
+from dnewton.config.layer_entry import LAYERS, LayerSection, Shape
+from dnewton.config.types import Count
+from dnewton.grid import KindName
+from dnewton.model.layers.activation import ActivationName
+from dnewton.model.layers.images import Pad2, Size2, image_of, needs_image, needs_one_number, on_shape, window_shape
+from dnewton.model.layers.interface import Parts
 
 
-class Parts(Protocol):
-    """A cotangent that is multiplied out for some samples at a time."""
+@LAYERS.add("conv")
+class ConvSection(LayerSection):
+    """`conv: {channels, kernel, stride, padding, activation}`; kernel, stride and padding are one number or [height,
+    width]. On a sequence [channels, length] they are one number, and weights are [out, in, kernel]."""
 
-    @property
-    def shared(self) -> bool:
-        """The same for all samples."""
-        ...
+    parametric = True
+    copies_patches = True
+    takes_pooled = True
 
-    def product(self, part: slice = slice(None)) -> Array:
-        """(n or 1, K, Q, O)."""
-        ...
+    channels: Count
+    kernel: Size2
+    stride: Size2 = (1, 1)
+    padding: Pad2 = (0, 0)
+    activation: ActivationName = "linear"
+    split: KindName | None = None  # fixes the layer's kind of split; the planner chooses otherwise
 
+    def out_shape(self, shape: Shape, where: str) -> Shape:
+        """(channels, height, width) or (channels, length)."""
+        needs_image(shape, where)
+        needs_one_number({"kernel": self.kernel, "stride": self.stride, "padding": self.padding}, shape, where)
+        op = self.operation(shape)
+        return window_shape(self.channels, shape, op.kernel, op.stride, op.padding, "kernel", where)
 
-class Linear(Protocol):
-    """What the network and the Jacobian need of a parametric layer."""
+    def kernel_shape(self, shape: Shape) -> Shape:
+        """[kh, kw] or [k]."""
+        return self.kernel if len(shape) == 3 else self.kernel[1:]
 
-    def rows(self, z: Array) -> Array:
-        """φ of the input slice, (N, Q, I)."""
-        ...
-
-    def forward(self, weight: Array, z: Array) -> Array:
-        """The partial sums s = φ Wᵀ in the layer's output format."""
-        ...
-
-    def weight_gradient(self, cot: Array, z: Array) -> Array:
-        """Σ over samples and positions of cot ⊗ φ, (O, I), for cot (N, Q, O)."""
-        ...
-
-    def input_cotangent(self, weight: Array, cot: Parts, samples: int) -> Array:
-        """The partial cotangent of the input slice, (N or 1, K, features) or (N or 1, K, H, W, C).
-
-        `cot.product(part)` gives the layer's cotangent (n, K, Q, O) for some of the samples.
-        """
-        ...
-
-    def positions(self, cot: Array) -> Array:
-        """A cotangent in output format (N, K, ...) as (N, K, Q, O)."""
-        ...
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A fully connected layer: φ is the input itself, one position."""
-
-    def rows(self, z: Array) -> Array:
-        return namespace(z).reshape(z, (z.shape[0], 1, z.shape[1]))
-
-    def forward(self, weight: Array, z: Array) -> Array:
-        return z @ weight.T
-
-    def weight_gradient(self, cot: Array, z: Array) -> Array:
-        return cot[:, 0, :].T @ z
-
-    def input_cotangent(self, weight: Array, cot: Parts, samples: int) -> Array:
-        found = cot.product()
-        xp = namespace(found)
-        (n, k, _, o) = found.shape
-        return xp.reshape(xp.reshape(found, (n * k, o)) @ weight, (n, k, weight.shape[1]))
-
-    def positions(self, cot: Array) -> Array:
-        n, k, o = cot.shape
-        return namespace(cot).reshape(cot, (n, k, 1, o))
+    def operation(self, shape: Shape) -> Conv:
+        """The operation on inputs of that shape."""
+        kernel, stride = on_shape(self.kernel, shape, 1), on_shape(self.stride, shape, 1)
+        return Conv(image_of(shape), kernel, stride, on_shape(self.padding, shape, 0))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,96 @@
+"""`net.loss`: a loss by its name, with its options if it has any. A loss is a class in :mod:`dnewton.model.losses`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, PlainSerializer, ValidationError
+
+from dnewton.arrays.namespace import Array
+from dnewton.config.layer_entry import inside
+from dnewton.config.register import Register
+from dnewton.config.types import Section
+
+
+class LossSection(Section):
+    """A loss ξ(z; y) of outputs z (N, K), with a positive semi-definite Hessian B in z, and its YAML options.
+
+    `y` is (N, K): real targets, one-hot rows, or 0 and 1. Values are summed in float64.
+    """
+
+    targets: ClassVar[Literal["real", "counts", "classes"]]  # what y may be; labels suit squared, too
+
+    def outputs_problem(self, outputs: int) -> str:
+        """Why the loss cannot take a net with so many outputs; empty where it can."""
+        return ""
+
+    def mean(self, z: Array) -> Array:
+        """The prediction that outputs stand for, in the units of real targets; z itself but for a link function."""
+        return z
+
+    def value(self, z: Array, y: Array) -> float:
+        """Sum of ξ over the samples, float64."""
+        raise NotImplementedError
+
+    def gradient(self, z: Array, y: Array) -> Array:
+        """∂ξ/∂z per sample, (N, K)."""
+        raise NotImplementedError
+
+    def state(self, z: Array, y: Array) -> Array:
+        """What `hessian_product` and the halves need of outputs and targets, (N, K)."""
+        raise NotImplementedError
+
+    def hessian_product(self, state: Array, u: Array) -> Array:
+        """B u per sample for u (..., N, K)."""
+        raise NotImplementedError
+
+    def half(self, state: Array, u: Array) -> Array:
+        """R u per sample with R Rᵀ = B, for u (..., N, K)."""
+        raise NotImplementedError
+
+    def half_transposed(self, state: Array, u: Array) -> Array:
+        """Rᵀ u per sample."""
+        return self.half(state, u)
+
+
+class _LossRegister(Register[type[LossSection]]):
+    def name_of(self, section: type[LossSection]) -> str:
+        """The name that a loss is registered under."""
+        return next(name for name, kind in self._objects.items() if kind is section)
+
+
+LOSSES = _LossRegister(
+    "loss",
+    {
+        "squared": "dnewton.model.losses.squared",
+        "cross_entropy": "dnewton.model.losses.cross_entropy",
+        "logistic": "dnewton.model.losses.logistic",
+    },
+)
+
+
+def loss_of(value: Any) -> Any:
+    """A loss from `name`, `{name: {option: value}}` or `{name: name, option: value}`. Raises ValueError."""
+    if isinstance(value, LossSection):
+        return value
+    name, options = value, {}
+    if isinstance(value, dict) and isinstance(value.get("name"), str):
+        name, options = value["name"], {k: v for k, v in value.items() if k != "name"}
+    elif isinstance(value, dict) and len(value) == 1:
+        ((name, options),) = value.items()
+        options = {} if options is None else options
+    if name not in LOSSES:
+        *others, last = map(repr, LOSSES.names())
+        raise ValueError(f"should be {', '.join(others)} or {last}")
+    try:
+        return LOSSES[name].model_validate(options)
+    except ValidationError as error:
+        raise inside(error, name) from None
+
+
+def _as_written(loss: LossSection) -> Any:
+    name, options = LOSSES.name_of(type(loss)), loss.model_dump()
+    return {name: options} if options else name
+
+
+LossEntry = Annotated[LossSection, BeforeValidator(loss_of), PlainSerializer(_as_written)]

@@ -1,0 +1,84 @@
+"""What makes a checkpoint belong to a run, and in which settings two runs differ."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from dnewton.arrays.namespace import to_host
+from dnewton.storage import checksum
+from dnewton.storage.manifest import Manifest
+from dnewton.training.job import Job
+from dnewton.training.load_config import PARTS
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """What must not change between a checkpoint and its resumption."""
+    config = job.config.resolved()
+    layers = [
+        {k: {o: v for o, v in opts.items() if o != "split"} for k, opts in layer.items()}
+        for layer in config["net"]["layers"]
+    ]
+    y = np.asarray(to_host(job.objective.data.y), dtype=np.float32)
+    targets = np.ascontiguousarray(y.reshape(len(y), -1))
+    return {
+        "net": {**config["net"], "layers": layers},
+        "data": {k: _names_only(v) if k in PARTS else v for k, v in config["data"].items() if k != "max_resident"},
+        "solver": config["solver"]["name"],
+        "seed": config["solver"]["seed"],
+        "samples": job.objective.data.count,
+        "targets": f"{checksum.partial(targets, 0, 0):016x}",
+    }
+
+
+def _names_only(part: Any) -> Any:
+    """A data part without its folders, which may differ from machine to machine."""
+    if isinstance(part, dict):
+        return {k: _names_only(v) for k, v in part.items()}
+    if isinstance(part, list):
+        return [_names_only(v) for v in part]
+    return os.path.basename(part) if part else part
+
+
+def difference(checkpoint: Manifest, job: Job) -> str:
+    """What makes a checkpoint another run's, or nothing."""
+    before, now = dict(checkpoint.identity), json.loads(json.dumps(identity(job)))
+    if checkpoint.config.get("parallel", {}).get("dtype") != job.config.parallel.dtype:
+        before["targets"] = now["targets"]  # of another precision
+    return _first_difference(before, now) or ""
+
+
+def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
+    """Which settings differ, as `key: before -> now`."""
+    texts = []
+    for key in sorted(set(before) | set(now)):
+        a = before.get(key)
+        b = now.get(key)
+        name = f"{path}.{key}" if path else key
+        if isinstance(a, dict) and isinstance(b, dict):
+            texts.extend(changes(a, b, name))
+        elif a != b:
+            texts.append(f"{name}: {a} -> {b}")
+    return texts
+
+
+def _first_difference(a: Any, b: Any, path: str = "") -> str | None:
+    """The first place in which two runs' identities differ, in words."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(set(a) | set(b)):
+            text = _first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else key)
+            if text:
+                return text
+        return None
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        entries = (_first_difference(x, y, f"{path}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=True)))
+        return next((entry for entry in entries if entry), None)
+    return None if a == b else f"{path} was {_short(a)} and is {_short(b)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
