@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from dnewton.arrays.namespace import DEVICE_SLACK
 from dnewton.comm.communicator import Comm
-from dnewton.config.baselines import ServedSection
 from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config, regulariser
 from dnewton.data.parts import Loaded, load_parts, open_parts
@@ -103,7 +102,8 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     notes.extend(plan.describe())
     notes.extend([*how.describe(), *([f"rates: {origin}"] if origin else [])])
     if groups.workers is None or groups.model is None:
-        from dnewton.solvers.baselines.parameter_server import Server  # for ranks that are one
+        from dnewton.config.baselines import ServedSection  # newton needs neither
+        from dnewton.solvers.baselines.parameter_server import Server
 
         assert isinstance(options, ServedSection)
         with world.raise_together():  # errors of the workers while they read are raised here, too

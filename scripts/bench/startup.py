@@ -1,7 +1,7 @@
 """What starting a job costs before it does anything, of two source trees in turn: processor seconds of an import, and
 of a whole `mpirun` without an iteration.
 
-    python scripts/bench/startup.py OLD_TREE NEW_TREE [--ranks 16] [--runs 9]
+    python scripts/bench/startup.py OLD_TREE NEW_TREE [--ranks 16] [--runs 9] [--set data.train=a.npy]
 
 Both trees run in this interpreter's environment, with byte code in a folder of its own that a first run fills. Medians;
 `libraries` is what NumPy, mpi4py and pydantic take alone.
@@ -32,9 +32,10 @@ def processor_seconds(command: list[str], tree: str, folder: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def job(ranks: int, folder: str) -> list[str]:
+def job(ranks: int, folder: str, overrides: list[str]) -> list[str]:
     """A run that reads its data, evaluates the starting point and ends."""
-    settings = ["--set", "solver.max_iterations=0", "--set", "parallel.rates={flops: 1e9, bandwidth: 1e9}"]
+    fixed = ["solver.max_iterations=0", "parallel.rates={flops: 1e9, bandwidth: 1e9}"]
+    settings = [word for item in [*fixed, *overrides] for word in ("--set", item)]
     train = [sys.executable, "-m", "dnewton.train", "--net", "mlp.yaml", *settings, "--out", f"{folder}/run"]
     return ["mpirun", "-np", str(ranks), *train, "--overwrite"]
 
@@ -45,13 +46,14 @@ def main() -> None:
     parser.add_argument("trees", nargs="+", help="source trees, such as two checkouts")
     parser.add_argument("--ranks", type=int, default=16)
     parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--set", action="append", default=[], help="of the job, such as data that need no scikit-learn")
     args = parser.parse_args()
     folder = tempfile.mkdtemp()
     trees = [str(Path(tree).resolve()) for tree in args.trees]
     kinds = {
         "libraries": ([sys.executable, "-c", LIBRARIES], trees[:1]),
         "import dnewton.train": ([sys.executable, "-c", "import dnewton.train"], trees),
-        f"mpirun -np {args.ranks}": (job(args.ranks, folder), trees),
+        f"mpirun -np {args.ranks}": (job(args.ranks, folder, args.set), trees),
     }
     try:
         for what, (command, of) in kinds.items():
