@@ -36,9 +36,9 @@ from safetensors.numpy import save
 
 from dnewton.comm.communicator import Comm
 from dnewton.config import parse, strict_yaml
-from dnewton.config.baselines import SOLVERS, keys
 from dnewton.config.schema import Config, DataSection
 from dnewton.config.shipped_nets import read_net, shipped_nets
+from dnewton.config.solver_register import SOLVERS, keys
 from dnewton.data.parts import load_parts, open_parts
 from dnewton.data.samples import Window
 from dnewton.errors import UserError, one_line
@@ -197,7 +197,8 @@ def yaml_seeds() -> list[bytes]:
     texts = [read_net(name)[0] for name in shipped_nets()]
     net = "net: {input: [5], loss: squared, layers: [{dense: {units: 4, activation: tanh}}, {dense: {units: 1}}]}\n"
     tables = [parse.load(net, "net.yaml").dump()]
-    for name, section in SOLVERS.items():
+    for name in SOLVERS.names():
+        section = SOLVERS[name].section
         tables.append(
             net + strict_yaml.dump({"solver": section.model_validate({"name": name}).model_dump(by_alias=True)})
         )
@@ -206,7 +207,7 @@ def yaml_seeds() -> list[bytes]:
 
 def words() -> list[bytes]:
     """Keys and values of the schema."""
-    found = {key for section in SOLVERS.values() for key in keys(section)}
+    found = {key for name in SOLVERS.names() for key in keys(SOLVERS[name].section)}
     for text in yaml_seeds():
         found |= set(re.findall(r"[A-Za-z_]+", text.decode()))
     return [word.encode() for word in sorted(found)]

@@ -10,8 +10,8 @@ from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, whole
 
 from dnewton.arrays.namespace import copy
 from dnewton.comm.communicator import Comm
-from dnewton.config.baselines import AnySolver
 from dnewton.config.schema import Config
+from dnewton.config.types import SolverSection
 from dnewton.planning.replicas import ProcessGroups, RankDivision
 from dnewton.solvers import registry
 from dnewton.solvers.baselines.parameter_server import Server
@@ -59,7 +59,7 @@ def divided(
     return _made[key]
 
 
-def section(problem: Problem, **options: Any) -> AnySolver:
+def section(problem: Problem, **options: Any) -> SolverSection:
     """A solver's options, checked as from a file; C is not used: problems have their own."""
     net = {"input": list(problem.input), "loss": problem.loss, "layers": problem.layers}
     return Config.model_validate({"net": net, "solver": options}).solver

@@ -10,7 +10,8 @@ import math
 import sys
 
 from dnewton.comm.communicator import Comm
-from dnewton.data.readers import Opening, open_part
+from dnewton.data.format_register import Opening
+from dnewton.data.readers import open_part
 from dnewton.data.samples import Window, load
 from dnewton.grid import SplitAxis, cut
 from dnewton.hardware import node

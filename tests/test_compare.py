@@ -14,11 +14,11 @@ from test_cli import KEYS, fails, metrics, start, train, write_problem
 
 from dnewton.cli import compare, compare_report
 from dnewton.config import strict_yaml
-from dnewton.config.baselines import SOLVERS
+from dnewton.config.solver_register import SOLVERS
 from dnewton.errors import UserError
 
 pytestmark = pytest.mark.serial
-OTHERS = [name for name in SOLVERS if name != "newton"]
+OTHERS = [name for name in SOLVERS.names() if name != "newton"]
 SERVED = {"downpour", "mdownpour", "adownpour", "mvadownpour", "dc_asgd"}
 
 

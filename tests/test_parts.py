@@ -15,7 +15,7 @@ from dnewton.arrays.image_windows import max_pool, max_unpool, patches
 from dnewton.arrays.namespace import sample_blocks
 from dnewton.comm.communicator import MPI, Comm
 from dnewton.config.loss_entry import LOSSES, loss_of
-from dnewton.data.formats.array_files import open_npz
+from dnewton.data.formats.npz import open_npz
 from dnewton.data.readers import read_bundled
 from dnewton.data.samples import Window, load
 from dnewton.data.scaling import Scaling

@@ -26,9 +26,10 @@ from sklearn.datasets import load_svmlight_file
 from dnewton.comm.communicator import Comm
 from dnewton.config.schema import FilePair
 from dnewton.data.convert import Output, convert
+from dnewton.data.format_register import Opening
 from dnewton.data.formats import array_files, text
 from dnewton.data.parts import divide
-from dnewton.data.readers import Opening, open_part
+from dnewton.data.readers import open_part
 from dnewton.data.samples import Streamed, Window, load
 from dnewton.data.sources import Source
 from dnewton.errors import UserError

@@ -15,8 +15,11 @@ from problems import MLP, Problem, relative
 from dnewton.arrays.namespace import copy
 from dnewton.comm.communicator import Comm
 from dnewton.errors import UserError
-from dnewton.solvers.baselines.parameter_server import EPSILON, PULL, STOP, Server, Shard, hand_out, slice_of, take_in
+from dnewton.solvers.baselines.delay_compensated import EPSILON
+from dnewton.solvers.baselines.parameter_server import PULL, STOP, Server, slice_of
+from dnewton.solvers.baselines.server_rules import Shard
 from dnewton.solvers.interface import IterationReport, StartPoint
+from dnewton.solvers.kind import rule_of
 
 pytestmark = pytest.mark.mpi
 served = pytest.mark.mpi(min_size=2)  # a server and a worker
@@ -219,7 +222,7 @@ def options_of(**options: Any) -> Any:
 def test_the_round_robin_bound(workers: int) -> None:
     """F = x²/2: the elastic exchange in turn is stable for α up to (4 - 2η)/(4 - η), whatever the number of workers,
     and with one worker not beyond: the eigenvalues of a round, which is what the servers' rules do."""
-    options = options_of(name="easgd", mode="round_robin")
+    rule = rule_of(options_of(name="easgd", mode="round_robin"))
     for eta in (0.1, 0.5, 1.0, 1.5, 1.9):
         bound = (4 - 2 * eta) / (4 - eta)
         for alpha in (bound - 0.05, bound - 0.03, bound + 0.03, bound + 0.06):
@@ -233,9 +236,9 @@ def test_the_round_robin_bound(workers: int) -> None:
             shard, x = Shard(np.ones(1)), np.linspace(-1.0, 1.0, workers)[:, None] + 0.3
             expected = np.linalg.matrix_power(one_round, 30) @ [*x[:, 0], 1.0]
             for w in [*range(workers)] * 30:
-                e = alpha * (x[w] - hand_out(shard, options, w))
+                e = alpha * (x[w] - rule.hand_out(shard, w))
                 x[w] = x[w] - eta * x[w] - e
-                assert take_in(shard, options, w, e) == 0
+                assert rule.take_in(shard, w, e) == 0
             assert relative([*x[:, 0], shard.centre[0]], expected) < 1e-9
     assert shard.version == 30 * workers
 
@@ -248,8 +251,8 @@ def test_the_averages_of_the_centre() -> None:
     plain, moving = Shard(np.ones(3), second=np.ones(3)), Shard(np.ones(3), second=np.ones(3))
     z = np.ones(3)
     for k, push in enumerate(pushes):
-        take_in(plain, options_of(name="adownpour"), 0, push)
-        take_in(moving, options_of(name="mvadownpour", average=0.3), 0, push)
+        rule_of(options_of(name="adownpour")).take_in(plain, 0, push)
+        rule_of(options_of(name="mvadownpour", average=0.3)).take_in(moving, 0, push)
         z = 0.7 * z + 0.3 * centres[k + 1]
         assert np.allclose(plain.second, centres[: k + 2].mean(axis=0), rtol=1e-13)
         assert np.allclose(moving.second, z, rtol=1e-13)
@@ -259,18 +262,18 @@ def test_the_averages_of_the_centre() -> None:
 def test_delay_compensation_by_hand(variant: str) -> None:
     """Two workers: the second's gradient belongs to the point before the first's push."""
     extra = {"mean_square": 0.6} if variant == "adaptive" else {}
-    options = options_of(name="dc_asgd", variant=variant, compensation=1.5, **extra)
+    rule = rule_of(options_of(name="dc_asgd", variant=variant, compensation=1.5, **extra))
     shard = Shard(np.array([1.0, -2.0]))
     for w in (0, 1):
-        hand_out(shard, options, w)
+        rule.hand_out(shard, w)
     first, second, rate = np.array([0.5, 1.0]), np.array([-1.0, 3.0]), 0.1
-    assert take_in(shard, options, 0, np.append(first, rate)) == 0
+    assert rule.take_in(shard, 0, np.append(first, rate)) == 0
     w1 = np.array([1.0, -2.0]) - rate * first
     assert np.allclose(shard.centre, w1, rtol=1e-15)
-    assert take_in(shard, options, 1, np.append(second, rate)) == 1
+    assert rule.take_in(shard, 1, np.append(second, rate)) == 1
     strength = 1.5 if variant == "constant" else 1.5 / np.sqrt(0.6 * first**2 + 0.4 * second**2 + EPSILON)
     assert np.allclose(shard.centre, w1 - rate * (second + strength * second**2 * (w1 - [1.0, -2.0])), rtol=1e-14)
-    given = hand_out(shard, options, 1)
+    given = rule.hand_out(shard, 1)
     assert same(shard.backup[1], given) and same(shard.backup[0], [1.0, -2.0])
 
 

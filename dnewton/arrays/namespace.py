@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
-from array_api_compat import array_namespace, is_cupy_array
 
 from dnewton.arrays import cuda_kernels
 
@@ -32,6 +31,8 @@ def namespace(array: Array) -> Any:
     """The array namespace (NumPy, CuPy, ...) that an array belongs to."""
     found = _NAMESPACES.get(type(array))
     if found is None:
+        from array_api_compat import array_namespace
+
         found = _NAMESPACES[type(array)] = array_namespace(array)
     return found
 
@@ -45,6 +46,8 @@ def on_cuda(array: Array) -> bool:
     """Whether it is a CuPy array."""
     found = _ON_CUDA.get(type(array))
     if found is None:
+        from array_api_compat import is_cupy_array
+
         found = _ON_CUDA[type(array)] = is_cupy_array(array)
     return found
 

@@ -18,17 +18,16 @@ from dnewton.cli import compare_report, console
 from dnewton.cli.launch import run
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
-from dnewton.config.baselines import SOLVERS, KFACSection, keys
 from dnewton.config.schema import Config
+from dnewton.config.solver_register import SOLVERS, keys
 from dnewton.errors import UserError
 from dnewton.planning.replicas import layout
-from dnewton.solvers.baselines import kfac_assignment
-from dnewton.solvers.baselines.parameter_server import Server
+from dnewton.solvers.kind import kind_of
 from dnewton.storage import tensors
 from dnewton.storage.run_directory import RunDirectory
 from dnewton.training import load_config
 from dnewton.training.checkpoint_reader import initial_state
-from dnewton.training.job import assemble
+from dnewton.training.job import Job, assemble
 from dnewton.training.trainer import Record, Trainer
 
 FOREVER = 2**31 - 1
@@ -81,7 +80,7 @@ def plans(
     wanted = [name.strip() for name in solvers if name.strip()]
     unknown = [name for name in wanted if name not in SOLVERS]
     if unknown or not wanted:
-        raise UserError(f"--solvers {','.join(solvers)}: choose from {', '.join(SOLVERS)}")
+        raise UserError(f"--solvers {','.join(solvers)}: choose from {', '.join(SOLVERS.names())}")
     runs, used = [], set()
     for name in dict.fromkeys(wanted):
         fitting = {k: v for k, v in sweep.items() if not k.startswith("solver.") or _knows(name, k)}
@@ -100,23 +99,19 @@ def plans(
 
 
 def _knows(solver: str, key: str) -> bool:
-    return key.split(".")[1] in keys(SOLVERS[solver])
+    return key.split(".")[1] in keys(SOLVERS[solver].section)
 
 
 def check(config: Config, ranks: int, source: str) -> None:
     """Raise UserError when the ranks cannot be divided as a run asks for."""
-    how, options = layout(config, ranks, source), config.solver
-    if isinstance(options, KFACSection):
-        kfac_assignment.place(
-            [], how.replicas, how.model_ranks, options.name, options.assignment, options.grad_worker_fraction, source
-        )
+    kind_of(config.solver).check(config.solver, layout(config, ranks, source), source)
 
 
 def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     """Parse the command line. Raises UserError."""
     parser = Parser("python -m dnewton.compare", "Run several solvers on one net from the same start.", rank)
     parser.add_argument("--net", metavar="FILE", required=True, help="YAML file, or the name of a shipped net")
-    parser.add_argument("--solvers", metavar="A,B,...", required=True, help=f"of {', '.join(SOLVERS)}")
+    parser.add_argument("--solvers", metavar="A,B,...", required=True, help=f"of {', '.join(SOLVERS.names())}")
     parser.add_argument("--budget", metavar="TIME", help="training time of each run, such as 60s, without evaluations")
     parser.add_argument(
         "--sweep", metavar="KEY=V1,V2", action="append", default=[], help="run each solver with every value"
@@ -175,7 +170,7 @@ def one(
     """
     started = time.perf_counter()
     job = assemble(plan.config, comm, args.net)
-    if isinstance(job, Server):
+    if not isinstance(job, Job):  # a rank that serves
         job.serve()
         return
     out = RunDirectory(folder)

@@ -14,7 +14,8 @@ from dnewton.comm.communicator import Comm
 from dnewton.config import strict_yaml
 from dnewton.config.schema import FilePair
 from dnewton.data.convert import Output, check, convert
-from dnewton.data.readers import Opening, open_part
+from dnewton.data.format_register import Opening
+from dnewton.data.readers import open_part
 from dnewton.errors import UserError
 
 

@@ -20,8 +20,9 @@ from dnewton.comm.communicator import Comm
 from dnewton.config import strict_yaml
 from dnewton.config.schema import DataPart, DataSection
 from dnewton.data.file_kinds import kind_of
+from dnewton.data.format_register import FORMATS, Opening
 from dnewton.data.parts import check_columns
-from dnewton.data.readers import Opening, find_part, open_part
+from dnewton.data.readers import find_part, open_part
 from dnewton.data.samples import Samples, Window, check_shapes, load
 from dnewton.data.sampling import in_batches
 from dnewton.data.sources import Source, Values
@@ -114,7 +115,7 @@ def _data_part(args: argparse.Namespace) -> tuple[DataPart, DataSection]:
 
 def _is_table(part: DataPart) -> bool:
     names = [part] if isinstance(part, str) else part if isinstance(part, list) else []
-    return all(os.path.isfile(name) and kind_of(name) == "csv" for name in names) and bool(names)
+    return all(os.path.isfile(name) and FORMATS[kind_of(name)].is_table for name in names) and bool(names)
 
 
 def _model_path(name: str) -> str:

@@ -22,8 +22,7 @@ from dnewton.comm.communicator import Comm
 from dnewton.comm.stop import StopAgreement, Stopped
 from dnewton.config.schema import Config
 from dnewton.errors import UserError
-from dnewton.solvers.baselines.parameter_server import STOPPED, Server
-from dnewton.solvers.interface import StartPoint
+from dnewton.solvers.interface import STOPPED, StartPoint
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import RunDirectory
 from dnewton.training import load_config
@@ -108,7 +107,7 @@ def _main(comm: Comm) -> None:
                 if comm.rank == 0:
                     out.check(args.overwrite, resume=args.auto)
         job = assemble(config, comm, source)
-    if isinstance(job, Server):
+    if not isinstance(job, Job):  # a rank that serves
         stops.armed = True
         job.serve()
         if job.stopped:

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import SerializeAsAny, ValidationError, model_serializer, model_validator
 
-from dnewton.config.newton import Section
 from dnewton.config.register import Register
+from dnewton.config.types import Section
 from dnewton.errors import UserError
 from dnewton.grid import KindName, Split, SplitAxis
 

@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
 from dnewton.arrays.namespace import Array
 from dnewton.config.layer_entry import inside
-from dnewton.config.newton import Section
 from dnewton.config.register import Register
+from dnewton.config.types import Section
 
 
 class LossSection(Section):

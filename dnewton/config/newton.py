@@ -1,41 +1,12 @@
-"""The `solver` section of the YAML for Newton, and what the sections of all methods are made of."""
+"""The `solver` section of the YAML for Newton."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Rules = dict[str, tuple[str, tuple[str, ...]]]  # key: another key, and the values it works with
-WholeNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
-
-
-class Section(BaseModel):
-    """A mapping in the YAML file: unknown keys are errors, numbers are not strings."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    needs: ClassVar[Rules] = {}
-
-    @model_validator(mode="after")
-    def _no_option_without_effect(self) -> Section:
-        """What would be ignored is refused; a default is not, as written-out configurations hold them all."""
-        for key, (other, values) in self.needs.items():
-            default = type(self).model_fields[key].default
-            if getattr(self, key) != default and str(getattr(self, other)) not in values:
-                raise ValueError(f"{key} needs {other}: {' or '.join(values)}")
-        return self
-
-
-def samples_or_share(value: float) -> float:
-    """A fraction of the samples, or a number of them. Raises ValueError."""
-    if value > 1 and value != int(value):
-        raise ValueError("a fraction (0, 1] or a whole number of samples is needed")
-    return value
+from dnewton.config.types import Count, Rules, Section, SolverSection, WholeNumber, omitted, samples_or_share
 
 
 def _gradient_batch(value: Any) -> Any:
@@ -52,7 +23,7 @@ class EarlyTerminationSection(Section):
     every: Count = 5  # lockstep: CG iterations between two counts
 
 
-class NewtonSection(Section):
+class NewtonSection(SolverSection):
     """The Newton method of Wang et al. 2018."""
 
     replicated: ClassVar[bool] = False  # whether replicas are this method's workers
@@ -71,7 +42,7 @@ class NewtonSection(Section):
     cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
     max_cg: Count = 250
     warm_start: bool = False  # begin each local solve at the last accepted step; cg without Gram coordinates
-    early_termination: EarlyTerminationSection = EarlyTerminationSection()
+    early_termination: EarlyTerminationSection = omitted()
     combine: Literal["none", "previous", "two_level"] = "previous"
     replica_solve: Literal["average", "exact"] = "average"  # parallel.replicas > 1: each with its share of S, or all
     lambda_: Annotated[float, Field(alias="lambda", ge=1e-10, le=1e10)] = 1.0

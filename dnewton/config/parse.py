@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from dnewton.config import baselines, strict_yaml
+from dnewton.config import strict_yaml
 from dnewton.config.layer_entry import LAYERS, LayerEntry
 from dnewton.config.loss_entry import LOSSES, LossSection
 from dnewton.config.old_keys import renew, renewed_path
 from dnewton.config.schema import Config
+from dnewton.config.solver_register import SOLVERS, left_out
 from dnewton.errors import UserError, one_line
 
 _UNKNOWN = ("extra_forbidden", "invalid_key")
@@ -35,8 +35,8 @@ def load(text: str, source: str, overrides: list[str] | None = None) -> Config:
     """
     values = strict_yaml.parse(text, source)
     if not isinstance(values, dict):
-        found = "the file is empty" if values is None else f"got {_show(values)}"
-        raise UserError(f"{source}: a mapping with the section 'net' is needed, {found}")
+        given = "the file is empty" if values is None else f"got {_show(values)}"
+        raise UserError(f"{source}: a mapping with the section 'net' is needed, {given}")
     changed = [renewed_path(_override(values, item)) for item in overrides or []]
     renew(values, source)
     try:
@@ -53,7 +53,7 @@ def notes_on(text: str, source: str, overrides: list[str] | None = None) -> list
         _override(values, item)
     notes = renew(values, source)
     solver = values.get("solver")
-    if unused := baselines.left_out(solver):
+    if unused := left_out(solver):
         notes.append(f"solver: {solver['name']} does not use newton's {', '.join(unused)}")
     return notes
 
@@ -103,6 +103,8 @@ def _explain(error: ValidationError, source: str, changed: list[str], values: di
     origin = "--set" if any(f"{dotted}.".startswith(f"{c}.") or c.startswith(f"{dotted}.") for c in changed) else source
     where = f"{origin}: {path}" if path else origin
     if first["type"] in _UNKNOWN:
+        import difflib  # for mistakes only
+
         known = _known_keys(loc[:-1], values)
         lower = {k.lower(): k for k in known}
         near = difflib.get_close_matches(str(loc[-1]).lower(), list(lower), n=1, cutoff=0.5)
@@ -142,7 +144,7 @@ def _known_keys(loc: list[Any], values: dict[str, Any]) -> list[str]:
             continue
         if part == "solver" and model is Config:
             solver = values["solver"]
-            model = baselines.SOLVERS[solver.get("name", "newton") if isinstance(solver, dict) else "newton"]
+            model = SOLVERS[solver.get("name", "newton") if isinstance(solver, dict) else "newton"].section
             continue
         if model is LayerEntry or model is LossSection:
             kinds: Any = LAYERS if model is LayerEntry else LOSSES

@@ -6,7 +6,6 @@ nothing of it by name. So every import statement still goes down, and what no co
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Generic, TypeVar
@@ -58,6 +57,8 @@ class Register(Generic[T]):
 
     def unknown(self, name: object) -> str:
         """What to say of a name that is not known: the nearest one that is, or all of them."""
+        import difflib  # for mistakes only
+
         near = difflib.get_close_matches(str(name).lower(), self._modules, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self._modules)}"
         article = "an" if self._what[0] in "aeiou" else "a"

@@ -6,13 +6,14 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from dnewton.config import strict_yaml
-from dnewton.config.baselines import AnySolver, choose
 from dnewton.config.layer_entry import LayerEntry
 from dnewton.config.loss_entry import LossEntry
-from dnewton.config.newton import Count, NewtonSection, Positive, Section
+from dnewton.config.newton import NewtonSection
+from dnewton.config.solver_register import choose
+from dnewton.config.types import Count, Positive, Section, SolverSection, omitted
 
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -142,10 +143,10 @@ class Config(Section):
     """A whole run."""
 
     net: NetSection
-    data: DataSection = DataSection()
-    solver: Annotated[AnySolver, BeforeValidator(choose)] = NewtonSection()
-    parallel: ParallelSection = ParallelSection()
-    output: OutputSection = OutputSection()
+    data: DataSection = omitted()
+    solver: Annotated[SerializeAsAny[SolverSection], BeforeValidator(choose)] = Field(default_factory=NewtonSection)
+    parallel: ParallelSection = omitted()
+    output: OutputSection = omitted()
 
     def resolved(self) -> dict[str, Any]:
         """Plain values with every default filled in, in the form that the YAML file has."""

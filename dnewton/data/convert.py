@@ -154,14 +154,14 @@ def _gathered(source: Source, lo: int, hi: int, dtype: np.dtype) -> Iterator[Val
 
 def _cast(block: Values, dtype: np.dtype, source: Source, row: int, column: int) -> Values:
     """The block in another dtype. Raises UserError naming the first number that does not survive."""
-    found = block.astype(dtype)
-    lost = ~np.isfinite(found) if dtype.kind == "f" else found != block
+    cast = block.astype(dtype)
+    lost = ~np.isfinite(cast) if dtype.kind == "f" else cast != block
     if lost.any():
         i, j = (int(v) for v in np.argwhere(lost)[0])
         raise UserError(
             f"{source.origin.row(row + i)}: column {column + j}: {block[i, j]} does not fit --dtype {dtype}"
         )
-    return found
+    return cast
 
 
 def _put(fd: int, values: Values, offset: int) -> None:

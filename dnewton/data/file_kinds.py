@@ -14,33 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dnewton.data.format_register import FORMATS
 from dnewton.errors import UserError, one_line
 
 BLOCK_BYTES = 8 << 20  # what a reader holds besides the columns that it is asked for: one such block or two
 _COMPRESSION = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
-_SUFFIXES = {  # what a name promises, where it promises anything
-    ".npy": "npy",
-    ".npz": "npz",
-    ".h5": "hdf5",
-    ".hdf5": "hdf5",
-    ".mat": "mat",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".svm": "libsvm",
-    ".libsvm": "libsvm",
-    ".svmlight": "libsvm",
-}
-_WORDS = {
-    "npy": "a NumPy array (.npy)",
-    "npz": "an .npz",
-    "hdf5": "an HDF5 file",
-    "mat": "a MATLAB .mat file",
-    "csv": "a table of text",
-    "libsvm": "LIBSVM text",
-    "idx": "an idx file",
-    "batch": "a CIFAR-10 python batch",
-    "records": "CIFAR binary records",
-}
 
 
 @contextmanager
@@ -89,47 +67,32 @@ def open_bytes(path: str) -> Any:
     return open(path, "rb")
 
 
-def kind_of(path: str) -> str:
-    """The format: npy, npz, hdf5, mat, idx, batch, records, libsvm or csv.
+def suffix_of(path: str) -> str:
+    """The suffix in small letters, without that of a compression."""
+    return os.path.splitext(re.sub(r"\.(gz|bz2|xz)$", "", path.lower()))[1]
 
-    Raises UserError when the content is of none, or of another than the name promises.
+
+def kind_of(path: str) -> str:
+    """The name of a file's format in :data:`FORMATS`.
+
+    Raises UserError when the content is of none, or of another than the suffix promises.
     """
     with guard(path), open_bytes(path) as file:
         head = file.read(1 << 16)
     if not head:
         raise UserError(f"{path}: is empty")
-    found = _by_content(path, head)
-    if found in ("npy", "npz", "hdf5", "mat") and compression(path) is not None:
-        raise UserError(f"{path}: {_WORDS[found]} inside a compressed file; decompress it first")
-    stem = re.sub(r"\.(gz|bz2|xz)$", "", path.lower())
-    promised = _SUFFIXES.get(os.path.splitext(stem)[1])
-    if promised and found != promised and {promised, found} != {"csv", "libsvm"}:
-        raise UserError(f"{path}: begins with {head[:8]!r}; that is not {_WORDS[promised]}")
-    if found is None:
+    promised = suffix if (suffix := suffix_of(path)) in FORMATS else None
+    if promised is not None and FORMATS[promised].takes(head, path):
+        kind = promised  # no other format need be asked, or imported
+    else:
+        kind = next((name for name in FORMATS.names() if FORMATS[name].takes(head, path)), "")
+    if kind and not FORMATS[kind].packed and compression(path) is not None:
+        raise UserError(f"{path}: {FORMATS[kind].words} inside a compressed file; decompress it first")
+    if promised is not None and kind != promised:
+        raise UserError(f"{path}: begins with {head[:8]!r}; that is not {FORMATS[promised].words}")
+    if not kind:
         raise UserError(
             f"{path}: unknown kind of file (begins with {head[:8]!r}); readable are LIBSVM and CSV text, .npy, .npz, "
             "HDF5, idx, CIFAR batches and .mat, the texts and idx also as .gz, .bz2, .xz"
         )
-    return promised or found
-
-
-def _by_content(path: str, head: bytes) -> str | None:
-    if head.startswith(b"\x93NUMPY"):
-        return "npy"
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return "npz"
-    if head.startswith(b"MATLAB 7.3"):
-        return "mat"
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "hdf5"
-    if head.startswith(b"MATLAB 5.0"):
-        return "mat"
-    if re.search(r"\.bin(\.(gz|bz2|xz))?$", path.lower()):
-        return "records"
-    if len(head) > 4 and head[:2] == b"\0\0" and head[2] in (8, 9, 11, 12, 13, 14) and 1 <= head[3] <= 4:
-        return "idx"
-    if len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5:
-        return "batch"
-    if b"\0" in head or sum(c < 32 and c not in b"\t\n\r\f" for c in head[:4096]) > len(head[:4096]) // 20:
-        return None
-    return "libsvm" if re.search(rb"(?:^|[\s])\d+:[^\s:]", head) else "csv"
+    return kind

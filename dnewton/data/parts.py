@@ -10,7 +10,8 @@ import numpy as np
 from dnewton.comm.communicator import Comm
 from dnewton.config.loss_entry import LossSection
 from dnewton.config.schema import DataPart, DataSection
-from dnewton.data.readers import Opening, open_part
+from dnewton.data.format_register import Opening
+from dnewton.data.readers import open_part
 from dnewton.data.samples import Samples, Window, check_shapes, load
 from dnewton.data.scaling import Scaling
 from dnewton.data.sources import Source, Values, subset
@@ -49,9 +50,9 @@ def open_parts(section: DataSection, input_shape: tuple[int, ...], seed: int, co
     def other(key: str, part: DataPart | None) -> Source | None:
         if part is None:
             return None
-        found = _open(part, Opening(key, opening.features, comm, section.target, train.zero_based), input_shape)
-        check_columns(found, train.columns, "the training file")
-        return found
+        source = _open(part, Opening(key, opening.features, comm, section.target, train.zero_based), input_shape)
+        check_columns(source, train.columns, "the training file")
+        return source
 
     test = other("data.test", section.test)
     validation = other("data.validation", section.validation)
@@ -65,8 +66,8 @@ def check_columns(source: Source, wanted: tuple[str, ...] | None, owner: str) ->
     """Raise UserError when a table's header names other features than `owner`'s, or in another order."""
     if source.columns is None or wanted is None or source.columns == wanted:
         return
-    k, (mine, other) = next((k, p) for k, p in enumerate(zip(source.columns, wanted, strict=True)) if p[0] != p[1])
-    raise UserError(f"{source.name}: feature {k} is {mine!r}, in {owner} it is {other!r}; the columns must agree")
+    k, (name, other) = next((k, p) for k, p in enumerate(zip(source.columns, wanted, strict=True)) if p[0] != p[1])
+    raise UserError(f"{source.name}: feature {k} is {name!r}, in {owner} it is {other!r}; the columns must agree")
 
 
 def _open(part: DataPart, opening: Opening, input_shape: tuple[int, ...]) -> Source:

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from dnewton.comm.communicator import Comm
 from dnewton.config.schema import DataPart, FilePair
-from dnewton.data.file_kinds import check_regular, guard, kind_of, open_bytes
-from dnewton.data.formats import hdf5, images, libsvm, tables, text
-from dnewton.data.formats.array_files import open_npy, open_npz
+from dnewton.data.file_kinds import check_regular, kind_of
+from dnewton.data.format_register import FORMATS, Opening
 from dnewton.data.sources import Source, Values, from_arrays, joined
 from dnewton.errors import UserError
 
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
-
-
-@dataclass(frozen=True)
-class Opening:
-    """What opening a file takes besides its name: the YAML key for messages, the declared features, the CSV targets."""
-
-    key: str
-    features: int | None
-    comm: Comm
-    target: Sequence[str | int] | None = None
-    zero_based: bool | None = None  # how the training file counts its features, if it is LIBSVM text
 
 
 def is_bundled(name: object) -> bool:
@@ -90,97 +75,22 @@ def _open_bundled(name: str, opening: Opening) -> Source:
 
 
 def _open_file(path: str, labels: str | None, opening: Opening) -> Source:
-    comm, found = opening.comm, ""
+    comm = opening.comm
+    name = ""
     with comm.raise_together():
-        for name in (path, *([labels] if labels is not None else [])):
-            if not os.path.lexists(name):
-                raise UserError(f"{opening.key}: {name} is neither a file nor a bundled set ({', '.join(BUNDLED)})")
-            check_regular(name, opening.key)
+        for needed in (path, *([labels] if labels is not None else [])):
+            if not os.path.lexists(needed):
+                raise UserError(f"{opening.key}: {needed} is neither a file nor a bundled set ({', '.join(BUNDLED)})")
+            check_regular(needed, opening.key)
         if comm.rank == 0:
-            found = kind_of(path)
-    kind = comm.text_from_root(found)
-    if labels is not None and kind not in ("npy", "idx"):
+            name = kind_of(path)
+    kind = FORMATS[comm.text_from_root(name)]
+    if labels is not None and not kind.labels_apart:
         raise UserError(
             f"{opening.key}: {path} holds its own labels; the form {{x: FILE, y: FILE}} is for .npy and idx"
         )
-    if opening.target is not None and kind != "csv":
+    if opening.target is not None and not kind.is_table:
         raise UserError(
             f"{opening.key}: {path} is not a table of text, its labels have a fixed place; leave target out"
         )
-    if kind == "libsvm":
-        return _open_libsvm(path, opening)
-    if kind == "csv":
-        return _open_table(path, opening)
-    with comm.raise_together():
-        if kind == "hdf5":
-            return hdf5.open_hdf5(path)
-        if kind == "npy":
-            return open_npy(path, labels)
-        if kind == "npz":
-            return open_npz(path)
-        if kind == "idx":
-            return images.open_idx(path, labels)
-        if kind == "records":
-            return images.open_records(path)
-        if kind == "batch":
-            return images.open_batch(path)
-        if hdf5.is_version_73(path):
-            return hdf5.open_hdf5(path, reverse=True)
-    return _open_mat(path, comm)
-
-
-def _open_libsvm(path: str, opening: Opening) -> Source:
-    comm, width = opening.comm, opening.features
-    with comm.raise_together(), guard(path), open_bytes(path) as file:
-        skip = 3 if file.read(3) == b"\xef\xbb\xbf" else 0  # a mark that some programs begin UTF-8 files with
-    parsed = text.parse_file(path, lambda block: libsvm.parse(block, width, opening.zero_based), comm, skip)
-    if not parsed.starts[-1]:
-        raise UserError(f"{path}: holds no samples")
-    columns = [rows.columns for rows in parsed.mine.values() if len(rows.columns)]
-    least = comm.minmax(float(min([2**31, *(int(c.min()) for c in columns)])))[0]
-    most = int(comm.minmax(float(max([0, *(int(c.max()) for c in columns)])))[1])
-    zero_based = least == 0 if opening.zero_based is None else opening.zero_based
-    base = 0 if zero_based else 1
-    features = width if width is not None else most + 1 - base
-    if most - base >= features:  # counted from 0, so that the width itself is one too many
-        with comm.raise_together():
-            for b, rows in sorted(parsed.mine.items()):
-                places = np.flatnonzero(rows.columns - base >= features)
-                if len(places):
-                    row = int(parsed.starts[b]) + int(np.searchsorted(rows.indptr, places[0], side="right")) - 1
-                    raise UserError(
-                        f"{path}: row {row}: index {int(rows.columns[places[0]])} is beyond net.input, which declares "
-                        f"{width} features; they count from 0 here, because an index 0 occurs"
-                    )
-    y = text.gathered_targets(path, parsed, comm)
-    return replace(text.source(path, parsed, features, comm, base, zero_based), targets=lambda: y)
-
-
-def _open_table(path: str, opening: Opening) -> Source:
-    comm = opening.comm
-    wanted = None if opening.target is None else list(opening.target)
-    with comm.raise_together():
-        table = tables.plan(path, opening.features, wanted)
-    parsed = text.parse_file(path, lambda block: tables.parse(block, table), comm, table.skip)
-    if not parsed.starts[-1]:
-        raise UserError(f"{path}: holds no samples")
-    found = text.source(path, parsed, table.columns - len(table.targets), comm)
-    found = replace(found, columns=table.names)
-    if not table.targets:
-        return found
-    y = text.gathered_targets(path, parsed, comm)
-    return replace(found, targets=lambda: y)
-
-
-def _open_mat(path: str, comm: Comm) -> Source:
-    """Rank 0 reads a .mat file of the old kind, which cannot be read in part, and the columns go where they belong."""
-    x: Any = None
-    y: Values | None = None
-    with comm.raise_together():
-        if comm.rank == 0:
-            x, y, _ = hdf5.read_mat(path)
-    shape = tuple(int(n) for n in comm.text_from_root(" ".join(map(str, x.shape)) if comm.rank == 0 else None).split())
-    has_y = comm.text_from_root("y" if y is not None else "") == "y"
-    targets = comm.array_from_root(y) if has_y else None
-    found = text.source(path, text.whole(x, shape, comm), int(np.prod(shape[1:])), comm)
-    return replace(found, shape=shape[1:], targets=None if targets is None else lambda: targets)
+    return kind.open(path, labels, opening)

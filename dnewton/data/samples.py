@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from dnewton.data.scaling import Scaling, Statistics, check_finite
 from dnewton.data.sources import Source, Values, block_rows
 from dnewton.errors import UserError
 from dnewton.grid import SplitAxis
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,12 @@ class Window:
         return part.transpose(0, 3, 1, 2).reshape(len(part), self.width) if self.image else part
 
 
+def _one_thread() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor  # most data are in memory
+
+    return ThreadPoolExecutor(1)
+
+
 @dataclass(frozen=True)
 class Streamed:
     """Columns that stay on disk."""
@@ -63,7 +72,7 @@ class Streamed:
     dtype: str
     # One thread, and no array that is kept is made in it: the memory allocator has a heap per thread, whose freed parts
     # serve nobody else.
-    ahead: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    ahead: ThreadPoolExecutor = field(default_factory=_one_thread)
 
     def batches(self, wanted: Sequence[Values]) -> Iterator[Array]:
         """Batch after batch; the next one is read while the caller works on this one.
@@ -167,7 +176,7 @@ def load(
         if stream and source.rows is None:
             raise UserError(
                 f"{source.name}: needs {source.samples * window.width * np.dtype(dtype).itemsize / 2**20:.1f} MiB per "
-                "rank and cannot be read in part; raise data.max_resident, use more ranks, or write it anew: "
+                "rank and cannot be read in part; raise data.max_resident, use more ranks, or convert it: "
                 "python -m dnewton.data convert IN OUT.npy"
             )
         if stream or (fit and not once):

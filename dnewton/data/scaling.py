@@ -78,8 +78,8 @@ class Statistics:
 
 def deviation(squares: Values, count: int, mean: Values) -> Values:
     """Standard deviation per column, zero where it is no more than rounding of a constant."""
-    found = np.sqrt(squares / max(1, count))
-    return np.where(found > 16 * np.finfo(np.float64).eps * np.abs(mean), found, 0.0)
+    spread = np.sqrt(squares / max(1, count))
+    return np.where(spread > 16 * np.finfo(np.float64).eps * np.abs(mean), spread, 0.0)
 
 
 def spread_of(x: Values, mean: Values) -> Values:

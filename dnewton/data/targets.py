@@ -56,21 +56,21 @@ class Targets:
         if y.ndim == 2 and y.shape[1] > 1:
             _check_distribution(y, outputs, source)
             return cls(outputs, np.arange(outputs), nothing, one)
-        found = np.unique(_as_labels(y, source))
+        classes = np.unique(_as_labels(y, source))
         if held is not None and held.ndim == y.ndim:
-            found = np.union1d(found, _as_labels(held, source))
-        seen = found
-        if found.dtype.kind != "U" and found[0] >= 0 and found[-1] < allowed:
-            found = np.arange(allowed)
-        if len(found) > allowed:
-            shown = ", ".join(map(str, found[: allowed + 1]))
+            classes = np.union1d(classes, _as_labels(held, source))
+        seen = classes
+        if classes.dtype.kind != "U" and classes[0] >= 0 and classes[-1] < allowed:
+            classes = np.arange(allowed)
+        if len(classes) > allowed:
+            shown = ", ".join(map(str, classes[: allowed + 1]))
             raise UserError(
-                f"{source}: y has {len(found)} classes ({shown}, ...) but the net has {outputs} output(s); the last "
+                f"{source}: y has {len(classes)} classes ({shown}, ...) but the net has {outputs} output(s); the last "
                 "layer needs as many units as there are classes"
             )
         if len(seen) < 2:
             raise UserError(f"{source}: y has one class only ({seen[0]}); there is nothing to learn")
-        return cls(outputs, found, nothing, one, seen)
+        return cls(outputs, classes, nothing, one, seen)
 
     def encode(self, y: Values, dtype: str, source: str | Origin) -> Values:
         """Raw targets as (N, K). Raises UserError naming the first row with a label that training does not know."""

@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from threadpoolctl import threadpool_info
-
 from dnewton.arrays.namespace import nbytes, ones, zeros
 from dnewton.comm.communicator import Comm
 from dnewton.config.schema import Config
@@ -41,8 +39,8 @@ def rates(config: Config, comm: Comm, device: Device) -> tuple[Rates, str]:
     values, note = [without.flops, without.bandwidth], ""
     if comm.rank == 0:
         alone = comm.least_cores >= 1 if device.is_host else device.sharing == 1
-        found, note = _of_this_machine(config.parallel.dtype, alone, device, without)
-        values = [found.flops, found.bandwidth]
+        own, note = _of_this_machine(config.parallel.dtype, alone, device, without)
+        values = [own.flops, own.bandwidth]
     flops, bandwidth = comm.bcast_scalars(values)
     return Rates(flops, bandwidth), comm.text_from_root(note)
 
@@ -67,8 +65,8 @@ def _of_this_machine(dtype: str, alone: bool, device: Device, without: Rates) ->
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}")
-        found = measure(dtype, device)
-        entries = {k: {"flops": r.flops, "bandwidth": r.bandwidth} for k, r in {**_read(path), key: found}.items()}
+        measured = measure(dtype, device)
+        entries = {k: {"flops": r.flops, "bandwidth": r.bandwidth} for k, r in {**_read(path), key: measured}.items()}
         try:
             scratch.write_text(json.dumps(entries, indent=1) + "\n")
             scratch.replace(path)
@@ -78,24 +76,24 @@ def _of_this_machine(dtype: str, alone: bool, device: Device, without: Rates) ->
         return without, f"stated, as {path} cannot be written ({error.strerror})"
     except MemoryError:
         return without, "stated, as there is too little memory left to measure with"
-    return found, f"measured now, kept in {path}"
+    return measured, f"measured now, kept in {path}"
 
 
 def _read(path: Path) -> dict[str, Rates]:
-    """The file's entries; what is damaged counts as not there and is measured and written anew."""
+    """The file's entries; what is damaged counts as missing and is measured again."""
     try:
         entries = json.loads(path.read_text())
-        found = {k: Rates(float(v["flops"]), float(v["bandwidth"])) for k, v in entries.items()}
+        kept = {k: Rates(float(v["flops"]), float(v["bandwidth"])) for k, v in entries.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
-    return {k: r for k, r in found.items() if 1e6 < r.flops < 1e18 and 1e6 < r.bandwidth < 1e16}
+    return {k: r for k, r in kept.items() if 1e6 < r.flops < 1e18 and 1e6 < r.bandwidth < 1e16}
 
 
 def measure(dtype: str, device: Device = HOST) -> Rates:
     """Measure this process, with the BLAS threads that it may use, or its GPU; two significant digits."""
-    found = _measured(dtype, device)
+    rates = _measured(dtype, device)
     device.release()  # else the GPU's pool keeps a gigabyte, which a run would report as its own peak
-    return found
+    return rates
 
 
 def _measured(dtype: str, device: Device) -> Rates:
@@ -130,4 +128,6 @@ def _processor() -> str:
 
 
 def _threads() -> int:
+    from threadpoolctl import threadpool_info
+
     return max([int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"], default=1)

@@ -43,7 +43,7 @@ class Device:
         return namespace.cuda_memory()[1] if namespace.on_cuda(self.like) else 0
 
     def release(self) -> None:
-        """Give back what no array uses; the peak counts anew from here."""
+        """Give back what no array uses; the peak is counted from here on."""
         if namespace.on_cuda(self.like):
             namespace.release_cuda()
 

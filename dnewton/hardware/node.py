@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
@@ -18,6 +16,8 @@ def limit_threads(ranks: int, share: float) -> str:
     chosen = [f"{v}={os.environ[v]}" for v in THREAD_VARIABLES if v in os.environ]
     if chosen:
         return f"BLAS threads: as set by {', '.join(chosen)}"
+    from threadpoolctl import threadpool_limits  # looks through the process's libraries when it is imported
+
     threads = max(1, int(share + 1e-6))
     _limits.append(threadpool_limits(limits=threads, user_api="blas"))
     return f"BLAS threads: {threads} per rank ({ranks} rank(s) on this node, {share:.3g} core(s) each)"

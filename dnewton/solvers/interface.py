@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from dnewton.arrays.namespace import Array
 
+STOPPED = "\0stopped"  # for `close` in the place of an error: before the end, on demand
 FORWARD = 1 / 3
 BACKWARD = 2 / 3  # of a sample's gradient, by floating-point operations
 

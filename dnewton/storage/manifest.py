@@ -18,7 +18,7 @@ NAME = "manifest.json"
 class Manifest(BaseModel):
     """One checkpoint. All of it is covered by the SHA-256 that the file ends with."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
     format: int
     version: str  # of dnewton

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from dnewton.arrays.namespace import Array, dtype_name, itemsize, to_host
 from dnewton.comm.communicator import Comm
@@ -164,6 +163,8 @@ def _header(
 @contextmanager
 def _opened(path: str) -> Iterator[Any]:
     """A safetensors file. Raises UserError when it is none."""
+    from safetensors import SafetensorError, safe_open  # files are written without it
+
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UserError(f"{path}: is not a file; a safetensors file is needed")

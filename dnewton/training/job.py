@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from dnewton.arrays.namespace import DEVICE_SLACK
 from dnewton.comm.communicator import Comm
@@ -24,10 +25,11 @@ from dnewton.planning.memory import Budget
 from dnewton.planning.net_plan import NetPlan, infer_shapes
 from dnewton.planning.replicas import ProcessGroups, layout
 from dnewton.solvers import registry
-from dnewton.solvers.baselines.parameter_server import Server
 from dnewton.solvers.interface import Solver
-from dnewton.solvers.newton.replicated import SharedObjective
 from dnewton.storage.model_header import check_width, describe
+
+if TYPE_CHECKING:
+    from dnewton.solvers.baselines.parameter_server import Server
 
 READERS = 64 << 20  # what readers hold besides the columns they were asked for
 SHARE = 0.75  # of the node's free memory that a job takes by default
@@ -101,6 +103,8 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     notes.extend(plan.describe())
     notes.extend([*how.describe(), *([f"rates: {origin}"] if origin else [])])
     if groups.workers is None or groups.model is None:
+        from dnewton.solvers.baselines.parameter_server import Server  # for ranks that are one
+
         assert isinstance(options, ServedSection)
         with world.raise_together():  # errors of the workers while they read are raised here, too
             return Server(groups, plan, options, config.parallel.dtype)
@@ -118,7 +122,7 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     with groups.workers.raise_together() if not device.is_host else nullcontext():  # a card may be full
         train = loaded.train.on(device.like)
         others = {k: v.on(device.like) for k, v in beside.items() if v is not None}
-    objective = (SharedObjective if shared else Objective)(
+    ingredients = (
         network,
         network.comm,
         train,
@@ -128,8 +132,7 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
         how.batch,
         passes,
     )
-    if isinstance(objective, SharedObjective):
-        objective.groups = groups
+    objective = _shared_objective(groups, *ingredients) if shared else Objective(*ingredients)
     solver = registry.make(options, objective, groups, how)
     notes.extend(solver.describe())
     description = describe(config, network, window, loaded.scaling, targets, parts.train)
@@ -148,6 +151,15 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
         how,
         notes,
     )
+
+
+def _shared_objective(groups: ProcessGroups, *ingredients: Any) -> Objective:
+    """The objective of newton's replicas, which share the curvature subsample."""
+    from dnewton.solvers.newton.replicated import SharedObjective  # newton's: other methods need not import it
+
+    objective = SharedObjective(*ingredients)
+    objective.groups = groups
+    return objective
 
 
 def workload(

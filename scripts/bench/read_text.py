@@ -40,7 +40,8 @@ def ours(path: str) -> None:
     import scipy.sparse  # noqa: F401 - on both sides libraries are imported before the clock starts
 
     from dnewton.comm.communicator import Comm
-    from dnewton.data.readers import Opening, open_part
+    from dnewton.data.format_register import Opening
+    from dnewton.data.readers import open_part
     from dnewton.data.samples import Window, load
     from dnewton.grid import SplitAxis, cut
 

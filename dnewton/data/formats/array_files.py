@@ -1,4 +1,4 @@
-"""`.npy` files, read with positioned reads of just the needed bytes, and `.npz` archives.
+"""Arrays as plain bytes in files, read with positioned reads of just the needed bytes.
 
 Positioned reads rather than a memory map: a failing disk is then an error message and not a bus error, and pages that
 were read do not count as this process's memory.
@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import tokenize
 import warnings
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import IO, Any
 
 import numpy as np
 
 from dnewton.data.file_kinds import BLOCK_BYTES, guard
-from dnewton.data.sources import Source, Values, block_rows
+from dnewton.data.sources import Values, block_rows
 from dnewton.errors import UserError, one_line
 
 X_NAMES = ("x", "data", "images", "features", "inputs", "z")  # Z: the papers' own .mat files
@@ -44,7 +41,7 @@ class RawArray:
         return math.prod(self.shape[1:])
 
     def check_size(self, exact: bool = False) -> None:
-        """Raise UserError when the file ends before the array does, or (`exact`) goes on after it."""
+        """Raise UserError when the file ends before the array does, or (`exact`) is longer than the array."""
         needed = self.offset + math.prod(self.shape) * self.dtype.itemsize
         size = os.path.getsize(self.path)
         if size < needed:
@@ -128,58 +125,13 @@ def _read(fd: int, out: Values, offset: int) -> None:
         done += got
 
 
-# --- .npy -------------------------------------------------------------------------------------------------------------
-
-
-def open_npy(path: str, labels: str | None) -> Source:
-    """A `.npy` of samples; the targets are in `labels` or in a file beside it (see :func:`beside`)."""
-    raw = raw_npy(path)
-    labels = labels or beside(path)
-    targets = None
-    if labels is not None:
-        other = raw_npy(labels)
-        check_targets(labels, other.shape, other.dtype, raw.shape[0])
-        targets = _whole(other)
-    check_samples(path, raw.shape, raw.dtype)
-    return Source(path, raw.shape[0], raw.shape[1:], raw.dtype, raw.blocks, targets, raw.rows)
-
-
-def raw_npy(path: str) -> RawArray:
-    """The array of a `.npy` file."""
-    with guard(path), open(path, "rb") as file:
-        raw = RawArray(path, *_header(file, path, path))
-    if raw.dtype.kind in "fiub":  # others are refused by their kind
-        raw.check_size()
-    return raw
-
-
-def _whole(raw: RawArray) -> Any:
-    def read() -> Values:
-        with guard(raw.path), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _as_text(np.asarray(np.load(raw.path, allow_pickle=False)))
-
-    return read
-
-
-def beside(path: str) -> str | None:
-    """The file of targets that belongs to a `.npy` of samples: `a.npy` and `a.y.npy`, or x and y (images and labels)
-    as words of the name; None when there is no such file."""
-    folder, name = os.path.split(path)
-    stem, suffix = os.path.splitext(name)
-    names = [f"{stem}.y{suffix}", f"{stem}.labels{suffix}"]
-    for old, new in (("x", "y"), ("X", "y"), ("X", "Y"), ("images", "labels"), ("data", "labels"), ("data", "target")):
-        names += [re.sub(rf"(?<![A-Za-z]){old}(?![A-Za-z])", new, name)]
-    found = (os.path.join(folder, n) for n in names if n != name)
-    return next((p for p in found if os.path.isfile(p)), None)
-
-
-def _as_text(values: Values) -> Values:
+def as_text(values: Values) -> Values:
     """Labels that are bytes as text."""
     return np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
 
 
-def _header(file: IO[bytes], path: str, what: str) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
+def read_header(file: IO[bytes], what: str) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
+    """The offset of the numbers, the shape, whether it is column-major, and the dtype; `what` is for the message."""
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -223,43 +175,9 @@ def pick(path: str, names: list[str]) -> tuple[str, str | None]:
 
     x = find(X_NAMES)
     if x is None:
-        found = ", ".join(sorted(names)) or "nothing"
-        raise UserError(f"{path}: has no array 'x'; x and y are needed (found {found})")
+        listed = ", ".join(sorted(names)) or "nothing"
+        raise UserError(f"{path}: has no array 'x'; x and y are needed (found {listed})")
     return x, find(Y_NAMES)
-
-
-# --- .npz -------------------------------------------------------------------------------------------------------------
-
-
-def open_npz(path: str) -> Source:
-    """An archive with x and y; members that are not compressed are read like `.npy` files."""
-    try:
-        with guard(path), zipfile.ZipFile(path) as archive:
-            names = [n.removesuffix(".npy") for n in archive.namelist()]
-            x, y = pick(path, names)
-            raw = _member(archive, x, path)
-            other = _member(archive, y, path) if y is not None else None
-            stored = archive.getinfo(f"{x}.npy").compress_type == zipfile.ZIP_STORED
-    except (ValueError, RuntimeError) as error:  # damaged names, an unknown or encrypted archive
-        raise UserError(f"{path}: cannot be read as .npz: {one_line(error)}") from None
-    check_samples(path, raw.shape, raw.dtype)
-    targets = None
-    if y is not None and other is not None:
-        check_targets(path, other.shape, other.dtype, raw.shape[0])
-        targets = partial(_load, path, y)
-    if stored:
-        raw.check_size()
-        return Source(path, raw.shape[0], raw.shape[1:], raw.dtype, raw.blocks, targets, raw.rows)
-
-    def blocks(lo: int, hi: int) -> Iterator[Values]:
-        if raw.fortran:  # rare: a row of it cannot be read by itself
-            yield _load(path, x).reshape(raw.shape[0], raw.features)[:, lo:hi]
-            return
-        with guard(path), zipfile.ZipFile(path) as archive, archive.open(f"{x}.npy") as file:
-            _header(file, path, path)
-            yield from stream_blocks(file, raw, lo, hi)
-
-    return Source(path, raw.shape[0], raw.shape[1:], raw.dtype, blocks, targets, repeatable=False)
 
 
 def stream_blocks(file: IO[bytes], raw: RawArray, lo: int, hi: int) -> Iterator[Values]:
@@ -271,27 +189,3 @@ def stream_blocks(file: IO[bytes], raw: RawArray, lo: int, hi: int) -> Iterator[
         if len(data) != n * row:
             raise EOFError(f"it ends in row {part.start + len(data) // row} of {raw.shape[0]}")
         yield np.frombuffer(data, dtype=raw.dtype).reshape(n, raw.features)[:, lo:hi]
-
-
-def _load(path: str, key: str) -> Values:
-    with guard(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return _as_text(np.asarray(np.load(path, allow_pickle=False)[key]))
-        except (ValueError, RuntimeError) as error:
-            raise UserError(f"{path}: is damaged or cut short: {one_line(error)}") from None
-
-
-def _member(archive: zipfile.ZipFile, key: str, path: str) -> RawArray:
-    """A member's array; its offset in the archive is right where the member is not compressed."""
-    try:
-        info = archive.getinfo(f"{key}.npy")
-        with archive.open(info) as file:
-            inside, shape, fortran, dtype = _header(file, path, f"{path}: array {key!r}")
-    except KeyError:
-        raise UserError(f"{path}: array {key!r} is not a .npy member") from None
-    with open(path, "rb") as raw:
-        raw.seek(info.header_offset + 26)  # the local header's lengths of its name and extra field
-        lengths = raw.read(4)
-    start = info.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-    return RawArray(path, start + inside, shape, fortran, dtype)

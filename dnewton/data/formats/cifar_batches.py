@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from dnewton.data.file_kinds import guard, open_bytes
+from dnewton.data.format_register import FORMATS, Format, opened_by_each
+from dnewton.data.sources import Source, from_arrays
 from dnewton.errors import UserError, one_line
 
 _ARRAY = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
@@ -153,9 +156,9 @@ def _reduce(function: Any, arguments: Any) -> Any:
         return _Array()
     if function in _BUFFER:
         content, kind, shape, order = arguments
-        found = _Array()
-        _build(found, (1, shape, kind, order == "F", bytes(content)))
-        return found
+        array = _Array()
+        _build(array, (1, shape, kind, order == "F", bytes(content)))
+        return array
     if function == _TYPE:
         return _Type(_text(arguments[0]))
     if function == ("_codecs", "encode"):  # Python 3 writes Python 2's strings this way
@@ -174,3 +177,19 @@ def _build(target: Any, state: Any) -> None:
     raw = content.encode("latin-1") if isinstance(content, str) else content
     values = np.frombuffer(raw, dtype=np.uint8)
     target.values = values.reshape(shape, order="F" if fortran else "C")
+
+
+def open_batch(path: str) -> Source:
+    """A CIFAR python batch."""
+    with guard(path), open_bytes(path) as file:
+        x, y = read_batch(file.read(), path)
+    return from_arrays(path, x.reshape(len(x), 3, 32, 32), y)
+
+
+def _is_batch(head: bytes, path: str) -> bool:
+    return len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5
+
+
+FORMATS.add("CIFAR batch")(
+    Format("a CIFAR-10 python batch", _is_batch, opened_by_each(lambda path, _: open_batch(path)), packed=True)
+)

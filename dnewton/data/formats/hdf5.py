@@ -1,14 +1,15 @@
-"""HDF5 files by hyperslabs, and MATLAB `.mat` files (version 7.3 is HDF5 with the axes reversed)."""
+"""HDF5 files by hyperslabs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from dnewton.data.file_kinds import BLOCK_BYTES, guard
+from dnewton.data.file_kinds import BLOCK_BYTES
+from dnewton.data.format_register import FORMATS, Format, begins_with, opened_by_each
 from dnewton.data.formats.array_files import check_samples, check_targets, pick, runs
 from dnewton.data.sources import Source, Values
 from dnewton.errors import UserError, one_line
@@ -90,35 +91,6 @@ def _labels(y: Any, path: str) -> Values:
     return np.asarray(y[()])
 
 
-def is_version_73(path: str) -> bool:
-    """A .mat file that is HDF5 inside."""
-    with guard(path), open(path, "rb") as file:
-        return b"MATLAB 7.3" in file.read(128) or (file.seek(0) == 0 and file.read(8) == b"\x89HDF\r\n\x1a\n")
-
-
-def read_mat(path: str) -> tuple[Values, Values | None, str]:
-    """x (dense or scipy sparse), y and the name of x in a .mat file up to version 7: the whole of it."""
-    from scipy import io, sparse
-
-    with guard(path):
-        try:
-            found: dict[str, Any] = io.loadmat(path, squeeze_me=False)
-        except Exception as error:  # damaged files end in any exception inside the library
-            raise UserError(f"{path}: not a readable .mat file: {one_line(error)}") from None
-    arrays = {k: v for k, v in found.items() if not k.startswith("__")}
-    x_name, y_name = pick(path, list(arrays))
-    x: Any = arrays[x_name]
-    if sparse.issparse(x):
-        x = sparse.csr_matrix(cast(Any, x))
-    check_samples(path, x.shape, x.dtype)
-    if y_name is None:
-        return x, None, x_name
-    y: Any = arrays[y_name]
-    if y.dtype.kind == "U":
-        y = np.char.strip(y)
-    elif sparse.issparse(y):
-        y = sparse.csr_matrix(cast(Any, y)).toarray()
-    if y.ndim == 2 and 1 in y.shape and y.size == x.shape[0]:
-        y = y.reshape(y.size)
-    check_targets(path, y.shape, y.dtype, x.shape[0])
-    return x, y, x_name
+FORMATS.add(".h5", ".hdf5")(
+    Format("an HDF5 file", begins_with(b"\x89HDF\r\n\x1a\n"), opened_by_each(lambda path, _: open_hdf5(path)))
+)

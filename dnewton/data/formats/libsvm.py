@@ -1,17 +1,34 @@
-"""One block of LIBSVM text as a sparse matrix: `label index:value index:value ...` per line.
+"""LIBSVM text: `label index:value index:value ...` per line, parsed in blocks as sparse matrices.
 
-The whole block goes through one number parser in C; where each number belongs follows from the places of the colons.
+A whole block goes through one number parser in C; where each number belongs follows from the places of the colons.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from dnewton.data.formats.text import BadLine, Rows, is_number, parse_numbers
+from dnewton.data.file_kinds import guard, open_bytes, suffix_of
+from dnewton.data.format_register import FORMATS, Format, Opening
+from dnewton.data.formats.text import (
+    BadLine,
+    Parsed,
+    Rows,
+    gathered_targets,
+    is_number,
+    is_text,
+    parse_file,
+    parse_numbers,
+)
+from dnewton.data.formats.text import source as parsed_source
+from dnewton.data.sources import Source
+from dnewton.errors import UserError
 
+_SUFFIXES = (".svm", ".libsvm", ".svmlight")
 _DIGITS = 9  # of an index; they fit 32-bit integers
 
 
@@ -168,3 +185,43 @@ def _check_values(
 
 def _show(word: bytes) -> str:
     return repr(word[:40].decode("utf-8", "replace"))
+
+
+def _open_libsvm(path: str, labels: str | None, opening: Opening) -> Source:
+    comm, width = opening.comm, opening.features
+    with comm.raise_together(), guard(path), open_bytes(path) as file:
+        skip = 3 if file.read(3) == b"\xef\xbb\xbf" else 0  # a mark that some programs begin UTF-8 files with
+    parsed = parse_file(path, lambda block: parse(block, width, opening.zero_based), comm, skip)
+    if not parsed.starts[-1]:
+        raise UserError(f"{path}: holds no samples")
+    columns = [rows.columns for rows in parsed.blocks.values() if len(rows.columns)]
+    least = comm.minmax(float(min([2**31, *(int(c.min()) for c in columns)])))[0]
+    most = int(comm.minmax(float(max([0, *(int(c.max()) for c in columns)])))[1])
+    zero_based = least == 0 if opening.zero_based is None else opening.zero_based
+    base = 0 if zero_based else 1
+    features = width if width is not None else most + 1 - base
+    if most - base >= features:
+        with comm.raise_together():
+            _refuse_last_index(path, parsed, base, features)
+    y = gathered_targets(path, parsed, comm)
+    return replace(parsed_source(path, parsed, features, comm, base, zero_based), targets=lambda: y)
+
+
+def _refuse_last_index(path: str, parsed: Parsed, base: int, features: int) -> None:
+    """Raise UserError for this rank's first index that is the width itself, where indices count from 0."""
+    for b, rows in sorted(parsed.blocks.items()):
+        places = np.flatnonzero(rows.columns - base >= features)
+        if len(places):
+            row = int(parsed.starts[b]) + int(np.searchsorted(rows.indptr, places[0], side="right")) - 1
+            raise UserError(
+                f"{path}: row {row}: index {int(rows.columns[places[0]])} is beyond net.input, which declares "
+                f"{features} features; they count from 0 here, because an index 0 occurs"
+            )
+
+
+def _is_libsvm(head: bytes, path: str) -> bool:
+    """By the suffix, as samples without features have nothing else that tells, or by an index:value."""
+    return is_text(head) and (suffix_of(path) in _SUFFIXES or re.search(rb"(?:^|[\s])\d+:[^\s:]", head) is not None)
+
+
+FORMATS.add(*_SUFFIXES)(Format("LIBSVM text", _is_libsvm, _open_libsvm, packed=True))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from dnewton.data.file_kinds import guard, open_bytes
-from dnewton.data.formats.text import BadLine, Rows, is_number, parse_numbers
+from dnewton.data.format_register import FORMATS, Format, Opening
+from dnewton.data.formats.text import BadLine, Rows, gathered_targets, is_number, is_text, parse_file, parse_numbers
+from dnewton.data.formats.text import source as parsed_source
+from dnewton.data.sources import Source
 from dnewton.errors import UserError
 
 _DELIMITERS = (b",", b";", b"\t")
@@ -37,11 +40,11 @@ def plan(path: str, features: int | None, wanted: list[Target] | None) -> Table:
     Targets are the columns named (or numbered from 0) in `wanted`, else those after the first `features` columns, else
     the last one. Raises UserError when the columns do not fit.
     """
-    found: list[bytes] = []
+    every: list[bytes] = []
     lines: list[bytes] = []
     with guard(path), open_bytes(path) as file:
         while len(lines) < 20 and (line := file.readline(1 << 24)):
-            found.append(line)
+            every.append(line)
             if _holds_data(line.removeprefix(_MARK)):
                 lines.append(line)
     if not lines:
@@ -56,9 +59,9 @@ def plan(path: str, features: int | None, wanted: list[Target] | None) -> Table:
     header = not any(is_number(f) for f in fields)
     if header and len(lines) == 1:
         raise UserError(f"{path}: holds a header and no samples")
-    skip = len(_MARK) if found[0].startswith(_MARK) else 0
+    skip = len(_MARK) if every[0].startswith(_MARK) else 0
     if header:
-        skip = sum(len(line) for line in found[: found.index(lines[0]) + 1])
+        skip = sum(len(line) for line in every[: every.index(lines[0]) + 1])
     columns = len(fields)
     if columns == features:
         targets: tuple[int, ...] = ()  # samples without labels
@@ -111,8 +114,8 @@ def _fields(line: bytes, delimiter: bytes) -> list[bytes]:
     if delimiter == b" ":
         return [word.strip(b'"') for word in line.split()]
     if b'"' in line:
-        found = next(csv.reader([line.decode("utf-8", "replace").strip("\r\n")], delimiter=delimiter.decode()))
-        return [f.strip().encode() for f in found]
+        fields = next(csv.reader([line.decode("utf-8", "replace").strip("\r\n")], delimiter=delimiter.decode()))
+        return [f.strip().encode() for f in fields]
     return [f.strip() for f in line.strip(b"\r\n").split(delimiter)]
 
 
@@ -199,12 +202,12 @@ def _run_starts(solid: Any) -> Any:
 
 def _words(text: bytes, raw: Any, begins: Any, ends: Any) -> Any:
     """The fields between `begins` and `ends`, blotted out in `raw` by zeros."""
-    found = [text[a:b].decode("utf-8", "replace").strip() for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
+    words = [text[a:b].decode("utf-8", "replace").strip() for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
     edges = np.zeros(len(raw) + 1, dtype=np.int8)
     edges[begins] += 1
     edges[ends] -= 1
     raw[np.cumsum(edges[:-1], dtype=np.int8) > 0] = 48
-    return np.array(found, dtype=str)
+    return np.array(words, dtype=str)
 
 
 def _first_fault(text: bytes, table: Table) -> BadLine:
@@ -245,3 +248,24 @@ def _quoted(lines: list[bytes], places: Any, table: Table) -> Rows:
 
 def _with_delimiter(table: Table, delimiter: bytes) -> Table:
     return Table(delimiter, table.columns, table.skip, table.targets, table.words)
+
+
+def _open_table(path: str, labels: str | None, opening: Opening) -> Source:
+    comm = opening.comm
+    wanted = None if opening.target is None else list(opening.target)
+    with comm.raise_together():
+        table = plan(path, opening.features, wanted)
+    parsed = parse_file(path, lambda block: parse(block, table), comm, table.skip)
+    if not parsed.starts[-1]:
+        raise UserError(f"{path}: holds no samples")
+    features = parsed_source(path, parsed, table.columns - len(table.targets), comm)
+    features = replace(features, columns=table.names)
+    if not table.targets:
+        return features
+    y = gathered_targets(path, parsed, comm)
+    return replace(features, targets=lambda: y)
+
+
+FORMATS.add(".csv", ".tsv")(
+    Format("a table of text", lambda head, path: is_text(head), _open_table, packed=True, is_table=True)
+)

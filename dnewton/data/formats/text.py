@@ -48,7 +48,7 @@ class Parsed:
     """What this rank has parsed of a file: blocks by number, and for all blocks where their rows start."""
 
     starts: Any = None  # (blocks + 1,) first row of every block
-    mine: dict[int, Rows] = field(default_factory=dict)
+    blocks: dict[int, Rows] = field(default_factory=dict)
     owner: Callable[[int], int] = lambda b: 0
 
 
@@ -73,6 +73,12 @@ def is_number(word: bytes) -> bool:
     return b"_" not in word
 
 
+def is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a text: few control characters and no zeros."""
+    start = head[:4096]
+    return b"\0" not in head and sum(c < 32 and c not in b"\t\n\r\f" for c in start) <= len(start) // 20
+
+
 Parse = Callable[[bytes], Rows]
 
 
@@ -90,7 +96,7 @@ def parse_file(path: str, parse: Parse, comm: Comm, skip: int = 0) -> Parsed:
             for b, text in _packed_blocks(path, skip):
                 blocks = b + 1
                 if parsed.owner(b) == comm.rank:
-                    parsed.mine[b] = _parsed(path, parse, b, text, None, skip)
+                    parsed.blocks[b] = _parsed(path, parse, b, text, None, skip)
         else:
             size = os.path.getsize(path) - skip
             per_rank = max(1, -(-size // (comm.size * TEXT_BLOCK)))
@@ -101,9 +107,9 @@ def parse_file(path: str, parse: Parse, comm: Comm, skip: int = 0) -> Parsed:
                 for b in range(blocks):
                     if parsed.owner(b) == comm.rank:
                         text = lines_starting_in(file, cuts[b], cuts[b + 1], first=cuts[b] == skip)
-                        parsed.mine[b] = _parsed(path, parse, b, text, cuts[b], skip)
+                        parsed.blocks[b] = _parsed(path, parse, b, text, cuts[b], skip)
     counts = [0.0] * blocks
-    for b, rows in parsed.mine.items():
+    for b, rows in parsed.blocks.items():
         counts[b] = float(len(rows.y))
     parsed.starts = np.concatenate([[0], np.cumsum(comm.sum_scalars(counts))]).astype(np.int64)
     return parsed
@@ -174,7 +180,7 @@ def source(
     def fetch(lo: int, hi: int) -> None:
         if (lo, hi) not in slices:
             slices[lo, hi] = _redistribute(parsed, lo, hi, base, comm)
-            parsed.mine.clear()
+            parsed.blocks.clear()
 
     def blocks(lo: int, hi: int) -> Iterator[Values]:
         for part in slices[lo, hi]:
@@ -187,9 +193,9 @@ def source(
 
 def gathered_targets(path: str, parsed: Parsed, comm: Comm) -> Any:
     """The targets of all rows, in the file's order: whole numbers as integers. Collective over the world."""
-    mine = [y for b in sorted(parsed.mine) if len(y := parsed.mine[b].y)]
-    letters = int(comm.minmax(max([0.0, *(y.dtype.itemsize / 4 for y in mine if y.dtype.kind == "U")]))[1])
-    widths = [float(y.shape[1]) for y in mine if y.ndim == 2]
+    parts = [y for b in sorted(parsed.blocks) if len(y := parsed.blocks[b].y)]
+    letters = int(comm.minmax(max([0.0, *(y.dtype.itemsize / 4 for y in parts if y.dtype.kind == "U")]))[1])
+    widths = [float(y.shape[1]) for y in parts if y.ndim == 2]
     least = comm.minmax(min([math.inf, *widths]))[0]
     most = comm.minmax(max([0.0, *widths]))[1]
     some = letters > 0
@@ -197,7 +203,7 @@ def gathered_targets(path: str, parsed: Parsed, comm: Comm) -> Any:
         raise UserError(f"{path}: some lines have {int(least)} target(s), others {int(most)}")
     shape = (0,) if some else (0, int(most))
     empty = np.zeros(shape, dtype=f"U{max(1, letters)}" if some else np.float64)
-    local = np.concatenate([empty, *(y.astype(empty.dtype).reshape(len(y), *shape[1:]) for y in mine)])
+    local = np.concatenate([empty, *(y.astype(empty.dtype).reshape(len(y), *shape[1:]) for y in parts)])
     every = comm.concatenate(local)
     order = np.argsort([parsed.owner(b) for b in range(len(parsed.starts) - 1)], kind="stable")
     out, at = np.empty_like(every), 0
@@ -219,18 +225,18 @@ def _redistribute(parsed: Parsed, lo: int, hi: int, base: int, comm: Comm) -> li
     bounds = comm.concatenate(np.array([[lo, hi]], dtype=np.int64))
     blocks = len(parsed.starts) - 1
     out: dict[int, Any] = {}
-    mine = sorted(parsed.mine)
-    turns = int(comm.minmax(float(len(mine)))[1])
+    own_blocks = sorted(parsed.blocks)
+    turns = int(comm.minmax(float(len(own_blocks)))[1])
     of_rank = [[b for b in range(blocks) if parsed.owner(b) == r] for r in range(comm.size)]
-    dense = comm.minmax(float(any(parsed.mine[b].columns is None for b in mine)))[1] > 0
+    dense = comm.minmax(float(any(parsed.blocks[b].columns is None for b in own_blocks)))[1] > 0
     for turn in range(turns):
-        rows = parsed.mine[mine[turn]] if turn < len(mine) else None
+        rows = parsed.blocks[own_blocks[turn]] if turn < len(own_blocks) else None
         if comm.size == 1:
             assert rows is not None
-            out[mine[turn]] = rows.values[:, lo:hi] if dense else _csr(rows, base, lo, hi)
+            out[own_blocks[turn]] = rows.values[:, lo:hi] if dense else _csr(rows, base, lo, hi)
             continue
-        taken = comm.alltoall(_cut(rows, bounds, base, dense))
-        for r, message in enumerate(taken):
+        received = comm.alltoall(_cut(rows, bounds, base, dense))
+        for r, message in enumerate(received):
             if turn >= len(of_rank[r]):
                 continue
             b = of_rank[r][turn]
@@ -290,7 +296,7 @@ def whole(x: Any, shape: tuple[int, ...], comm: Comm) -> Parsed:
             none = np.zeros((rows.shape[0], 0))
             if isinstance(x, np.ndarray):
                 flat = rows.reshape(len(rows), features).astype(np.float64)
-                parsed.mine[b] = Rows(none, None, None, flat, None)
+                parsed.blocks[b] = Rows(none, None, None, flat, None)
             else:
-                parsed.mine[b] = Rows(none, rows.indptr, rows.indices, rows.data.astype(np.float64), None)
+                parsed.blocks[b] = Rows(none, rows.indptr, rows.indices, rows.data.astype(np.float64), None)
     return parsed

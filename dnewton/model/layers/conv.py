@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dnewton.arrays.image_windows import Pair, output_size, patches, windows
 from dnewton.arrays.namespace import Array, block_bytes, copy, empty, itemsize, namespace, sample_blocks, zeros
 from dnewton.config.layer_entry import LAYERS, LayerSection, Shape
-from dnewton.config.newton import Count
+from dnewton.config.types import Count
 from dnewton.grid import KindName
 from dnewton.model.layers.activation import ActivationName
 from dnewton.model.layers.images import Pad2, Size2, image_of, needs_image, needs_one_number, on_shape, window_shape

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dnewton.arrays.namespace import Array, namespace
 from dnewton.config.layer_entry import LAYERS, LayerSection, Shape, needs_features
-from dnewton.config.newton import Count
+from dnewton.config.types import Count
 from dnewton.grid import KindName
 from dnewton.model.layers.activation import ActivationName
 from dnewton.model.layers.interface import Parts

@@ -1,6 +1,6 @@
-"""Workers of the asynchronous methods: pulls from and pushes to the parameter servers (server.py).
+"""Workers of the asynchronous methods: pulls from and pushes to the parameter servers (parameter_server.py).
 
-A push does not wait: it is sent from one of two buffers while the worker goes on; only the push before last must have
+A push does not wait: it is sent from one of two buffers while the worker computes; only the push before last must have
 been acknowledged. With `round_robin` the servers take the workers in turn and a run can be repeated bit by bit.
 """
 
@@ -12,9 +12,8 @@ import numpy as np
 
 from dnewton.arrays.namespace import Array, dtype_name, namespace, to_device, to_host
 from dnewton.comm.communicator import Comm
-from dnewton.config.baselines import DownpourSection, ElasticSection, ServedSection
+from dnewton.config.baselines import ServedSection
 from dnewton.planning.replicas import ProcessGroups
-from dnewton.solvers.baselines.epoch_loop import taken
 from dnewton.solvers.baselines.local_sgd import LocalSteps
 from dnewton.solvers.baselines.parameter_server import (
     ACK,
@@ -28,11 +27,11 @@ from dnewton.solvers.baselines.parameter_server import (
     STATE,
     STATS,
     STOP,
-    averaged,
     slice_of,
 )
-from dnewton.solvers.baselines.workers import Share, Workers
+from dnewton.solvers.baselines.workers import Workers
 from dnewton.solvers.interface import SolverState, StartPoint
+from dnewton.solvers.kind import rule_of
 
 
 def _room(like: Array) -> np.ndarray:
@@ -118,11 +117,11 @@ class Link:
 
     def statistics(self) -> Array:
         """The servers' figures, (servers, 6): see :class:`dnewton.solvers.baselines.parameter_server.Server`."""
-        found = np.empty((len(self._parts), 6))
-        for row, (server, _) in zip(found, self._parts, strict=True):
+        rows = np.empty((len(self._parts), 6))
+        for row, (server, _) in zip(rows, self._parts, strict=True):
             self._comm.wait(self._comm.send(np.empty(0), server, STATS))
             self._comm.receive(row, server, MODEL)
-        return found
+        return rows
 
     def stop(self, error: str) -> None:
         """Let the servers go, with the message of the UserError that ended the job if one did."""
@@ -136,10 +135,10 @@ class Link:
 class Served(LocalSteps):
     """What all methods with servers share: the first centre, the end of a pass, the figures."""
 
-    def __init__(self, workers: Workers, options: ServedSection, groups: ProcessGroups, momentum: float = 0.0) -> None:
+    def __init__(self, workers: Workers, options: ServedSection, momentum: float = 0.0) -> None:
         super().__init__(workers, options, momentum)
-        self._served = options
-        self._link = Link(groups, workers.objective.network.size)
+        self._rule = rule_of(options)
+        self._link = Link(workers.groups, workers.objective.network.size)
         self._passed = [0.0, 0.0]
 
     def prepare(self, start: StartPoint) -> None:
@@ -147,7 +146,7 @@ class Served(LocalSteps):
         super().prepare(start)
         saved = start.saved or SolverState()
         centre = saved.vectors.get("servers_centre", self.centre)
-        fresh = self.centre if averaged(self._served) else namespace(self.x).zeros_like(self.x)
+        fresh = self.centre if self._rule.averaged else namespace(self.x).zeros_like(self.x)
         second = saved.vectors.get("servers_second", fresh)
         version = int(saved.values.get("updates", "0"))
         with self.workers.all.phase("exchange"):
@@ -167,16 +166,16 @@ class Served(LocalSteps):
         """Staleness of the pushes since the last line, and what the servers sent."""
         if self.workers.all.rank != 0:
             return {}
-        found = self._link.statistics()
-        count = found[:, 0].sum()
-        total = found[:, 1].sum()
-        largest = found[:, 2].max()
-        sent = [float(found[:, 3].sum()), float(found[:, 4].sum())]
+        rows = self._link.statistics()
+        count = rows[:, 0].sum()
+        total = rows[:, 1].sum()
+        largest = rows[:, 2].max()
+        sent = [float(rows[:, 3].sum()), float(rows[:, 4].sum())]
         calls, moved = (a - b for a, b in zip(sent, self._passed, strict=True))
         self._passed = sent
         return {
             "staleness": {"mean": total / count if count else 0.0, "max": int(largest), "pushes": int(count)},
-            "servers": {"calls": int(calls), "bytes": int(moved), "peak_rss_bytes": int(found[:, 5].max())},
+            "servers": {"calls": int(calls), "bytes": int(moved), "peak_rss_bytes": int(rows[:, 5].max())},
         }
 
     def saved(self) -> SolverState:
@@ -193,88 +192,3 @@ class Served(LocalSteps):
         """Let the servers go. Collective over the workers."""
         if self.workers.all.rank == 0:
             self._link.stop(error)
-
-
-class AsyncElastic(Served):
-    """Asynchronous EASGD and EAMSGD (Zhang et al. 2015, algorithms 1 and 2), in the order of the authors' code:
-    if τ | t pull x̃ and push e = α (x - x̃); take the step while e travels; then x -= e."""
-
-    def __init__(self, workers: Workers, options: ElasticSection, groups: ProcessGroups) -> None:
-        super().__init__(workers, options, groups, options.momentum if options.name == "eamsgd" else 0.0)
-        self.tau = options.tau
-        self.alpha = options.beta / workers.count
-
-    def update(self, share: Share, rate: float, count: int) -> None:
-        """One local step. Collective over the replica."""
-        if count % self.tau:
-            self.sgd_step(share, rate)
-            return
-        with self.workers.all.phase("exchange"):
-            e = self.alpha * (self.x - self._link.pull(self.x))
-            self._link.push(e)
-        self.sgd_step(share, rate)
-        self.x = self.x - e
-
-    def describe(self) -> list[str]:
-        """The α that follows from β."""
-        return [f"elastic: alpha = beta / workers = {self.alpha:g}, an exchange every {self.tau} step(s)"]
-
-
-class Downpour(Served):
-    """DOWNPOUR and its averaged forms: steps add up for τ steps, are pushed, and x is set to the pulled centre.
-
-    mdownpour (τ = 1): the gradient is taken at the pulled x̃ + δ v, and the servers hold the momentum.
-    """
-
-    def __init__(self, workers: Workers, options: DownpourSection, groups: ProcessGroups) -> None:
-        super().__init__(workers, options, groups)
-        self.tau = options.tau
-
-    def prepare(self, start: StartPoint) -> None:
-        """Nothing has added up, or what had."""
-        super().prepare(start)
-        self._sum = taken(start, "sum")
-        self._moved = bool(namespace(self._sum).any(self._sum != 0))
-
-    def update(self, share: Share, rate: float, count: int) -> None:
-        """One local step. Collective over the replica."""
-        g = self.local_gradient(self.x, share)
-        if g is not None:
-            self._sum = self._sum - rate * g
-            self.x = self.x - rate * g
-            self._moved = True
-        if (count + 1) % self.tau:
-            return
-        with self.workers.all.phase("exchange"):
-            if self._moved:
-                self._link.push(self._sum)
-            else:
-                self._link.skip(self.x)
-            self.x = self._link.pull(self.x)
-        self._sum = namespace(self.x).zeros_like(self.x)
-        self._moved = False
-
-    def saved(self) -> SolverState:
-        """Also what has added up."""
-        saved = super().saved()
-        return SolverState(saved.vectors, {**saved.own, "sum": self._sum}, saved.values)
-
-
-class DelayCompensated(Served):
-    """DC-ASGD (Zheng et al. 2017): push g, pull the corrected model; the correction is the servers'."""
-
-    def prepare(self, start: StartPoint) -> None:
-        """The servers must know what each worker was given."""
-        super().prepare(start)
-        with self.workers.all.phase("exchange"):
-            self._link.known(self.x)
-
-    def update(self, share: Share, rate: float, count: int) -> None:
-        """One step. Collective over the replica."""
-        g = self.local_gradient(self.x, share)
-        with self.workers.all.phase("exchange"):
-            if g is None:
-                self._link.skip(self.x)
-            else:
-                self._link.push(g, rate)
-            self.x = self._link.pull(self.x)

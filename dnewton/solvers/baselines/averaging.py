@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic import model_validator
+
 from dnewton.arrays.namespace import copy, namespace
-from dnewton.config.baselines import AveragingSection
-from dnewton.solvers.baselines.epoch_loop import taken
+from dnewton.config.baselines import WorkersSection
+from dnewton.config.solver_register import SOLVERS
+from dnewton.config.types import Count, Fraction, Positive
+from dnewton.solvers.baselines.epoch_loop import saved_or_zeros
 from dnewton.solvers.baselines.local_sgd import LocalSteps
-from dnewton.solvers.baselines.workers import Share, Workers
+from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
 from dnewton.solvers.interface import SolverState, StartPoint
+
+
+class AveragingSection(WorkersSection):
+    """Periodic averaging of the workers' weights (Su and Chen 2015); with block momentum BMUF (Chen and Huo 2016)."""
+
+    name: Literal["averaging"] = "averaging"
+    tau: Count = 4
+    momentum: Fraction = 0.9
+    buffers: Literal["keep", "reset", "average"] = "keep"  # the momentum buffers at an averaging
+    block_momentum: Fraction = 0.0  # above 0: BMUF
+    block_rate: Positive = 1.0
+    nesterov_block: bool = False  # BMUF: workers start ahead, at W + block_momentum * D
+
+    @model_validator(mode="after")
+    def _block_options(self) -> AveragingSection:
+        if self.block_momentum == 0 and (self.nesterov_block or self.block_rate != 1.0):
+            raise ValueError("block_rate and nesterov_block need a block_momentum above 0")
+        return self
 
 
 class Averaging(LocalSteps):
     """Every τ steps x ← mean of the workers' x: one sum of θ's size.
 
-    With block momentum the mean's displacement is a gradient: D ← η_b D + ζ (mean - W);  W ← W + D;  workers go on
+    With block momentum the mean's displacement is a gradient: D ← η_b D + ζ (mean - W);  W ← W + D;  workers continue
     from W, or with `nesterov_block` from W + η_b D.
     """
 
@@ -24,7 +48,7 @@ class Averaging(LocalSteps):
     def prepare(self, start: StartPoint) -> None:
         """All workers begin at the common point."""
         super().prepare(start)
-        self._block = taken(start, "block")
+        self._block = saved_or_zeros(start, "block")
 
     def update(self, share: Share, rate: float, count: int) -> None:
         """One local step; the meeting after every τ of them. Collective over the workers."""
@@ -60,3 +84,6 @@ class Averaging(LocalSteps):
         saved = super().saved()
         vectors = {"block": self._block} if self._own.block_momentum else {}
         return SolverState(vectors, saved.own, saved.values)
+
+
+SOLVERS.add("averaging")(data_parallel(AveragingSection, Averaging))

@@ -4,13 +4,17 @@ outer point, and for Parle an elastic coupling of the workers' outer points."""
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from dnewton.arrays.namespace import Array, copy, dtype_name, host, namespace, to_device, zeros
-from dnewton.config.baselines import EntropySection
+from dnewton.config.baselines import WorkersSection
+from dnewton.config.solver_register import SOLVERS
+from dnewton.config.types import Count, Fraction, NotNegative, Positive, Rules
 from dnewton.model.init_weights import drawn_rows
 from dnewton.solvers.baselines.epoch_loop import Epochs
-from dnewton.solvers.baselines.workers import Share, Workers
+from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
 from dnewton.solvers.interface import SolverState, StartPoint
 
 NOISE = 6  # purpose of this random draw
@@ -19,6 +23,28 @@ NOISE = 6  # purpose of this random draw
 def _grown(value: float, growth: float, steps: int, most: float) -> float:
     """value (1 + growth)^steps, at most `most`."""
     return min(most, value * math.exp(min(700.0, steps * math.log1p(growth))))
+
+
+class EntropySection(WorkersSection):
+    """Entropy-SGD (Chaudhari et al. 2017), and Parle, the same with elastically coupled workers."""
+
+    needs: ClassVar[Rules] = {
+        "noise": ("name", ("entropy_sgd",)),
+        "rho": ("name", ("parle",)),
+        "rho_growth": ("name", ("parle",)),
+    }
+
+    name: Literal["entropy_sgd", "parle"] = "parle"
+    inner_steps: Count = 5  # L: gradients of the inner loop per outer step
+    inner_rate: Positive = 0.1
+    momentum: Fraction = 0.9  # Nesterov's, in both loops
+    gamma: Annotated[float, Field(ge=0, le=1)] = 1e-2  # how strongly the inner loop is held at the outer point
+    gamma_growth: NotNegative = 1e-3  # scoping: gamma * (1 + growth)^outer steps, at most 1
+    rho: Annotated[float, Field(ge=0, le=10)] = 0.1  # parle: coupling of the workers
+    rho_growth: NotNegative = 1e-3  # rho * (1 + growth)^outer steps, at most 10
+    noise: NotNegative = 1e-4  # entropy_sgd: of the inner gradients
+    average: Annotated[float, Field(gt=0, le=1)] = 0.25  # weight of the newest inner point in their mean
+    learning_rate: Positive = 1.0
 
 
 class Entropy(Epochs):
@@ -118,3 +144,6 @@ class Entropy(Epochs):
         """Both loops of every worker."""
         own = {"x": self._x, "velocity": self._v, "y": self._y, "z": self._z, "inner": self._inner}
         return SolverState(own=own, values={**self.saved_values(), "outer": str(self._outer)})
+
+
+SOLVERS.add("entropy_sgd", "parle")(data_parallel(EntropySection, Entropy, vectors=15))

@@ -160,7 +160,7 @@ class Epochs(ABC):
         return {**{k: repr(v) for k, v in numbers.items()}, "stride": str(self.workers.stride)}
 
 
-def taken(start: StartPoint, name: str) -> Array:
+def saved_or_zeros(start: StartPoint, name: str) -> Array:
     """A saved vector like θ, or zeros."""
     if start.saved is not None:
         for held in (start.saved.vectors, start.saved.own):

@@ -3,13 +3,48 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from dnewton.arrays.namespace import Array, copy, namespace
-from dnewton.config.baselines import AdamSection, SGDSection
-from dnewton.solvers.baselines.epoch_loop import Epochs, taken
-from dnewton.solvers.baselines.workers import Share, Workers
+from dnewton.config.baselines import WorkersSection
+from dnewton.config.solver_register import SOLVERS
+from dnewton.config.types import Fraction, NotNegative, Positive
+from dnewton.solvers.baselines.epoch_loop import Epochs, saved_or_zeros
+from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
 from dnewton.solvers.interface import SolverState, StartPoint
+
+
+class SGDSection(WorkersSection):
+    """Synchronous stochastic gradient descent: one sum of the gradient per step."""
+
+    name: Literal["sgd"] = "sgd"
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+    weight_decay: NotNegative = 0.0  # added to the gradient, times theta
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> SGDSection:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: true needs a momentum above 0")
+        return self
+
+
+class AdamSection(WorkersSection):
+    """Adam (Kingma and Ba 2015), and AdamW with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    learning_rate: Positive = 0.003
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    epsilon: Positive = 1e-8
+    weight_decay: NotNegative = 0.0  # adam: added to the gradient; adamw (default 0.01): theta *= 1 - rate * it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adamw_decays(cls, value: Any) -> Any:
+        return {"weight_decay": 0.01, **value} if isinstance(value, dict) and value.get("name") == "adamw" else value
 
 
 class FirstOrder(Epochs):
@@ -40,7 +75,7 @@ class SGD(FirstOrder):
     def prepare(self, start: StartPoint) -> None:
         """Take over θ and the momentum."""
         super().prepare(start)
-        self._velocity = taken(start, "velocity")
+        self._velocity = saved_or_zeros(start, "velocity")
 
     def update(self, share: Share, rate: float, count: int) -> None:
         """One step. Collective over the workers."""
@@ -69,8 +104,8 @@ class Adam(FirstOrder):
     def prepare(self, start: StartPoint) -> None:
         """Take over θ and the moments."""
         super().prepare(start)
-        self._first = taken(start, "first")
-        self._second = taken(start, "second")
+        self._first = saved_or_zeros(start, "first")
+        self._second = saved_or_zeros(start, "second")
         self._count = int(start.saved.values.get("count", "0")) if start.saved is not None else 0
 
     def update(self, share: Share, rate: float, count: int) -> None:
@@ -93,3 +128,7 @@ class Adam(FirstOrder):
         """Both moments and the number of steps."""
         values: dict[str, Any] = {**self.saved_values(), "count": str(self._count)}
         return SolverState({"first": self._first, "second": self._second}, values=values)
+
+
+SOLVERS.add("sgd")(data_parallel(SGDSection, SGD, vectors=7))
+SOLVERS.add("adam", "adamw")(data_parallel(AdamSection, Adam, vectors=9))

@@ -10,20 +10,44 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
 
 from dnewton.arrays.namespace import Array, namespace, take
-from dnewton.config.baselines import HessianFreeSection
+from dnewton.config.baselines import CommonSection
+from dnewton.config.solver_register import SOLVERS
+from dnewton.config.types import Count, Fraction, Positive, samples_or_share
 from dnewton.curvature.hessian import Hessian
 from dnewton.data.sampling import Cycle, in_batches, subsample_size
 from dnewton.grid import cut
+from dnewton.planning.grid_search import Workload
+from dnewton.planning.net_plan import NetPlan
+from dnewton.planning.replicas import RankDivision
 from dnewton.solvers.baselines import krylov
-from dnewton.solvers.baselines.workers import Point, Workers
+from dnewton.solvers.baselines.workers import Point, Workers, data_parallel
 from dnewton.solvers.interface import BACKWARD, FORWARD, IterationReport, Solver, SolverState, StartPoint
+from dnewton.solvers.kind import Needs
 
 SUBSAMPLE = 1  # purpose of the random draw, as newton's
 BOOST, DROP = 1.5, 2 / 3  # of λ where the model was bad (ρ < ¼), good (ρ > ¾)
 STEEP = 1e-6  # |cos| of the angle with ∇f below which the sign of a slope is rounding's
 SWEEP = 256  # samples of a Hessian product at a time
+
+
+class HessianFreeSection(CommonSection):
+    """Hessian-free optimisation, data-parallel (Martens 2010; He et al. 2016). One iteration is one outer step."""
+
+    name: Literal["hessian_free"] = "hessian_free"
+    method: Literal["gn_cg", "bicgstab"] = "gn_cg"  # CG on the Gauss-Newton matrix, Bi-CG-STAB on the Hessian
+    subsample: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(samples_or_share)] = 0.2
+    damping: Positive = 0.5  # lambda at the start
+    cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    max_cg: Count = 100
+    carry_over: Fraction = 0.95  # an inner solve begins at this times the last solution
+    backtrack: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    armijo: Annotated[float, Field(gt=0, lt=1)] = 1e-2
+    max_trials: Count = 60
 
 
 @dataclass
@@ -206,3 +230,11 @@ class HessianFree(Solver):
 
 def _model(direction: _Direction) -> float:
     return direction.slope + 0.5 * direction.curvature
+
+
+def _needs(options: HessianFreeSection, plan: NetPlan, work: Workload, layout: RankDivision, source: str) -> Needs:
+    """The forward passes of this worker's share of the subsample last for an iteration."""
+    return Needs(samples=-(-subsample_size(options.subsample, work.samples) // layout.replicas))
+
+
+SOLVERS.add("hessian_free")(data_parallel(HessianFreeSection, HessianFree, needs=_needs))

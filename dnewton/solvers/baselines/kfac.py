@@ -4,20 +4,55 @@ mpd_kfac (Osawa et al. 2019). What differs is who computes which factors and wha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
 
 from dnewton.arrays.namespace import Array, namespace, nbytes, to_device, zeros
 from dnewton.comm.communicator import Comm
-from dnewton.config.baselines import KFACSection
+from dnewton.config.baselines import WorkersSection
+from dnewton.config.solver_register import SOLVERS
+from dnewton.config.types import Count, Fraction, NotNegative, Positive
 from dnewton.model.gathered_layers import GatheredLayers
-from dnewton.planning.replicas import ProcessGroups
+from dnewton.planning.grid_search import Workload
+from dnewton.planning.net_plan import NetPlan
+from dnewton.planning.replicas import RankDivision
 from dnewton.solvers.baselines import kfac_assignment
-from dnewton.solvers.baselines.epoch_loop import taken
+from dnewton.solvers.baselines.epoch_loop import saved_or_zeros
 from dnewton.solvers.baselines.first_order import FirstOrder
+from dnewton.solvers.baselines.kfac_assignment import LayerSize
 from dnewton.solvers.baselines.kfac_factors import Decomposition, decompose, local_pass
-from dnewton.solvers.baselines.workers import Share, Workers
+from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
 from dnewton.solvers.interface import SolverState, StartPoint
+from dnewton.solvers.kind import Needs
+
+
+class KFACSection(WorkersSection):
+    """Kronecker-factored curvature: dp_kfac (Zhang et al. 2022), d_kfac (Pauloski et al. 2020, 2021), mpd_kfac (Osawa
+    et al. 2019)."""
+
+    name: Literal["dp_kfac", "d_kfac", "mpd_kfac"] = "dp_kfac"
+    learning_rate: Positive = 0.05
+    momentum: Fraction = 0.9
+    weight_decay: NotNegative = 0.0
+    damping: Positive = 0.03
+    inverse: Literal["auto", "eigen", "pi"] = "auto"  # auto: pi for mpd_kfac, eigen otherwise
+    decay: Fraction = 0.95  # running average of the factors: the weight of the OLD average
+    factor_every: Count = 1  # steps between two updates of the factors
+    inverse_every: Count = 10  # steps between two decompositions
+    kl_clip: Annotated[float, Field(gt=0)] | None = 0.001
+    assignment: Literal["greedy", "round_robin"] = "greedy"
+    # d_kfac only: the share of workers that hold a layer's decomposition
+    grad_worker_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _fraction_is_kaisas(self) -> KFACSection:
+        if self.grad_worker_fraction != 1.0 and self.name != "d_kfac":
+            raise ValueError("grad_worker_fraction is d_kfac's; in dp_kfac and mpd_kfac one worker owns a layer")
+        if self.name == "mpd_kfac" and self.inverse == "eigen":
+            raise ValueError("mpd_kfac has inverse: pi; the eigen form is d_kfac")
+        return self
 
 
 class KFAC(FirstOrder):
@@ -28,7 +63,7 @@ class KFAC(FirstOrder):
     weight is on the OLD average.
     """
 
-    def __init__(self, workers: Workers, options: KFACSection, groups: ProcessGroups) -> None:
+    def __init__(self, workers: Workers, options: KFACSection) -> None:
         """Collective over the workers: makes the groups of KAISA's grid."""
         super().__init__(workers, options)
         self._own: KFACSection = options
@@ -44,9 +79,8 @@ class KFAC(FirstOrder):
         )
         self._whole = GatheredLayers(network)
         row, column = self._place.place(workers.index)
-        assert groups.peers is not None
-        self._column: Comm = groups.peers.split(column)
-        self._row: Comm = groups.peers.split(row)
+        self._column: Comm = workers.peers.split(column)
+        self._row: Comm = workers.peers.split(row)
         self._eigen = options.inverse == "eigen" or (options.inverse == "auto" and options.name != "mpd_kfac")
         at = range(len(self._sizes))
         here = [self._place.position[i] == network.comm.rank for i in at]
@@ -61,7 +95,7 @@ class KFAC(FirstOrder):
     def prepare(self, start: StartPoint) -> None:
         """Take over θ, the momentum, and of factors and decompositions what this rank works with."""
         super().prepare(start)
-        self._velocity = taken(start, "velocity")
+        self._velocity = saved_or_zeros(start, "velocity")
         self._factors: dict[int, tuple[Array, Array]] = {}
         self._decomposed: dict[int, Decomposition] = {}
         self._updates = 0
@@ -81,8 +115,8 @@ class KFAC(FirstOrder):
         updates = {i: int(n[0]) for i in range(len(self._sizes)) for n in read(i, "updates")}
         known = {i for i, n in updates.items() if n}
         self._factors = {i: (a, g) for i in known.intersection(self._factored) for a, g in [read(i, "A", "G")]}
-        mine = [updates[i] for i in self._factors]  # without any, as others in the replica: they act together
-        self._updates = max(mine or updates.values(), default=0)
+        counts = [updates[i] for i in self._factors]  # without any, as others in the replica: they act together
+        self._updates = max(counts or updates.values(), default=0)
         for i in known.intersection(self._preconditioned):
             if len(parts := read(i, *self._parts)) == len(self._parts):
                 self._decomposed[i] = Decomposition(*parts)
@@ -111,9 +145,9 @@ class KFAC(FirstOrder):
         sums: dict[str, tuple[Array, Array]] = {}
         with workers.all.phase("gradient"):
             if len(share.indices):
-                mine = {self._sizes[i].name for i in self._factored} if renew else set()
+                factored = {self._sizes[i].name for i in self._factored} if renew else set()
                 asked = self._asked if renew else set()
-                sums = local_pass(workers.objective, self._theta, share.indices, gradient, asked, mine)
+                sums = local_pass(workers.objective, self._theta, share.indices, gradient, asked, factored)
         with workers.all.phase("exchange"):
             gradient = workers.peers.allreduce(gradient)
         if renew:
@@ -156,13 +190,13 @@ class KFAC(FirstOrder):
         """Owners decompose; the workers of a column give each other what they have."""
         options = self._own
         with self.workers.all.phase("precondition"):
-            mine = {
+            decomposed = {
                 i: decompose(*self._factors[i], self._eigen, options.damping) for i in self._owned if i in self._factors
             }
             if self._column.size == 1:
-                self._decomposed |= mine
+                self._decomposed |= decomposed
                 return
-            flat = self._column.concatenate(_packed([p for d in mine.values() for p in d.parts()], self._theta))
+            flat = self._column.concatenate(_packed([p for d in decomposed.values() for p in d.parts()], self._theta))
         start = 0
         for row in range(self._column.size):
             for i in self._preconditioned:
@@ -205,7 +239,7 @@ class KFAC(FirstOrder):
         return ("left", "right", "left_values", "right_values") if self._eigen else ("left", "right")
 
     def saved(self) -> SolverState:
-        """The momentum, the factors, and the decompositions where they are not made anew at every step; by owners."""
+        """The momentum, the factors, and the decompositions where they are not computed at every step; by owners."""
         shapes: dict[str, tuple[int, ...]] = {}
         whole: dict[str, Array] = {}
         for i, size in enumerate(self._sizes if self._iteration or self._position else []):
@@ -216,13 +250,13 @@ class KFAC(FirstOrder):
                 here |= {part: every[part] for part in self._parts}
             shapes |= {f"{size.name}.{part}": shape for part, shape in here.items()}
             if i in self._owned:
-                found = {part: zeros(shape, self._theta) for part, shape in here.items()}
+                tensors = {part: zeros(shape, self._theta) for part, shape in here.items()}
                 if i in self._factors:
-                    found["updates"] += self._updates
-                    found["A"], found["G"] = self._factors[i]
+                    tensors["updates"] += self._updates
+                    tensors["A"], tensors["G"] = self._factors[i]
                 if i in self._decomposed and self._own.inverse_every > 1:
-                    found |= dict(zip(self._parts, self._decomposed[i].parts(), strict=True))
-                whole |= {f"{size.name}.{part}": tensor for part, tensor in found.items()}
+                    tensors |= dict(zip(self._parts, self._decomposed[i].parts(), strict=True))
+                whole |= {f"{size.name}.{part}": tensor for part, tensor in tensors.items()}
         values = {**self.saved_values(), "kl_clip": repr(self._clip)}
         return SolverState({"velocity": self._velocity}, values=values, shapes=shapes, whole=whole)
 
@@ -239,9 +273,39 @@ def _packed(arrays: list[Array], like: Array) -> Array:
 
 def _unpacked(flat: Array, shapes: list[tuple[int, ...]]) -> list[Array]:
     xp = namespace(flat)
-    found = []
+    arrays = []
     start = 0
     for shape in shapes:
-        found.append(xp.reshape(flat[start : start + _count(shape)], shape))
+        arrays.append(xp.reshape(flat[start : start + _count(shape)], shape))
         start += _count(shape)
-    return found
+    return arrays
+
+
+def _placed(
+    options: KFACSection, sizes: Sequence[LayerSize], layout: RankDivision, source: str
+) -> kfac_assignment.Placement:
+    return kfac_assignment.place(
+        sizes,
+        layout.replicas,
+        layout.model_ranks,
+        options.name,
+        options.assignment,
+        options.grad_worker_fraction,
+        source,
+    )
+
+
+def _check(options: KFACSection, layout: RankDivision, source: str) -> None:
+    _placed(options, [], layout, source)
+
+
+def _needs(options: KFACSection, plan: NetPlan, work: Workload, layout: RankDivision, source: str) -> Needs:
+    """Factors and decompositions of the rank that has most of them, and as much while they are renewed."""
+    sizes = kfac_assignment.layer_sizes(plan)
+    placement = _placed(options, sizes, layout, source)
+    ranks = [(w, m) for w in range(layout.replicas) for m in range(layout.model_ranks)]
+    numbers = max(kfac_assignment.held_numbers(sizes, placement, options.name, *at) for at in ranks)
+    return Needs(bytes=2.0 * work.itemsize * numbers)
+
+
+SOLVERS.add("dp_kfac", "d_kfac", "mpd_kfac")(data_parallel(KFACSection, KFAC, needs=_needs, check=_check))

@@ -35,11 +35,11 @@ class LayerSize:
 
 def layer_sizes(plan: NetPlan) -> tuple[LayerSize, ...]:
     """The factors of every layer with weights."""
-    found = []
+    sizes = []
     for layer in plan.parametric():
         out, inputs, *_ = layer.spec.weight_shape
-        found.append(LayerSize(layer.spec.name, inputs * layer.spec.kernel_size + 1, out))
-    return tuple(found)
+        sizes.append(LayerSize(layer.spec.name, inputs * layer.spec.kernel_size + 1, out))
+    return tuple(sizes)
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ def _spread(costs: Sequence[float], bins: int, assignment: Assignment) -> list[i
     """A bin for every item: in turn, or the largest item first into the least loaded bin (Graham 1969)."""
     if assignment == "round_robin":
         return [i % bins for i in range(len(costs))]
-    found, load = [0] * len(costs), [0.0] * bins
+    bin_of, load = [0] * len(costs), [0.0] * bins
     for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        found[i] = load.index(min(load))
-        load[found[i]] += costs[i]
-    return found
+        bin_of[i] = load.index(min(load))
+        load[bin_of[i]] += costs[i]
+    return bin_of
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def held_numbers(
     eigen: bool = True,
 ) -> int:
     """Numbers that a rank keeps between steps: running averages of factors, and decompositions."""
-    _, mine = placement.place(worker)
+    _, own_column = placement.place(worker)
     total = 0
     for i, size in enumerate(sizes):
         if placement.position[i] != position:
@@ -140,6 +140,6 @@ def held_numbers(
         squares = size.a**2 + size.g**2
         if variant != "dp_kfac" or placement.owner[i] == worker:
             total += squares
-        if placement.column[i] == mine:
+        if placement.column[i] == own_column:
             total += squares + (size.a + size.g if eigen else 0)
     return total

@@ -24,13 +24,13 @@ def local_pass(
     indices: Indices,
     gradient: Array,
     wanted: Collection[str],
-    mine: Collection[str],
+    factored: Collection[str],
 ) -> dict[str, tuple[Array, Array]]:
-    """Add Σ ∇ξ over some samples to `gradient`; for the layers `mine` also b·A and b·G over them.
+    """Add Σ ∇ξ over some samples to `gradient`; for the layers `factored` also b·A and b·G over them.
 
     `wanted` are the layers for which any rank of the replica is asked. Collective over the replica.
     """
-    network, found = objective.network, {}
+    network, factors = objective.network, {}
     tape = objective.forward(theta, indices, keep=True)
     cot = objective.loss.gradient(tape.z, take(objective.data.y, indices))
 
@@ -41,11 +41,11 @@ def local_pass(
         if name in wanted:
             inputs = network.whole_slice(block, z)
             outputs = network.whole_slice(block, d, of_outputs=True)
-            if name in mine:
-                found[name] = (_inputs_factor(op, inputs), _outputs_factor(outputs))
+            if name in factored:
+                factors[name] = (_inputs_factor(op, inputs), _outputs_factor(outputs))
 
     network.backward(theta, tape, cot[:, None, :], visit)
-    return found
+    return factors
 
 
 def _inputs_factor(op: Linear, z: Array) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dnewton.arrays.namespace import Array, copy, namespace
 from dnewton.config.baselines import WorkersSection
-from dnewton.solvers.baselines.epoch_loop import Epochs, taken
+from dnewton.solvers.baselines.epoch_loop import Epochs, saved_or_zeros
 from dnewton.solvers.baselines.workers import Share, Workers
 from dnewton.solvers.interface import SolverState, StartPoint
 
@@ -21,7 +21,7 @@ class LocalSteps(Epochs):
         resumed = start.saved is not None and "x" in start.saved.own
         self.x = start.saved.own["x"] if resumed and start.saved else copy(start.theta)
         self.centre = copy(start.theta)
-        self.velocity = taken(start, "velocity") if resumed else namespace(start.theta).zeros_like(start.theta)
+        self.velocity = saved_or_zeros(start, "velocity") if resumed else namespace(start.theta).zeros_like(start.theta)
 
     @property
     def theta(self) -> Array:

@@ -8,15 +8,32 @@ Every rank gets its slice of all x_i and g_i by one Alltoall, so traffic is abou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from dnewton.arrays.namespace import Array, copy, identity, namespace, to_device, to_host
-from dnewton.config.baselines import RankMSection
+from dnewton.config.baselines import WorkersSection
+from dnewton.config.solver_register import SOLVERS
+from dnewton.config.types import Count, Fraction, NotNegative
 from dnewton.data.sampling import Indices
 from dnewton.grid import cut
 from dnewton.solvers.baselines.local_sgd import LocalSteps
-from dnewton.solvers.baselines.workers import Share, Workers
+from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
 from dnewton.solvers.interface import StartPoint
+
+
+class RankMSection(WorkersSection):
+    """Multi-secant Newton over workers, after Arnold and Wang 2017."""
+
+    name: Literal["rank_m"] = "rank_m"
+    tau: Count = 4  # local steps that spread the workers before a secant step
+    momentum: Fraction = 0.9
+    type: Literal["I", "II"] = "II"
+    ridge: Annotated[float, Field(ge=1e-15, allow_inf_nan=False)] = 1e-3  # relative to trace(YᵀY)/m
+    overlap: Count = 256  # samples on which all workers take the same gradient difference
+    secant_rate: NotNegative = 0.1  # eta: step along what is left of the gradient
+    spread: Annotated[float, Field(ge=0, le=1)] = 0.0  # how much of its distance from the mean a worker keeps
 
 
 @dataclass(frozen=True)
@@ -79,21 +96,21 @@ class RankM(LocalSteps):
         options, workers = self._own, self.workers
         overlap = workers.common(draw, options.overlap)
         self._seen += len(overlap) * workers.count
-        found = self.secant(overlap)
+        step = self.secant(overlap)
         with workers.all.phase("function"):
-            before = workers.value(found.mean, overlap)
-            after = workers.value(found.new, overlap)
+            before = workers.value(step.mean, overlap)
+            after = workers.value(step.new, overlap)
         self._seen += 2 / 3 * len(overlap)
         good = after < before  # false for NaN
         self._steps = self._steps + 1
-        self._ranks = self._ranks + found.rank
+        self._ranks = self._ranks + step.rank
         self._kept = self._kept + bool(good)
         if good:
-            new = found.new
+            new = step.new
         else:
             with workers.all.phase("exchange"):
-                new = found.mean - options.secant_rate * workers.peers.concatenate(found.slope)
-        self.x = new + options.spread * (self.x - found.mean)
+                new = step.mean - options.secant_rate * workers.peers.concatenate(step.slope)
+        self.x = new + options.spread * (self.x - step.mean)
         self.centre = new
 
     def secant(self, overlap: Indices) -> Secant:
@@ -129,10 +146,13 @@ class RankM(LocalSteps):
     def figures(self) -> dict[str, Any]:
         """Mean numerical rank of Y, and the share of secant steps that were kept, since the last line."""
         steps = max(1, self._steps)
-        found = {"secant_rank": self._ranks / steps, "secant_kept": self._kept / steps}
+        figures = {"secant_rank": self._ranks / steps, "secant_kept": self._kept / steps}
         self._steps = self._ranks = self._kept = 0
-        return found
+        return figures
 
     def saved_values(self) -> dict[str, str]:
         """Also what the next line of figures counts."""
         return {**super().saved_values(), "secant": f"{self._steps} {self._ranks} {self._kept}"}
+
+
+SOLVERS.add("rank_m")(data_parallel(RankMSection, RankM, vectors=21))

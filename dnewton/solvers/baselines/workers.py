@@ -8,15 +8,23 @@ D·b, and only the last batch of a pass can leave a worker without samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from dnewton.arrays.namespace import Array, copy, dot, namespace
+from dnewton.config.baselines import CommonSection
 from dnewton.data.sampling import Indices, ascending, permutation, run
 from dnewton.errors import UserError
 from dnewton.grid import cut
 from dnewton.model.objective import Objective
+from dnewton.planning.curvature_plan import CurvaturePlan
+from dnewton.planning.memory import Budget
 from dnewton.planning.replicas import ProcessGroups
+from dnewton.solvers.interface import Solver
+from dnewton.solvers.kind import SolverKind
+
+T = TypeVar("T", bound=CommonSection)
 
 ORDER, OVERLAP = 4, 5  # purposes of random draws
 
@@ -46,6 +54,7 @@ class Workers:
         """`batch` samples per worker and step."""
         assert groups.workers is not None
         assert groups.peers is not None
+        self.groups = groups
         self.all = groups.workers
         self.peers = groups.peers
         self.model = objective.comm
@@ -113,9 +122,9 @@ class Workers:
 
         Collective over the workers.
         """
-        mine, total = self._mine(indices)
+        share, total = self._own_share(indices)
         gradient = namespace(theta).zeros_like(theta)
-        loss, metric = self.objective.accumulate(theta, mine, gradient)
+        loss, metric = self.objective.accumulate(theta, share, gradient)
         self.all.stops.sync_point()
         gradient = self.peers.allreduce(gradient)
         gradient /= total
@@ -125,13 +134,13 @@ class Workers:
 
     def value(self, theta: Array, indices: Indices | None = None) -> float:
         """f alone. Collective over the workers."""
-        mine, total = self._mine(indices)
-        loss, _ = self.objective.accumulate(theta, mine, None)
+        share, total = self._own_share(indices)
+        loss, _ = self.objective.accumulate(theta, share, None)
         self.all.stops.sync_point()
         value, _, _ = self._totals(theta, loss, 0.0, theta[:0])
         return value[0] / total + value[1]
 
-    def _mine(self, indices: Indices | None) -> tuple[Indices, int]:
+    def _own_share(self, indices: Indices | None) -> tuple[Indices, int]:
         total = self.samples if indices is None else len(indices)
         lo, hi = cut(total, self.count, self.index)
         return run(lo, hi) if indices is None else indices[lo:hi], total
@@ -149,3 +158,12 @@ class Workers:
         """Raise UserError, alike on all ranks, unless f and ∇f are finite at the point where a run starts."""
         if not (math.isfinite(point.value) and math.isfinite(point.norm)):
             raise UserError(f"the objective is {point.value} at the starting point; scale the data or the weights")
+
+
+def data_parallel(section: type[T], solver: Callable[[Workers, T], Solver], **rest: Any) -> SolverKind[T]:
+    """The kind of a method whose workers are the replicas; `rest` are further fields of :class:`SolverKind`."""
+
+    def make(objective: Objective, options: T, groups: ProcessGroups, how: CurvaturePlan | Budget) -> Solver:
+        return solver(Workers(groups, objective, getattr(options, "batch", 1), options.seed), options)
+
+    return SolverKind(section, make, **rest)

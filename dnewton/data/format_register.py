@@ -1,0 +1,72 @@
+"""The readable formats: the names and suffixes by which their modules are found, and what each says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dnewton.comm.communicator import Comm
+from dnewton.config.register import Register
+from dnewton.data.sources import Source
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What opening a file takes besides its name: the YAML key for messages, the declared features, the CSV targets."""
+
+    key: str
+    features: int | None
+    comm: Comm
+    target: Sequence[str | int] | None = None
+    zero_based: bool | None = None  # how the training file counts its features, if it is LIBSVM text
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format of files. `open` takes the path, the path of the labels if they are apart, and the rest; it raises
+    UserError alike on all ranks and is collective over the world."""
+
+    words: str  # in messages
+    takes: Callable[[bytes, str], bool]  # whether a file is of it, by its first bytes (decompressed) and its path
+    open: Callable[[str, str | None, Opening], Source]
+    packed: bool = False  # read as .gz, .bz2 and .xz, too
+    labels_apart: bool = False  # targets may be in another file
+    is_table: bool = False  # targets may be named or numbered columns
+
+
+_FORMATS = "dnewton.data.formats"
+
+# A file whose suffix is here is of that format; the content of others is asked for in this order, texts last.
+FORMATS: Register[Format] = Register(
+    "data format",
+    {
+        ".npy": f"{_FORMATS}.npy",
+        ".npz": f"{_FORMATS}.npz",
+        ".mat": f"{_FORMATS}.mat",
+        ".h5": f"{_FORMATS}.hdf5",
+        ".hdf5": f"{_FORMATS}.hdf5",
+        "CIFAR records": f"{_FORMATS}.cifar_records",
+        "idx": f"{_FORMATS}.idx",
+        "CIFAR batch": f"{_FORMATS}.cifar_batches",
+        ".svm": f"{_FORMATS}.libsvm",
+        ".libsvm": f"{_FORMATS}.libsvm",
+        ".svmlight": f"{_FORMATS}.libsvm",
+        ".csv": f"{_FORMATS}.tables",
+        ".tsv": f"{_FORMATS}.tables",
+    },
+)
+
+
+def begins_with(*magic: bytes) -> Callable[[bytes, str], bool]:
+    """The test of formats that are known by their first bytes."""
+    return lambda head, path: head.startswith(magic)
+
+
+def opened_by_each(read: Callable[[str, str | None], Source]) -> Callable[[str, str | None, Opening], Source]:
+    """Every rank reads a file's header for itself: `read` needs no communication."""
+
+    def open_file(path: str, labels: str | None, opening: Opening) -> Source:
+        with opening.comm.raise_together():
+            return read(path, labels)
+
+    return open_file
