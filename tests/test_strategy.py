@@ -20,7 +20,6 @@ from test_ways import LAMBDA, NETS, dense_pieces, setting
 from dnewton.arrays.namespace import zeros
 from dnewton.comm.communicator import Comm
 from dnewton.config import parse
-from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config
 from dnewton.curvature.jacobian import LocalSystem, local_systems
 from dnewton.errors import UserError
@@ -30,7 +29,7 @@ from dnewton.hardware.device import Device
 from dnewton.hardware.rates import Rates
 from dnewton.planning import costs, curvature_plan, grid_search, traffic_forecast
 from dnewton.planning.net_plan import infer_shapes
-from dnewton.solvers.newton import cg, direct, early_termination, local_solver
+from dnewton.solvers.newton import cg, early_termination, local_solver
 from dnewton.solvers.newton.cg import PlainCG
 from dnewton.solvers.newton.newton import State
 
@@ -171,63 +170,6 @@ def test_a_warm_start_meets_the_same_rule(comm: Comm, jacobian: str) -> None:
     rough = {**options, "cg_tolerance": 0.5}  # where the start is seen in the result, from the second step on
     cold, warm = (trained(comm, 3, warm_start=start, **rough)[1] for start in (False, True))
     assert warm[:2] == cold[:2] and warm[2] != cold[2] and warm[-1] < warm[0]
-
-
-@pytest.mark.parametrize("combined", ["none", "two_level"])
-@pytest.mark.parametrize(
-    ("jacobian", "subproblem_", "curvature"),
-    [
-        ("factored", "cg", "diagonal"),
-        ("factored", "exact", "diagonal"),
-        ("normal", "exact", "diagonal"),
-        ("implicit", "cg", "diagonal"),
-        ("dense", "exact", "full"),
-    ],
-)
-def test_several_lambda_go_on_with_the_lowest(
-    comm: Comm, jacobian: str, subproblem_: str, curvature: str, combined: str
-) -> None:
-    """From one point, the loss after a step is the lowest of those that the values give by themselves."""
-    problem = Problem((5,), MLP, samples=24, solver={"subsample": 0.5})
-    on = lay_out(problem, comm, batch=100)
-
-    def first_step(start: float, trials: int) -> tuple[float, float]:
-        options = NewtonSection.model_validate(
-            {
-                "subsample": 0.5,
-                "jacobian": jacobian,
-                "subproblem": subproblem_,
-                "curvature": curvature,
-                "drop": 1.0,
-                "boost": 1.0,
-                "cg_tolerance": 1e-6,
-                "early_termination": {"mode": "off"},
-                "lambda_trials": trials,
-                "combine": combined,
-            }
-        )
-        solver = on.newton(options=options)
-        solver.start(State(on.theta, start))
-        step = solver.step()
-        solver.close()
-        assert step.alpha == 1.0
-        return step.loss, step.damping
-
-    alone = [first_step(100.0 / 10**j, 1) for j in range(3)]
-    together = first_step(100.0, 3)
-    assert together == pytest.approx(min(alone), rel=1e-9)
-
-
-def test_several_lambda_share_the_matrix(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, on, grad = setting(comm, "mlp", "cross_entropy")
-    model = on.model()
-    model.kept = {}
-    (unit,) = local_systems(on.network.blocks, per_layer=False)
-    first = [solve(model, grad, unit, 1.0) for solve in (direct.dual,)]
-    monkeypatch.setattr(model.jacobian, "gram", lambda unit: pytest.fail("made twice"))
-    again = [solve(model, grad, unit, value) for value in (0.1, 1.0) for solve in (direct.dual,)]
-    if grad.size:
-        assert relative(again[1], first[0]) < 1e-13 and relative(again[0], first[0]) > 1e-3
 
 
 @pytest.mark.parametrize("mode", ["lockstep", "off"])

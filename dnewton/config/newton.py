@@ -75,7 +75,6 @@ class NewtonSection(Section):
     combine: Literal["none", "previous", "two_level"] = "previous"
     replica_solve: Literal["average", "exact"] = "average"  # parallel.replicas > 1: each with its share of S, or all
     lambda_: Annotated[float, Field(alias="lambda", ge=1e-10, le=1e10)] = 1.0
-    lambda_trials: Annotated[int, Field(ge=1, le=20)] = 1  # try lambda, lambda/10, ... and go on with the best
     drop: Annotated[float, Field(gt=0, le=1)] = 0.6667
     boost: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.5
     eta: Annotated[float, Field(gt=0, lt=1)] = 1.0e-4

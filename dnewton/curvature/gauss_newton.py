@@ -82,7 +82,6 @@ class GaussNewton(OutputHessian):
         """`z` are the outputs on S, (S, K)."""
         super().__init__(loss, z, regulariser)
         self.jacobian = jacobian
-        self.kept: dict[object, tuple[Array, Array]] | None = None  # matrices that several λ share, if they do
 
     def block_product(self, v: Array, unit: LocalSystem, damping: float) -> Array:
         """(G_uu + λI) v on a diagonal unit alone; returns the unit's span. Communicates nothing."""

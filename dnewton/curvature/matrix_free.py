@@ -103,7 +103,6 @@ class NormalMatrix(MatrixFreeModel):
     ) -> None:
         """Collective over the backward-sum groups, as :func:`dnewton.curvature.jacobian.build`."""
         super().__init__(passes, loss, z, regulariser)
-        self.kept: dict[object, tuple[Array, Array]] | None = None
         self.matrices = {unit: zeros((unit.size, unit.size), theta) for unit in units}
         for here, tape in passes.parts:
             chunk = build(network, theta, [tape], "dense")

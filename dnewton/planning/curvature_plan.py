@@ -160,7 +160,7 @@ def decide(
     when nothing fits, or not what the options ask for.
     """
     at = _Setting(plan, work, options, rates or Rates(), tuple(costs.blocks_of(plan)))
-    vectors = float((VECTORS + 2 * (options.lambda_trials - 1)) * at.numbers * work.itemsize)
+    vectors = float(VECTORS * at.numbers * work.itemsize)
     data = data_bytes(plan, work)
     fixed = process + vectors + data
     batch = min(options.batch_size, 1 << 30)
@@ -327,7 +327,7 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
         chosen.append(solver_stages)
         for way, _ in solver_stages:
             need = fitting[way].workspace if way in fitting else found[way].workspace
-            kept = options.lambda_trials > 1 if way in EXACT else way != "plain"
+            kept = way not in (*EXACT, "plain")
             here = min(need, found["plain"].workspace) if kept else need  # only while the system is at work
             lasting += need - here  # until all systems of the rank are solved
             passing = max(passing, here)
@@ -397,8 +397,7 @@ def _normal(at: _Setting, left: float) -> Found:
         else:
             way = min(found, key=lambda name: found[name].seconds)
         ways.append(((way, 0),))
-        need = found[way].workspace
-        workspace = workspace + need if options.lambda_trials > 1 else max(workspace, need)
+        workspace = max(workspace, found[way].workspace)
     squares = float(max(sizes) ** 2 * item)  # a chunk's product before it is added
     chunk = _chunk(at, per_sample, left - matrices - squares, messages=True)
     tangents = 2 * at.sweep * item

@@ -124,17 +124,9 @@ class Newton(Solver):
         """One Newton iteration. Collective over the world."""
         state = self.state
         model = self._curvature()
-        if self._options.lambda_trials > 1 and isinstance(model, (GaussNewton, NormalMatrix)):
-            model.kept = {}
-        dampings = [max(damping.SMALLEST, state.damping / 10**j) for j in range(self._options.lambda_trials)]
-        tried = [self._direction(model, value) for value in dampings]
+        direction, solution, waited = self._direction(model, state.damping)
         del model
         self._comm.stops.safe_point()  # a solve that was cut short for a stop must not count
-        chosen = self._lowest([direction for direction, _, _ in tried])
-        state.damping = dampings[chosen]
-        direction, found, _ = tried[chosen]
-        waited = sum(seconds for _, _, seconds in tried)
-        del tried
         state.iteration += 1
         if self._broken.found(direction.slope + direction.curvature, state.iteration):
             state.previous = None  # it may have come from there
@@ -159,12 +151,12 @@ class Newton(Solver):
             state.damping,
             alpha=0.0 if at is None else alpha,
             ratio=ratio,
-            cg=found.iterations,
-            active=found.iterations > 0,
-            cut=found.cut,
+            cg=solution.iterations,
+            active=solution.iterations > 0,
+            cut=solution.cut,
             waited=waited,
-            trials=trials + (len(dampings) if len(dampings) > 1 else 0),
-            seen=self._spent(trials + len(dampings) - 1, at is not None),
+            trials=trials,
+            seen=self._spent(trials, at is not None),
             seen_per_cg=4 / 3 * self._subsamples.size,  # by passes: a tangent sweep is two forward passes
             solved=True,
         )
@@ -222,16 +214,6 @@ class Newton(Solver):
                 best = combine.two_level if self._options.combine == "two_level" else combine.combine
                 direction = best(model, unit, self._grad, found.d, previous, lam, comm)
             return direction, found, self._watch.complete()
-
-    def _lowest(self, directions: list[combine.Direction]) -> int:
-        """Which direction's whole step leads to the lowest f; the first of several λ where none is finite."""
-        if len(directions) == 1:
-            return 0
-        values = []
-        for direction in directions:
-            value = self._evaluate(self._moved(1.0, direction.p)).value if direction.slope < 0 else math.nan
-            values.append(value if math.isfinite(value) else math.inf)
-        return values.index(min(values))
 
     def _solve(self, model: GaussNewton | MatrixFreeModel, lam: float) -> cg.Solution:
         options, comm = self._options, self._comm
