@@ -76,13 +76,15 @@ def test_diagonal_systems_by_passes(comm: Comm, net: str, per_layer: bool) -> No
         return model.joint_product(v, unit, LAMBDA, on.comm)
 
     def solve(fraction: float, limit: int = 500) -> cg.Solution:
+        rule = early_termination.make_joint("lockstep" if fraction < 1 else "off", fraction, on.comm)
+        rule.begin(1, int(on.comm.sum_scalars([float(grad.size > 0)])[0]))
         systems = [PlainCG(multiply, grad, unit, 1e-12) for unit in mine]
         nothing = zeros(grad.shape, grad)
         idle = lambda unit: (multiply(nothing, unit), None)[1]  # noqa: E731
-        return cg.solve_jointly(systems, idle, grad, limit, fraction, on.comm)
+        return cg.solve_jointly(systems, idle, grad, limit, rule)
 
-    assert relative(flat(on.whole(solve(math.inf).d)), dense_pieces(problem, on, per_layer)) < 1e-8
-    assert solve(math.inf, limit=3).iterations <= 3
+    assert relative(flat(on.whole(solve(1.0).d)), dense_pieces(problem, on, per_layer)) < 1e-8
+    assert solve(1.0, limit=3).iterations <= 3
     early = solve(0.01)  # the first to finish ends it for all
     counts = comm.gather_to_root([early.iterations, early.cut, bool(grad.size)])
     if comm.rank == 0:
@@ -304,7 +306,7 @@ def test_memory_decides_step_by_step() -> None:
     image = [{"conv": {"channels": 2, "kernel": 3, "padding": 1}}, "flatten", {"dense": {"units": 25}}]
     fast = decided(image, [100, 14, 14], 1000, 500, batch=50)
     assert fast.held["layers.0"] == "factored" and fast.how == "explicit"
-    less = decided(image, [100, 14, 14], 1000, 500, batch=50, memory=0.8 * fast.peak - 0.8 * fast.passes)
+    less = decided(image, [100, 14, 14], 1000, 500, batch=50, memory=0.8 * fast.peak - 0.8 * fast.activation_cache_bytes)
     assert less.held["layers.0"] == "dense" and less.peak < fast.peak
     batches = decided(wide, [100], 4000, 100, memory=66e6)
     assert batches.batch < 1024 and batches.peak <= 66e6

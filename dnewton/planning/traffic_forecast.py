@@ -59,7 +59,6 @@ def iteration_bytes(plan: NetPlan, did: Iteration) -> dict[str, int]:
     cg = did.full_cg * (product * item + ranks * 2 * SCALAR)
     if did.how == "implicit" and not did.full_cg:
         cg += did.joint_cg * did.units * ranks * s * (forward + backward) * item
-        cg += ranks * (did.joint_cg + 1) * SCALAR
     jacobian = sum(backward_numbers(plan, outputs, b, jacobian=True) for b in did.jacobian_batches)
     return {
         "function": did.trials * (did.samples * forward * item + ranks * 3 * SCALAR),

@@ -164,7 +164,7 @@ class ReplicatedNewton(Newton):
         g = self._grad
         start = self.state.previous if options.warm_start else None
         if options.curvature == "full":
-            return cg.full_cg(
+            return cg.solve_whole(
                 lambda v, unit: model.full_product(v, unit, lam, comm),
                 g,
                 self._rank_unit,
