@@ -306,7 +306,9 @@ def test_memory_decides_step_by_step() -> None:
     image = [{"conv": {"channels": 2, "kernel": 3, "padding": 1}}, "flatten", {"dense": {"units": 25}}]
     fast = decided(image, [100, 14, 14], 1000, 500, batch=50)
     assert fast.held["layers.0"] == "factored" and fast.how == "explicit"
-    less = decided(image, [100, 14, 14], 1000, 500, batch=50, memory=0.8 * fast.peak - 0.8 * fast.activation_cache_bytes)
+    less = decided(
+        image, [100, 14, 14], 1000, 500, batch=50, memory=0.8 * fast.peak - 0.8 * fast.activation_cache_bytes
+    )
     assert less.held["layers.0"] == "dense" and less.peak < fast.peak
     batches = decided(wide, [100], 4000, 100, memory=66e6)
     assert batches.batch < 1024 and batches.peak <= 66e6

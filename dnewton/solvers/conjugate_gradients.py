@@ -38,7 +38,8 @@ class ConjugateGradients:
         start: Array | None = None,
         preconditioner: Product | None = None,
     ) -> None:
-        """Takes over b. `squares` is ‖b‖² where it is known; `preconditioner` maps r to M⁻¹ r.
+        """Takes over b, which becomes the residual. `squares` is ‖b‖², where it is known; `preconditioner` maps r to
+        M⁻¹ r.
 
         Collective over what `dots` and, where there is a `start`, `product` are collective over.
         """

@@ -19,6 +19,7 @@ from dnewton.config.baselines import (
 from dnewton.config.newton import NewtonSection
 from dnewton.data.sampling import subsample_size
 from dnewton.errors import UserError
+from dnewton.grid import ceil_div
 from dnewton.model.network import blocks_of
 from dnewton.model.objective import Objective
 from dnewton.planning import memory as memory_plan
@@ -68,7 +69,7 @@ def budget_for(
         ranks = [(w, m) for w in range(layout.replicas) for m in range(layout.model_ranks)]
         extra = 2.0 * work.itemsize * max(kfac_assignment.held_numbers(sizes, place, options.name, *at) for at in ranks)
     if isinstance(options, HessianFreeSection):
-        kept = -(-subsample_size(options.subsample, work.samples) // layout.replicas)
+        kept = ceil_div(subsample_size(options.subsample, work.samples), layout.replicas)
     return memory_plan.fit(
         plan,
         work,

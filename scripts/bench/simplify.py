@@ -29,6 +29,11 @@ import yaml
 from smooth_functions import smooth_2, smooth_10
 
 ROOT = Path(__file__).resolve().parents[2]
+PROCESSOR_TIME = """
+import runpy, time
+time.perf_counter = time.process_time
+runpy.run_module("dnewton.train", run_name="__main__", alter_sys=True)
+"""
 PRECISE = {"subsample": 1.0, "drop": 0.1, "boost": 3.0, "C": math.inf}
 
 
@@ -53,7 +58,7 @@ CONVOLUTIONS = [
 MADE: dict[str, tuple[Callable[[Any], tuple[Any, Any]], list[Any], dict[str, Any], float, int]] = {
     # samples, layers, solver, target, iterations at most
     "2-64": (lambda rng: smooth_2(rng, 2000), dense(64, 64, 1), {"C": math.inf}, 1e-7, 200),
-    "10-128": (lambda rng: smooth_10(rng, 4000), dense(128, 128, 128, 1), PRECISE, 1e-5, 60),
+    "10-128": (lambda rng: smooth_10(rng, 4000), dense(128, 128, 128, 1), PRECISE, 1e-5, 20),
     "2-64 precise": (lambda rng: smooth_2(rng, 2000), dense(64, 64, 1), PRECISE, 1e-5, 120),
     "small system": (lambda rng: smooth_10(rng, 20000), dense(16, 16, 1), {"subsample": 0.5}, 0.02, 40),
     "large MLP": (noise((784,), 10, 4000), dense(1000, 500, 10, activation="relu"), {"subsample": 0.25}, 0, 8),
@@ -88,13 +93,14 @@ def prepare(name: str, folder: Path) -> tuple[str, float, int]:
     return f"{stem}.yaml", target, limit
 
 
-def run(folder: Path, net: str, limit: int, side: str, seed: int, ranks: int) -> list[dict[str, Any]]:
+def run(folder: Path, net: str, limit: int, side: str, seed: int, ranks: int, processor: bool) -> list[dict[str, Any]]:
     """The rows of one run's metrics.jsonl."""
     _, *settings = side.split(",")
     code = next((Path(s[5:]).resolve() for s in settings if s.startswith("code=")), ROOT)
     sets = [f"solver.max_iterations={limit}", f"solver.seed={seed}", "output.checkpoint_every=1000000"]
     sets += [s for s in settings if not s.startswith("code=")]
-    command = [sys.executable, "-m", "dnewton.train", "--net", net, "--out", str(folder / "out"), "--overwrite"]
+    start = ["-c", PROCESSOR_TIME] if processor else ["-m", "dnewton.train"]
+    command = [sys.executable, *start, "--net", net, "--out", str(folder / "out"), "--overwrite"]
     command += [part for s in sets for part in ("--set", s)]
     if ranks > 1:
         command = ["mpirun", "--oversubscribe", "-np", str(ranks), *command]
@@ -128,6 +134,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--target", type=float)
+    parser.add_argument("--curves", action="store_true", help="print the losses of the last run of every side and seed")
+    parser.add_argument("--processor", action="store_true", help="processor time: for a machine that others use, too")
     parser.add_argument("--data", type=Path, help="folder with the public sets")
     args = parser.parse_args()
     for name in args.nets:
@@ -140,8 +148,10 @@ def main() -> None:
             for _ in range(args.repeats):
                 for seed in args.seeds:
                     for side in args.sides:
-                        rows = run(Path(place), net, limit, side, seed, args.ranks)
+                        rows = run(Path(place), net, limit, side, seed, args.ranks, args.processor)
                         found[side].append(figures(rows, target))
+                        if args.curves:
+                            print(f"{name} {side} {seed}", *(f"{row['loss']:.5g}" for row in rows), flush=True)
         print(f"\n{name}, {args.ranks} rank(s), target {target:g}, {args.repeats} x {len(args.seeds)} runs")
         for side, runs in found.items():
             texts = []

@@ -40,7 +40,7 @@ def conjugate_gradients(
 ) -> Approximation:
     """Until ‖r‖ ≤ tolerance ‖b‖, `limit` iterations, or curvature that is not positive. A must be positive definite:
     no direction of negative curvature is looked for. Collective over what `product` and `dots` are collective over."""
-    solve = ConjugateGradients(product, b, tolerance, dots=dots, start=start)
+    solve = ConjugateGradients(product, copy(b), tolerance, dots=dots, start=start)
     run(solve, limit)
     return Approximation(solve.d, solve.r, solve.products - (start is not None), solve.products)
 
