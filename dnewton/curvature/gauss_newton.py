@@ -23,7 +23,7 @@ class OutputHessian:
         self.samples = int(z.shape[0])
         self.outputs = int(z.shape[1])
 
-    def bend(self, u: Array, here: slice) -> Array:
+    def hessian_times(self, u: Array, here: slice) -> Array:
         """B u / |S| for u (..., n, K) of the samples of a slice."""
         return self._loss.hessian_product(self._state[here, ...], u) / self.samples
 
@@ -66,7 +66,7 @@ class Model(Protocol):
         """This rank's part of (G + λI) v. Collective."""
         ...
 
-    def bend(self, u: Array, here: slice) -> Array:
+    def hessian_times(self, u: Array, here: slice) -> Array:
         """B u / |S| for the samples of a slice."""
         ...
 
@@ -86,7 +86,7 @@ class GaussNewton(OutputHessian):
     def block_product(self, v: Array, unit: LocalSystem, damping: float) -> Array:
         """(G_uu + λI) v on a diagonal unit alone; returns the unit's span. Communicates nothing."""
         out = namespace(v).zeros_like(v)
-        self.jacobian.add_curved(v, unit, self.bend, out)
+        self.jacobian.add_curved(v, unit, self.hessian_times, out)
         return self.damped(out, v, unit, damping)
 
     def images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
@@ -104,5 +104,5 @@ class GaussNewton(OutputHessian):
         """
         u = comm.allreduce(self.jacobian.times(v, unit))
         out = namespace(v).zeros_like(v)
-        self.jacobian.add_transposed(self.bend(u, slice(0, u.shape[0])), unit, out)
+        self.jacobian.add_transposed(self.hessian_times(u, slice(0, u.shape[0])), unit, out)
         return self.damped(out, v, unit, damping)

@@ -42,14 +42,14 @@ class MatrixFreeJacobian:
         """J_p v_p of every rank p, (P, S, K), the same on all. Collective over the forward-sum groups."""
         return self._tangents(v, ranks, rank)
 
-    def _tangents(self, v: Array, tangents: int, mine: int) -> Array:
-        found = [self._network.tangents(self._theta, tape, v, tangents, mine) for _, tape in self.parts]
-        return found[0] if len(found) == 1 else namespace(v).concat(found, axis=1)
+    def _tangents(self, v: Array, tangents: int, rank: int) -> Array:
+        images = [self._network.tangents(self._theta, tape, v, tangents, rank) for _, tape in self.parts]
+        return images[0] if len(images) == 1 else namespace(v).concat(images, axis=1)
 
-    def add_transposed(self, w: Array, mine: int, out: Array) -> None:
-        """out += J_pᵀ w[:, mine] for w (S, right-hand sides, K). Collective over the backward-sum groups."""
+    def add_transposed(self, w: Array, rank: int, out: Array) -> None:
+        """out += J_pᵀ w[:, rank] for w (S, right-hand sides, K). Collective over the backward-sum groups."""
         for here, tape in self.parts:
-            self._network.pull(self._theta, tape, w[here, ...], mine, out)
+            self._network.pull(self._theta, tape, w[here, ...], rank, out)
 
 
 class MatrixFreeModel(OutputHessian):
@@ -66,14 +66,14 @@ class MatrixFreeModel(OutputHessian):
 
     def own_images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
         """J_p z_p of this rank's blocks alone. Collective: P tangents per column."""
-        found = [self.passes.images_by_rank(z, comm.size, comm.rank)[comm.rank, ...] for z in columns]
-        return namespace(columns[0]).stack(found)
+        images = [self.passes.images_by_rank(z, comm.size, comm.rank)[comm.rank, ...] for z in columns]
+        return namespace(columns[0]).stack(images)
 
     def full_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v. Collective: a tangent and a cotangent sweep."""
         out = namespace(v).zeros_like(v)
         u = self.passes.image(v)
-        self.passes.add_transposed(self.bend(u, slice(0, u.shape[0]))[:, None, ...], 0, out)
+        self.passes.add_transposed(self.hessian_times(u, slice(0, u.shape[0]))[:, None, ...], 0, out)
         return self.damped(out, v, unit, damping)
 
     def joint_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
@@ -83,7 +83,7 @@ class MatrixFreeModel(OutputHessian):
         """
         xp, out = namespace(v), namespace(v).zeros_like(v)
         u = self.passes.images_by_rank(v, comm.size, comm.rank)
-        w = xp.permute_dims(self.bend(u, slice(0, self.samples)), (1, 0, 2))
+        w = xp.permute_dims(self.hessian_times(u, slice(0, self.samples)), (1, 0, 2))
         self.passes.add_transposed(w, comm.rank, out)
         return self.damped(out, v, unit, damping)
 

@@ -103,7 +103,7 @@ def run(folder: Path, net: str, limit: int, side: str, seed: int, ranks: int, pr
     command = [sys.executable, *start, "--net", net, "--out", str(folder / "out"), "--overwrite"]
     command += [part for s in sets for part in ("--set", s)]
     if ranks > 1:
-        command = ["mpirun", "--oversubscribe", "-np", str(ranks), *command]
+        command = ["mpirun", "-np", str(ranks), *command]
     env = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(code)}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     if done.returncode:

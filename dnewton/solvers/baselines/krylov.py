@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dnewton.arrays.namespace import Array, copy, namespace
 from dnewton.solvers.conjugate_gradients import ConjugateGradients, Dots, Product, run
 
-NEAR = 1e-10  # cosine below which two vectors of Bi-CG-STAB are taken for orthogonal
+NEAR = 1e-10  # cosine below which two vectors of Bi-CG-STAB count as orthogonal
 
 
 @dataclass

@@ -64,20 +64,20 @@ def two_level(
     xp = namespace(g)
     ranks = comm.size
     has = int(previous is not None)
-    mine = [d] if previous is None else [d, previous]
-    images = model.own_images(mine, unit, comm)  # (1 or 2, S, K)
+    local = [d] if previous is None else [d, previous]
+    images = model.own_images(local, unit, comm)  # (1 or 2, S, K)
     samples, outputs = images.shape[1:]
     parts = [images[:, slice(*cut(samples, ranks, r)), :] for r in range(ranks)]
     here = slice(*cut(samples, ranks, comm.rank))
-    shape = (len(mine), here.stop - here.start, outputs)
-    taken = [xp.reshape(m, shape) for m in comm.alltoall(parts)]
-    every = [m[0, ...] for m in taken]
+    shape = (len(local), here.stop - here.start, outputs)
+    received = [xp.reshape(m, shape) for m in comm.alltoall(parts)]
+    every = [m[0, ...] for m in received]
     if has:
-        every.append(sum((m[1, ...] for m in taken[1:]), taken[0][1, ...]))
+        every.append(sum((m[1, ...] for m in received[1:]), received[0][1, ...]))
     z = xp.stack(every)
     n = ranks + has
     flat = xp.astype(xp.reshape(z, (n, shape[1] * outputs)), xp.float64)
-    bent = xp.astype(xp.reshape(model.bend(z, here), (n, shape[1] * outputs)), xp.float64)
+    hessian_flat = xp.astype(xp.reshape(model.hessian_times(z, here), (n, shape[1] * outputs)), xp.float64)
     slopes, inner = host([0.0] * n), zeros((n, n), host([]))
     slopes[comm.rank] = dot(g, d)
     inner[comm.rank, comm.rank] = dot(d, d)
@@ -85,7 +85,7 @@ def two_level(
         slopes[-1] = dot(g, previous)
         inner[-1, -1] = dot(previous, previous)
         inner[comm.rank, -1] = inner[-1, comm.rank] = dot(d, previous)
-    summed = host(comm.sum_scalars([*slopes, *inner.ravel(), *to_host(flat @ bent.T).ravel()]))
+    summed = host(comm.sum_scalars([*slopes, *inner.ravel(), *to_host(flat @ hessian_flat.T).ravel()]))
     slopes, inner = summed[:n], summed[n : n + n * n].reshape(n, n)
     curved = summed[n + n * n :].reshape(n, n)
     curved = 0.5 * (curved + curved.T) + model.regulariser * inner

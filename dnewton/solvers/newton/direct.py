@@ -1,7 +1,7 @@
 """Exact solutions of (G_uu + λI) d = -g: by the n x n matrix itself, or by the K|S| x K|S| Gram matrix.
 
 With A = RᵀJ/√|S|, R Rᵀ = B and μ = λ + 1/C: d = -(g - Aᵀ(μI + AAᵀ)⁻¹ A g)/μ. In float32 the difference cancels when μ
-is small, so that the result is only a start: conjugate gradients go on from it until the residual is as small as asked.
+is small, so that the result is only a start: conjugate gradients continue from it until the residual meets the rule.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Exact:
         if self._rest is not None:
             self._rest.advance()
         else:
-            found = self._found()
+            solution = self._solution()
             start = None
-            if found is not None:
+            if solution is not None:
                 start = namespace(self._g).zeros_like(self._g)
-                start[self._unit.span] = found
+                start[self._unit.span] = solution
             model = self._model
             damping = self._damping  # not a method: a cycle would keep J alive
 
@@ -61,11 +61,11 @@ class Exact:
         self.working = self._rest.working
 
     def finish(self, d: Array) -> None:
-        """Put what has been found into the unit's span of d."""
+        """Put the solution into the unit's span of d."""
         if self._rest is not None:
             self._rest.finish(d)
 
-    def _found(self) -> Array | None:
+    def _solution(self) -> Array | None:
         if self._how == "primal":
             return primal(self._model, self._g, self._unit, self._damping)
         assert isinstance(self._model, GaussNewton)

@@ -50,13 +50,13 @@ class _Recorder:
         self.w = zeros(shape, like)
 
     def __call__(self, v: Array, unit: LocalSystem) -> Array:
-        def bend(u: Array, here: slice) -> Array:
+        def times_and_keep(u: Array, here: slice) -> Array:
             self.u[here, ...] = u
-            self.w[here, ...] = self._model.bend(u, here)
+            self.w[here, ...] = self._model.hessian_times(u, here)
             return self.w[here, ...]
 
         out = namespace(v).zeros_like(v)
-        self._model.jacobian.add_curved(v, unit, bend, out)
+        self._model.jacobian.add_curved(v, unit, times_and_keep, out)
         return self._model.damped(out, v, unit, self._damping)
 
 
@@ -145,7 +145,7 @@ class GramCG:
         r = self._r
         jacobian, xp = model.jacobian, namespace(self._g)
         shape = (model.samples, model.outputs)
-        w = model.bend(xp.reshape(v.u, shape), slice(0, shape[0]))
+        w = model.hessian_times(xp.reshape(v.u, shape), slice(0, shape[0]))
         image = jacobian.gram_times(xp.astype(w, self._g.dtype), self._unit)
         gv = _Vector(self._mu * v.a, self._mu * v.y + _wide(w), self._mu * v.u + _wide(image))
         curvature = self._mu * v.squares(self._gg, self._h) + dot(_wide(w), v.u)

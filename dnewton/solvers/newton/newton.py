@@ -210,14 +210,14 @@ class Newton(Solver):
         unit = self._rank_unit
         previous = self.state.previous
         with comm.phase("cg"):
-            found = self._solve(model, lam)
+            solution = self._solve(model, lam)
         with comm.phase("combine"):
             if self._options.combine == "none":
-                direction = combine.plain(model, unit, self._grad, found.d, comm)
+                direction = combine.plain(model, unit, self._grad, solution.d, comm)
             else:
                 best = combine.two_level if self._options.combine == "two_level" else combine.combine
-                direction = best(model, unit, self._grad, found.d, previous, lam, comm)
-            return direction, found, self._watch.complete()
+                direction = best(model, unit, self._grad, solution.d, previous, lam, comm)
+            return direction, solution, self._watch.complete()
 
     def _solve(self, model: GaussNewton | MatrixFreeModel, lam: float) -> cg.Solution:
         """The local systems, or the whole one. Collective over the world where J is not held or the system is whole."""

@@ -16,7 +16,7 @@ class SwitchAfter:
     """
 
     def __init__(self, first: LocalSolver, after: int, change: Callable[[], LocalSolver]) -> None:
-        """`change()` gives the system that goes on after `after` iterations."""
+        """`change()` gives the system that continues after `after` iterations."""
         self._now = first
         self._left = after
         self._change = change
@@ -35,5 +35,5 @@ class SwitchAfter:
             self._now.advance()
 
     def finish(self, d: Array) -> None:
-        """Put what has been found into the unit's span of d."""
+        """Put the solution into the unit's span of d."""
         self._now.finish(d)
