@@ -45,55 +45,53 @@ class ConjugateGradients:
         """
         self._product = product
         self._dots = dots
+        self._precondition = preconditioner
         self.d = namespace(b).zeros_like(b)
         self.r = b
         self.products = 0
-        self.squares = dots((b, b))[0] if squares is None else squares  # ‖r‖²
-        self.bound = tolerance**2 * self.squares
+        self._squares = dots((b, b))[0] if squares is None else squares  # ‖r‖²
+        self._bound = tolerance**2 * self._squares
         if start is not None:
             image = product(start)  # even where b = 0: it may be a collective
             self.products = 1
-            if self.squares > 0:
+            if self._squares > 0:
                 self.d = copy(start)
                 self.r = b - image
-                (self.squares,) = dots((self.r, self.r))
-        self.working = self.squares > self.bound
-        self.restart(preconditioner)
-
-    def restart(self, preconditioner: Product | None) -> None:
-        """Continue from d with another preconditioner."""
-        self._precondition = preconditioner
-        self.v = copy(self._preconditioned())
-        self._rz = self.squares if preconditioner is None else self._dots((self.r, self.v))[0]
-        self.step = self.beta = 0.0  # of the last iteration
+                (self._squares,) = dots((self.r, self.r))
+        self.working = self._squares > self._bound
+        self._v = copy(self._preconditioned())
+        self._rz = self._preconditioned_squares(self._v)
 
     def advance(self) -> None:
         """One iteration. Collective over what `product` and `dots` are collective over."""
-        gv = self._product(self.v)
+        gv = self._product(self._v)
         self.products += 1
-        (curvature,) = self._dots((self.v, gv))
+        (curvature,) = self._dots((self._v, gv))
         if not (curvature > 0 and math.isfinite(curvature)):
             self.working = False
             return
-        self.step = self._rz / curvature
-        add_scaled(self.d, self.step, self.v)
-        add_scaled(self.r, -self.step, gv)
-        (self.squares,) = self._dots((self.r, self.r))
-        self.working = self.squares > self.bound
+        step = self._rz / curvature
+        add_scaled(self.d, step, self._v)
+        add_scaled(self.r, -step, gv)
+        (self._squares,) = self._dots((self.r, self.r))
+        self.working = self._squares > self._bound
         if self.working:
             self._turn()
 
     def _turn(self) -> None:
         """The next search direction, v = z + (rᵀz / r₋ᵀz₋) v₋."""
         z = self._preconditioned()
-        rz = self.squares if self._precondition is None else self._dots((self.r, z))[0]
-        self.beta = rz / self._rz
-        self.v *= self.beta
-        self.v += z
+        rz = self._preconditioned_squares(z)
+        self._v *= rz / self._rz
+        self._v += z
         self._rz = rz
 
     def _preconditioned(self) -> Array:
         return self.r if self._precondition is None else self._precondition(self.r)
+
+    def _preconditioned_squares(self, z: Array) -> float:
+        """rᵀz."""
+        return self._squares if self._precondition is None else self._dots((self.r, z))[0]
 
 
 def run(solve: ConjugateGradients, limit: int) -> int:

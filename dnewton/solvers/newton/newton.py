@@ -232,8 +232,8 @@ class Newton(Solver):
         if not isinstance(model, (GaussNewton, NormalMatrix)):
             return self._solve_jointly(model, lam, start)
         systems = [
-            local_solver.make(solver_stages, model, self._grad, unit, lam, options.cg_tolerance, start)
-            for solver_stages, unit in zip(self._strategy.solver_stages, self._units, strict=True)
+            local_solver.make(way, model, self._grad, unit, lam, options.cg_tolerance, start)
+            for way, unit in zip(self._strategy.ways, self._units, strict=True)
         ]
         return cg.solve(systems, self._grad, options.max_cg, self._watch)
 
