@@ -59,7 +59,6 @@ def test_products_by_passes(comm: Comm, net: str, loss: str, chunk: int) -> None
         (unit,) = local_systems(on.network.blocks, per_layer=False)
         model, explicit = on.by_passes(chunk, parts=2), on.model()
         assert relative(model.images([v], unit, on.comm), explicit.images([v], unit, on.comm)) < 1e-12
-        assert relative(model.own_images([v], unit, on.comm), explicit.own_images([v], unit, on.comm)) < 1e-12
         found = flat(on.whole(model.full_product(v, unit, LAMBDA, on.comm)))
         assert relative(found, g @ flat(direction) + LAMBDA * flat(direction)) < 1e-11
         mine = model.joint_product(v, unit, LAMBDA, on.comm)
@@ -154,7 +153,7 @@ def trained(comm: Comm, iterations: int = 3, **options: object) -> tuple[OnRanks
     return on, losses
 
 
-@pytest.mark.parametrize("combined", ["none", "previous", "two_level"])
+@pytest.mark.parametrize("combined", ["none", "previous"])
 @pytest.mark.parametrize("curvature", ["diagonal", "full"])
 def test_one_trajectory_by_every_representation(comm: Comm, curvature: str, combined: str) -> None:
     options = {"curvature": curvature, "combine": combined, "early_termination": {"mode": "off"}, "subproblem": "cg"}
@@ -182,18 +181,16 @@ def test_early_termination_by_passes(comm: Comm, mode: str) -> None:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("combined", ["previous", "two_level"])
 @pytest.mark.parametrize(
     ("curvature", "jacobian"), [("diagonal", "implicit"), ("full", "implicit"), ("diagonal", "normal")]
 )
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
-def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str, combined: str) -> None:
+def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str) -> None:
     options = {
         "curvature": curvature,
         "jacobian": jacobian,
         "subsample": 0.5,
         "max_cg": 4,
-        "combine": combined,
         "early_termination": {"mode": "off"},
     }
     shape, layers = NETS[net]
@@ -216,7 +213,6 @@ def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str,
                 full_cg=cg if curvature == "full" else 0,
                 how=jacobian,
                 joint_cg=cg,
-                two_level=combined == "two_level",
             )
             expected = traffic_forecast.iteration_bytes(on.plan, did)
             if jacobian == "normal":
@@ -331,7 +327,6 @@ def test_memory_decides_step_by_step() -> None:
             {"jacobian": "implicit"},
             {"jacobian": "dense"},
             {"jacobian": "normal"},
-            {"combine": "two_level"},
             {"preconditioner": "diagonal"},
         ]
     ),

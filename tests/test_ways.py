@@ -15,8 +15,7 @@ from test_newton import flat, own_blocks, relative, run
 from dnewton.comm.communicator import Comm
 from dnewton.curvature.jacobian import local_systems
 from dnewton.model.losses.losses import LOSSES
-from dnewton.planning import traffic_forecast
-from dnewton.solvers.newton import cg, combine, direct, early_termination, local_solver, preconditioners
+from dnewton.solvers.newton import cg, direct, early_termination, local_solver, preconditioners
 from dnewton.solvers.newton.cg import LocalSolver, PlainCG
 from dnewton.solvers.newton.direct import Exact
 from dnewton.solvers.newton.gram_cg import GramCG
@@ -153,54 +152,6 @@ def test_a_start_is_improved(comm: Comm) -> None:
     found = cg.solve([rough], grad, 500, early_termination.NeverTerminate())
     if unit.size:
         assert relative(found.d, solution) < 1e-4
-
-
-@pytest.mark.parametrize("net", ["mlp", "cnn"])
-@pytest.mark.parametrize("has_previous", [True, False])
-def test_two_levels_are_the_best_in_their_span(comm: Comm, net: str, has_previous: bool) -> None:
-    """Against least squares with the dense matrix; bytes as forecast; never worse than one coefficient for all."""
-    shape, layers = NETS[net]
-    problem = Problem(shape, layers)
-    on = lay_out(problem, comm)
-    model, (unit,) = on.model(), local_systems(on.network.blocks, per_layer=False)
-    rng = np.random.default_rng(7)
-    whole = [{k: rng.normal(size=v.shape) for k, v in problem.params.items()} for _ in range(3)]
-    g, d, previous = (on.from_params(w) for w in whole)
-    gw, dw, pw = (flat(w) for w in whole)
-    dense = oracle.gauss_newton_matrix(
-        problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples
-    )
-    columns = []
-    for block in own_blocks(on):
-        piece = np.zeros_like(dw)
-        piece[block] = dw[block]
-        columns.append(piece)
-    basis = np.stack([*columns, pw] if has_previous else columns, axis=1)
-    c = np.linalg.lstsq(basis.T @ (dense + 0.5 * np.eye(len(gw))) @ basis, -basis.T @ gw, rcond=1e-10)[0]
-    ledger = on.comm.ledger["combine"]
-    before = ledger.bytes
-    with on.comm.phase("combine"):
-        found = combine.two_level(model, unit, g, d, previous if has_previous else None, 0.5, on.comm)
-    sent = sum(on.comm.sum_scalars([float(ledger.bytes - before)]))
-    expected = basis @ c
-    assert relative(flat(on.whole(found.p)), expected) < 1e-9
-    assert found.slope == pytest.approx(gw @ expected) and found.curvature == pytest.approx(expected @ dense @ expected)
-    did = traffic_forecast.Iteration(
-        problem.samples, (problem.samples,), columns=1 + has_previous, two_level=True, itemsize=8
-    )
-    assert sent == traffic_forecast.iteration_bytes(on.plan, did)["combine"]
-    one = combine.combine(model, unit, g, d, previous if has_previous else None, 0.5, on.comm)
-
-    def value(p: np.ndarray) -> float:
-        return float(gw @ p + 0.5 * p @ (dense + 0.5 * np.eye(len(p))) @ p)
-
-    assert value(flat(on.whole(found.p))) <= value(flat(on.whole(one.p))) + 1e-9
-
-
-def test_training_with_two_levels(comm: Comm) -> None:
-    solver = {"combine": "two_level", "early_termination": {"mode": "off"}}
-    found = run(lay_out(Problem((5,), MLP, "squared", solver=solver), comm, batch=100), 12)
-    assert found[-1][0].loss < 0.6 * found[0][0].loss
 
 
 @pytest.mark.parametrize("name", ["diagonal", "kronecker"])

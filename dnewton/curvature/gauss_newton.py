@@ -58,16 +58,8 @@ class Model(Protocol):
         """J z over all ranks for vectors z of which every rank holds its blocks, (n, S, K). Collective."""
         ...
 
-    def own_images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
-        """J_p z_p of this rank's blocks alone, (n, S, K). Collective where J is not held."""
-        ...
-
     def full_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v. Collective."""
-        ...
-
-    def hessian_times(self, u: Array, here: slice) -> Array:
-        """B u / |S| for the samples of a slice."""
         ...
 
     def quadratic(self, u: Array, w: Array) -> float:
@@ -91,11 +83,7 @@ class GaussNewton(OutputHessian):
 
     def images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
         """J z over all ranks. Collective over the world: one sum of K|S| numbers per column."""
-        return comm.allreduce(self.own_images(columns, unit, comm))
-
-    def own_images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
-        """J_p z_p of this rank's blocks alone. Communicates nothing."""
-        return namespace(columns[0]).stack([self.jacobian.times(z, unit) for z in columns])
+        return comm.allreduce(namespace(columns[0]).stack([self.jacobian.times(z, unit) for z in columns]))
 
     def full_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v; `unit` holds all its blocks.

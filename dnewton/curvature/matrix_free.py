@@ -64,11 +64,6 @@ class MatrixFreeModel(OutputHessian):
         """J z over all ranks. Collective: a tangent sweep per column."""
         return namespace(columns[0]).stack([self.passes.image(z) for z in columns])
 
-    def own_images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
-        """J_p z_p of this rank's blocks alone. Collective: P tangents per column."""
-        images = [self.passes.images_by_rank(z, comm.size, comm.rank)[comm.rank, ...] for z in columns]
-        return namespace(columns[0]).stack(images)
-
     def full_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v. Collective: a tangent and a cotangent sweep."""
         out = namespace(v).zeros_like(v)

@@ -372,9 +372,8 @@ def _normal(at: _Setting, left: float) -> Found:
 
 def _implicit(at: _Setting, left: float) -> Found:
     ranks = at.plan.grid.size if at.options.curvature == "diagonal" else 1
-    columns = at.plan.grid.size if at.options.combine == "two_level" else 1
-    per_sample = 2 * max(ranks, columns) * at.sweep * at.work.itemsize
-    images = 6.0 * max(ranks, columns) * at.work.subsample * at.work.outputs * at.work.itemsize
+    per_sample = 2 * ranks * at.sweep * at.work.itemsize
+    images = 6.0 * ranks * at.work.subsample * at.work.outputs * at.work.itemsize
     chunk = _chunk(at, per_sample, left - images, messages=at.plan.grid.size > 1)
     ways = ("passes",) * len(at.units) if at.options.curvature == "diagonal" else ()
     return Found("implicit", {}, ways, chunk, images + chunk * per_sample)

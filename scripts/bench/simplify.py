@@ -61,6 +61,7 @@ MADE: dict[str, tuple[Callable[[Any], tuple[Any, Any]], list[Any], dict[str, Any
     "10-128": (lambda rng: smooth_10(rng, 4000), dense(128, 128, 128, 1), PRECISE, 1e-5, 20),
     "2-64 precise": (lambda rng: smooth_2(rng, 2000), dense(64, 64, 1), PRECISE, 1e-5, 120),
     "small system": (lambda rng: smooth_10(rng, 20000), dense(16, 16, 1), {"subsample": 0.5}, 0.02, 40),
+    "10 outputs": (noise((8,), 10, 10000), dense(20, 20, 10), {"subsample": 0.5}, 0, 8),
     "large MLP": (noise((784,), 10, 4000), dense(1000, 500, 10, activation="relu"), {"subsample": 0.25}, 0, 8),
     "small MLP": (noise((16,), 26, 4000), dense(300, 300, 300, 26, activation="relu"), {"subsample": 0.25}, 0, 8),
     "CNN": (noise((1, 28, 28), 10, 400), [*CONVOLUTIONS, "flatten", *dense(10)], {"subsample": 0.25}, 0, 8),

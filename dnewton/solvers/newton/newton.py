@@ -215,8 +215,7 @@ class Newton(Solver):
             if self._options.combine == "none":
                 direction = combine.plain(model, unit, self._grad, solution.d, comm)
             else:
-                best = combine.two_level if self._options.combine == "two_level" else combine.combine
-                direction = best(model, unit, self._grad, solution.d, previous, lam, comm)
+                direction = combine.combine(model, unit, self._grad, solution.d, previous, lam, comm)
             return direction, solution, self._watch.complete()
 
     def _solve(self, model: GaussNewton | MatrixFreeModel, lam: float) -> cg.Solution:

@@ -87,14 +87,6 @@ class SharedModel:
         """J z on this replica's share. Collective over the replica."""
         return self.own.images(columns, unit, comm)
 
-    def own_images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
-        """J_p z_p on this replica's share."""
-        return self.own.own_images(columns, unit, comm)
-
-    def hessian_times(self, u: Array, here: slice) -> Array:
-        """B u / |S_r| on this replica's share."""
-        return self.own.hessian_times(u, here)
-
     def quadratic(self, u: Array, w: Array) -> float:
         """uᵀ B w / |S| over all shares. Collective over the peers of the calling rank."""
         return self._peers.sum_scalars([self._weight * self.own.quadratic(u, w)])[0]
@@ -130,8 +122,6 @@ class ReplicatedNewton(Newton):
         replicas = groups.layout.replicas
         if size < replicas:
             raise UserError(f"solver.subsample: {size} sample(s) cannot be shared by {replicas} replicas; take more")
-        if options.combine == "two_level":
-            raise UserError("solver.combine: two_level needs parallel.replicas: 1; use previous")
         if options.curvature == "full" and options.subproblem == "exact":
             raise UserError("solver.subproblem: exact with curvature: full needs parallel.replicas: 1; use cg")
         if options.replica_solve == "exact" and options.curvature == "diagonal" and how.how != "explicit":
