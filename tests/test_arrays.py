@@ -222,7 +222,7 @@ def test_a_jacobian_in_half_precision(comm: Comm, net: str, representation: str,
         assert relative(back, w.reshape(-1) @ rows) < 1e-12
         assert relative(held.gram_times(put(w), unit), (rows @ (rows.T @ w.reshape(-1))).reshape(w.shape)) < 1e-11
         assert relative(held.gram(unit), rows @ rows.T) < 1e-12
-        bent = host(model.bend(put((rows @ v).reshape(w.shape)), slice(0, problem.samples)))
+        bent = host(model.hessian_times(put((rows @ v).reshape(w.shape)), slice(0, problem.samples)))
         wanted = bent.reshape(-1) @ rows + (model.regulariser + damping) * v
         assert relative(model.block_product(put(v), unit, damping), wanted) < 1e-12
         close = 2e-3 if dtype == "float16" else 2e-2

@@ -176,7 +176,6 @@ def test_gradient_batches_are_shared(comm: Comm) -> None:
     ("options", "words"),
     [
         ({"subsample": 1e-9}, "subsample"),
-        ({"combine": "two_level"}, "two_level"),
         ({"curvature": "full", "subproblem": "exact"}, "subproblem"),
     ],
 )

@@ -20,7 +20,6 @@ from test_ways import LAMBDA, NETS, dense_pieces, setting
 from dnewton.arrays.namespace import zeros
 from dnewton.comm.communicator import Comm
 from dnewton.config import parse
-from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config
 from dnewton.curvature.jacobian import LocalSystem, local_systems
 from dnewton.errors import UserError
@@ -30,7 +29,7 @@ from dnewton.hardware.device import Device
 from dnewton.hardware.rates import Rates
 from dnewton.planning import costs, curvature_plan, grid_search, traffic_forecast
 from dnewton.planning.net_plan import infer_shapes
-from dnewton.solvers.newton import cg, direct, early_termination, local_solver
+from dnewton.solvers.newton import cg, early_termination, local_solver
 from dnewton.solvers.newton.cg import PlainCG
 from dnewton.solvers.newton.newton import State
 
@@ -60,7 +59,6 @@ def test_products_by_passes(comm: Comm, net: str, loss: str, chunk: int) -> None
         (unit,) = local_systems(on.network.blocks, per_layer=False)
         model, explicit = on.by_passes(chunk, parts=2), on.model()
         assert relative(model.images([v], unit, on.comm), explicit.images([v], unit, on.comm)) < 1e-12
-        assert relative(model.own_images([v], unit, on.comm), explicit.own_images([v], unit, on.comm)) < 1e-12
         found = flat(on.whole(model.full_product(v, unit, LAMBDA, on.comm)))
         assert relative(found, g @ flat(direction) + LAMBDA * flat(direction)) < 1e-11
         mine = model.joint_product(v, unit, LAMBDA, on.comm)
@@ -77,13 +75,15 @@ def test_diagonal_systems_by_passes(comm: Comm, net: str, per_layer: bool) -> No
         return model.joint_product(v, unit, LAMBDA, on.comm)
 
     def solve(fraction: float, limit: int = 500) -> cg.Solution:
+        rule = early_termination.make_joint("lockstep" if fraction < 1 else "off", fraction, on.comm)
+        rule.begin(1, int(on.comm.sum_scalars([float(grad.size > 0)])[0]))
         systems = [PlainCG(multiply, grad, unit, 1e-12) for unit in mine]
         nothing = zeros(grad.shape, grad)
         idle = lambda unit: (multiply(nothing, unit), None)[1]  # noqa: E731
-        return cg.solve_jointly(systems, idle, grad, limit, fraction, on.comm)
+        return cg.solve_jointly(systems, idle, grad, limit, rule)
 
-    assert relative(flat(on.whole(solve(math.inf).d)), dense_pieces(problem, on, per_layer)) < 1e-8
-    assert solve(math.inf, limit=3).iterations <= 3
+    assert relative(flat(on.whole(solve(1.0).d)), dense_pieces(problem, on, per_layer)) < 1e-8
+    assert solve(1.0, limit=3).iterations <= 3
     early = solve(0.01)  # the first to finish ends it for all
     counts = comm.gather_to_root([early.iterations, early.cut, bool(grad.size)])
     if comm.rank == 0:
@@ -134,7 +134,7 @@ def test_normal_matrices(comm: Comm, net: str, per_layer: bool, way: str) -> Non
     model = on.normal(mine, chunk=4)
     before = comm.ledger["cg"].bytes
     with on.comm.phase("cg"):
-        systems = [local_solver.make([(way, 0)], model, grad, unit, LAMBDA, 1e-11) for unit in mine]
+        systems = [local_solver.make(way, model, grad, unit, LAMBDA, 1e-11) for unit in mine]
         found = cg.solve(systems, grad, 1000, early_termination.NeverTerminate())
     assert on.comm.ledger["cg"].bytes == before  # no message
     assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, per_layer)) < 1e-8
@@ -153,7 +153,7 @@ def trained(comm: Comm, iterations: int = 3, **options: object) -> tuple[OnRanks
     return on, losses
 
 
-@pytest.mark.parametrize("combined", ["none", "previous", "two_level"])
+@pytest.mark.parametrize("combined", ["none", "previous"])
 @pytest.mark.parametrize("curvature", ["diagonal", "full"])
 def test_one_trajectory_by_every_representation(comm: Comm, curvature: str, combined: str) -> None:
     options = {"curvature": curvature, "combine": combined, "early_termination": {"mode": "off"}, "subproblem": "cg"}
@@ -173,63 +173,6 @@ def test_a_warm_start_meets_the_same_rule(comm: Comm, jacobian: str) -> None:
     assert warm[:2] == cold[:2] and warm[2] != cold[2] and warm[-1] < warm[0]
 
 
-@pytest.mark.parametrize("combined", ["none", "two_level"])
-@pytest.mark.parametrize(
-    ("jacobian", "subproblem_", "curvature"),
-    [
-        ("factored", "cg", "diagonal"),
-        ("factored", "exact", "diagonal"),
-        ("normal", "exact", "diagonal"),
-        ("implicit", "cg", "diagonal"),
-        ("dense", "exact", "full"),
-    ],
-)
-def test_several_lambda_go_on_with_the_lowest(
-    comm: Comm, jacobian: str, subproblem_: str, curvature: str, combined: str
-) -> None:
-    """From one point, the loss after a step is the lowest of those that the values give by themselves."""
-    problem = Problem((5,), MLP, samples=24, solver={"subsample": 0.5})
-    on = lay_out(problem, comm, batch=100)
-
-    def first_step(start: float, trials: int) -> tuple[float, float]:
-        options = NewtonSection.model_validate(
-            {
-                "subsample": 0.5,
-                "jacobian": jacobian,
-                "subproblem": subproblem_,
-                "curvature": curvature,
-                "drop": 1.0,
-                "boost": 1.0,
-                "cg_tolerance": 1e-6,
-                "early_termination": {"mode": "off"},
-                "lambda_trials": trials,
-                "combine": combined,
-            }
-        )
-        solver = on.newton(options=options)
-        solver.start(State(on.theta, start))
-        step = solver.step()
-        solver.close()
-        assert step.alpha == 1.0
-        return step.loss, step.damping
-
-    alone = [first_step(100.0 / 10**j, 1) for j in range(3)]
-    together = first_step(100.0, 3)
-    assert together == pytest.approx(min(alone), rel=1e-9)
-
-
-def test_several_lambda_share_the_matrix(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, on, grad = setting(comm, "mlp", "cross_entropy")
-    model = on.model()
-    model.kept = {}
-    (unit,) = local_systems(on.network.blocks, per_layer=False)
-    first = [solve(model, grad, unit, 1.0) for solve in (direct.dual,)]
-    monkeypatch.setattr(model.jacobian, "gram", lambda unit: pytest.fail("made twice"))
-    again = [solve(model, grad, unit, value) for value in (0.1, 1.0) for solve in (direct.dual,)]
-    if grad.size:
-        assert relative(again[1], first[0]) < 1e-13 and relative(again[0], first[0]) > 1e-3
-
-
 @pytest.mark.parametrize("mode", ["lockstep", "off"])
 def test_early_termination_by_passes(comm: Comm, mode: str) -> None:
     stop = {"mode": mode, "fraction": 0.3} if mode == "lockstep" else {"mode": mode}
@@ -238,18 +181,16 @@ def test_early_termination_by_passes(comm: Comm, mode: str) -> None:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("combined", ["previous", "two_level"])
 @pytest.mark.parametrize(
     ("curvature", "jacobian"), [("diagonal", "implicit"), ("full", "implicit"), ("diagonal", "normal")]
 )
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
-def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str, combined: str) -> None:
+def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str) -> None:
     options = {
         "curvature": curvature,
         "jacobian": jacobian,
         "subsample": 0.5,
         "max_cg": 4,
-        "combine": combined,
         "early_termination": {"mode": "off"},
     }
     shape, layers = NETS[net]
@@ -272,7 +213,6 @@ def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str,
                 full_cg=cg if curvature == "full" else 0,
                 how=jacobian,
                 joint_cg=cg,
-                two_level=combined == "two_level",
             )
             expected = traffic_forecast.iteration_bytes(on.plan, did)
             if jacobian == "normal":
@@ -313,7 +253,7 @@ def test_the_cheapest_way() -> None:
 
     def way(inputs: int, hidden: int, outputs: int, samples: int, **options: object) -> str:
         found = decided(net(hidden, outputs), [inputs], 10 * samples, samples, **options)
-        return [name for name, _ in found.solver_stages[0]][-1 if options else 0]
+        return found.ways[0]
 
     assert way(300, 200, 1, 20) == "dual"
     assert way(2, 5, 1, 900) == "primal"
@@ -322,7 +262,6 @@ def test_the_cheapest_way() -> None:
     assert way(800, 100, 5, 100, subproblem="cg", warm_start=True) == "plain"
     assert way(800, 100, 5, 100, subproblem="cg", preconditioner="kronecker") == "kronecker"
     assert way(10, 30, 5, 900, subproblem="exact") in ("primal", "dual")
-    assert decided(net(40, 30, 1), [20], 9000, 3000).solver_stages[0][-1][0] == "primal"  # if there are many iterations
 
 
 def test_the_cheapest_representation() -> None:
@@ -388,7 +327,6 @@ def test_memory_decides_step_by_step() -> None:
             {"jacobian": "implicit"},
             {"jacobian": "dense"},
             {"jacobian": "normal"},
-            {"combine": "two_level"},
             {"preconditioner": "diagonal"},
         ]
     ),

@@ -15,8 +15,7 @@ from test_newton import flat, own_blocks, relative, run
 from dnewton.comm.communicator import Comm
 from dnewton.config.loss_entry import LOSSES, loss_of
 from dnewton.curvature.jacobian import local_systems
-from dnewton.planning import traffic_forecast
-from dnewton.solvers.newton import cg, combine, direct, early_termination, local_solver, preconditioners
+from dnewton.solvers.newton import cg, direct, early_termination, local_solver, preconditioners
 from dnewton.solvers.newton.cg import LocalSolver, PlainCG
 from dnewton.solvers.newton.direct import Exact
 from dnewton.solvers.newton.gram_cg import GramCG
@@ -99,55 +98,22 @@ def test_gram_coordinates_take_the_same_steps(comm: Comm, net: str, parts: int) 
             assert relative(b.d, a.d) < 1e-9
 
 
-@pytest.mark.parametrize("delay", [1, 2, 5, 1000])
-@pytest.mark.parametrize("representation", ["factored", "dense"])
-@pytest.mark.parametrize("net", ["mlp", "cnn"])
-def test_changing_over_to_gram_coordinates_keeps_the_path(
-    comm: Comm, net: str, representation: str, delay: int
-) -> None:
-    _, on, grad = setting(comm, net, "cross_entropy")
-    model = on.model(representation=representation)
-    (unit,) = local_systems(on.network.blocks, per_layer=False)
-    for steps in (1, 2, 3, 5, 7):
-        plain = local_solver.make([("plain", 0)], model, grad, unit, LAMBDA, 1e-14)
-        later = local_solver.make([("plain", 0), ("gram", delay)], model, grad, unit, LAMBDA, 1e-14)
-        a = cg.solve([plain], grad, steps, early_termination.NeverTerminate())
-        b = cg.solve([later], grad, steps, early_termination.NeverTerminate())
-        if a.d.size:
-            assert relative(b.d, a.d) < 1e-9 and a.iterations == b.iterations
-
-
-@pytest.mark.parametrize("delay", [0, 2])
 @pytest.mark.parametrize("way", ["plain", "gram", "kronecker", "diagonal", "primal", "dual"])
-def test_nothing_keeps_the_jacobian_alive(comm: Comm, way: str, delay: int) -> None:
+def test_nothing_keeps_the_jacobian_alive(comm: Comm, way: str) -> None:
     """It is by far the largest thing in memory; waiting for the cycle collector would double the peak."""
     _, on, grad = setting(comm, "mlp", "cross_entropy")
     model = on.model()
     alive = weakref.ref(model.jacobian)
     gc.disable()
     try:
-        solver_stages = [("plain", 0), (way, delay)] if delay and way != "plain" else [(way, 0)]
         systems = [
-            local_solver.make(solver_stages, model, grad, u, LAMBDA, 1e-3)
-            for u in local_systems(on.network.blocks, False)
+            local_solver.make(way, model, grad, u, LAMBDA, 1e-3) for u in local_systems(on.network.blocks, False)
         ]
         cg.solve(systems, grad, 9, early_termination.NeverTerminate())
         del systems, model
         assert alive() is None
     finally:
         gc.enable()
-
-
-@pytest.mark.parametrize("way", ["gram", "kronecker", "diagonal", "primal", "dual"])
-@pytest.mark.parametrize("net", ["mlp", "cnn"])
-def test_changing_over_solves_the_same_system(comm: Comm, net: str, way: str) -> None:
-    problem, on, grad = setting(comm, net, "squared")
-    model, mine = on.model(), local_systems(on.network.blocks, per_layer=True)
-    systems = [
-        local_solver.make([("plain", 0), (way, 2), ("dual", 30)], model, grad, unit, LAMBDA, 1e-6) for unit in mine
-    ]
-    found = cg.solve(systems, grad, 2000, early_termination.NeverTerminate())
-    assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, True)) < 1e-4
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared", "logistic"])
@@ -190,54 +156,6 @@ def test_a_start_is_improved(comm: Comm) -> None:
     found = cg.solve([rough], grad, 500, early_termination.NeverTerminate())
     if unit.size:
         assert relative(found.d, solution) < 1e-4
-
-
-@pytest.mark.parametrize("net", ["mlp", "cnn"])
-@pytest.mark.parametrize("has_previous", [True, False])
-def test_two_levels_are_the_best_in_their_span(comm: Comm, net: str, has_previous: bool) -> None:
-    """Against least squares with the dense matrix; bytes as forecast; never worse than one coefficient for all."""
-    shape, layers = NETS[net]
-    problem = Problem(shape, layers)
-    on = lay_out(problem, comm)
-    model, (unit,) = on.model(), local_systems(on.network.blocks, per_layer=False)
-    rng = np.random.default_rng(7)
-    whole = [{k: rng.normal(size=v.shape) for k, v in problem.params.items()} for _ in range(3)]
-    g, d, previous = (on.from_params(w) for w in whole)
-    gw, dw, pw = (flat(w) for w in whole)
-    dense = oracle.gauss_newton_matrix(
-        problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C, problem.samples
-    )
-    columns = []
-    for block in own_blocks(on):
-        piece = np.zeros_like(dw)
-        piece[block] = dw[block]
-        columns.append(piece)
-    basis = np.stack([*columns, pw] if has_previous else columns, axis=1)
-    c = np.linalg.lstsq(basis.T @ (dense + 0.5 * np.eye(len(gw))) @ basis, -basis.T @ gw, rcond=1e-10)[0]
-    ledger = on.comm.ledger["combine"]
-    before = ledger.bytes
-    with on.comm.phase("combine"):
-        found = combine.two_level(model, unit, g, d, previous if has_previous else None, 0.5, on.comm)
-    sent = sum(on.comm.sum_scalars([float(ledger.bytes - before)]))
-    expected = basis @ c
-    assert relative(flat(on.whole(found.p)), expected) < 1e-9
-    assert found.slope == pytest.approx(gw @ expected) and found.curvature == pytest.approx(expected @ dense @ expected)
-    did = traffic_forecast.Iteration(
-        problem.samples, (problem.samples,), columns=1 + has_previous, two_level=True, itemsize=8
-    )
-    assert sent == traffic_forecast.iteration_bytes(on.plan, did)["combine"]
-    one = combine.combine(model, unit, g, d, previous if has_previous else None, 0.5, on.comm)
-
-    def value(p: np.ndarray) -> float:
-        return float(gw @ p + 0.5 * p @ (dense + 0.5 * np.eye(len(p))) @ p)
-
-    assert value(flat(on.whole(found.p))) <= value(flat(on.whole(one.p))) + 1e-9
-
-
-def test_training_with_two_levels(comm: Comm) -> None:
-    solver = {"combine": "two_level", "early_termination": {"mode": "off"}}
-    found = run(lay_out(Problem((5,), MLP, "squared", solver=solver), comm, batch=100), 12)
-    assert found[-1][0].loss < 0.6 * found[0][0].loss
 
 
 @pytest.mark.parametrize("name", ["diagonal", "kronecker"])
