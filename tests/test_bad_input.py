@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from bad_inputs import CNN, MLP, Entry
 from jobs import start
-from test_cli import fails
+from runs import fails
 
 from dnewton.cli import train
 from dnewton.comm.communicator import Comm

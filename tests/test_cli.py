@@ -2,73 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import oracle
 import pytest
 from jobs import start
 from problems import CNN, MLP, Problem, with_outputs
-from safetensors.numpy import load_file, save_file
+from runs import KEYS, fails, metrics, train, write_problem
+from safetensors.numpy import load_file
 
 from dnewton.config import strict_yaml
 
 pytestmark = pytest.mark.serial
 
-KEYS = {
-    "iteration",
-    "loss",
-    "grad_norm",
-    "lambda",
-    "step",
-    "ratio",
-    "cg_iterations",
-    "early_stopped",
-    "seconds",
-    "phase_seconds",
-    "comm",
-    "peak_rss_bytes",
-}
 QUIET = ["solver.early_termination.mode=off", "output.checkpoint_every=0"]
-
-
-def train(ranks: int, folder: Path, net: Any, out: str, *args: str, settings: list[str] | None = None) -> Any:
-    if not isinstance(net, str):
-        (folder / "net.yaml").write_text(strict_yaml.dump(net))
-        net = "net.yaml"
-    flags = [f"--set={s}" for s in settings or []]
-    return start(ranks, "--net", net, "--out", out, *args, *flags, cwd=folder)
-
-
-def metrics(folder: Path, out: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / out / "metrics.jsonl").read_text().splitlines()]
-
-
-def write_problem(problem: Problem, folder: Path) -> dict[str, Any]:
-    """data.npz, init.safetensors and the YAML values of a problem."""
-    y = problem.y if problem.loss == "squared" else np.argmax(problem.y, axis=1)
-    if problem.loss == "logistic":
-        y = problem.y[:, 0].astype(int)
-    np.savez(folder / "data.npz", x=problem.x, y=y)
-    save_file(problem.params, folder / "init.safetensors")
-    return {
-        "net": {"input": list(problem.input), "loss": problem.loss, "layers": problem.layers},
-        "data": {"train": "data.npz", "test": "data.npz"},
-        "solver": {"C": problem.C, **problem.solver},
-        "parallel": {"dtype": "float64"},
-    }
-
-
-def fails(result: Any, *words: str) -> None:
-    """Exit code 2 and one line that says `words`."""
-    lines = [line for line in result.stderr.splitlines() if line.startswith("dnewton: error:")]
-    assert result.returncode == 2, result.stderr + result.stdout
-    assert len(lines) == 1, result.stderr
-    assert "Traceback" not in result.stderr + result.stdout
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 @pytest.mark.parametrize("loss", ["squared", "cross_entropy", "logistic"])

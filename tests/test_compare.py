@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jobs import start
 from problems import CNN, MLP, Problem
+from runs import KEYS, fails, metrics, train, write_problem
 from safetensors.numpy import load_file
-from test_cli import KEYS, fails, metrics, start, train, write_problem
 
 from dnewton.cli import compare, compare_report
 from dnewton.config import strict_yaml

@@ -9,9 +9,10 @@ import numpy as np
 import oracle
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
+from nets import AWKWARD, CONVS, LOSSES, POOLS, conv, dense, pool
 from places import cast, host, same
 from problems import ALL_KINDS, CNN, MLP, OnRanks, Problem, flat, lay_out, relative, with_outputs
-from test_network import AWKWARD, CONVS, LOSSES, POOLS, conv, dense, pool, st
 
 from dnewton.arrays.namespace import copy
 from dnewton.comm.communicator import Comm

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jobs import start
 from places import ARRAYS
-from test_cli import metrics, start, train
+from runs import metrics, train
 
 pytestmark = pytest.mark.serial
 

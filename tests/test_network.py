@@ -10,6 +10,7 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import AWKWARD, CONVS, LOSSES, POOLS, conv, dense, pool
 from places import host, same
 from problems import ALL_KINDS, CNN, MLP, OnRanks, Problem, flat, lay_out, relative, with_outputs
 
@@ -19,8 +20,6 @@ from dnewton.grid import Grid, grids
 from dnewton.model import init_weights
 
 pytestmark = pytest.mark.mpi
-
-LOSSES = ["squared", "cross_entropy", "logistic"]
 
 
 def check_function_and_gradient(problem: Problem, on: OnRanks, tolerance: float = 1e-11) -> None:
@@ -124,22 +123,6 @@ def test_every_combination_of_splits_with_images(comm: Comm) -> None:
         check_products(problem, on, "dense")
 
 
-CONVS = [
-    {"kernel": 1},
-    {"kernel": 3, "padding": 2},
-    {"kernel": [3, 2], "stride": [2, 1], "padding": [1, 0]},
-    {"kernel": [1, 4], "stride": [1, 3], "padding": [0, 2]},
-    {"kernel": 5, "stride": 4, "padding": 1},
-]
-POOLS: list[Any] = [
-    {"maxpool": {"size": 2}},
-    {"maxpool": {"size": 3, "stride": 2, "padding": 1}},
-    {"maxpool": {"size": [2, 1], "stride": [1, 2]}},
-    {"avgpool": {"size": 2}},
-    {"avgpool": {"size": [3, 2], "stride": [2, 1], "padding": [1, 1]}},
-]
-
-
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "softplus", "linear"])
 @pytest.mark.parametrize("conv", CONVS, ids=str)
 def test_convolutions(comm: Comm, conv: dict[str, Any], activation: str) -> None:
@@ -172,22 +155,6 @@ def test_pooling(comm: Comm, pool: dict[str, Any]) -> None:
     check_products(problem, on, "dense")
 
 
-AWKWARD = {
-    "one sample": Problem((3,), MLP, samples=1),
-    "one of everything": Problem((1,), [{"dense": {"units": 1, "activation": "tanh"}}], "squared", samples=1),
-    "one layer": Problem((6,), [{"dense": {"units": 2}}], samples=5),
-    "output activation": Problem((4,), [MLP[0], {"dense": {"units": 2, "activation": "sigmoid"}}], "squared"),
-    "wide outputs": Problem((2,), [{"dense": {"units": 3, "activation": "relu"}}, {"dense": {"units": 11}}]),
-    "outputs of an image": Problem(
-        (2, 3, 3), [{"conv": {"channels": 2, "kernel": 2, "activation": "tanh"}}, {"avgpool": {"size": 2}}, "flatten"]
-    ),
-    "outputs of a maximum": Problem(
-        (1, 4, 4), [{"conv": {"channels": 2, "kernel": 3}}, {"maxpool": {"size": 2}}, "flatten"], "squared"
-    ),
-    "linear convolution at the end": Problem((1, 4, 3), [{"conv": {"channels": 3, "kernel": 2}}, "flatten"], "squared"),
-}
-
-
 @pytest.mark.at16
 @pytest.mark.parametrize("name", AWKWARD)
 def test_awkward_shapes(comm: Comm, name: str) -> None:
@@ -201,24 +168,6 @@ def test_awkward_shapes(comm: Comm, name: str) -> None:
         assert relative(flat(grad), flat(expected)) < 1e-10
         check_products(problem, on, "factored")
         check_products(problem, on, "dense")
-
-
-dense = st.builds(
-    lambda u, a: {"dense": {"units": u, "activation": a}},
-    st.integers(1, 6),
-    st.sampled_from(["relu", "tanh", "sigmoid", "softplus", "linear"]),
-)
-conv = st.builds(
-    lambda c, k, s, p, a: {
-        "conv": {"channels": c, "kernel": list(k), "stride": list(s), "padding": list(p), "activation": a}
-    },
-    st.integers(1, 4),
-    st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    st.tuples(st.integers(1, 2), st.integers(1, 3)),
-    st.tuples(st.integers(0, 2), st.integers(0, 1)),
-    st.sampled_from(["relu", "tanh", "softplus"]),
-)
-pool = st.builds(lambda kind, s: {kind: {"size": s}}, st.sampled_from(["maxpool", "avgpool"]), st.integers(1, 2))
 
 
 @settings(max_examples=25)

@@ -10,7 +10,8 @@ import numpy as np
 import oracle
 import pytest
 from places import host, put, same
-from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, local_cg, own_blocks, relative, with_outputs
+from problems import CNN, MLP, Problem, flat, lay_out, local_cg, own_blocks, relative, with_outputs
+from systems import run
 
 from dnewton.arrays.namespace import copy, dot
 from dnewton.comm.communicator import Comm
@@ -25,19 +26,6 @@ from dnewton.solvers.newton.newton import SUBSAMPLE, IterationReport, State
 pytestmark = pytest.mark.mpi
 
 FULL = {"curvature": "full", "combine": "none", "subsample": 1.0, "max_cg": 20, "early_termination": {"mode": "off"}}
-
-
-def run(on: OnRanks, iterations: int, theta: np.ndarray | None = None) -> list[tuple[IterationReport, np.ndarray]]:
-    """The trajectory of the problem's solver section: the steps and whole weights."""
-    solver = on.newton()
-    start = State(on.theta if theta is None else theta, on.problem.config.solver.lambda_)
-    steps = [solver.start(start)]
-    points = [flat(on.whole(start.theta))]
-    for _ in range(iterations):
-        steps.append(solver.step())
-        points.append(flat(on.whole(solver.state.theta)))
-    solver.close()
-    return list(zip(steps, points, strict=True))
 
 
 def sub(comm: Comm, ranks: int) -> Comm | None:

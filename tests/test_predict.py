@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from jobs import start
+from runs import fails, metrics, train
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from sklearn.metrics import confusion_matrix, roc_auc_score
-from test_cli import fails, metrics, start, train
 
 from dnewton.data.targets import Targets
 from dnewton.training.scores import area_under_curve, score

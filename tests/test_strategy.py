@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import put
 from problems import MLP, OnRanks, Problem, flat, lay_out, relative
-from test_ways import LAMBDA, NETS, dense_pieces, setting
+from systems import LAMBDA, NETS, dense_pieces, setting
 
 from dnewton.arrays.namespace import zeros
 from dnewton.comm.communicator import Comm

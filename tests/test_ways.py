@@ -9,8 +9,8 @@ import numpy as np
 import oracle
 import pytest
 from places import host, put
-from problems import CNN, MLP, OnRanks, Problem, lay_out, local_cg, with_outputs
-from test_newton import flat, own_blocks, relative, run
+from problems import MLP, Problem, flat, lay_out, local_cg, own_blocks, relative
+from systems import LAMBDA, NETS, dense_pieces, run, setting
 
 from dnewton.comm.communicator import Comm
 from dnewton.curvature.jacobian import local_systems
@@ -20,34 +20,6 @@ from dnewton.solvers.newton import cg, combine, direct, early_termination, local
 from dnewton.solvers.newton.cg import LocalSolver, PlainCG
 from dnewton.solvers.newton.direct import Exact
 from dnewton.solvers.newton.gram_cg import GramCG
-
-NETS = {"mlp": ((5,), MLP), "cnn": ((2, 7, 6), CNN)}
-LAMBDA = 0.2
-
-
-def setting(comm: Comm, net: str, loss: str, **options: object) -> tuple[Problem, OnRanks, np.ndarray]:
-    """A problem on the ranks and its gradient."""
-    shape, layers = NETS[net]
-    problem = Problem(shape, with_outputs(layers, 1 if loss == "logistic" else 3), loss, **options)  # type: ignore[arg-type]
-    on = lay_out(problem, comm)
-    at = on.objective.evaluate(on.theta, np.arange(0), np.arange(problem.samples))
-    return problem, on, on.objective.gradient(on.theta, at)
-
-
-def dense_pieces(problem: Problem, on: OnRanks, per_layer: bool) -> np.ndarray:
-    """The exact solution of every diagonal system, put together."""
-    g = oracle.gauss_newton_matrix(problem.params, problem.parsed, problem.x, problem.loss, problem.C, problem.samples)
-    gradient = flat(oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C))
-    blocks = own_blocks(on)
-    if per_layer:
-        lengths = np.cumsum([v.size for v in problem.params.values()])
-        layer = np.searchsorted(lengths, np.arange(lengths[-1]), side="right") // 2
-        blocks = [b[layer[b] == m] for b in blocks for m in range(layer.max() + 1)]
-    expected = np.zeros(len(gradient))
-    for block in blocks:
-        system = g[np.ix_(block, block)] + LAMBDA * np.eye(len(block))
-        expected[block] = np.linalg.solve(system, -gradient[block])
-    return expected
 
 
 @pytest.mark.parametrize("per_layer", [False, True])
