@@ -72,19 +72,20 @@ around=() # what a step's command is started with
 tests 1 mpich 1 -q
 tests 2 mpich 2 -q
 tests 3 mpich 3 -q
-tests 4 mpich 4 -q --ignore=tests/test_bad_input.py # which has nothing to compute
+tests 4 mpich 4 -q --ignore=tests/cli/test_bad_input.py # which has nothing to compute
 tests 5 mpich 16 -q -m at16 # pytest fails when it finds no such test
-stops=tests/test_stop.py::test_a
-tests 6 openmpi 1 -q tests/test_cli.py tests/test_two_hosts.py \
+stops=tests/cli/test_stopped_jobs.py::test_a
+tests 6 openmpi 1 -q tests/cli/test_train.py tests/comm/test_two_hosts.py \
   "${stops}_signal_to_the_launcher_stops_all" "${stops}_killed_rank_ends_the_job" "${stops}_rank_that_stops_answering_is_named"
 tests 7 openmpi 2 -q
 tests 8 openmpi 3 -q -m at16
-engine=(tests/test_{arrays,device,network,newton,ways,hessian,kfac,solvers,replicas,servers,saved,strategy}.py)
+engine=(tests/{arrays/test_arrays,hardware/test_device,model/test_network,solvers/newton/test_newton}.py tests/solvers
+  tests/curvature/test_hessian.py tests/training/test_resume.py tests/planning/test_curvature_plan.py)
 if command -v "${CXX:-c++}" g++ clang++ >/dev/null; then # the fake GPU compiles its kernels
   around=(env DNEWTON_TEST_ARRAYS=cuda DNEWTON_TEST_BUFFERS=straight)
   tests 9 mpich 2 -q "${engine[@]}"
 elif wanted 9; then
-  left_out+=("step 9: no C++ compiler") && not_run+=(tests/test_device.py tests/test_fake_cuda.py)
+  left_out+=("step 9: no C++ compiler") && not_run+=(tests/hardware/test_device.py tests/arrays/test_fake_cuda.py)
 fi
 around=(env DNEWTON_TEST_ARRAYS=strict)
 tests 10 mpich 2 -q "${engine[@]:0:4}"
@@ -92,9 +93,9 @@ around=(env DNEWTON_TEST_SLURM=1 scripts/local_slurm.sh run) # up before the ste
 tests 11 mpich 1 -q tests/slurm
 tests 12 openmpi 1 -q tests/slurm -k 'end or saved or pmi'
 if wanted 13; then
-  [[ -n ${DNEWTON_REAL_CUPY-} ]] || not_run+=(tests/test_fake_cuda.py::test_the_real_cupy_has_what_the_fake_has)
+  [[ -n ${DNEWTON_REAL_CUPY-} ]] || not_run+=(tests/arrays/test_fake_cuda.py::test_the_real_cupy_has_what_the_fake_has)
   [[ " ${left_out[*]} " != *" step 11: "* ]] || not_run+=(tests/slurm/)
-  scripts/two_hosts.sh --check || { left_out+=("tests/test_two_hosts.py") && not_run+=(tests/test_two_hosts.py); }
+  scripts/two_hosts.sh --check || { left_out+=("tests/comm/test_two_hosts.py") && not_run+=(tests/comm/test_two_hosts.py); }
   step "step 13: every test ran on some number of ranks" \
     python3 tests/check_ran.py "$DNEWTON_TEST_LEDGER" "${not_run[@]}"
 fi

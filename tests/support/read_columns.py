@@ -1,6 +1,6 @@
 """A job for test_memory.py: every rank reads its columns of a file and says how its resident size grew.
 
-mpirun -np P python tests/read_columns.py FILE SCALE
+mpirun -np P python tests/support/read_columns.py FILE SCALE
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any
 
 from places import ARRAYS, DEVICE
 
-sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
 from torture import ranks_of as ranks_of
 
@@ -45,7 +45,7 @@ def command(ranks: int, *args: str, module: str = "dnewton.train") -> list[str]:
 
 
 def _device(module: str, args: tuple[str, ...]) -> list[str]:
-    """What makes a job compute where the tests do (tests/places.py)."""
+    """What makes a job compute where the tests do (tests/support/places.py)."""
     if DEVICE == "cpu" or "--help" in args or "--version" in args:
         return []
     setting = ["--set", "parallel.device=cuda"]

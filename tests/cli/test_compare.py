@@ -52,7 +52,7 @@ def test_every_solver_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),  # test_saved has those without servers
+    ("name", "options"),  # training/test_resume.py has those without servers
     [
         ("adam", {}),
         ("downpour", {"tau": 3}),

@@ -1,4 +1,4 @@
-"""Small nets with random data, laid out on any ranks, and their slow reference (tests/oracle.py)."""
+"""Small nets with random data, laid out on any ranks, and their slow reference (tests/oracles/oracle.py)."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.parametrize("ranks", [1, 4])
 @pytest.mark.parametrize("how", ["none", "standardize"])
 def test_reading_holds_little_more_than_the_slice(large: Path, ranks: int, how: str) -> None:
-    script = Path(__file__).with_name("read_columns.py")
+    script = Path(__file__).parents[1] / "support" / "read_columns.py"
     result = start(ranks, str(large / "x.npy"), how, cwd=large, module=str(script))
     assert result.returncode == 0, result.stderr
     for grown, slice_bytes in json.loads(result.stdout):

@@ -1,6 +1,6 @@
 """A run that version 0.1 of before the packages left in the middle goes on, to the same end as it had there.
 
-`data/run_of_0_1` was stopped by a signal after iteration 5 of 8, whose line it had not written yet; beside it are the
+`fixtures/run_of_0_1` was stopped by a signal after iteration 5 of 8, whose line it had not written; beside it are the
 metrics and the model of the same run undisturbed.
 """
 
@@ -15,7 +15,7 @@ import pytest
 from jobs import start
 from safetensors.numpy import load_file
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "fixtures"
 
 
 @pytest.mark.serial

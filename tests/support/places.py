@@ -18,7 +18,7 @@ import numpy as np
 
 ARRAYS = os.environ.get("DNEWTON_TEST_ARRAYS", "numpy")
 STRAIGHT = os.environ.get("DNEWTON_TEST_BUFFERS") == "straight"  # MPI on device memory; else through the host's
-FAKE = Path(__file__).parent / "fake_cuda"
+FAKE = Path(__file__).parents[1] / "fake_cuda"
 if ARRAYS not in ("numpy", "cuda", "strict"):
     raise ValueError(f"DNEWTON_TEST_ARRAYS={ARRAYS}: numpy, cuda or strict is needed")
 if ARRAYS == "cuda" and os.environ.get("DNEWTON_TEST_CUPY") != "real":

@@ -1,4 +1,4 @@
-"""What can be checked with the real CuPy and without a GPU: `python tests/check_real_cupy.py [ARCHITECTURE]`.
+"""What can be checked with the real CuPy and without a GPU: `python tests/arrays/check_real_cupy.py [ARCHITECTURE]`.
 
 Needs cupy-cuda12x, array-api-compat and the wheels nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12. CuPy writes the
 source around each kernel of dnewton/arrays/cuda_kernels.py, as it would for arrays, and NVRTC compiles it with CuPy's
@@ -25,7 +25,7 @@ from cupy_backends.cuda.libs import nvrtc
 
 HEADERS = ("cuda_workaround.h", "complex.cuh", "carray.cuh", "atomics.cuh", "math_constants.h")  # before every kernel
 NUMBERS = {"long long": np.int64, "int": np.int32, "double": np.float64}
-PACKAGE = Path(__file__).parents[1] / "dnewton"
+PACKAGE = Path(__file__).parents[2] / "dnewton"
 NDARRAY, INDEXER, SCALAR = 1, 2, 3  # CuPy's kinds of arguments
 
 

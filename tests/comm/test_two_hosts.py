@@ -18,7 +18,7 @@ from dnewton.config import strict_yaml
 
 pytestmark = pytest.mark.serial
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "two_hosts.sh"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "two_hosts.sh"
 HOSTNAME = ["sh", "-c", "hostname; sleep 1"]  # Open MPI hangs now and then when ranks end before all have started
 NET = {
     "net": {

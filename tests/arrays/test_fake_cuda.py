@@ -17,7 +17,7 @@ from dnewton.comm.communicator import MPI
 
 pytestmark = pytest.mark.skipif(ARRAYS == "cuda", reason="makes a second one, which libraries mix up with the first")
 
-HERE = Path(__file__).parent / "fake_cuda"
+HERE = Path(__file__).parents[1] / "fake_cuda"
 REAL = os.environ.get("DNEWTON_REAL_CUPY")  # a Python that has the real CuPy; no GPU is needed
 
 

@@ -1,6 +1,6 @@
 """A slow, plain reference of the comparison solvers: one process, whole vectors, all workers in one loop.
 
-Written from the methods' equations (docs/solvers.md) on top of tests/oracle.py. A method is given its options as a
+Written from the methods' equations (docs/solvers.md) on top of oracle.py. A method is given its options as a
 plain mapping. With the package it shares one convention only: which samples are a worker's part of a batch.
 """
 
@@ -47,7 +47,7 @@ def common(samples: int, seed: int, counter: int, size: int) -> Indices:
 
 
 class Task:
-    """A problem of tests/problems.py as functions of one flat vector."""
+    """A problem of tests/support/problems.py as functions of one flat vector."""
 
     def __init__(self, problem: Any) -> None:
         self.problem, self.samples = problem, problem.samples

@@ -248,7 +248,7 @@ def test_what_a_reviewer_found(folder: Path, tmp_path: Path) -> None:
 
 
 SVM = "1 1:1 3:2\n2 2:1\n3 5:4\n1 1:2\n"
-BAD_DATA: dict[str, tuple[bytes, list[str]]] = {  # as jobs; all kinds in process: tests/bad_data.py
+BAD_DATA: dict[str, tuple[bytes, list[str]]] = {  # as jobs; all kinds in process: tests/support/bad_data.py
     "cut.svm.gz": (gzip.compress(SVM.encode() * 500)[:-20], ["cut.svm.gz", "cut short"]),
     "nan.svm": (b"1 1:1\n2 2:nan\n", ["nan.svm", "line 2", "nan"]),
     "inf.csv": (b"1,2,3,4,5,1\n1,2,inf,4,5,2\n", ["inf.csv", "line 2", "column 3", "inf"]),
