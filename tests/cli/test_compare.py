@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import start
+from inside import needs, start
 from problems import CNN, MLP, Problem
 from runs import KEYS, fails, metrics, train, write_problem
 from safetensors.numpy import load_file
@@ -18,7 +18,6 @@ from dnewton.config import strict_yaml
 from dnewton.config.baselines import SOLVERS
 from dnewton.errors import UserError
 
-pytestmark = pytest.mark.serial
 OTHERS = [name for name in SOLVERS if name != "newton"]
 SERVED = {"downpour", "mdownpour", "adownpour", "mvadownpour", "dc_asgd"}
 
@@ -29,6 +28,7 @@ def values(problem: Problem, folder: Path, name: str, **options: Any) -> dict[st
     return {**found, "solver": {"C": problem.C, "name": name, "max_iterations": 4, **small, **options}}
 
 
+@pytest.mark.jobs(3)
 def test_every_solver_runs(tmp_path: Path) -> None:
     """Metrics with all keys, a falling loss and a whole model file, on an odd number of ranks and samples."""
     problem = Problem((2, 7, 6), CNN, samples=211)
@@ -51,6 +51,7 @@ def test_every_solver_runs(tmp_path: Path) -> None:
         assert ("staleness" in found[-1]) == (name in SERVED)
 
 
+@pytest.mark.jobs(3)
 @pytest.mark.parametrize(
     ("name", "options"),  # training/test_resume.py has those without servers
     [
@@ -79,6 +80,7 @@ def test_resume_equals_a_straight_run(tmp_path: Path, name: str, options: dict[s
     assert lines[3]["train_seconds"] > lines[2]["train_seconds"]
 
 
+@pytest.mark.jobs(4)
 @pytest.mark.parametrize("name", ["easgd", "downpour"])
 def test_resume_with_other_workers(tmp_path: Path, name: str) -> None:
     """Workers that were not there begin at the common point; the run goes on where it was."""
@@ -91,7 +93,7 @@ def test_resume_with_other_workers(tmp_path: Path, name: str) -> None:
     assert [r["iteration"] for r in lines] == [0, 1, 2, 3, 4] and lines[-1]["loss"] < lines[2]["loss"]
 
 
-@pytest.mark.parametrize(("name", "extra"), [("downpour", 1), ("dp_kfac", 0)])
+@pytest.mark.parametrize(("name", "extra"), [needs(5, "downpour", 1), needs(4, "dp_kfac", 0)])
 def test_layouts_of_equal_replicas_agree(tmp_path: Path, name: str, extra: int) -> None:
     """Two workers of 1 or 2 model ranks each take the same way; with servers in turn."""
     problem = Problem((6,), MLP, samples=13)
@@ -108,17 +110,17 @@ def test_layouts_of_equal_replicas_agree(tmp_path: Path, name: str, extra: int) 
 @pytest.mark.parametrize(
     ("ranks", "settings", "words"),
     [
-        (1, ["solver.name=downpour"], ["server_ranks", "2 ranks"]),
-        (3, ["solver.name=sgd", "parallel.replicas=2"], ["parallel.replicas", "1, 3"]),
-        (5, ["solver.name=sgd", "parallel.grid=[1,2]"], ["parallel.grid", "multiple of 2"]),
-        (2, ["solver.name=easgd", "solver.momentum=0.5"], ["momentum", "eamsgd"]),
-        (2, ["solver.replica_solve=exact", "solver.subproblem=exact"], ["replica_solve"]),
-        (3, ["solver.name=d_kfac", "solver.grad_worker_fraction=0.5"], ["grad_worker_fraction", "0.333"]),
-        (2, ["solver.name=sgd", "solver.momentum=0", "solver.nesterov=true"], ["nesterov"]),
-        (2, ["solver.name=adm"], ["solver.name", "adam"]),
-        (2, ["solver.name=adam", "solver.learnin_rate=1"], ["solver.learnin_rate", "learning_rate"]),
-        (3, ["solver.name=downpour", "data.train=missing.npz"], ["missing.npz"]),
-        (2, ["solver.name=dp_kfac", "parallel.memory=64MiB"], ["parallel.memory"]),
+        needs(1, 1, ["solver.name=downpour"], ["server_ranks", "2 ranks"]),
+        needs(3, 3, ["solver.name=sgd", "parallel.replicas=2"], ["parallel.replicas", "1, 3"]),
+        needs(5, 5, ["solver.name=sgd", "parallel.grid=[1,2]"], ["parallel.grid", "multiple of 2"]),
+        needs(2, 2, ["solver.name=easgd", "solver.momentum=0.5"], ["momentum", "eamsgd"]),
+        needs(2, 2, ["solver.replica_solve=exact", "solver.subproblem=exact"], ["replica_solve"]),
+        needs(3, 3, ["solver.name=d_kfac", "solver.grad_worker_fraction=0.5"], ["grad_worker_fraction", "0.333"]),
+        needs(2, 2, ["solver.name=sgd", "solver.momentum=0", "solver.nesterov=true"], ["nesterov"]),
+        needs(2, 2, ["solver.name=adm"], ["solver.name", "adam"]),
+        needs(2, 2, ["solver.name=adam", "solver.learnin_rate=1"], ["solver.learnin_rate", "learning_rate"]),
+        needs(3, 3, ["solver.name=downpour", "data.train=missing.npz"], ["missing.npz"]),
+        needs(2, 2, ["solver.name=dp_kfac", "parallel.memory=64MiB"], ["parallel.memory"]),
     ],
 )
 def test_mistakes(tmp_path: Path, ranks: int, settings: list[str], words: list[str]) -> None:
@@ -126,12 +128,14 @@ def test_mistakes(tmp_path: Path, ranks: int, settings: list[str], words: list[s
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.jobs(3)
 def test_a_mistake_found_while_training_ends_the_servers_too(tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_text("no")
     result = train(3, tmp_path, "mlp.yaml", "run", "--init", "bad.safetensors", settings=["solver.name=downpour"])
     fails(result, "bad.safetensors")
 
 
+@pytest.mark.jobs(2)
 def test_one_word_changes_the_method_and_the_log_says_what_is_not_used(tmp_path: Path) -> None:
     result = train(2, tmp_path, "mlp.yaml", "run", settings=["solver.name=adam", "solver.max_iterations=1"])
     assert result.returncode == 0, result.stderr
@@ -142,6 +146,7 @@ def run_compare(ranks: int, folder: Path, *args: str) -> Any:
     return start(ranks, *args, cwd=folder, module="dnewton.compare")
 
 
+@pytest.mark.jobs(3)
 def test_compare(tmp_path: Path) -> None:
     """A directory per run, all from the same start; a table, the curves and a plot."""
     result = run_compare(
@@ -182,6 +187,7 @@ def test_compare(tmp_path: Path) -> None:
     fails(again, "newton", "--overwrite")
 
 
+@pytest.mark.jobs(2)
 def test_compare_stops_at_the_budget(tmp_path: Path) -> None:
     """And a run that diverges is said, after the others have been done."""
     result = run_compare(
@@ -207,6 +213,7 @@ def test_compare_stops_at_the_budget(tmp_path: Path) -> None:
     assert lines[-2]["train_seconds"] < 0.5 and lines[-1]["train_seconds"] > 0.4  # the clock is read after the line
 
 
+@pytest.mark.jobs(2)
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -227,6 +234,7 @@ def test_compare_mistakes(tmp_path: Path, args: list[str], words: list[str]) -> 
     assert not (tmp_path / "all").exists()
 
 
+@pytest.mark.serial
 def test_seconds_and_sweeps() -> None:
     assert [compare.seconds(t) for t in ("90", "60s", "2m", "1.5h")] == [90, 60, 120, 5400]
     assert compare.swept(["tau=1, 4", "net.loss=squared"]) == {"solver.tau": ["1", "4"], "net.loss": ["squared"]}
@@ -234,6 +242,7 @@ def test_seconds_and_sweeps() -> None:
         compare.swept(["name=adam"])
 
 
+@pytest.mark.serial
 def test_the_table_bears_what_never_converged() -> None:
     record = {
         "iteration": 0,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from jobs import start
+from inside import start
 from runs import fails, metrics, train
 from safetensors import safe_open
 from safetensors.numpy import load_file
@@ -19,8 +19,6 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from dnewton.data.targets import Targets
 from dnewton.training.scores import area_under_curve, score
-
-pytestmark = pytest.mark.serial
 
 RNG = np.random.default_rng(4)
 X = RNG.normal(size=(60, 5)) * [1, 10, 100, 0.1, 1] + 3
@@ -57,6 +55,7 @@ def predict(ranks: int, folder: Path, *args: str) -> Any:
     return start(ranks, *args, cwd=folder, module="dnewton.predict")
 
 
+@pytest.mark.jobs(3)
 @pytest.mark.parametrize("model", ["run", "run/model.safetensors", "run/checkpoints/iteration-00000004"])
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_labels_and_figures(folder: Path, ranks: int, model: str) -> None:
@@ -78,6 +77,7 @@ def test_labels_and_figures(folder: Path, ranks: int, model: str) -> None:
     assert "versicolor" in result.stdout and f"{figures['accuracy']:.4f}" in result.stdout
 
 
+@pytest.mark.jobs(4)
 def test_the_same_on_any_number_of_ranks(folder: Path) -> None:
     texts = []
     for ranks in (1, 2, 4):
@@ -89,6 +89,7 @@ def test_the_same_on_any_number_of_ranks(folder: Path) -> None:
     assert texts[0] == texts[1] == texts[2]
 
 
+@pytest.mark.jobs(3)
 def test_a_model_needs_no_run_directory_and_no_labels(folder: Path, tmp_path: Path) -> None:
     os.link(folder / "run" / "model.safetensors", tmp_path / "m.safetensors")
     np.save(tmp_path / "new.npy", X[40:])  # no labels beside it
@@ -105,6 +106,7 @@ def test_a_model_needs_no_run_directory_and_no_labels(folder: Path, tmp_path: Pa
     assert predict(1, tmp_path, "--model", "m.safetensors", "--data", "other.npz", "--unlabelled").returncode == 0
 
 
+@pytest.mark.jobs(3)
 def test_regression_in_the_targets_own_units(tmp_path: Path) -> None:
     y = np.stack([X @ [1, 2, 0, 0, 1], 1e4 + X[:, 1]], axis=1)
     np.savez(tmp_path / "d.npz", x=X, y=y)
@@ -129,6 +131,7 @@ def test_regression_in_the_targets_own_units(tmp_path: Path) -> None:
     assert len(figures["rmse_per_target"]) == 2
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_binary_labels(outputs: int) -> None:
     y = np.where(RNG.random(50) < 0.4, -1, 1)
@@ -143,11 +146,13 @@ def test_binary_labels(outputs: int) -> None:
     assert Targets.from_json(json.loads(json.dumps(targets.as_json()))).decode(z).tolist() == guess.tolist()
 
 
+@pytest.mark.serial
 def test_area_under_curve_needs_both_classes() -> None:
     assert area_under_curve(np.array([1.0, 2.0]), np.array([1, 1])) is None
     assert area_under_curve(np.array([1.0, 1.0, 0.0]), np.array([1, 0, 0])) == 0.75
 
 
+@pytest.mark.jobs(3)
 def test_mistakes_in_predict(folder: Path) -> None:
     fails(predict(2, folder, "--model", "none", "--data", "test.csv"), "--model none", "no such")
     fails(predict(1, folder, "--model", ".", "--data", "test.csv"), "model.safetensors")
@@ -169,6 +174,7 @@ def test_mistakes_in_predict(folder: Path) -> None:
     fails(predict(1, folder, "--model", "odd.safetensors", "--data", "test.csv"), "odd.safetensors", "damaged")
 
 
+@pytest.mark.jobs(3)
 def test_convert(folder: Path) -> None:
     result = start(3, "convert", "train.csv", "t.npy", cwd=folder, module="dnewton.data")
     assert result.returncode == 0, result.stderr
@@ -187,6 +193,7 @@ def test_convert(folder: Path) -> None:
     assert np.isclose(metrics(folder, "converted")[-1]["loss"], straight, rtol=1e-6)
 
 
+@pytest.mark.jobs(3)
 def test_streaming_changes_nothing(folder: Path) -> None:
     """The same bits whether the samples stay in memory or on disk, in both ways of taking batches."""
     np.save(folder / "x.npy", np.repeat(X, 1500, axis=0))
@@ -209,6 +216,7 @@ def test_streaming_changes_nothing(folder: Path) -> None:
     fails(train(2, folder, net, "cut", settings=["data.max_resident=1MiB"]), "x.npy", "cut short")
 
 
+@pytest.mark.jobs(3)
 def test_what_a_reviewer_found(folder: Path, tmp_path: Path) -> None:
     """Silently wrong columns, stale labels, numbers that did not survive, and a class that nobody has."""
     rows = [f"{CLASSES[Y[i]]},{','.join(repr(float(v)) for v in X[i])}" for i in range(60)]
@@ -256,6 +264,7 @@ BAD_DATA: dict[str, tuple[bytes, list[str]]] = {  # as jobs; all kinds in proces
 }
 
 
+@pytest.mark.jobs(3)
 @pytest.mark.parametrize("ranks", [3])
 def test_bad_data(tmp_path: Path, ranks: int) -> None:
     (tmp_path / "good.svm").write_text(SVM)

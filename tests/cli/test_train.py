@@ -1,26 +1,25 @@
-"""The command line as a user runs it: mpirun jobs of their own, so these tests run on one rank."""
+"""Training by the command line: what a run writes, how it goes on, what it refuses."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import jobs
 import numpy as np
 import oracle
 import pytest
-from jobs import start
+from inside import needs, start
 from problems import CNN, MLP, Problem, with_outputs
-from runs import KEYS, fails, metrics, train, write_problem
+from runs import KEYS, arguments, fails, metrics, train, write_problem
 from safetensors.numpy import load_file
 
 from dnewton.config import strict_yaml
-
-pytestmark = pytest.mark.serial
 
 QUIET = ["solver.early_termination.mode=off", "output.checkpoint_every=0"]
 
 
 @pytest.mark.parametrize("loss", ["squared", "cross_entropy", "logistic"])
-@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("ranks", [needs(1, 1), needs(3, 3)])
 def test_run_against_the_reference(tmp_path: Path, ranks: int, loss: str) -> None:
     """From YAML, .npz and .safetensors to metrics and model, against the single-machine reference."""
     layers = with_outputs(CNN, 1 if loss == "logistic" else 3)
@@ -63,6 +62,7 @@ def test_run_against_the_reference(tmp_path: Path, ranks: int, loss: str) -> Non
     assert (tmp_path / "run" / "log.txt").read_text().count("\n") > 5
 
 
+@pytest.mark.jobs(4)
 def test_initial_point_only(tmp_path: Path) -> None:
     problem = Problem((5,), MLP)
     values = write_problem(problem, tmp_path)
@@ -75,7 +75,7 @@ def test_initial_point_only(tmp_path: Path) -> None:
         assert all(np.array_equal(model[k], v) for k, v in problem.params.items()) and len(model) == len(problem.params)
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("ranks", [needs(1, 1), needs(3, 3)])
 def test_resume_equals_a_straight_run(tmp_path: Path, ranks: int) -> None:
     problem = Problem((5,), MLP, samples=20, solver={"subsample": 0.3, "max_iterations": 7})
     values = write_problem(problem, tmp_path)
@@ -98,6 +98,7 @@ def test_resume_equals_a_straight_run(tmp_path: Path, ranks: int) -> None:
     assert [r["loss"] for r in metrics(tmp_path, "parts")] == [r["loss"] for r in a]
 
 
+@pytest.mark.jobs(3)
 @pytest.mark.parametrize(("curvature", "ranks", "grid"), [("full", 3, "[1, 3]"), ("diagonal", 2, "[2, 1]")])
 def test_resume_on_other_ranks(tmp_path: Path, curvature: str, ranks: int, grid: str) -> None:
     """The same trajectory to rounding with the whole Gauss-Newton matrix; with blocks of it a method that goes on."""
@@ -116,6 +117,7 @@ def test_resume_on_other_ranks(tmp_path: Path, curvature: str, ranks: int, grid:
         assert [r["samples_seen"] for r in b] == [r["samples_seen"] for r in a]
 
 
+@pytest.mark.jobs(2)
 def test_data_beside_the_net_are_found_again(tmp_path: Path) -> None:
     """config.yaml names the data by their absolute path, so that it can be used from anywhere."""
     (tmp_path / "sub").mkdir()
@@ -129,6 +131,7 @@ def test_data_beside_the_net_are_found_again(tmp_path: Path) -> None:
     assert train(1, tmp_path, "mlp.yaml", "digits_run", "--init-only").returncode == 0
 
 
+@pytest.mark.jobs(1)
 def test_a_mistake_spares_the_run_that_would_be_overwritten(tmp_path: Path) -> None:
     values = write_problem(Problem((5,), MLP, solver={"max_iterations": 1}), tmp_path)
     assert train(1, tmp_path, values, "run").returncode == 0
@@ -137,6 +140,7 @@ def test_a_mistake_spares_the_run_that_would_be_overwritten(tmp_path: Path) -> N
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.jobs(1)
 def test_resume_refuses_another_net(tmp_path: Path) -> None:
     values = write_problem(Problem((5,), MLP, solver={"max_iterations": 1}), tmp_path)
     assert train(1, tmp_path, values, "run").returncode == 0
@@ -145,6 +149,7 @@ def test_resume_refuses_another_net(tmp_path: Path) -> None:
     fails(start(1, "--resume", "nothing", cwd=tmp_path), "nothing: holds no run")
 
 
+@pytest.mark.jobs(2)
 def test_a_run_directory_is_not_overwritten(tmp_path: Path) -> None:
     values = write_problem(Problem((5,), MLP, solver={"max_iterations": 1}), tmp_path)
     assert train(1, tmp_path, values, "run").returncode == 0
@@ -154,15 +159,18 @@ def test_a_run_directory_is_not_overwritten(tmp_path: Path) -> None:
     assert train(1, tmp_path, values, "run", "--overwrite").returncode == 0
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("net", ["cnn.yaml", "mlp.yaml", "mlp_regression.yaml"])
 def test_shipped_nets(tmp_path: Path, net: str) -> None:
-    result = train(2, tmp_path, net, "run", settings=["solver.max_iterations=3"])
+    """By the launcher, as all jobs of users are."""
+    result = jobs.start(2, *arguments(tmp_path, net, "run", settings=["solver.max_iterations=3"]), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert metrics(tmp_path, "run")[-1]["loss"] < metrics(tmp_path, "run")[0]["loss"]
     assert all(metrics(tmp_path, "run")[-1]["comm"]["cg"][key] == 0 for key in ("calls", "bytes"))
     assert "#CG min/mean/max" in result.stdout and "final" in result.stdout.splitlines()[-1]
 
 
+@pytest.mark.jobs(1)
 def test_plan_prints_the_layout(tmp_path: Path) -> None:
     result = start(1, "--net", "cnn.yaml", "--ranks", "16", cwd=tmp_path, module="dnewton.plan")
     assert result.returncode == 0 and "bytes per iteration" in result.stdout
@@ -180,8 +188,9 @@ launch.run(main)
 """
 
 
+@pytest.mark.serial
 def test_an_internal_failure_ends_the_job_with_its_traceback(tmp_path: Path) -> None:
     (tmp_path / "crash.py").write_text(CRASH)
-    result = start(3, cwd=tmp_path, module="crash", timeout=60)
+    result = jobs.start(3, cwd=tmp_path, module="crash", timeout=60)
     assert result.returncode not in (0, 2)
     assert "RuntimeError: something broke" in result.stderr and "rank 2 of 3" in result.stderr

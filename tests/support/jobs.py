@@ -39,12 +39,12 @@ def launcher() -> tuple[str, ...]:
 
 def command(ranks: int, *args: str, module: str = "dnewton.train") -> list[str]:
     run = [module] if module.endswith(".py") else ["-m", module]
-    if ARRAYS == "strict" and _device(module, args):
+    if ARRAYS == "strict" and device_arguments(module, args):
         run = [str(Path(__file__).with_name("strict_job.py")), module]
-    return [*launcher(), "-np", str(ranks), sys.executable, *run, *args, *_device(module, args)]
+    return [*launcher(), "-np", str(ranks), sys.executable, *run, *args, *device_arguments(module, args)]
 
 
-def _device(module: str, args: tuple[str, ...]) -> list[str]:
+def device_arguments(module: str, args: tuple[str, ...]) -> list[str]:
     """What makes a job compute where the tests do (tests/support/places.py)."""
     if DEVICE == "cpu" or "--help" in args or "--version" in args:
         return []

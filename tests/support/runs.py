@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jobs import start
+from inside import Done, start
 from problems import Problem
 from safetensors.numpy import save_file
 
@@ -29,12 +29,17 @@ KEYS = {
 }
 
 
-def train(ranks: int, folder: Path, net: Any, out: str, *args: str, settings: list[str] | None = None) -> Any:
+def arguments(folder: Path, net: Any, out: str, *args: str, settings: list[str] | None = None) -> list[str]:
+    """A command line of dnewton.train; `net` is a file's name or what to write into one."""
     if not isinstance(net, str):
         (folder / "net.yaml").write_text(strict_yaml.dump(net))
         net = "net.yaml"
-    flags = [f"--set={s}" for s in settings or []]
-    return start(ranks, "--net", net, "--out", out, *args, *flags, cwd=folder)
+    return ["--net", net, "--out", out, *args, *(f"--set={s}" for s in settings or [])]
+
+
+def train(ranks: int, folder: Path, net: Any, out: str, *args: str, settings: list[str] | None = None) -> Done:
+    """Train inside this session."""
+    return start(ranks, *arguments(folder, net, out, *args, settings=settings), cwd=folder)
 
 
 def metrics(folder: Path, out: str) -> list[dict[str, Any]]:

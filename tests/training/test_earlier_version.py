@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import start
+from inside import start
 from safetensors.numpy import load_file
 
 DATA = Path(__file__).parent / "fixtures"
 
 
-@pytest.mark.serial
+@pytest.mark.jobs(2)
 def test_a_run_of_the_version_before_goes_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(DATA / "run_of_0_1", run)
