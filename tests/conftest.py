@@ -2,7 +2,7 @@
 
 Markers:
 - `mpi(min_size=n)` (pytest-mpi) needs n ranks;
-- `serial` runs on one rank only: more ranks show nothing more, or it launches jobs of its own;
+- `serial` runs on one rank only, as does every test that knows no other ranks (it asks for no `comm`);
 - `jobs(n)` runs on rank 0 of 1, 3, 4 or 16 ranks, the first of these that is enough for its jobs (support/inside.py).
 Tests that do not run at a number of ranks are deselected there; check_ran.py fails where one ran nowhere.
 """
@@ -58,7 +58,8 @@ def _runs_here(item: pytest.Item) -> bool:
     jobs, mpi = item.get_closest_marker("jobs"), item.get_closest_marker("mpi")
     if jobs is not None:
         return size == inside.home(*jobs.args)
-    if item.get_closest_marker("serial"):
+    alone = "comm" not in getattr(item, "fixturenames", ()) and places.ARRAYS == "numpy"  # others: on all their ranks
+    if alone or item.get_closest_marker("serial"):
         return size == 1
     return mpi is None or size >= mpi.kwargs.get("min_size", 1)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from places import ARRAYS
 
-from dnewton.comm.communicator import MPI
+from dnewton.comm.communicator import MPI, Comm
 
 pytestmark = pytest.mark.skipif(ARRAYS == "cuda", reason="makes a second one, which libraries mix up with the first")
 
@@ -320,29 +320,28 @@ def test_reduction_kernels(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         cp.ElementwiseKernel("T x", "T y", "y = x / 7", "seventh")(x)
 
 
-def test_mpi_takes_fake_arrays(cp: Any) -> None:
-    comm = MPI.COMM_WORLD.Dup()
-    rank, size = comm.Get_rank(), comm.Get_size()
+def test_mpi_takes_fake_arrays(cp: Any, comm: Comm) -> None:
+    mpi, rank, size = MPI.COMM_WORLD.Dup(), comm.rank, comm.size
     x = cp.full(5, rank + 1.0, dtype=cp.float32)
     with pytest.raises(cp._fake.NotSynchronised):
-        comm.Allreduce(MPI.IN_PLACE, [x, 5])
+        mpi.Allreduce(MPI.IN_PLACE, [x, 5])
     with pytest.raises(TypeError, match="expecting buffer"):  # mpi4py's reading of the same
-        comm.Allreduce(MPI.IN_PLACE, x)
+        mpi.Allreduce(MPI.IN_PLACE, x)
     cp.cuda.Device().synchronize()
-    comm.Allreduce(MPI.IN_PLACE, x)
+    mpi.Allreduce(MPI.IN_PLACE, x)
     assert x.get().tolist() == [size * (size + 1) / 2] * 5
     mine, theirs = cp.full(3, rank), cp.empty(3, cp.int64)
     cp.cuda.Device().synchronize()
-    MPI.Request.Waitall([comm.Irecv(theirs, (rank - 1) % size), comm.Isend(mine, (rank + 1) % size)])
+    MPI.Request.Waitall([mpi.Irecv(theirs, (rank - 1) % size), mpi.Isend(mine, (rank + 1) % size)])
     assert theirs.get().tolist() == [(rank - 1) % size] * 3
     everyone = cp.empty((size, 3), cp.int64)
     counts = [3] * size
-    comm.Allgatherv([mine, 3], [everyone, counts])
+    mpi.Allgatherv([mine, 3], [everyone, counts])
     assert everyone.get()[:, 0].tolist() == list(range(size))
     part = everyone[rank]
-    comm.Reduce_scatter([everyone, sum(counts), MPI.INT64_T], [mine, 3, MPI.INT64_T], counts)
+    mpi.Reduce_scatter([everyone, sum(counts), MPI.INT64_T], [mine, 3, MPI.INT64_T], counts)
     assert mine.get().tolist() == [rank * size] * 3 and part.shape == (3,)
-    comm.Free()
+    mpi.Free()
 
 
 def _by_hand(cp: Any) -> dict[str, dict[str, list[str] | None]]:

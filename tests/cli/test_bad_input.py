@@ -20,6 +20,7 @@ import bad_data
 import bad_files
 import bad_inputs
 import bad_solvers
+import inside
 import numpy as np
 import pytest
 from bad_inputs import CNN, MLP, Entry
@@ -52,20 +53,25 @@ def folder(comm: Comm) -> Iterator[Path]:
     path, before = Path(comm.text_from_root(tempfile.mkdtemp() if comm.rank == 0 else None)), os.getcwd()
     os.chdir(path)
     if comm.rank == 0:
-        rng = np.random.default_rng(0)
-        np.savez("good.npz", x=rng.normal(size=(6, 5)), y=np.array([0, 1, 2, 0, 1, 2]))
-        for table, (base, entries) in TABLES.items():
-            for number, (settings, *_) in enumerate(entries):
-                Path(f"{table}-{number}.yaml").write_text(strict_yaml.dump(changed(base, settings)))
-        Path("mlp.yaml").write_text(strict_yaml.dump(MLP))
-        Path("cnn.yaml").write_text(strict_yaml.dump(CNN))
-        bad_files.write(path)
+        written(path)
     comm.barrier()
     yield path
     os.chdir(before)
     comm.barrier()
     if comm.rank == 0:
         shutil.rmtree(path)
+
+
+def written(folder: Path) -> None:
+    """Good files and bad ones."""
+    rng = np.random.default_rng(0)
+    np.savez(folder / "good.npz", x=rng.normal(size=(6, 5)), y=np.array([0, 1, 2, 0, 1, 2]))
+    for table, (base, entries) in TABLES.items():
+        for number, (settings, *_) in enumerate(entries):
+            (folder / f"{table}-{number}.yaml").write_text(strict_yaml.dump(changed(base, settings)))
+    (folder / "mlp.yaml").write_text(strict_yaml.dump(MLP))
+    (folder / "cnn.yaml").write_text(strict_yaml.dump(CNN))
+    bad_files.write(folder)
 
 
 def changed(base: dict[str, Any], settings: str) -> dict[str, Any]:
@@ -194,23 +200,35 @@ def test_nothing_is_in_the_way_of_the_corrected_run(job: Job, comm: Comm, monkey
     assert stop.value.code == 0 and (comm.rank > 0 or Path("run/model.safetensors").exists())
 
 
+ON_FOUR = [
+    ("", ["--net FILE"]),
+    ("--net tabs.yaml", ["tabs.yaml:2", "blanks"]),
+    ("--net mlp.yaml --set solver.lamda=1", ["solver.lamda", "'lambda'"]),
+    ("--net mlp.yaml --set solver.name=downpour --set solver.server_ranks=4", ["server_ranks", "at least 5 ranks"]),
+    ("--net mlp.yaml --set parallel.grid=[3,2]", ["parallel.grid", "[2, 2]"]),
+    ("--net mlp.yaml --set parallel.memory=1MiB", ["parallel.memory", "allow more"]),
+    ("--net mlp.yaml --out mlp.yaml/run", ["mlp.yaml/run", "cannot be written"]),
+    ("--net mlp.yaml --init nan.safetensors", ["nan.safetensors", "finite weights"]),
+    ("--net mlp.yaml --set data.train=nan.npz", ["nan.npz", "row 4", "column 4"]),
+    ("--net mlp.yaml --set data.train=word.csv", ["word.csv", "line 5", "'three'"]),
+]
+
+
+@pytest.mark.jobs(4)
+def test_on_four_ranks(tmp_path: Path) -> None:
+    written(tmp_path)
+    for arguments, words in ON_FOUR:
+        fails(inside.start(4, *arguments.split(), cwd=tmp_path), *words)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.serial
-def test_jobs_of_their_own(job: Job, folder: Path) -> None:
-    """As a user starts them: the launcher, four processes, the module's own entry."""
-    for arguments, words in [
-        ("", ["--net FILE"]),
-        ("--net tabs.yaml", ["tabs.yaml:2", "blanks"]),
-        ("--net mlp.yaml --set solver.lamda=1", ["solver.lamda", "'lambda'"]),
-        ("--net mlp.yaml --set solver.name=downpour --set solver.server_ranks=4", ["server_ranks", "at least 5 ranks"]),
-        ("--net mlp.yaml --set parallel.grid=[3,2]", ["parallel.grid", "[2, 2]"]),
-        ("--net mlp.yaml --set parallel.memory=1MiB", ["parallel.memory", "allow more"]),
-        ("--net mlp.yaml --out mlp.yaml/run", ["mlp.yaml/run", "cannot be written"]),
-        ("--net mlp.yaml --init nan.safetensors", ["nan.safetensors", "finite weights"]),
-        ("--net mlp.yaml --set data.train=nan.npz", ["nan.npz", "row 4", "column 4"]),
-        ("--net mlp.yaml --set data.train=word.csv", ["word.csv", "line 5", "'three'"]),
-    ]:
-        fails(start(4, *arguments.split(), cwd=folder, timeout=60), *words)
-    assert not (folder / "run").exists()
+def test_jobs_of_their_own(tmp_path: Path) -> None:
+    """As a user starts them: the launcher, four processes, the module's own entry; found by one rank and by all."""
+    written(tmp_path)
+    for arguments, words in (ON_FOUR[0], ON_FOUR[3], ON_FOUR[9]):
+        fails(start(4, *arguments.split(), cwd=tmp_path, timeout=60), *words)
+    assert not (tmp_path / "run").exists()
 
 
 def one_row(comm: Comm) -> list[str]:

@@ -13,20 +13,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import inside
 import numpy as np
 import pytest
-from jobs import command, environment, launcher, ranks_of, start, until
+from jobs import command, environment, launcher, ranks_of, until
 from places import ARRAYS
+from runs import metrics, train
 from safetensors.numpy import load_file
 
 from dnewton.cli import launch
 from dnewton.comm.communicator import Comm
 from dnewton.comm.stop import StopAgreement
 
-pytestmark = [
-    pytest.mark.serial,
-    pytest.mark.skipif(ARRAYS == "strict", reason="ranks are found by their command line, which is another's there"),
-]
+pytestmark = pytest.mark.skipif(
+    ARRAYS == "strict", reason="ranks are found by their command line, which is another's there"
+)
 
 ENDLESS = ["--net", "mlp.yaml", "--set", "solver.max_iterations=100000"]
 NEWTON = ["solver.early_termination.mode=lockstep"]
@@ -75,22 +76,20 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def goes_on(job: Job, ranks: int, sets: list[str], straight: bool = True) -> None:
     """Resumed for two more iterations, on other ranks or the same, it is what an undisturbed run is."""
     done = job.lines()[-1]["iteration"]
-    again = Job(job.folder, ranks, *ENDLESS, "--resume", "auto", sets=[*sets, f"solver.max_iterations={done + 2}"])
-    code, out, err = again.end()
-    assert code == 0 and "going on after iteration" in out, err
-    assert "changed since the checkpoint: solver.max_iterations: 100000 -> " in out
+    settings = ["solver.max_iterations=100000", *sets, f"solver.max_iterations={done + 2}"]
+    again = train(ranks, job.folder, "mlp.yaml", "run", "--resume", "auto", settings=settings)
+    assert again.returncode == 0 and "going on after iteration" in again.stdout, again.stderr
+    assert "changed since the checkpoint: solver.max_iterations: 100000 -> " in again.stdout
     found = [line["iteration"] for line in job.lines()]
     assert found == list(range(done + 3))
     if straight:
-        other = job.folder / "straight"
-        other.mkdir()
-        whole = Job(other, ranks, *ENDLESS, sets=[*sets, f"solver.max_iterations={done + 2}"])
-        assert whole.end()[0] == 0
-        assert [line["loss"] for line in whole.lines()] == [line["loss"] for line in job.lines()]
-        a, b = (load_file(folder / "run" / "model.safetensors") for folder in (job.folder, other))
+        assert train(ranks, job.folder, "mlp.yaml", "straight", settings=settings).returncode == 0
+        assert [line["loss"] for line in metrics(job.folder, "straight")] == [line["loss"] for line in job.lines()]
+        a, b = (load_file(job.folder / run / "model.safetensors") for run in ("run", "straight"))
         assert all(np.array_equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.jobs(3)
 @pytest.mark.parametrize(
     ("number", "ranks", "victim", "sets"),
     [
@@ -111,6 +110,7 @@ def test_a_signal_to_one_rank_stops_all(
     goes_on(job, ranks, sets, straight=number != signal.SIGINT)
 
 
+@pytest.mark.jobs(3)
 def test_a_signal_to_the_launcher_stops_all(folder: Path) -> None:
     job = Job(folder, 2, *ENDLESS, sets=SGD)
     job.ranks()
@@ -120,6 +120,7 @@ def test_a_signal_to_the_launcher_stops_all(folder: Path) -> None:
     goes_on(job, 1, SGD, straight=False)  # on another number of ranks
 
 
+@pytest.mark.jobs(3)
 def test_a_limit_of_time_is_kept(folder: Path) -> None:
     began = time.monotonic()
     job = Job(folder, 2, *ENDLESS, "--max-seconds", "8", sets=NEWTON)
@@ -129,20 +130,18 @@ def test_a_limit_of_time_is_kept(folder: Path) -> None:
     goes_on(job, 2, NEWTON, straight=False)
 
 
-def test_checkpoints_by_the_clock_change_nothing(folder: Path) -> None:
+@pytest.mark.jobs(2)
+def test_checkpoints_by_the_clock_change_nothing(tmp_path: Path) -> None:
     sets = [*SGD, "output.checkpoint_every=0", "output.checkpoint_minutes=0.0005", "output.keep=1000"]
-    few = ["--net", "mlp.yaml", "--set", "solver.max_iterations=6"]
-    job = Job(folder, 2, *few, sets=sets)
-    assert job.end()[0] == 0
-    names = [p.name for p in (job.out / "checkpoints").iterdir()]
+    few = [*SGD, "solver.max_iterations=6"]
+    assert train(2, tmp_path, "mlp.yaml", "run", settings=[*sets, *few]).returncode == 0
+    names = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()]
     assert any(name.count("-") == 2 for name in names), names  # in the middle of a pass
-    plain = folder / "plain"
-    plain.mkdir()
-    other = Job(plain, 2, *few, sets=SGD)
-    assert other.end()[0] == 0
-    assert [line["loss"] for line in job.lines()] == [line["loss"] for line in other.lines()]
+    assert train(2, tmp_path, "mlp.yaml", "plain", settings=few).returncode == 0
+    assert [line["loss"] for line in metrics(tmp_path, "run")] == [line["loss"] for line in metrics(tmp_path, "plain")]
 
 
+@pytest.mark.jobs(3)
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_killed_rank_ends_the_job(folder: Path, victim: int) -> None:
     job = Job(folder, 3, *ENDLESS, sets=NEWTON)
@@ -154,6 +153,7 @@ def test_a_killed_rank_ends_the_job(folder: Path, victim: int) -> None:
     goes_on(job, 3, NEWTON, straight=False)
 
 
+@pytest.mark.serial
 def test_a_rank_that_stops_answering_is_named(folder: Path) -> None:
     job = Job(folder, 3, *ENDLESS, sets=[*NEWTON, "parallel.timeout=1"])
     os.kill(job.ranks()[1], signal.SIGSTOP)
@@ -163,6 +163,7 @@ def test_a_rank_that_stops_answering_is_named(folder: Path) -> None:
     until(lambda: not ranks_of(job.out), 10)
 
 
+@pytest.mark.serial
 def test_a_full_disk_ends_no_run(folder: Path) -> None:
     """A limit on the size of files stands for a quota, and is lifted later."""
     sets = [*SGD, "output.checkpoint_every=1", "output.keep=2"]
@@ -184,28 +185,34 @@ def test_a_full_disk_ends_no_run(folder: Path) -> None:
     assert [line["iteration"] for line in job.lines()] == list(range(len(job.lines())))
 
 
-def test_auto_starts_and_goes_on(folder: Path) -> None:
-    sets = ["solver.max_iterations=2", "output.checkpoint_every=1"]
-    arguments = ("--net", "mlp.yaml", "--resume", "auto")
+@pytest.mark.jobs(2)
+def test_auto_starts_and_goes_on(tmp_path: Path) -> None:
+    def job(ranks: int, *more: str) -> Any:
+        sets = ["solver.max_iterations=2", "output.checkpoint_every=1", *more]
+        return train(ranks, tmp_path, "mlp.yaml", "run", "--resume", "auto", settings=sets)
+
+    def iterations() -> list[int]:
+        return [line["iteration"] for line in metrics(tmp_path, "run")]
+
+    checkpoints = tmp_path / "run" / "checkpoints"
     for _ in range(2):  # the second finds that there is nothing left to do
-        code, out, err = Job(folder, 2, *arguments, sets=sets).end()
-        assert code == 0, err
-    job = Job(folder, 1, *arguments, sets=[*sets, "solver.seed=9"])
-    code, out, err = job.end()
-    assert code == 2 and "belongs to another run: seed was 0 and is 9" in err
-    assert [line["iteration"] for line in job.lines()] == [0, 1, 2]
-    newest = sorted((folder / "run" / "checkpoints").iterdir())[-1]
+        done = job(2)
+        assert done.returncode == 0, done.stderr
+    done = job(1, "solver.seed=9")
+    assert done.returncode == 2 and "belongs to another run: seed was 0 and is 9" in done.stderr
+    assert iterations() == [0, 1, 2]
+    newest = sorted(checkpoints.iterdir())[-1]
     (newest / "manifest.json").write_text("{}")
-    code, out, err = Job(folder, 2, *arguments, sets=sets).end()
-    assert code == 0 and f"{newest.name}/manifest.json: is damaged" in out and "trying an older" in out
-    assert [line["iteration"] for line in job.lines()] == [0, 1, 2]
-    for path in (folder / "run" / "checkpoints").iterdir():
+    done = job(2)
+    assert done.returncode == 0 and f"{newest.name}/manifest.json: is damaged" in done.stdout
+    assert "trying an older" in done.stdout and iterations() == [0, 1, 2]
+    for path in checkpoints.iterdir():
         (path / "manifest.json").unlink()
-    (folder / "run" / "model.safetensors").unlink()  # as if it had not come to its end
-    code, out, err = Job(folder, 1, *arguments, sets=sets).end()
-    assert code == 0 and [line["iteration"] for line in job.lines()] == [0, 1, 2]
+    (tmp_path / "run" / "model.safetensors").unlink()  # as if it had not come to its end
+    assert job(1).returncode == 0 and iterations() == [0, 1, 2]
 
 
+@pytest.mark.serial
 def test_a_second_interrupt_ends_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     comm, codes = Comm.world(), list[int]()
     stops = StopAgreement(comm, 60)
@@ -228,6 +235,7 @@ def test_a_second_interrupt_ends_at_once(monkeypatch: pytest.MonkeyPatch, capsys
     assert "SIGINT again on rank 0; ending the job at once" in capsys.readouterr().err
 
 
+@pytest.mark.serial
 def test_worlds_of_one_are_refused(folder: Path) -> None:
     """As srun with the wrong --mpi starts them: every process thinks that it is alone."""
     for rank in ("0", "1"):
@@ -238,10 +246,11 @@ def test_worlds_of_one_are_refused(folder: Path) -> None:
         assert ("srun --mpi=pmi2" in done.stderr) == (rank == "0")  # said once
 
 
+@pytest.mark.serial
 def test_torture(folder: Path) -> None:
     """A few of the kills of scripts/torture.py."""
     script = str(Path(__file__).parents[2] / "scripts" / "torture.py")
-    words = ["--kills", "5", "--ranks", "4", "--seed", "1", "--set", "solver.max_iterations=10"]
+    words = ["--kills", "5", "--ranks", "3", "--seed", "1", "--net", "mlp.yaml", "--set", "solver.max_iterations=10"]
     done = subprocess.run(
         [sys.executable, script, *words, "--launcher", " ".join(launcher())],
         cwd=folder,
@@ -254,18 +263,20 @@ def test_torture(folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.jobs(1)
 def test_resume_needs_what_it_needs(folder: Path) -> None:
     for words, said in (
         (["--net", "mlp.yaml", "--resume", "auto"], "--out DIR"),
         (["--resume", "auto", "--out", "x"], "--net FILE"),
         (["--net", "mlp.yaml", "--max-seconds", "0"], "above 0"),
     ):
-        done = start(1, *words, cwd=folder)
+        done = inside.start(1, *words, cwd=folder)
         assert done.returncode == 2 and said in done.stderr, done.stderr
 
 
+@pytest.mark.serial
 def test_the_age_of_a_process() -> None:
-    code = "import time; time.sleep(0.3); from dnewton import machine; print(machine.process_age())"
+    code = "import time; time.sleep(0.3); from dnewton.hardware import node; print(node.process_age())"
     began = time.monotonic()
     age = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert 0.3 <= age <= time.monotonic() - began + 0.05

@@ -18,10 +18,10 @@ from dnewton.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def watched() -> Comm:
-    comm = Comm.world()
-    comm.stops = StopAgreement(comm, 60)
-    return comm
+def watched(comm: Comm) -> Comm:
+    found = comm.dup()
+    found.stops = StopAgreement(found, 60)
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -108,8 +108,9 @@ def test_chunks_change_nothing(comm: Comm, net: str, parts: int, chunk: int, rep
     chunk=st.integers(1, 7),
     activation=st.sampled_from(["linear", "tanh", "relu"]),
 )
-def test_any_mlp_by_any_representation(widths: list[int], samples: int, chunk: int, activation: str) -> None:
-    comm = Comm.world()
+def test_any_mlp_by_any_representation(
+    comm: Comm, widths: list[int], samples: int, chunk: int, activation: str
+) -> None:
     layers = [{"dense": {"units": w, "activation": activation}} for w in widths]
     problem = Problem((3,), layers, "squared", samples=samples)
     on = lay_out(problem, comm)

@@ -130,13 +130,15 @@ def end(failed: bool) -> None:
 def _wait(condition: Callable[[], Any], seconds: float | None = None, results: list[Any] | None = None) -> None:
     """Without spinning. Ranks that do not come after one has failed wait for it, for ever: the session ends."""
     until = None if seconds is None else time.monotonic() + seconds
+    pause = 2e-4
     while not condition():
         if until is not None and time.monotonic() > until:
             said = "".join(error for _, _, error in results or [])
             print(f"{said}\na job failed on one rank, others wait for it; ending the session", file=sys.__stderr__)
             sys.__stderr__.flush()  # type: ignore[union-attr]
             MPI.COMM_WORLD.Abort(3)
-        time.sleep(2e-4)
+        time.sleep(pause)
+        pause = min(1.1 * pause, 5e-3)
 
 
 @functools.cache
