@@ -15,7 +15,6 @@ from inside import start
 from runs import fails, metrics, train
 from safetensors import safe_open
 from safetensors.numpy import load_file
-from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from dnewton.data.targets import Targets
 from dnewton.training.scores import area_under_curve, score
@@ -59,6 +58,8 @@ def predict(ranks: int, folder: Path, *args: str) -> Any:
 @pytest.mark.parametrize("model", ["run", "run/model.safetensors", "run/checkpoints/iteration-00000004"])
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_labels_and_figures(folder: Path, ranks: int, model: str) -> None:
+    from sklearn.metrics import confusion_matrix, roc_auc_score  # not on every rank of every session
+
     result = predict(ranks, folder, "--model", model, "--data", "test.csv", "--out", "p.txt", "--scores", "s.json")
     assert result.returncode == 0, result.stderr
     params = load_file(folder / "run" / "model.safetensors")
@@ -134,6 +135,8 @@ def test_regression_in_the_targets_own_units(tmp_path: Path) -> None:
 @pytest.mark.serial
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_binary_labels(outputs: int) -> None:
+    from sklearn.metrics import confusion_matrix, roc_auc_score  # not on every rank of every session
+
     y = np.where(RNG.random(50) < 0.4, -1, 1)
     targets = Targets.fit(y, outputs, "logistic" if outputs == 1 else "cross_entropy", "none", "a")
     z = np.round(RNG.normal(size=(50, outputs)) + (y[:, None] if outputs == 1 else np.outer(y, [-1, 1])), 1)  # ties

@@ -19,9 +19,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import io as scipy_io
-from scipy import sparse
-from sklearn.datasets import load_svmlight_file
 
 from dnewton.comm.communicator import Comm
 from dnewton.config.schema import FilePair
@@ -145,6 +142,8 @@ def test_libsvm(comm: Comm, content: tuple[str, int, int], packer: str, block: i
 
 
 def test_libsvm_is_what_sklearn_reads(comm: Comm, folder: Path) -> None:
+    from sklearn.datasets import load_svmlight_file  # slow to import, and few sessions come here
+
     rng = np.random.default_rng(0)
     pairs = [" ".join(f"{c + 1}:{rng.normal():.8g}" for c in range(i % 7)) for i in range(200)]
     rows = [f"{rng.integers(0, 3)} {p}" for p in pairs]
@@ -334,6 +333,9 @@ def test_hdf5(comm: Comm, folder: Path, layout: str, shape: tuple[int, ...]) -> 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse", "images", "7.3"])
 def test_mat(comm: Comm, folder: Path, kind: str) -> None:
+    from scipy import io as scipy_io  # slow to import, and few sessions come here
+    from scipy import sparse
+
     x, y = some((6, 3, 4, 2) if kind == "images" else (23, 7))
 
     def write(path: Path) -> None:
