@@ -77,13 +77,13 @@ t=tests s=tests/solvers b=tests/solvers/baselines
 two_ranks=($t/comm $t/model $s/newton/test_newton.py)
 smoke=($b/test_baselines.py::test_trajectory $b/test_kfac.py::test_trajectory $b/test_parameter_server.py) # all solvers
 on_four=($t/cli/test_{train,compare,predict}.py $t/cli/test_bad_input.py::test_on_four_ranks) # jobs
-at16=($t/model/test_network.py $t/planning/test_grid_search.py $t/data/test_samples.py $s/newton/test_newton.py)
+at16=($t/model/test_network.py $t/planning/test_traffic_forecast.py $t/storage/test_tensors.py $s/newton/test_newton.py)
 signals=$t/cli/test_stopped_jobs.py::test_a
 
 tests 1 mpich 1 -q
 tests 2 mpich 2 -q "${two_ranks[@]}"
 tests 3 mpich 3 -q
-tests 4 mpich 4 -q "${two_ranks[@]}" $t/{curvature,planning/test_grid_search.py} $s/newton/test_replicated.py \
+tests 4 mpich 4 -q "${two_ranks[@]}" $t/{curvature,planning/test_traffic_forecast.py} $s/newton/test_replicated.py \
   "${smoke[@]}" "${on_four[@]}"
 tests 5 mpich 16 -q -m 'at16 or jobs' "${at16[@]}" $t/cli/test_compare.py
 tests 6 openmpi 1 -q $t/cli/test_train.py $t/comm/test_two_hosts.py "${signals}_rank_that_stops_answering_is_named"

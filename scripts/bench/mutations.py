@@ -61,7 +61,7 @@ MUTATIONS = (
         "model/losses/losses.py",
         "return xp.sqrt(state) * (u - xp.sum(state * u, axis=-1, keepdims=True))",
         "return xp.sqrt(state) * u - state * xp.sum(xp.sqrt(state) * u, axis=-1, keepdims=True)",
-        ("tests/data/test_samples.py", "tests/solvers/newton/test_local_solver.py"),
+        ("tests/model/test_losses.py", "tests/solvers/newton/test_local_solver.py"),
     ),
     Mutation("the 2 of a loss's Hessian", "model/losses/losses.py", "return 2 * u", "return u", (NETWORK,)),
     Mutation(
@@ -90,7 +90,7 @@ MUTATIONS = (
         "planning/traffic_forecast.py",
         "forward * item + ranks * 3 * SCALAR",
         "forward * item + ranks * 4 * SCALAR",
-        ("tests/planning/test_grid_search.py",),
+        ("tests/planning/test_traffic_forecast.py",),
     ),
     Mutation(
         "a rank counted twice in early termination",

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import oracle
@@ -25,8 +24,6 @@ from dnewton.config.schema import Config
 from dnewton.curvature.jacobian import LocalSystem, local_systems
 from dnewton.errors import UserError
 from dnewton.grid import grids
-from dnewton.hardware import calibration
-from dnewton.hardware.device import Device
 from dnewton.hardware.rates import Rates
 from dnewton.planning import costs, curvature_plan, grid_search, traffic_forecast
 from dnewton.planning.net_plan import infer_shapes
@@ -419,45 +416,3 @@ def test_what_does_not_go_together(options: dict[str, object], message: str) -> 
     text = json.dumps({"net": {"input": [2], "loss": "squared", "layers": net(2)}, "solver": options})
     with pytest.raises(UserError, match=message):
         parse.load(text, "net.yaml", [])
-
-
-# --- rates ------------------------------------------------------------------------------------------------------------
-
-
-def test_rates_are_measured_once(comm: Comm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    alone = comm.split(comm.rank)
-    alone.least_cores = 1.0
-    text = json.dumps({"net": {"input": [2], "loss": "squared", "layers": net(2)}})
-    config = parse.load(text, "net.yaml", [])
-    first, note = calibration.rates(config, alone, Device())
-    assert "measured now" in note and first.flops > 1e8 and first.bandwidth > 1e8
-    monkeypatch.setattr(calibration, "measure", lambda dtype, device: pytest.fail("measured twice"))
-    again, note = calibration.rates(config, alone, Device())
-    assert again == first and "measured before" in note
-    resumed, note = calibration.rates(config.with_rates(1e9, 2e9), alone, Device())
-    assert resumed == Rates(1e9, 2e9) and note == "given"
-
-
-def test_a_damaged_cache_is_measured_anew(comm: Comm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(calibration, "measure", lambda dtype, device: Rates(3e9, 4e9))
-    for damage in ("", "[1]", '{"a": 3}', '{"a": {"flops": "x", "bandwidth": 1}}', "\0"):
-        calibration.cache_file().parent.mkdir(exist_ok=True)
-        calibration.cache_file().write_text(damage)
-        assert calibration._of_this_machine("float32", True, Device(), Rates())[0] == Rates(3e9, 4e9)
-        assert [f.name for f in calibration.cache_file().parent.iterdir()] == ["rates.json"]
-    calibration.cache_file().unlink()
-    calibration.cache_file().mkdir()
-    found, note = calibration._of_this_machine("float32", True, Device(), Rates())
-    assert found == Rates() and "cannot be written" in note
-    assert [f.name for f in calibration.cache_file().parent.iterdir()] == ["rates.json"]
-
-
-def test_without_a_cache_the_stated_rates_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    found, note = calibration._of_this_machine("float32", True, Device(), Rates())
-    assert found == Rates() and "cannot be written" in note
-    found, note = calibration._of_this_machine("float32", False, Device(), Rates())
-    assert found == Rates() and "share cores" in note

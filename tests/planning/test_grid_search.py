@@ -1,4 +1,4 @@
-"""Slices, grids, moves and the planner: pure functions, for P up to 64 in one process."""
+"""The planner: pure functions, for P up to 64 in one process."""
 
 from __future__ import annotations
 
@@ -6,62 +6,17 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
-from problems import CNN, MLP, Problem, lay_out
+from problems import CNN, MLP, Problem
 
-from dnewton.comm.communicator import Comm
 from dnewton.config import parse
 from dnewton.config.shipped_nets import read_net, shipped_nets
 from dnewton.errors import UserError
-from dnewton.grid import KINDS, SPLITS, Grid, SplitAxis, cut, grids, moves
-from dnewton.planning import grid_search, traffic_forecast
+from dnewton.grid import KINDS, Grid, SplitAxis, grids
+from dnewton.planning import grid_search
 from dnewton.planning.net_plan import infer_shapes
-from dnewton.solvers.newton.newton import State
 
 sizes = st.integers(1, 12)
-
-
-@given(sizes, sizes, st.integers(0, 50))
-def test_slices_cover_and_nest(rows: int, cols: int, n: int) -> None:
-    grid = Grid(rows, cols)
-    for split in SPLITS:
-        parts = [cut(n, grid.parts(split), j) for j in range(grid.parts(split))]
-        assert parts[0][0] == 0 and parts[-1][1] == n
-        assert all(a[1] == b[0] for a, b in zip(parts, parts[1:], strict=False))
-        assert max(hi - lo for lo, hi in parts) - min(hi - lo for lo, hi in parts) <= 1
-    for rank in range(grid.size):
-        (lo, hi), (row_lo, row_hi) = (grid.bounds(s, SplitAxis(n), rank) for s in ("all", "row"))
-        assert row_lo <= lo <= hi <= row_hi
-
-
-@given(sizes, sizes)
-def test_groups(rows: int, cols: int) -> None:
-    grid = Grid(rows, cols)
-    for rank in range(grid.size):
-        assert len({grid.part("col", r) for r in grid.members("row", rank)}) == cols
-        assert len({grid.part("row", r) for r in grid.members("column", rank)}) == rows
-        assert all(rank in grid.members(g, rank) for g in ("none", "row", "column", "world"))
-
-
-@given(sizes, sizes, st.sampled_from(SPLITS), st.sampled_from(SPLITS), st.integers(0, 30), st.integers(1, 3))
-def test_moves_bring_what_the_target_holds(rows: int, cols: int, source: str, target: str, n: int, size: int) -> None:
-    """A simulation of all ranks: after the moves everybody holds exactly the target's slice."""
-    grid, units = Grid(rows, cols), SplitAxis(n, size)
-    whole = np.arange(n * size)
-
-    def held(split: str, rank: int) -> np.ndarray:
-        lo, hi = grid.bounds(split, units, rank)  # type: ignore[arg-type]
-        return whole[lo * size : hi * size]
-
-    now = [held(source, r) for r in range(grid.size)]
-    for step in moves(grid, source, target):  # type: ignore[arg-type]
-        if step.group == "none":
-            now = [np.intersect1d(now[r], held(step.target, r)) for r in range(grid.size)]
-        else:
-            now = [np.concatenate([now[m] for m in grid.members(step.group, r)]) for r in range(grid.size)]
-    for rank in range(grid.size):
-        assert np.array_equal(now[rank], held(target, rank))
 
 
 def test_every_weight_has_one_owner() -> None:
@@ -141,36 +96,6 @@ def test_flatten_may_be_cut_again_by_features() -> None:
     shapes = infer_shapes(Problem((1, 30, 30), layers, samples=1).config.net)
     plan = grid_search.choose(shapes, 8, grid_search.Workload(10_000, 1000, 2), grid=(4, 2))
     assert plan.layers[2].in_units == SplitAxis(28 * 28, 1)
-
-
-@pytest.mark.mpi
-@pytest.mark.at16
-@pytest.mark.parametrize("curvature", ["diagonal", "full"])
-@pytest.mark.parametrize("net", ["mlp", "cnn"])
-def test_forecast_equals_the_counted_bytes(comm: Comm, net: str, curvature: str) -> None:
-    solver = {"curvature": curvature, "subsample": 0.5, "max_cg": 5, "early_termination": {"mode": "off"}}
-    problem = Problem((5,) if net == "mlp" else (2, 7, 6), MLP if net == "mlp" else CNN, samples=12, solver=solver)
-    for grid, batch in product(grids(comm.size), (4, 100)):
-        on = lay_out(problem, comm, grid, batch=batch)
-        solver_ = on.newton(options=problem.config.solver)
-        solver_.start(State(on.theta, 1.0))
-        for iteration in range(2):
-            before = {n: t.bytes for n, t in on.comm.ledger.phases.items()}
-            step = solver_.step()
-            change = {n: t.bytes - before.get(n, 0) for n, t in on.comm.ledger.phases.items()}
-            assert step.alpha, "the forecast is for accepted steps"
-            did = traffic_forecast.Iteration(
-                12,
-                (4, 2) if batch == 4 else (6,),
-                trials=step.trials,
-                columns=1 + (iteration > 0),
-                itemsize=8,
-                full_cg=step.cg if curvature == "full" else 0,
-            )
-            expected = traffic_forecast.iteration_bytes(on.plan, did)
-            for phase in ("function", "gradient", "jacobian", "cg", "combine"):
-                assert comm.sum_scalars([float(change.get(phase, 0))])[0] == expected[phase], (grid, phase)
-        solver_.close()
 
 
 def test_shipped_nets_fit() -> None:
