@@ -36,6 +36,7 @@ from safetensors.numpy import save
 
 from dnewton.comm.communicator import Comm
 from dnewton.config import parse, strict_yaml
+from dnewton.config.loss_entry import loss_of
 from dnewton.config.schema import Config, DataSection
 from dnewton.config.shipped_nets import read_net, shipped_nets
 from dnewton.config.solver_register import SOLVERS, keys
@@ -293,7 +294,7 @@ def sample_target(path: Path, comm: Comm, seeds: list[bytes], names: list[bytes]
         shape = (3, 32, 32) if path.suffix in (".bin", ".batch") else (5,)
         parts = open_parts(section, shape, 0, comm)
         window = Window.of(shape, SplitAxis(shape[0]), (0, shape[0]))
-        load_parts(parts, section, window, 3, "cross_entropy", "float32", math.inf, comm)
+        load_parts(parts, section, window, 3, loss_of("cross_entropy"), "float32", math.inf, comm)
 
     return Target(seeds, names, read)
 

@@ -13,10 +13,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 export OMP_NUM_THREADS=1 # ranks share the cores
 [[ -t 1 ]] || export PY_COLORS=0 # Open MPI gives its ranks a terminal, always
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-DNEWTON_TEST_LEDGER=$(mktemp) || exit 1 # conftest writes down here which tests ran
-export DNEWTON_TEST_LEDGER
+scratch=$(mktemp -d) || exit 1
+export DNEWTON_TEST_LEDGER=$scratch/ledger # conftest writes down here which tests ran
+unset PYTHONDONTWRITEBYTECODE # hundreds of processes import the same modules: they are compiled once,
+export PYTHONPYCACHEPREFIX=$scratch/pycache # and nothing is left in the tree
 child='' installed='' passed=0 failures=() left_out=() not_run=()
-trap 'rm -f "$DNEWTON_TEST_LEDGER"' EXIT
+trap 'rm -rf "$scratch"' EXIT
 trap '[[ -z $child ]] || kill -TERM -- "-$child"; exit 130' INT TERM HUP
 
 wanted() { [[ -z ${STEPS-} || " $STEPS " == *" $1 "* ]]; }
@@ -69,22 +71,32 @@ tests() {
 
 around=() # what a step's command is started with
 
+# All tests run on 1 and on 3 ranks, which no grid divides evenly; a test that knows no other ranks on 1 only, and jobs
+# inside the session (tests/support/inside.py) once. On 2, 4 and 16 ranks and under Open MPI runs what differs there.
+t=tests s=tests/solvers b=tests/solvers/baselines
+two_ranks=($t/comm $t/model $s/newton/test_newton.py)
+smoke=($b/test_baselines.py::test_trajectory $b/test_kfac.py::test_trajectory $b/test_parameter_server.py) # all solvers
+on_four=($t/cli/test_{train,compare,predict}.py $t/cli/test_bad_input.py::test_on_four_ranks) # jobs
+at16=($t/model/test_network.py $t/planning/test_traffic_forecast.py $t/storage/test_tensors.py $s/newton/test_newton.py)
+signals=$t/cli/test_stopped_jobs.py::test_a
+
 tests 1 mpich 1 -q
-tests 2 mpich 2 -q
+tests 2 mpich 2 -q "${two_ranks[@]}"
 tests 3 mpich 3 -q
-tests 4 mpich 4 -q --ignore=tests/test_bad_input.py # which has nothing to compute
-tests 5 mpich 16 -q -m at16 # pytest fails when it finds no such test
-stops=tests/test_stop.py::test_a
-tests 6 openmpi 1 -q tests/test_cli.py tests/test_two_hosts.py \
-  "${stops}_signal_to_the_launcher_stops_all" "${stops}_killed_rank_ends_the_job" "${stops}_rank_that_stops_answering_is_named"
-tests 7 openmpi 2 -q
-tests 8 openmpi 3 -q -m at16
-engine=(tests/test_{arrays,device,network,newton,ways,hessian,kfac,solvers,replicas,servers,saved,strategy}.py)
+tests 4 mpich 4 -q "${two_ranks[@]}" $t/{curvature,planning/test_traffic_forecast.py} $s/newton/test_replicated.py \
+  "${smoke[@]}" "${on_four[@]}"
+tests 5 mpich 16 -q -m 'at16 or jobs' "${at16[@]}" $t/cli/test_compare.py
+tests 6 openmpi 1 -q $t/cli/test_train.py $t/comm/test_two_hosts.py "${signals}_rank_that_stops_answering_is_named"
+tests 7 openmpi 2 -q "${two_ranks[@]}" $t/training "${smoke[@]}"
+tests 8 openmpi 3 -q -m 'at16 or jobs' "${at16[@]}" $t/cli/test_train.py \
+  "${signals}_signal_to_the_launcher_stops_all" "${signals}_killed_rank_ends_the_job"
+engine=(tests/{arrays/test_arrays,hardware/test_device,model/test_network,solvers/newton/test_newton}.py tests/solvers
+  tests/curvature/test_hessian.py tests/training/test_resume.py tests/planning/test_curvature_plan.py)
 if command -v "${CXX:-c++}" g++ clang++ >/dev/null; then # the fake GPU compiles its kernels
   around=(env DNEWTON_TEST_ARRAYS=cuda DNEWTON_TEST_BUFFERS=straight)
   tests 9 mpich 2 -q "${engine[@]}"
 elif wanted 9; then
-  left_out+=("step 9: no C++ compiler") && not_run+=(tests/test_device.py tests/test_fake_cuda.py)
+  left_out+=("step 9: no C++ compiler") && not_run+=(tests/hardware/test_device.py tests/arrays/test_fake_cuda.py)
 fi
 around=(env DNEWTON_TEST_ARRAYS=strict)
 tests 10 mpich 2 -q "${engine[@]:0:4}"
@@ -92,9 +104,9 @@ around=(env DNEWTON_TEST_SLURM=1 scripts/local_slurm.sh run) # up before the ste
 tests 11 mpich 1 -q tests/slurm
 tests 12 openmpi 1 -q tests/slurm -k 'end or saved or pmi'
 if wanted 13; then
-  [[ -n ${DNEWTON_REAL_CUPY-} ]] || not_run+=(tests/test_fake_cuda.py::test_the_real_cupy_has_what_the_fake_has)
+  [[ -n ${DNEWTON_REAL_CUPY-} ]] || not_run+=(tests/arrays/test_fake_cuda.py::test_the_real_cupy_has_what_the_fake_has)
   [[ " ${left_out[*]} " != *" step 11: "* ]] || not_run+=(tests/slurm/)
-  scripts/two_hosts.sh --check || { left_out+=("tests/test_two_hosts.py") && not_run+=(tests/test_two_hosts.py); }
+  scripts/two_hosts.sh --check || { left_out+=("tests/comm/test_two_hosts.py") && not_run+=(tests/comm/test_two_hosts.py); }
   step "step 13: every test ran on some number of ranks" \
     python3 tests/check_ran.py "$DNEWTON_TEST_LEDGER" "${not_run[@]}"
 fi

@@ -1,6 +1,10 @@
 """Pytest under MPI: one failing rank fails the test on all, nothing hangs, and what ran is written down.
 
-Markers: `mpi(min_size=n)` (pytest-mpi) needs n ranks; `serial` runs on one rank only (it starts jobs of its own).
+Markers:
+- `mpi(min_size=n)` (pytest-mpi) needs n ranks;
+- `serial` runs on one rank only, as does every test that knows no other ranks (it asks for no `comm`);
+- `jobs(n)` runs on rank 0 of 1, 3, 4 or 16 ranks, the first of these that is enough for its jobs (support/inside.py).
+Tests that do not run at a number of ranks are deselected there; check_ran.py fails where one ran nowhere.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import inside
 import places  # before anything imports CuPy
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,6 +31,7 @@ os.environ["XDG_CACHE_HOME"] = os.devnull  # stated rates: no test writes to the
 
 _agreement = MPI.COMM_WORLD.Dup()
 _ran: dict[str, bool] = {}
+_failed: set[str] = set()
 
 # All ranks must draw the same examples.
 settings.register_profile(
@@ -40,13 +46,32 @@ settings.load_profile("mpi")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if MPI.COMM_WORLD.Get_rank():
+        config.pluginmanager.register(Serving())
     config.addinivalue_line("markers", "serial: runs on one rank only")
+    config.addinivalue_line("markers", "jobs(n): runs on rank 0, and starts jobs of up to n ranks on the session's")
     config.addinivalue_line("markers", "at16: part of the smoke test on 16 ranks")
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("serial") and MPI.COMM_WORLD.Get_size() > 1:
-        pytest.skip("runs on one rank only")
+def _runs_here(item: pytest.Item) -> bool:
+    size = MPI.COMM_WORLD.Get_size()
+    jobs, mpi = item.get_closest_marker("jobs"), item.get_closest_marker("mpi")
+    if jobs is not None:
+        return size == inside.home(*jobs.args)
+    alone = "comm" not in getattr(item, "fixturenames", ()) and places.ARRAYS == "numpy"  # others: on all their ranks
+    if alone or item.get_closest_marker("serial"):
+        return size == 1
+    return mpi is None or size >= mpi.kwargs.get("min_size", 1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    elsewhere = [item for item in items if not _runs_here(item)]
+    items[:] = [item for item in items if _runs_here(item)]
+    config.hook.pytest_deselected(items=elsewhere)
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    _ran.update((item.nodeid, False) for item in items)
 
 
 def _stop(message: str) -> None:
@@ -79,19 +104,40 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     timer = threading.Timer(LIMIT, _stop, [f"{item.nodeid}: longer than {LIMIT} s"])
     timer.daemon = True
     timer.start()
+    _failed.discard(item.nodeid)
     yield
+    if item.get_closest_marker("jobs") and MPI.COMM_WORLD.Get_rank() == 0:
+        inside.end(item.nodeid in _failed)
     timer.cancel()
+
+
+class Serving:
+    """On the ranks after the first, a test marked `jobs` is what it asks them to do, fixtures included."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        if item.get_closest_marker("jobs") is None:
+            return None
+        failed = inside.serve()
+        why = "failed on rank 0" if failed else None
+        report = pytest.TestReport(
+            item.nodeid, item.location, {}, "failed" if failed else "passed", why, "call", sections=()
+        )
+        item.ihook.pytest_runtest_logreport(report=report)
+        return True
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     outcome = yield
     report = outcome.get_result()
+    if report.failed:
+        _failed.add(item.nodeid)
     if report.failed and MPI.COMM_WORLD.Get_size() > 1:
         sys.stderr.write(f"\nrank {MPI.COMM_WORLD.Get_rank()}: {item.nodeid} failed\n{report.longreprtext}\n")
         sys.stderr.flush()
     if report.when == "call":
-        ranks = _failed_anywhere(report.failed, item.nodeid)
+        ranks = [] if item.get_closest_marker("jobs") else _failed_anywhere(report.failed, item.nodeid)
         if ranks and report.passed:
             report.outcome, report.longrepr = "failed", f"failed on rank(s) {ranks}"
         _ran[item.nodeid] = not report.skipped

@@ -11,7 +11,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from test_cli import metrics, start
+from jobs import start
+from runs import metrics
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

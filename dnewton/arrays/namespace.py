@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from dnewton.arrays import cuda_kernels
+from dnewton.grid import runs
 
 Array: TypeAlias = Any
 
@@ -235,8 +236,7 @@ def dot(x: Array, y: Array) -> float:
     if x.dtype == xp.float64:
         return float(xp.vecdot(x, y))
     total = 0.0
-    for i in range(0, x.shape[0], _DOT_BLOCK):  # blocks keep the float64 copies in cache
-        part = slice(i, min(x.shape[0], i + _DOT_BLOCK))
+    for part in runs(x.shape[0], _DOT_BLOCK):  # blocks keep the float64 copies in cache
         total += float(xp.vecdot(xp.astype(x[part], xp.float64), xp.astype(y[part], xp.float64)))
     return total
 
@@ -356,5 +356,4 @@ def block_bytes(array: Array, cached: int = _CACHE_BYTES) -> int:
 
 def sample_blocks(n: int, bytes_per_sample: int, limit: int = _CACHE_BYTES) -> list[slice]:
     """Slices over `n` samples whose temporaries stay within `limit` bytes each (at least one sample)."""
-    step = max(1, limit // max(1, bytes_per_sample))
-    return [slice(i, min(n, i + step)) for i in range(0, n, step)]
+    return runs(n, max(1, limit // max(1, bytes_per_sample)))

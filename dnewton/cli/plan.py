@@ -83,7 +83,6 @@ def show(
         how.chunks(work.samples, work.subsample),
         columns=1 if s.combine == "none" else 2,
         combined=s.combine != "none",
-        two_level=s.combine == "two_level",
         full_cg=grid_search.Workload.cg if full else 0,
         how=how.how,
         joint_cg=grid_search.Workload.cg if joint else 0,

@@ -24,7 +24,7 @@ from dnewton.comm.device_buffers import DeviceBuffers  # noqa: E402
 from dnewton.comm.stop_hooks import StopHooks  # noqa: E402
 from dnewton.comm.traffic import Ledger  # noqa: E402
 from dnewton.errors import UserError, one_line  # noqa: E402
-from dnewton.grid import Grid, Group  # noqa: E402
+from dnewton.grid import Grid, Group, runs  # noqa: E402
 
 MESSAGE_BYTES = 4 << 20  # longer messages are cut: faster (scripts/bench/overlap.py), and counts stay under 2³¹
 IDLE_YIELDS, IDLE_SLEEP = 5, 2e-4  # sched_yield() so often, then sleep so many seconds
@@ -158,8 +158,8 @@ class Comm:
             buffer = self.buffers.out(array)
             flat = buffer.reshape(buffer.size)
             step = max(1, MESSAGE_BYTES // buffer.itemsize)
-            for i in range(0, max(1, flat.size), step):
-                self._collective(self._groups[group], "Allreduce", MPI.IN_PLACE, flat[i : i + step])
+            for part in runs(flat.size, step) or [slice(0, 0)]:  # nobody stays away from a sum of nothing
+                self._collective(self._groups[group], "Allreduce", MPI.IN_PLACE, flat[part])
             return self.buffers.back(buffer, array, in_place=True)
 
     def gather_features(self, array: Array, group: Group, widths: Sequence[int]) -> Array:
@@ -174,7 +174,7 @@ class Comm:
         with self._counted(nbytes(array)):
             flat = xp.reshape(array, (rows, array.shape[-1]))
             out = empty((rows, total), array)
-            parts = [slice(i, min(rows, i + step)) for i in range(0, max(1, rows), step)]
+            parts = runs(rows, step) or [slice(0, 0)]
             # Features first: slices then lie one after another. On a host one message at a time stays in cache; on a
             # device all are prepared first, so that it is waited for once.
             for some in [[part] for part in parts] if on_host(array) else [parts]:

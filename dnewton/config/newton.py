@@ -15,6 +15,12 @@ def _gradient_batch(value: Any) -> Any:
     raise ValueError("all or a number of samples is needed")
 
 
+def _combine(value: Any) -> Any:
+    if value == "two_level":
+        raise ValueError("two_level is gone, it saved no iterations; use previous")
+    return value
+
+
 class EarlyTerminationSection(Section):
     """When the local solves of the slowest ranks are cut off (Wang et al. 2018, section 5.1)."""
 
@@ -43,10 +49,9 @@ class NewtonSection(SolverSection):
     max_cg: Count = 250
     warm_start: bool = False  # begin each local solve at the last accepted step; cg without Gram coordinates
     early_termination: EarlyTerminationSection = omitted()
-    combine: Literal["none", "previous", "two_level"] = "previous"
+    combine: Annotated[Literal["none", "previous"], BeforeValidator(_combine)] = "previous"
     replica_solve: Literal["average", "exact"] = "average"  # parallel.replicas > 1: each with its share of S, or all
     lambda_: Annotated[float, Field(alias="lambda", ge=1e-10, le=1e10)] = 1.0
-    lambda_trials: Annotated[int, Field(ge=1, le=20)] = 1  # try lambda, lambda/10, ... and go on with the best
     drop: Annotated[float, Field(gt=0, le=1)] = 0.6667
     boost: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.5
     eta: Annotated[float, Field(gt=0, lt=1)] = 1.0e-4

@@ -35,8 +35,8 @@ def _transposed_times(e: Array, phi: SampleStore) -> Array:
     total = None
     for here, part in phi.pieces():
         n = part.shape[0] * q
-        found = xp.reshape(e[here, ...], (n, o)).T @ xp.reshape(part, (n, i))
-        total = found if total is None else total + found
+        partial = xp.reshape(e[here, ...], (n, o)).T @ xp.reshape(part, (n, i))
+        total = partial if total is None else total + partial
     return zeros((o, i), e) if total is None else total
 
 
@@ -107,10 +107,10 @@ class Factored:
 
     def begin(self, v: Array) -> Array:
         """φ Vᵀ, (S, Q, O)."""
-        found = _times(self.phi, self.block.weight(v).T)
+        products = _times(self.phi, self.block.weight(v).T)
         if self.block.has_bias:
-            found += self.block.bias(v)
-        return found
+            products += self.block.bias(v)
+        return products
 
     def part_times(self, begun: Array, part: slice) -> Array:
         return self.d.contract(begun[part, ...], part)
@@ -157,8 +157,8 @@ class Factored:
         s = phi.shape[0]
         d = self.d.dense(s, part)  # (n, K, Q, O)
         k = d.shape[1]
-        found = xp.matmul(xp.permute_dims(d, (0, 1, 3, 2)), phi[:, None, ...])  # (n, K, O, I)
-        rows = xp.reshape(found, (s * k, o * self.phi.shape[2]))
+        weights = xp.matmul(xp.permute_dims(d, (0, 1, 3, 2)), phi[:, None, ...])  # (n, K, O, I)
+        rows = xp.reshape(weights, (s * k, o * self.phi.shape[2]))
         if self.block.has_bias:
             rows = xp.concat([rows, xp.reshape(xp.sum(d, axis=2), (s * k, o))], axis=1)
         return rows
@@ -177,8 +177,8 @@ class Rows:
     outputs: int
 
     def times(self, v: Array) -> Array:
-        found = [rows @ v[self.block.span] for _, rows in self.rows.pieces()]
-        u = found[0] if len(found) == 1 else namespace(v).concat(found)
+        parts = [rows @ v[self.block.span] for _, rows in self.rows.pieces()]
+        u = parts[0] if len(parts) == 1 else namespace(v).concat(parts)
         return namespace(v).reshape(u, (self.rows.shape[0] // self.outputs, self.outputs))
 
     def add_transposed(self, w: Array, out: Array) -> None:
@@ -191,8 +191,8 @@ class Rows:
         back = zeros((self.rows.shape[1],), y)
         for some, rows in self.rows.pieces():
             back += namespace(y).reshape(y, (y.shape[0] * self.outputs,))[some] @ rows
-        found = [rows @ back for _, rows in self.rows.pieces()]
-        return namespace(y).reshape(found[0] if len(found) == 1 else namespace(y).concat(found), y.shape)
+        parts = [rows @ back for _, rows in self.rows.pieces()]
+        return namespace(y).reshape(parts[0] if len(parts) == 1 else namespace(y).concat(parts), y.shape)
 
     def gram(self) -> Array:
         if (whole := self.rows.array) is not None:

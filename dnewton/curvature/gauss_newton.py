@@ -23,7 +23,7 @@ class OutputHessian:
         self.samples = int(z.shape[0])
         self.outputs = int(z.shape[1])
 
-    def bend(self, u: Array, here: slice) -> Array:
+    def hessian_times(self, u: Array, here: slice) -> Array:
         """B u / |S| for u (..., n, K) of the samples of a slice."""
         return self._loss.hessian_product(self._state[here, ...], u) / self.samples
 
@@ -58,16 +58,8 @@ class Model(Protocol):
         """J z over all ranks for vectors z of which every rank holds its blocks, (n, S, K). Collective."""
         ...
 
-    def own_images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
-        """J_p z_p of this rank's blocks alone, (n, S, K). Collective where J is not held."""
-        ...
-
     def full_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v. Collective."""
-        ...
-
-    def bend(self, u: Array, here: slice) -> Array:
-        """B u / |S| for the samples of a slice."""
         ...
 
     def quadratic(self, u: Array, w: Array) -> float:
@@ -82,21 +74,16 @@ class GaussNewton(OutputHessian):
         """`z` and `y` are outputs and targets on S, (S, K)."""
         super().__init__(loss, z, y, regulariser)
         self.jacobian = jacobian
-        self.kept: dict[object, tuple[Array, Array]] | None = None  # matrices that several λ share, if they do
 
     def block_product(self, v: Array, unit: LocalSystem, damping: float) -> Array:
         """(G_uu + λI) v on a diagonal unit alone; returns the unit's span. Communicates nothing."""
         out = namespace(v).zeros_like(v)
-        self.jacobian.add_curved(v, unit, self.bend, out)
+        self.jacobian.add_curved(v, unit, self.hessian_times, out)
         return self.damped(out, v, unit, damping)
 
     def images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
         """J z over all ranks. Collective over the world: one sum of K|S| numbers per column."""
-        return comm.allreduce(self.own_images(columns, unit, comm))
-
-    def own_images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
-        """J_p z_p of this rank's blocks alone. Communicates nothing."""
-        return namespace(columns[0]).stack([self.jacobian.times(z, unit) for z in columns])
+        return comm.allreduce(namespace(columns[0]).stack([self.jacobian.times(z, unit) for z in columns]))
 
     def full_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v; `unit` holds all its blocks.
@@ -105,5 +92,5 @@ class GaussNewton(OutputHessian):
         """
         u = comm.allreduce(self.jacobian.times(v, unit))
         out = namespace(v).zeros_like(v)
-        self.jacobian.add_transposed(self.bend(u, slice(0, u.shape[0])), unit, out)
+        self.jacobian.add_transposed(self.hessian_times(u, slice(0, u.shape[0])), unit, out)
         return self.damped(out, v, unit, damping)

@@ -65,7 +65,7 @@ class _Sweep:
         inputs, sums = self._pushed[block.position]
         pair = here.keep_whole()  # (N, 2, Q, O)
         if here.slope is not None:  # else `pair` is what came in, and is not ours to change
-            pair[:, 1:, ...] += self._bend(block, op, here, sums[0, ...])
+            pair[:, 1:, ...] += self._slope_term(block, op, here, sums[0, ...])
         d, rd = pair[:, 0, ...], pair[:, 1, ...]
         block.add(self._out, op.weight_gradient(rd, z), rd)
         if inputs is not None:
@@ -78,7 +78,7 @@ class _Sweep:
         cot[:, 1:, ...] += op.input_cotangent(block.weight(self._v), Cotangent(pair[:, :1, ...], None), n)
         return cot
 
-    def _bend(self, block: Block, op: Linear, here: Cotangent, rs: Array) -> Array:
+    def _slope_term(self, block: Block, op: Linear, here: Cotangent, rs: Array) -> Array:
         """cot ∘ σ″ ∘ R{s}, (N, 1, Q, O): what R{·} of σ′ adds to R{d}."""
         curve = ACTIVATIONS[block.layer.spec.activation].curve(self._tape.kept[block.position])
         factor = op.positions((curve * rs)[:, None, ...])[:, 0, ...]

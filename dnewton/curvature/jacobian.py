@@ -89,8 +89,8 @@ class Jacobian:
         for j in self.of(unit):
             j.add_transposed(w, out)
 
-    def add_curved(self, v: Array, unit: LocalSystem, bend: Callable[[Array, slice], Array], out: Array) -> None:
-        """out += Jᵀ bend(J v) on the unit's blocks; `bend` acts on the samples of a slice by themselves.
+    def add_curved(self, v: Array, unit: LocalSystem, curve: Callable[[Array, slice], Array], out: Array) -> None:
+        """out += Jᵀ curve(J v) on the unit's blocks; `curve` acts on the samples of a slice by themselves.
 
         Rows and D are by far the largest things in memory: both products with them are done while they are in cache.
         """
@@ -101,7 +101,7 @@ class Jacobian:
             u = zeros((here.stop - here.start, self.outputs), v)
             for j, b in zip(blocks, begun, strict=True):
                 u += j.part_times(b, here)
-            w = bend(u, here)
+            w = curve(u, here)
             for j, b in zip(blocks, begun, strict=True):
                 j.part_transposed(w, here, b, out)
         for j, b in zip(blocks, begun, strict=True):
@@ -118,11 +118,11 @@ class Jacobian:
         """J Jᵀ of the unit as a matrix (S·K, S·K)."""
         total = None
         for j in self.of(unit):
-            found = j.gram()
+            gram = j.gram()
             if total is None:
-                total = found
+                total = gram
             else:
-                total += found
+                total += gram
         return total
 
     def make_input_grams(self, unit: LocalSystem) -> None:
@@ -133,8 +133,8 @@ class Jacobian:
 
     def rows(self, unit: LocalSystem, part: slice) -> Array:
         """J of the unit on some samples as a matrix (n·K, variables)."""
-        found = [j.as_rows(part) for j in self.of(unit)]
-        return found[0] if len(found) == 1 else namespace(found[0]).concat(found, axis=1)
+        rows = [j.as_rows(part) for j in self.of(unit)]
+        return rows[0] if len(rows) == 1 else namespace(rows[0]).concat(rows, axis=1)
 
     def _zeros(self, like: Array) -> Array:
         return zeros((self.samples, self.outputs), like)
@@ -213,11 +213,11 @@ class _Building:
         self._stores[name].put(here, values)
 
     def _keep(self, here: slice, cot: Cotangent) -> None:
-        """Multiply the cotangent out to where D is kept; the sweep goes on from there."""
+        """Multiply the cotangent out to where D is kept; the sweep continues from there."""
         if self.dtype is not None:
-            found = cot.keep()
-            shape = (here.stop - here.start, *found.shape[1:])
-            self._put("d", here, namespace(found).broadcast_to(found, shape), self.dtype)
+            d = cot.keep()
+            shape = (here.stop - here.start, *d.shape[1:])
+            self._put("d", here, namespace(d).broadcast_to(d, shape), self.dtype)
             return
         if cot.slope is None and here.stop - here.start == self.samples == cot.outer.shape[0]:
             self._stores["d"] = SampleStore(cot.keep())
@@ -286,10 +286,10 @@ class _BuildingRows(_Building):
             if d.shape[0] != n:
                 d = xp.broadcast_to(d, (n, *d.shape[1:]))
             left = xp.permute_dims(d, (0, 1, 3, 2))  # transposed by the matrix product, not copied
-            found = xp.reshape(xp.matmul(left, op.rows(z[part, ...])[:, None, ...]), (n, outputs, o * i))
+            weights = xp.reshape(xp.matmul(left, op.rows(z[part, ...])[:, None, ...]), (n, outputs, o * i))
             place = slice(here.start + part.start, here.start + part.stop)
             rows = self._stores["rows"].part(place) if self.dtype is None else empty((n, outputs, block.size), z)
-            rows[:, :, : o * i] = found
+            rows[:, :, : o * i] = weights
             if block.has_bias:
                 rows[:, :, o * i :] = xp.sum(d, axis=2)
             if self.dtype is not None:

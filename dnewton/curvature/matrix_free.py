@@ -42,14 +42,14 @@ class MatrixFreeJacobian:
         """J_p v_p of every rank p, (P, S, K), the same on all. Collective over the forward-sum groups."""
         return self._tangents(v, ranks, rank)
 
-    def _tangents(self, v: Array, tangents: int, mine: int) -> Array:
-        found = [self._network.tangents(self._theta, tape, v, tangents, mine) for _, tape in self.parts]
-        return found[0] if len(found) == 1 else namespace(v).concat(found, axis=1)
+    def _tangents(self, v: Array, tangents: int, rank: int) -> Array:
+        images = [self._network.tangents(self._theta, tape, v, tangents, rank) for _, tape in self.parts]
+        return images[0] if len(images) == 1 else namespace(v).concat(images, axis=1)
 
-    def add_transposed(self, w: Array, mine: int, out: Array) -> None:
-        """out += J_pᵀ w[:, mine] for w (S, right-hand sides, K). Collective over the backward-sum groups."""
+    def add_transposed(self, w: Array, rank: int, out: Array) -> None:
+        """out += J_pᵀ w[:, rank] for w (S, right-hand sides, K). Collective over the backward-sum groups."""
         for here, tape in self.parts:
-            self._network.pull(self._theta, tape, w[here, ...], mine, out)
+            self._network.pull(self._theta, tape, w[here, ...], rank, out)
 
 
 class MatrixFreeModel(OutputHessian):
@@ -64,16 +64,11 @@ class MatrixFreeModel(OutputHessian):
         """J z over all ranks. Collective: a tangent sweep per column."""
         return namespace(columns[0]).stack([self.passes.image(z) for z in columns])
 
-    def own_images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
-        """J_p z_p of this rank's blocks alone. Collective: P tangents per column."""
-        found = [self.passes.images_by_rank(z, comm.size, comm.rank)[comm.rank, ...] for z in columns]
-        return namespace(columns[0]).stack(found)
-
     def full_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v. Collective: a tangent and a cotangent sweep."""
         out = namespace(v).zeros_like(v)
         u = self.passes.image(v)
-        self.passes.add_transposed(self.bend(u, slice(0, u.shape[0]))[:, None, ...], 0, out)
+        self.passes.add_transposed(self.hessian_times(u, slice(0, u.shape[0]))[:, None, ...], 0, out)
         return self.damped(out, v, unit, damping)
 
     def joint_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
@@ -83,7 +78,7 @@ class MatrixFreeModel(OutputHessian):
         """
         xp, out = namespace(v), namespace(v).zeros_like(v)
         u = self.passes.images_by_rank(v, comm.size, comm.rank)
-        w = xp.permute_dims(self.bend(u, slice(0, self.samples)), (1, 0, 2))
+        w = xp.permute_dims(self.hessian_times(u, slice(0, self.samples)), (1, 0, 2))
         self.passes.add_transposed(w, comm.rank, out)
         return self.damped(out, v, unit, damping)
 
@@ -104,7 +99,6 @@ class NormalMatrix(MatrixFreeModel):
     ) -> None:
         """Collective over the backward-sum groups, as :func:`dnewton.curvature.jacobian.build`."""
         super().__init__(passes, loss, z, y, regulariser)
-        self.kept: dict[object, tuple[Array, Array]] | None = None
         self.matrices = {unit: zeros((unit.size, unit.size), theta) for unit in units}
         for here, tape in passes.parts:
             chunk = build(network, theta, [tape], "dense")

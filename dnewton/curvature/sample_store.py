@@ -79,8 +79,8 @@ class SampleStore:
 
     def part(self, part: slice = ALL) -> Array:
         """Some samples, in the precision of the products."""
-        found = self._array if part == ALL else self._array[part, ...]
-        return found if self._dtype is None else widened(found, self._dtype, self._like)
+        some = self._array if part == ALL else self._array[part, ...]
+        return some if self._dtype is None else widened(some, self._dtype, self._like)
 
     def pieces(self) -> Iterator[tuple[slice, Array]]:
         """All samples, in one piece where nothing has to be widened."""

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dnewton.grid import runs
+
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -42,7 +44,7 @@ def subsample_size(wanted: float, total: int) -> int:
 
 def in_batches(indices: Indices, size: int) -> list[Indices]:
     """Sample numbers cut into batches of `size`."""
-    return [indices[i : i + size] for i in range(0, len(indices), size)]
+    return [indices[part] for part in runs(len(indices), size)]
 
 
 def permutation(seed: int, purpose: int, counter: int, total: int) -> Indices:

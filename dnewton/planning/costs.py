@@ -143,14 +143,10 @@ def by_passes(blocks: Sequence[BlockShape], samples: int, itemsize: int, rates: 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of one solve, and the bytes it takes besides the curvature and a few vectors.
-
-    `delay` are the plain iterations after which what the way needs is set up: by then it would have paid.
-    """
+    """Seconds of one solve, and the bytes it takes besides the curvature and a few vectors."""
 
     seconds: float
     workspace: float
-    delay: int = 0
 
 
 def ways(
@@ -199,18 +195,18 @@ def ways(
         return operations / rates.flops + traffic / rates.bandwidth
 
     calls = OVERHEAD * len(blocks)
-    setup = seconds(flops["setup"] + flops["plain"] / 2, 0.0)  # φφᵀ, and Jᵀ y at the end
+    setup = seconds(flops["setup"] + flops["plain"], 0.0)  # φφᵀ, J g, and Jᵀ y at the end
     plain = calls + seconds(flops["plain"], moved["plain"])
     preconditioned = 2 * calls + seconds(flops["plain"] + flops["apply"], moved["plain"])
     small = passed * itemsize + CACHE + 8.0 * sk * 8
     gram = calls + seconds(flops["gram"], moved["gram"])
     factors = seconds(flops["factors"], 0.0) if only_dense else math.inf
-    saved = plain - preconditioned * EXPECTED_KRONECKER / EXPECTED_CG  # per plain iteration
     return {
         "plain": Cost(EXPECTED_CG * plain, small),
-        "gram": _later(plain, gram, setup, EXPECTED_CG, (grams + 2 * widest) * itemsize + small + 16.0 * sk * 8),
-        "kronecker": _later(
-            plain, plain - saved, factors, EXPECTED_CG, small + (kronecker + dense_d / max(1, len(blocks))) * itemsize
+        "gram": Cost(setup + EXPECTED_CG * gram, (grams + 2 * widest) * itemsize + small + 16.0 * sk * 8),
+        "kronecker": Cost(
+            factors + EXPECTED_KRONECKER * preconditioned,
+            small + (kronecker + dense_d / max(1, len(blocks))) * itemsize,
         ),
         "diagonal": Cost(EXPECTED_CG * plain, small + CACHE),
         "primal": Cost(
@@ -222,14 +218,6 @@ def ways(
             (5 * sk * sk + 2 * rows + dense_d) * itemsize,
         ),
     }
-
-
-def _later(plain: float, other: float, setup: float, iterations: float, workspace: float) -> Cost:
-    """A way whose iterations cost `other` after a setup, begun by plain iterations until it would have paid."""
-    if not (other < plain and setup < math.inf):
-        return Cost(math.inf, workspace)
-    delay = max(1, round(min(1e6, setup / (plain - other))))
-    return Cost(delay * plain + setup + max(0.0, iterations - delay) * other, workspace, delay)
 
 
 def normal_ways(n: int, samples: int, outputs: int, itemsize: int, rates: Rates) -> dict[str, Cost]:

@@ -31,16 +31,13 @@ CLEARLY = 2.0  # how much faster passes must be by the model, which knows them l
 VECTORS = 13  # of the length of θ: θ, ∇f, d, d_previous (two while a step is taken), trial point, best, and CG's
 
 
-SolverStages = tuple[tuple[str, int], ...]  # ways to solve that follow each other, and the iterations before each
-
-
 @dataclass(frozen=True)
 class CurvaturePlan:
     """What was decided; the same on every rank."""
 
     how: How
     held: Mapping[str, str]  # representation by layer name, where it is explicit
-    solver_stages: tuple[SolverStages, ...]  # per diagonal unit; empty where the whole system is solved
+    ways: tuple[str, ...]  # how every diagonal unit is solved; empty where the whole system is
     chunk: int  # samples of S at a time
     batch: int
     activation_cache_bytes: float  # bytes for kept forward passes beyond those of S
@@ -53,14 +50,6 @@ class CurvaturePlan:
         """Planned peak of resident bytes on the largest rank."""
         p = self.parts
         return p["process"] + p["vectors"] + p["data"] + p["subsample"] + max(p["passes"], p["curvature"])
-
-    @property
-    def ways(self) -> tuple[str, ...]:
-        """How every diagonal unit is solved, in words."""
-        texts = [
-            [f"{w} after {n} iterations" if n else w for w, n in solver_stages] for solver_stages in self.solver_stages
-        ]
-        return tuple(" then ".join(text) for text in texts)
 
     def chunks(self, samples: int, subsample: int) -> tuple[int, ...]:
         """Sizes of the pieces that S is worked through in."""
@@ -78,7 +67,7 @@ class CurvaturePlan:
             what = "jacobian: normal, a matrix per local system; images by passes"
         else:
             what = "jacobian: implicit, nothing stored; products by passes" + self.note
-        solved = f"; local systems: {', '.join(self.ways)}" if self.solver_stages else ""
+        solved = f"; local systems: {', '.join(self.ways)}" if self.ways else ""
         rates = f"{self.rates.flops / 1e9:.3g} Gflop/s, {self.rates.bandwidth / 1e9:.3g} GB/s"
         return [
             f"{what}; {self.chunk} samples at a time{solved} (by {rates})",
@@ -161,7 +150,7 @@ def decide(
     when nothing fits, or not what the options ask for.
     """
     at = _Setting(plan, work, options, rates or Rates(), tuple(costs.blocks_of(plan)))
-    vectors = float((VECTORS + 2 * (options.lambda_trials - 1)) * at.numbers * work.itemsize)
+    vectors = float(VECTORS * at.numbers * work.itemsize)
     data = data_bytes(plan, work)
     fixed = process + vectors + data
     batch = min(options.batch_size, 1 << 30)
@@ -220,7 +209,7 @@ class Found(NamedTuple):
 
     how: How
     held: Mapping[str, str]
-    solver_stages: tuple[SolverStages, ...]
+    ways: tuple[str, ...]
     chunk: int
     size: float
 
@@ -316,49 +305,25 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
     if options.curvature == "full":
         cost = costs.ways(at.blocks, held, s, k, item, at.rates)["dual" if options.subproblem == "exact" else "plain"]
         return Found("explicit", held, (), chunk, jacobian + max(chunk * temporary, cost.workspace))
-    chosen: list[SolverStages] = []
+    ways: list[str] = []
     lasting = passing = 0.0
     for unit in at.units:
-        found = costs.ways(unit, held, s, k, item, at.rates)
-        allowed = allowed_ways(found, sum(b.size for b in unit), s * k, item, options)
+        possible = costs.ways(unit, held, s, k, item, at.rates)
+        allowed = allowed_ways(possible, sum(b.size for b in unit), s * k, item, options)
         fitting = {name: cost for name, cost in allowed.items() if jacobian + cost.workspace <= left}
         if not fitting:
             return None
-        solver_stages = _stages(fitting, options, item)
-        chosen.append(solver_stages)
-        for way, _ in solver_stages:
-            need = fitting[way].workspace if way in fitting else found[way].workspace
-            kept = options.lambda_trials > 1 if way in EXACT else way != "plain"
-            here = min(need, found["plain"].workspace) if kept else need  # only while the system is at work
-            lasting += need - here  # until all systems of the rank are solved
-            passing = max(passing, here)
-    return Found("explicit", held, tuple(chosen), chunk, jacobian + max(chunk * temporary, lasting + passing))
+        way = min(fitting, key=lambda name: fitting[name].seconds)
+        ways.append(way)
+        need = fitting[way].workspace
+        kept = way not in (*EXACT, "plain")
+        here = min(need, possible["plain"].workspace) if kept else need  # only while the system is at work
+        lasting += need - here  # until all systems of the rank are solved
+        passing = max(passing, here)
+    return Found("explicit", held, tuple(ways), chunk, jacobian + max(chunk * temporary, lasting + passing))
 
 
 EXACT = ("primal", "dual")
-
-
-def _stages(fitting: Mapping[str, Cost], options: NewtonSection, itemsize: int) -> SolverStages:
-    """The fastest way for the iterations that are assumed; if it is by CG, what takes over when there are more.
-
-    Many iterations mean a small λ, where the dual's difference cancels in float32: it takes over in float64 alone.
-    """
-    way = min(fitting, key=lambda name: fitting[name].seconds)
-    if way in EXACT:
-        return ((way, 0),)
-    asked = way == options.preconditioner  # what is asked for is there from the start
-    solver_stages: SolverStages = (
-        ((way, 0),) if asked or not fitting[way].delay else (("plain", 0), (way, fitting[way].delay))
-    )
-    sound = [name for name in EXACT if name in fitting and (name == "primal" or itemsize == 8)]
-    exact = min(sound, key=lambda name: fitting[name].seconds, default=None)
-    if exact is not None and "plain" in fitting:
-        each = fitting["plain"].seconds / costs.EXPECTED_CG
-        solver_stages = (
-            *solver_stages,
-            (exact, max(2, solver_stages[-1][1] + 1, math.ceil(fitting[exact].seconds / each))),
-        )
-    return solver_stages
 
 
 def allowed_ways(
@@ -387,7 +352,7 @@ def _normal(at: _Setting, left: float) -> Found:
     sizes = [sum(b.size for b in unit) for unit in at.units]
     matrices = float(sum(n * n for n in sizes) * item)
     per_sample = k * (at.sweep + sum(sizes) + 3 * max(sizes)) * item
-    ways: list[SolverStages] = []
+    ways: list[str] = []
     workspace = 0.0
     for n in sizes:
         found = costs.normal_ways(n, work.subsample, k, item, at.rates)
@@ -397,9 +362,8 @@ def _normal(at: _Setting, left: float) -> Found:
             way = "primal"
         else:
             way = min(found, key=lambda name: found[name].seconds)
-        ways.append(((way, 0),))
-        need = found[way].workspace
-        workspace = workspace + need if options.lambda_trials > 1 else max(workspace, need)
+        ways.append(way)
+        workspace = max(workspace, found[way].workspace)
     squares = float(max(sizes) ** 2 * item)  # a chunk's product before it is added
     chunk = _chunk(at, per_sample, left - matrices - squares, messages=True)
     tangents = 2 * at.sweep * item
@@ -409,9 +373,8 @@ def _normal(at: _Setting, left: float) -> Found:
 
 def _implicit(at: _Setting, left: float) -> Found:
     ranks = at.plan.grid.size if at.options.curvature == "diagonal" else 1
-    columns = at.plan.grid.size if at.options.combine == "two_level" else 1
-    per_sample = 2 * max(ranks, columns) * at.sweep * at.work.itemsize
-    images = 6.0 * max(ranks, columns) * at.work.subsample * at.work.outputs * at.work.itemsize
+    per_sample = 2 * ranks * at.sweep * at.work.itemsize
+    images = 6.0 * ranks * at.work.subsample * at.work.outputs * at.work.itemsize
     chunk = _chunk(at, per_sample, left - images, messages=at.plan.grid.size > 1)
-    ways = ((("passes", 0),),) * len(at.units) if at.options.curvature == "diagonal" else ()
+    ways = ("passes",) * len(at.units) if at.options.curvature == "diagonal" else ()
     return Found("implicit", {}, ways, chunk, images + chunk * per_sample)

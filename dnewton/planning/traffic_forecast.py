@@ -28,7 +28,6 @@ class Iteration:
     trials: int = 1
     columns: int = 2
     combined: bool = True
-    two_level: bool = False
     full_cg: int = 0
     how: str = "explicit"
     joint_cg: int = 0
@@ -51,15 +50,10 @@ def iteration_bytes(plan: NetPlan, did: Iteration) -> dict[str, int]:
     images = ranks * n * outputs * s if held else n * s * forward  # of the columns
     combine = images * item + ranks * (n + n * (n + 1) // 2) * SCALAR
     combine += ((n + 1) if did.combined else 1) * SCALAR
-    if did.two_level:  # `columns` vectors exchanged, and scalars for the pieces of all ranks and the previous step
-        z = ranks + n - 1
-        combine = ranks * (n * outputs * s * item + (z + 2 * z * z) * SCALAR) + (z + 1) * SCALAR
-        combine += 0 if held else ranks * n * s * forward * item
     product = ranks * outputs * s if did.how != "implicit" else s * (forward + backward)
     cg = did.full_cg * (product * item + ranks * 2 * SCALAR)
     if did.how == "implicit" and not did.full_cg:
         cg += did.joint_cg * did.units * ranks * s * (forward + backward) * item
-        cg += ranks * (did.joint_cg + 1) * SCALAR
     jacobian = sum(backward_numbers(plan, outputs, b, jacobian=True) for b in did.jacobian_batches)
     return {
         "function": did.trials * (did.samples * forward * item + ranks * 3 * SCALAR),

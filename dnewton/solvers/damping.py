@@ -20,12 +20,12 @@ def update(damping: float, ratio: float, drop: float, boost: float) -> float:
 
 
 class Broken:
-    """Directions with NaN or infinity: none of them is taken and λ rises, but not for ever."""
+    """Directions with NaN or infinity: none of them is taken and λ rises, for a limited number of iterations."""
 
     def __init__(self) -> None:
         self._running = 0
 
-    def found(self, figure: float, iteration: int) -> bool:
+    def seen(self, figure: float, iteration: int) -> bool:
         """Whether a figure of the direction is not finite. Raises UserError when none was for a while."""
         self._running = 0 if math.isfinite(figure) else self._running + 1
         if self._running > MAX_BROKEN:

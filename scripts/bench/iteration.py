@@ -77,10 +77,8 @@ def operations(job: Job, step: IterationReport) -> float:
             total += s * k * one
         if how.held.get(b.name) == "dense":
             total += s * k * one + 4.0 * s * k * b.size * step.cg
-        elif how.solver_stages and how.solver_stages[0][-1][0] == "gram" and not b.conv and s < 2 * b.i:
-            plain = min(step.cg, how.solver_stages[0][-1][1])
-            total += 2 * s * one * (plain + 1)
-            total += 2.0 * s * s * (b.i + b.o * (step.cg - plain)) if step.cg > plain else 0.0
+        elif how.ways and how.ways[0] == "gram" and not b.conv and s < 2 * b.i:
+            total += 4 * s * one + 2.0 * s * s * (b.i + b.o * step.cg)
         else:
             folded = 1 if b.sharing == "shared" else k
             total += 2 * s * one * (step.cg + 1) + 4.0 * s * b.held * b.o * folded * step.cg

@@ -130,7 +130,7 @@ class Ours:
         self, tape: Any, how: curvature_plan.CurvaturePlan, g: Any, damping: float, tolerance: float
     ) -> cg.Solution:
         """The Jacobian, and the solve to the tolerance."""
-        system = local_solver.make(how.solver_stages[0], self.model(tape, how), g, self.unit, damping, tolerance)
+        system = local_solver.make(how.ways[0], self.model(tape, how), g, self.unit, damping, tolerance)
         return cg.solve([system], g, 250, early_termination.NeverTerminate())
 
     def gradient(self, tape: Any) -> Any:

@@ -2,7 +2,7 @@
 """Loss over time, and how much sooner Newton reaches what others reach, against PyTorch on the same net and start.
 
     pip install torch; python scripts/bench/time_to_target.py [--seconds 20] [--threads 1] [--json FILE]
-    python scripts/bench/time_to_target.py --alone --also '{"warm_start": true}' '{"lambda_trials": 3}' --seconds 6
+    python scripts/bench/time_to_target.py --alone --also '{"warm_start": true}' --seconds 6
     python scripts/bench/time_to_target.py --classify [--data DIR] [--problems digits letter MNIST]
     python scripts/bench/time_to_target.py --device cuda                       (both sides on the GPU, TF32 off)
 
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from sides import add_devices, dense, opened, threads, wait, write
+from smooth_functions import smooth_2, smooth_10
 
 from dnewton.arrays.namespace import to_host
 from dnewton.comm.communicator import Comm
@@ -50,19 +51,6 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of the regression; the first changes n
     "newton, precise": {"C": math.inf, "max_iterations": 10**6, "subsample": 1.0, "drop": 0.1, "boost": 3.0},
 }
 Curve = list[tuple[float, float, float]]  # seconds, training value, test value
-
-
-def smooth_2(rng: Any, n: int) -> tuple[Any, Any]:
-    """sin(3 a) cos(2 b) + exp(-4 (a² + b²)) on [-1, 1]²."""
-    x = rng.uniform(-1, 1, (n, 2))
-    return x, np.sin(3 * x[:, 0]) * np.cos(2 * x[:, 1]) + np.exp(-4 * (x**2).sum(1))
-
-
-def smooth_10(rng: Any, n: int) -> tuple[Any, Any]:
-    """sin(π x0 x1) + 2 (x2 - ½)² + x3 + ½ x4 + tanh(2 x5 x6) + x7 x8 / (1 + x9²) on [-1, 1]^10."""
-    x = rng.uniform(-1, 1, (n, 10))
-    y = np.sin(np.pi * x[:, 0] * x[:, 1]) + 2 * (x[:, 2] - 0.5) ** 2 + x[:, 3] + 0.5 * x[:, 4]
-    return x, y + np.tanh(2 * x[:, 5] * x[:, 6]) + x[:, 7] * x[:, 8] / (1 + x[:, 9] ** 2)
 
 
 def diabetes(rng: Any, n: int) -> tuple[Any, Any]:

@@ -24,13 +24,14 @@ from dnewton.grid import cut
 from dnewton.planning.grid_search import Workload
 from dnewton.planning.net_plan import NetPlan
 from dnewton.planning.replicas import RankDivision
+from dnewton.solvers import damping, line_search
 from dnewton.solvers.baselines import krylov
 from dnewton.solvers.baselines.workers import Point, Workers, data_parallel
 from dnewton.solvers.interface import BACKWARD, FORWARD, IterationReport, Solver, SolverState, StartPoint
 from dnewton.solvers.kind import Needs
 
 SUBSAMPLE = 1  # purpose of the random draw, as newton's
-BOOST, DROP = 1.5, 2 / 3  # of λ where the model was bad (ρ < ¼), good (ρ > ¾)
+BOOST, DROP = 1.5, 2 / 3  # of λ
 STEEP = 1e-6  # |cos| of the angle with ∇f below which the sign of a slope is rounding's
 SWEEP = 256  # samples of a Hessian product at a time
 
@@ -115,9 +116,9 @@ class HessianFree(Solver):
         start = None if self._previous is None or not options.carry_over else options.carry_over * self._previous
         solve = krylov.conjugate_gradients if options.method == "gn_cg" else krylov.bicgstab
         with workers.all.phase("cg"):
-            found = solve(product, -self._at.gradient, options.cg_tolerance, options.max_cg, workers.dots, start)
-            direction = self._choose(found)
-        self._previous = found.d
+            solution = solve(product, -self._at.gradient, options.cg_tolerance, options.max_cg, workers.dots, start)
+            direction = self._choose(solution)
+        self._previous = solution.d
         alpha, value, trials = self._line_search(direction)
         ratio = -1.0
         predicted = alpha * direction.slope + 0.5 * alpha**2 * (direction.curvature - self._lambda * direction.squares)
@@ -126,10 +127,7 @@ class HessianFree(Solver):
         if alpha:
             self._theta = workers.peers.bcast(self._theta + alpha * direction.d)
             self._evaluate()
-        if ratio < 0.25:
-            self._lambda *= BOOST
-        elif ratio > 0.75:
-            self._lambda *= DROP
+        self._lambda = damping.update(self._lambda, ratio, DROP, BOOST)
         self._iteration += 1
         per_product = 4 / 3 if options.method == "gn_cg" else 2.0  # backward with two right-hand sides
         seen = FORWARD * trials * total + (FORWARD + BACKWARD) * total * (alpha > 0) + FORWARD * size
@@ -142,10 +140,10 @@ class HessianFree(Solver):
             self._lambda,
             alpha=alpha,
             ratio=ratio,
-            cg=found.iterations,
+            cg=solution.iterations,
             active=True,
             trials=trials,
-            seen=seen + per_product * size * found.products,
+            seen=seen + per_product * size * solution.products,
             solved=True,
             extra={"negative_curvature": direction.negative},
         )
@@ -166,10 +164,10 @@ class HessianFree(Solver):
         theta = self._theta
         chosen = self._draws.draw(self._iteration)
         lo, hi = cut(len(chosen), workers.count, workers.index)
-        size, mine = len(chosen), chosen[lo:hi]
+        size, share = len(chosen), chosen[lo:hi]
         network, loss = objective.network, objective.loss
         with workers.all.phase("function"):
-            parts = in_batches(mine, SWEEP)
+            parts = in_batches(share, SWEEP)
             tapes = [objective.forward(theta, part, keep=True) for part in parts]
         shift = objective.regulariser + self._lambda
         if self.options.method == "gn_cg":
@@ -187,29 +185,29 @@ class HessianFree(Solver):
             local = Hessian(network, theta, batches, loss, size).product
 
         def product(v: Array) -> Array:
-            mine = local(v)
+            partial = local(v)
             workers.all.stops.sync_point()
-            return workers.peers.allreduce(mine) + shift * v
+            return workers.peers.allreduce(partial) + shift * v
 
         return product, size
 
-    def _choose(self, found: krylov.Found) -> _Direction:
+    def _choose(self, solution: krylov.Approximation) -> _Direction:
         """The solution turned downhill, or the most negative curvature where the damped model is lower along it."""
         g, dots = self._at.gradient, self.workers.dots
-        ad = -g - found.r
-        slope, curvature, squares = dots((g, found.d), (found.d, ad), (found.d, found.d))
+        ad = -g - solution.r
+        slope, curvature, squares = dots((g, solution.d), (solution.d, ad), (solution.d, solution.d))
         best: _Direction | None = None
         if math.isfinite(curvature) and abs(slope) > STEEP * self._at.norm * math.sqrt(squares):
             sign = -1.0 if slope > 0 else 1.0
-            best = _Direction(sign * found.d, sign * slope, curvature, squares)
+            best = _Direction(sign * solution.d, sign * slope, curvature, squares)
         # along q the Hessian itself, without λ, curves downward
-        gq, qq = (0.0, 0.0) if found.q is None else dots((g, found.q), (found.q, found.q))
+        gq, qq = (0.0, 0.0) if solution.q is None else dots((g, solution.q), (solution.q, solution.q))
         # Bi-CG-STAB makes some directions orthogonal to ∇f
         steep = abs(gq) > STEEP * self._at.norm * math.sqrt(qq)
-        if found.q is not None and steep and found.lowest - self._lambda < 0:
+        if solution.q is not None and steep and solution.lowest - self._lambda < 0:
             length = math.sqrt((best.squares if best else self._at.norm**2) / qq)
             scale = -math.copysign(length, gq)
-            other = _Direction(scale * found.q, scale * gq, found.lowest * qq * scale**2, scale**2 * qq, True)
+            other = _Direction(scale * solution.q, scale * gq, solution.lowest * qq * scale**2, scale**2 * qq, True)
             if best is None or _model(other) < _model(best):
                 best = other
         if best is None:
@@ -217,15 +215,18 @@ class HessianFree(Solver):
         return best
 
     def _line_search(self, direction: _Direction) -> tuple[float, float, int]:
-        """Backtracking until f(θ + αd) ≤ f + c α ∇fᵀd (Armijo 1966); α = 0 where no trial is accepted."""
-        options, alpha = self.options, 1.0
+        """α, f there and the trials; α = 0 where no trial was accepted. Collective over the workers."""
+        options = self.options
         with self.workers.all.phase("function"):
-            for trial in range(1, options.max_trials + 1):
-                value = self.workers.value(self._theta + alpha * direction.d)
-                if value <= self._at.value + options.armijo * alpha * direction.slope:
-                    return alpha, value, trial
-                alpha *= options.backtrack
-        return 0.0, self._at.value, options.max_trials
+            alpha, at, trials = line_search.backtracking(
+                lambda alpha: line_search.Value(self.workers.value(self._theta + alpha * direction.d)),
+                self._at.value,
+                direction.slope,
+                eta=options.armijo,
+                factor=options.backtrack,
+                trials=options.max_trials,
+            )
+        return alpha, self._at.value if at is None else at.value, trials
 
 
 def _model(direction: _Direction) -> float:

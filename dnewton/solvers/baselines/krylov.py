@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from dnewton.arrays.namespace import Array, add_scaled, copy, namespace
+from dnewton.arrays.namespace import Array, copy, namespace
+from dnewton.solvers.conjugate_gradients import ConjugateGradients, Dots, Product, run
 
-NEAR = 1e-10  # cosine below which two vectors of Bi-CG-STAB are taken for orthogonal
-Product = Callable[[Array], Array]
-Dots = Callable[..., list[float]]  # dot products of pairs, the same bits on all ranks
+NEAR = 1e-10  # cosine below which two vectors of Bi-CG-STAB count as orthogonal
 
 
 @dataclass
-class Found:
+class Approximation:
     """An approximate solution d of A d = b, its residual b - A d, and the direction of lowest curvature seen."""
 
     d: Array
@@ -31,71 +29,59 @@ class Found:
             self.q = copy(p)
 
 
-def _begin(product: Product, b: Array, start: Array | None) -> Found:
+def _begin(product: Product, b: Array, start: Array | None) -> Approximation:
     if start is None:
-        return Found(namespace(b).zeros_like(b), copy(b))
-    return Found(copy(start), b - product(start), products=1)
+        return Approximation(namespace(b).zeros_like(b), copy(b))
+    return Approximation(copy(start), b - product(start), products=1)
 
 
 def conjugate_gradients(
     product: Product, b: Array, tolerance: float, limit: int, dots: Dots, start: Array | None = None
-) -> Found:
-    """Until ‖r‖ ≤ tolerance ‖b‖, `limit` iterations, or curvature that is not positive."""
-    found = _begin(product, b, start)
-    bound, rr = dots((b, b), (found.r, found.r))
-    bound *= tolerance**2
-    p = copy(found.r)
-    while rr > bound and found.iterations < limit:
-        ap = product(p)
-        found.products += 1
-        curvature, squares = dots((p, ap), (p, p))
-        found.look(p, curvature, squares)
-        if not (curvature > 0 and math.isfinite(curvature)):
-            break
-        found.iterations += 1
-        step = rr / curvature
-        add_scaled(found.d, step, p)
-        add_scaled(found.r, -step, ap)
-        before, rr = rr, dots((found.r, found.r))[0]
-        p = found.r + (rr / before) * p
-    return found
+) -> Approximation:
+    """Until ‖r‖ ≤ tolerance ‖b‖, `limit` iterations, or curvature that is not positive. A must be positive definite:
+    no direction of negative curvature is looked for. Collective over what `product` and `dots` are collective over."""
+    solve = ConjugateGradients(product, copy(b), tolerance, dots=dots, start=start)
+    run(solve, limit)
+    return Approximation(solve.d, solve.r, solve.products - (start is not None), solve.products)
 
 
-def bicgstab(product: Product, b: Array, tolerance: float, limit: int, dots: Dots, start: Array | None = None) -> Found:
+def bicgstab(
+    product: Product, b: Array, tolerance: float, limit: int, dots: Dots, start: Array | None = None
+) -> Approximation:
     """Stabilised bi-conjugate gradients (van der Vorst 1992): two products per iteration, A may be indefinite.
 
     The iterate with the smallest residual is returned. A breakdown (ω = 0, or r̂ orthogonal to r or Ap but for 1e-10 of
-    their lengths) begins anew from the residual; one at the very beginning ends the solve.
+    their lengths) begins again from the residual; one at the very beginning ends the solve.
     """
-    found = _begin(product, b, start)
-    bound, rr = dots((b, b), (found.r, found.r))
+    solution = _begin(product, b, start)
+    bound, rr = dots((b, b), (solution.r, solution.r))
     bound *= tolerance**2
-    x, r = copy(found.d), copy(found.r)
+    x, r = copy(solution.d), copy(solution.r)
     best = rr
     shadow = r
     p = r
     rho = rr
     fresh = True
-    while rr > bound and found.iterations < limit:
-        found.iterations += 1
+    while rr > bound and solution.iterations < limit:
+        solution.iterations += 1
         ap = product(p)
-        found.products += 1
+        solution.products += 1
         with_shadow, curvature, squares, length, known = dots((shadow, ap), (p, ap), (p, p), (ap, ap), (shadow, shadow))
-        found.look(p, curvature, squares)
+        solution.look(p, curvature, squares)
         if not math.isfinite(with_shadow) or abs(with_shadow) <= NEAR * math.sqrt(known) * math.sqrt(length):
             if fresh or not math.isfinite(with_shadow):
                 break
             shadow = r
             p = r
             rho = rr
-            fresh = True  # breakdown: begin anew
+            fresh = True  # breakdown: begin again
             continue
         alpha = rho / with_shadow
         s = r - alpha * ap
         t = product(s)
-        found.products += 1
+        solution.products += 1
         ts, tt, ss = dots((t, s), (t, t), (s, s))
-        found.look(s, ts, ss)
+        solution.look(s, ts, ss)
         omega = ts / tt if tt > 0 else 0.0
         x = x + alpha * p + omega * s
         r = s - omega * t
@@ -104,8 +90,8 @@ def bicgstab(product: Product, b: Array, tolerance: float, limit: int, dots: Dot
             break
         if rr < best:
             best = rr
-            found.d = x
-            found.r = r
+            solution.d = x
+            solution.r = r
         fresh = omega == 0 or abs(after) <= NEAR * math.sqrt(known) * math.sqrt(rr)
         if fresh:
             shadow = r
@@ -113,4 +99,4 @@ def bicgstab(product: Product, b: Array, tolerance: float, limit: int, dots: Dot
             rho = rr
             continue
         p, rho = r + (after / rho) * (alpha / omega) * (p - omega * ap), after
-    return found
+    return solution

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from dnewton.arrays.namespace import Array, copy, dot, namespace
 from dnewton.config.baselines import CommonSection
-from dnewton.data.sampling import Indices, ascending, permutation, run
+from dnewton.data.sampling import Indices, ascending, in_batches, permutation, run
 from dnewton.errors import UserError
-from dnewton.grid import cut
+from dnewton.grid import ceil_div, cut
 from dnewton.model.objective import Objective
 from dnewton.planning.curvature_plan import CurvaturePlan
 from dnewton.planning.memory import Budget
@@ -73,14 +73,12 @@ class Workers:
     @property
     def steps(self) -> int:
         """Batches in a pass over the training set."""
-        return -(-self.samples // self.stride)
+        return ceil_div(self.samples, self.stride)
 
     def shares(self, epoch: int) -> Iterator[Share]:
         """This worker's part of every batch of a pass; it may be empty in the last one."""
         order = permutation(self._seed, ORDER, epoch, self.samples)
-        size = self.stride
-        for start in range(0, self.samples, size):
-            here = order[start : start + size]
+        for here in in_batches(order, self.stride):
             lo, hi = cut(len(here), self.count, self.index)
             yield Share(ascending(here[lo:hi]), len(here))
 

@@ -1,19 +1,20 @@
-"""Conjugate gradients for (G + λI) d = -g: rank-local systems without messages, and the whole system with them.
+"""Solving (G + λI) d = -g by conjugate gradients: rank-local systems without messages, and the whole system with them.
 
 Start at 0; test ‖r‖ ≤ ξ‖g‖ before the first product and after each, or max_cg (Wang et al. 2018, algorithm 1).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dnewton.arrays.namespace import Array, add_scaled, copy, dot, namespace
+from dnewton.arrays.namespace import Array, dot, namespace, zeros
 from dnewton.comm.communicator import Comm
 from dnewton.curvature.jacobian import LocalSystem
-from dnewton.solvers.newton.early_termination import TerminationRule
+from dnewton.solvers import conjugate_gradients
+from dnewton.solvers.conjugate_gradients import ConjugateGradients
+from dnewton.solvers.newton.early_termination import LockstepTermination, TerminationRule
 
 Product = Callable[[Array, LocalSystem], Array]
 
@@ -40,15 +41,12 @@ class LocalSolver(Protocol):
         ...
 
     def finish(self, d: Array) -> None:
-        """Put what has been found into the unit's span of d."""
+        """Put the solution into the unit's span of d."""
         ...
 
 
-class PlainCG:
-    """Conjugate gradients on vectors of the unit's variables, from 0 or from a given d, preconditioned or not.
-
-    With a preconditioner the stopping rule is still on the residual itself.
-    """
+class PlainCG(ConjugateGradients):
+    """Conjugate gradients on vectors of the unit's variables, from 0 or from a given d, preconditioned or not."""
 
     def __init__(
         self,
@@ -63,67 +61,34 @@ class PlainCG:
 
         `preconditioner` maps a residual on the unit's span to M⁻¹ r.
         """
-        xp = namespace(g)
-        self._product = product
         self.unit = unit
-        self._precondition = preconditioner or (lambda r: r)
-        s = unit.span
-        self.d = xp.zeros_like(g[s])
-        self.r = -g[s]
-        self.squares = dot(g[s], g[s])  # ‖r‖²
-        self.bound = tolerance**2 * self.squares
-        if start is not None:
-            image = product(start, unit)  # in any case: it may be a collective
-            if self.squares > 0:
-                self.d = self.d + start[s]
-                self.r = self.r - image
-                self.squares = dot(self.r, self.r)
-        self._like = g
-        self._whole = bool(unit.size == g.shape[0])
-        self._begin()
-        self.working = self.squares > self.bound and unit.size > 0
-
-    def _begin(self) -> None:
-        """The first search direction."""
-        self._z = self._precondition(self.r)
-        self.v = copy(self._z)
-        self._rz = dot(self.r, self._z)
-        self.step = self.beta = 0.0  # of the last iteration
-
-    def restart(self, preconditioner: Callable[[Array], Array] | None) -> None:
-        """Go on from d with another preconditioner."""
-        self._precondition = preconditioner or (lambda r: r)
-        self._begin()
-
-    def advance(self) -> None:
-        gv = self._product(self._laid_out(), self.unit)
-        curvature = dot(self.v, gv)
-        if not (curvature > 0 and math.isfinite(curvature)):
-            self.working = False  # rounding (or overflow) has eaten the curvature: what has been found stands
-            return
-        self.step = self._rz / curvature
-        add_scaled(self.d, self.step, self.v)
-        add_scaled(self.r, -self.step, gv)
-        self.squares = dot(self.r, self.r)
-        self.working = self.squares > self.bound
-        if self.working:
-            self._z = self._precondition(self.r)
-            rz = self.squares if self._z is self.r else dot(self.r, self._z)
-            self.beta = rz / self._rz
-            self.v *= self.beta
-            self.v += self._z
-            self._rz = rz
-
-    def _laid_out(self) -> Array:
-        """v as the products want it, laid out like θ; several systems of a rank keep no vector of that length each."""
-        if self._whole:
-            return self.v
-        out = namespace(self.v).zeros_like(self._like)
-        out[self.unit.span] = self.v
-        return out
+        super().__init__(
+            _on_span(product, g, unit),
+            -g[unit.span],
+            tolerance,
+            start=None if start is None else start[unit.span],
+            preconditioner=preconditioner,
+        )
 
     def finish(self, d: Array) -> None:
+        """Put the solution into the unit's span of d."""
         d[self.unit.span] = self.d
+
+
+def _on_span(product: Product, g: Array, unit: LocalSystem) -> Callable[[Array], Array]:
+    """`product` of vectors on the unit's span, which it wants laid out like θ; several systems of a rank keep no vector
+    of that length each."""
+    if unit.size == g.shape[0]:
+        return lambda v: product(v, unit)
+    like = g[:0]  # not g: nothing here may keep a vector of that length
+    length = int(g.shape[0])
+
+    def inner(v: Array) -> Array:
+        out = zeros((length,), like)
+        out[unit.span] = v
+        return product(out, unit)
+
+    return inner
 
 
 def solve(systems: Sequence[LocalSolver], g: Array, max_cg: int, watch: TerminationRule) -> Solution:
@@ -132,7 +97,6 @@ def solve(systems: Sequence[LocalSolver], g: Array, max_cg: int, watch: Terminat
     An empty block or g_p = 0 gives d_p = 0. Communicates nothing but what `watch` does.
     """
     working = [system for system in systems if system.working]
-    had_work = bool(working)
     iterations = 0
     cut = False
     while working and iterations < max_cg:
@@ -144,46 +108,49 @@ def solve(systems: Sequence[LocalSolver], g: Array, max_cg: int, watch: Terminat
             cut = True
             break
     if not cut:
-        watch.finished(counts=had_work)
+        watch.finished(counts=dot(g, g) > 0)
+    return Solution(_put_together(systems, g), iterations, cut)
+
+
+def _put_together(systems: Sequence[LocalSolver], g: Array) -> Array:
+    """The solutions of a rank's systems, laid out like g."""
     d = namespace(g).zeros_like(g)
     for system in systems:
         system.finish(d)
-    return Solution(d, iterations, cut)
+    return d
 
 
 def solve_jointly(
-    systems: Sequence[PlainCG], idle: Callable[[LocalSystem], None], g: Array, max_cg: int, fraction: float, comm: Comm
+    systems: Sequence[PlainCG],
+    idle: Callable[[LocalSystem], None],
+    g: Array,
+    max_cg: int,
+    rule: LockstepTermination,
 ) -> Solution:
-    """As :func:`solve` where every product is a collective: a rank that has finished takes part by `idle(unit)`.
+    """As :func:`solve` where every product is a collective: a rank that has finished takes part by `idle(unit)`, until
+    the rule ends the solve for all.
 
-    `fraction` of the active ranks ends it for all; above 1, all must have met their rules. Collective over the world:
-    per iteration what the products send, and a scalar.
+    Collective over the world: per iteration what the products send, and a count.
     """
-    had_work = any(system.working for system in systems)
-    iterations, cut = 0, False
-    (active,) = comm.sum_scalars([float(had_work)])
-    left = active
-    for done in range(max_cg):
-        finished = active - left
-        if left == 0 or (done and finished >= fraction * active):
-            cut = any(system.working for system in systems)
-            break
-        comm.stops.safe_point()
-        mine = any(system.working for system in systems)
-        iterations += mine
+    has_work = dot(g, g) > 0
+    working = any(system.working for system in systems)
+    iterations = 0
+    done = 0
+    while done < max_cg and not rule.over:
+        done += 1
+        iterations += working
         for system in systems:
             if system.working:
                 system.advance()
             else:
                 idle(system.unit)
-        (left,) = comm.sum_scalars([float(any(system.working for system in systems))])
-    d = namespace(g).zeros_like(g)
-    for system in systems:
-        system.finish(d)
-    return Solution(d, iterations, cut)
+        working = any(system.working for system in systems)
+        rule.count(has_work and (done == max_cg or not working))
+    rule.finished(has_work)
+    return Solution(_put_together(systems, g), iterations, cut=working and done < max_cg)
 
 
-def full_cg(
+def solve_whole(
     product: Product,
     g: Array,
     unit: LocalSystem,
@@ -194,33 +161,20 @@ def full_cg(
     start: Array | None = None,
 ) -> Solution:
     """Solve the whole system, every rank holding its blocks of the vectors; `product` communicates. From 0, or from
-    `start`, whose residual counts as an iteration.
+    `start`, whose residual counts as an iteration. `grad_norm` is ‖g‖ over all ranks.
 
     vᵀ(G + λI)v and rᵀr are summed and agreed, so that all ranks take the same steps and stop together.
     Collective over the world: per iteration what `product` sends and two scalars.
     """
-    xp = namespace(g)
-    d, r = xp.zeros_like(g), -g
-    v = copy(r)
-    squared = grad_norm**2
-    bound, iterations = tolerance**2 * squared, 0
-    if start is not None:
-        d = d + start
-        r -= product(start, unit)
-        v = copy(r)
-        (squared,) = comm.sum_scalars([dot(r, r)])
-        iterations = 1
-    while squared > bound and iterations < max_cg:
+
+    def dots(*pairs: tuple[Array, Array]) -> list[float]:
+        return comm.sum_scalars([dot(a, b) for a, b in pairs])
+
+    def stoppable(v: Array) -> Array:
         comm.stops.safe_point()
-        iterations += 1
-        gv = product(v, unit)
-        (curvature,) = comm.sum_scalars([dot(v, gv)])
-        if not (curvature > 0 and math.isfinite(curvature)):
-            break
-        step = squared / curvature
-        add_scaled(d, step, v)
-        add_scaled(r, -step, gv)
-        (rr,) = comm.sum_scalars([dot(r, r)])
-        v = r + (rr / squared) * v
-        squared = rr
-    return Solution(d, iterations, cut=False)
+        return product(v, unit)
+
+    system = ConjugateGradients(stoppable, -g, tolerance, dots=dots, squares=grad_norm**2, start=start)
+    from_start = int(start is not None)
+    iterations = from_start + conjugate_gradients.run(system, max_cg - from_start)
+    return Solution(system.d, iterations, cut=False)

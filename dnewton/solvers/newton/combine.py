@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dnewton.arrays.namespace import Array, dot, host, least_squares, namespace, to_host, zeros
+from dnewton.arrays.namespace import Array, dot, host, least_squares, zeros
 from dnewton.comm.communicator import Comm
 from dnewton.curvature.gauss_newton import Model
 from dnewton.curvature.jacobian import LocalSystem
-from dnewton.grid import cut
 
 CUT_OFF = 1e-10
 
@@ -51,54 +50,6 @@ def plain(model: Model, unit: LocalSystem, g: Array, d: Array, comm: Comm) -> Di
     slopes, inner, ju = _products(model, unit, g, [d], comm)
     (curvature,) = comm.bcast_scalars([_curvature(model, ju, inner)[0, 0] if comm.rank == 0 else 0.0])
     return Direction(d, float(slopes[0]), curvature)
-
-
-def two_level(
-    model: Model, unit: LocalSystem, g: Array, d: Array, previous: Array | None, damping: float, comm: Comm
-) -> Direction:
-    """Every rank's piece with a coefficient of its own, and `previous` (P + 1 columns).
-
-    Every rank works out ZᵀGZ on its share of S, for which it gets all ranks' J d there. Collective over the world: an
-    exchange of K|S| numbers per rank and vector, and one of scalars.
-    """
-    xp = namespace(g)
-    ranks = comm.size
-    has = int(previous is not None)
-    mine = [d] if previous is None else [d, previous]
-    images = model.own_images(mine, unit, comm)  # (1 or 2, S, K)
-    samples, outputs = images.shape[1:]
-    parts = [images[:, slice(*cut(samples, ranks, r)), :] for r in range(ranks)]
-    here = slice(*cut(samples, ranks, comm.rank))
-    shape = (len(mine), here.stop - here.start, outputs)
-    taken = [xp.reshape(m, shape) for m in comm.alltoall(parts)]
-    every = [m[0, ...] for m in taken]
-    if has:
-        every.append(sum((m[1, ...] for m in taken[1:]), taken[0][1, ...]))
-    z = xp.stack(every)
-    n = ranks + has
-    flat = xp.astype(xp.reshape(z, (n, shape[1] * outputs)), xp.float64)
-    bent = xp.astype(xp.reshape(model.bend(z, here), (n, shape[1] * outputs)), xp.float64)
-    slopes, inner = host([0.0] * n), zeros((n, n), host([]))
-    slopes[comm.rank] = dot(g, d)
-    inner[comm.rank, comm.rank] = dot(d, d)
-    if previous is not None:
-        slopes[-1] = dot(g, previous)
-        inner[-1, -1] = dot(previous, previous)
-        inner[comm.rank, -1] = inner[-1, comm.rank] = dot(d, previous)
-    summed = host(comm.sum_scalars([*slopes, *inner.ravel(), *to_host(flat @ bent.T).ravel()]))
-    slopes, inner = summed[:n], summed[n : n + n * n].reshape(n, n)
-    curved = summed[n + n * n :].reshape(n, n)
-    curved = 0.5 * (curved + curved.T) + model.regulariser * inner
-    c = host([1.0] * ranks + [0.0] * has)
-    if comm.rank == 0:
-        fitted = least_squares(curved + damping * inner, -slopes, CUT_OFF)
-        if fitted is not None and slopes @ fitted < 0:
-            c = fitted
-    *values, curvature = comm.bcast_scalars([*c, float(c @ curved @ c)])
-    p = values[comm.rank] * d
-    if previous is not None:
-        p = p + values[-1] * previous
-    return Direction(p, float(slopes @ host(values)), curvature)
 
 
 def _products(

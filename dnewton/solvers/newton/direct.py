@@ -1,12 +1,10 @@
 """Exact solutions of (G_uu + λI) d = -g: by the n x n matrix itself, or by the K|S| x K|S| Gram matrix.
 
 With A = RᵀJ/√|S|, R Rᵀ = B and μ = λ + 1/C: d = -(g - Aᵀ(μI + AAᵀ)⁻¹ A g)/μ. In float32 the difference cancels when μ
-is small, so that the result is only a start: conjugate gradients go on from it until the residual is as small as asked.
+is small, so that the result is only a start: conjugate gradients continue from it until the residual meets the rule.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from dnewton.arrays.namespace import (
     Array,
@@ -48,11 +46,11 @@ class Exact:
         if self._rest is not None:
             self._rest.advance()
         else:
-            found = self._found()
+            solution = self._solution()
             start = None
-            if found is not None:
+            if solution is not None:
                 start = namespace(self._g).zeros_like(self._g)
-                start[self._unit.span] = found
+                start[self._unit.span] = solution
             model = self._model
             damping = self._damping  # not a method: a cycle would keep J alive
 
@@ -63,11 +61,11 @@ class Exact:
         self.working = self._rest.working
 
     def finish(self, d: Array) -> None:
-        """Put what has been found into the unit's span of d."""
+        """Put the solution into the unit's span of d."""
         if self._rest is not None:
             self._rest.finish(d)
 
-    def _found(self) -> Array | None:
+    def _solution(self) -> Array | None:
         if self._how == "primal":
             return primal(self._model, self._g, self._unit, self._damping)
         assert isinstance(self._model, GaussNewton)
@@ -77,41 +75,40 @@ class Exact:
 def primal(model: GaussNewton | NormalMatrix, g: Array, unit: LocalSystem, damping: float) -> Array | None:
     """d by a factorisation of G_uu + λI, on the unit's span; None where it is singular."""
     n = unit.size
-
-    def matrix() -> Array:
-        if isinstance(model, NormalMatrix):
-            return copy(model.matrices[unit])
-        found = zeros((n, n), g)
-        per_sample = 3 * model.outputs * n * itemsize(g)  # rows, turned and bent
+    if isinstance(model, NormalMatrix):
+        matrix = copy(model.matrices[unit])
+    else:
+        matrix = zeros((n, n), g)
+        per_sample = 3 * model.outputs * n * itemsize(g)  # rows, transposed, and times R
         for here in sample_blocks(model.samples, per_sample, ROWS):
-            add_normal(model, model.jacobian.rows(unit, here), unit, here, found)
-        return found
-
-    return symmetric_solve(_shifted(model, unit, matrix, model.regulariser + damping), -g[unit.span])
+            add_normal(model, model.jacobian.rows(unit, here), unit, here, matrix)
+    _shift_diagonal(matrix, model.regulariser + damping)
+    return symmetric_solve(matrix, -g[unit.span])
 
 
 def dual(model: GaussNewton, g: Array, unit: LocalSystem, damping: float, comm: Comm | None = None) -> Array | None:
     """d by a factorisation of μI + AAᵀ, on the unit's span; None where it is singular.
 
     With `comm` the whole system over all ranks instead of the rank's own: collective over the world, one sum of (K|S|)²
-    (once for all λ) and one of K|S| numbers.
+    and one of K|S| numbers.
     """
     xp, jacobian = namespace(g), model.jacobian
     shape = (model.samples, model.outputs)
     size, mu = shape[0] * shape[1], model.regulariser + damping
-
-    def matrix() -> Array:
-        gram = jacobian.gram(unit)
-        if comm is not None:
-            gram = comm.allreduce(gram)
-        half = xp.reshape(model.half_transposed(xp.reshape(gram, (size, *shape))), (size, size))
-        found = xp.reshape(model.half_transposed(xp.reshape(half.T, (size, *shape))), (size, size))
-        return 0.5 * (found + found.T)
-
-    shifted, image = _shifted(model, unit, matrix, mu), jacobian.times(g, unit)
+    gram = jacobian.gram(unit)
+    if comm is not None:
+        gram = comm.allreduce(gram)
+    half = xp.reshape(model.half_transposed(xp.reshape(gram, (size, *shape))), (size, size))
+    del gram
+    both = xp.reshape(model.half_transposed(xp.reshape(half.T, (size, *shape))), (size, size))
+    del half
+    matrix = 0.5 * (both + both.T)
+    del both
+    _shift_diagonal(matrix, mu)
+    image = jacobian.times(g, unit)
     if comm is not None:
         image = comm.allreduce(image)
-    y = symmetric_solve(shifted, xp.reshape(model.half_transposed(image), (size,)))
+    y = symmetric_solve(matrix, xp.reshape(model.half_transposed(image), (size,)))
     if comm is not None:  # sums over ranks need not be the same bits everywhere
         (known,) = comm.bcast_scalars([float(y is not None)])
         y = comm.bcast(y if y is not None else zeros((size,), image)) if known else None
@@ -122,15 +119,7 @@ def dual(model: GaussNewton, g: Array, unit: LocalSystem, damping: float, comm: 
     return (out[unit.span] - g[unit.span]) / mu
 
 
-def _shifted(model: GaussNewton | NormalMatrix, unit: LocalSystem, make: Callable[[], Array], shift: float) -> Array:
-    """The unit's matrix with `shift` added to its diagonal; kept where several λ are tried on a model."""
-    if model.kept is not None and unit in model.kept:
-        matrix, before = model.kept[unit]
-    else:
-        matrix = make()
-        before = copy(diagonal(matrix))
-        if model.kept is not None:
-            model.kept[unit] = matrix, before
+def _shift_diagonal(matrix: Array, shift: float) -> None:
+    """matrix += shift·I, in place."""
     here = diagonal(matrix)
-    here[...] = before + shift
-    return matrix
+    here += shift

@@ -115,36 +115,42 @@ class LockstepTermination:
         self._every = every
         self._target = 0
         self._iterations = 0
-        self._over = False
+        self.over = False  # enough ranks have counted: the solve ends for all
         self._end = time.perf_counter()
 
     def begin(self, iteration: int, active: int) -> None:
         self._target = math.ceil(self._fraction * active)
         self._iterations = 0
-        self._over = active == 0
+        self.over = active == 0
 
     def should_terminate(self) -> bool:
         self._iterations += 1
         if self._iterations % self._every:
             return False
-        return self._count(0)
+        return self.count(False)
 
     def finished(self, counts: bool) -> None:
         self._end = time.perf_counter()
-        while not self._over:
-            self._count(1 if counts else 0)
+        while not self.over:
+            self.count(counts)
 
-    def _count(self, mine: int) -> bool:
+    def count(self, counts: bool) -> bool:
+        """Whether enough ranks count now. Collective over the world: a scalar."""
         self._comm.stops.safe_point()
         with self._comm.phase("early_termination"):
-            self._over = self._comm.sum_scalars([mine])[0] >= self._target
-        return self._over
+            self.over = self._comm.sum_scalars([float(counts)])[0] >= self._target
+        return self.over
 
     def complete(self) -> float:
         return time.perf_counter() - self._end
 
     def close(self) -> None:
         return
+
+
+def make_joint(mode: str, fraction: float, comm: Comm) -> LockstepTermination:
+    """The rule where all ranks solve in step: a count after every iteration; `off`: when all have finished."""
+    return LockstepTermination(comm, 1.0 if mode == "off" else fraction, every=1)
 
 
 def make(mode: str, fraction: float, every: int, comm: Comm, alone: bool = True) -> TerminationRule:

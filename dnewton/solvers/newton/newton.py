@@ -15,7 +15,7 @@ from dnewton.data.sampling import Cycle, subsample_size
 from dnewton.errors import UserError
 from dnewton.model.objective import Evaluation, Objective
 from dnewton.planning.curvature_plan import CurvaturePlan
-from dnewton.solvers import damping
+from dnewton.solvers import damping, line_search
 from dnewton.solvers.interface import BACKWARD, FORWARD, IterationReport, Solver, SolverState, StartPoint
 from dnewton.solvers.newton import cg, combine, direct, early_termination, local_solver
 
@@ -53,9 +53,13 @@ class Newton(Solver):
         self._rank_unit = jacobian.local_systems(network.blocks, per_layer=False)[0]
         self._units = jacobian.local_systems(network.blocks, options.diagonal_unit == "layer")
         stop = options.early_termination
-        joint = options.curvature == "full" or strategy.how == "implicit"  # all ranks solve in step
-        mode = "off" if joint else stop.mode
-        self._watch = early_termination.make(mode, stop.fraction, stop.every, comm, options.replica_solve != "exact")
+        self._watch: early_termination.TerminationRule
+        if options.curvature == "diagonal" and strategy.how == "implicit":
+            self._watch = early_termination.make_joint(stop.mode, stop.fraction, comm)
+        else:
+            mode = "off" if options.curvature == "full" else stop.mode  # one solve for all ranks
+            alone = options.replica_solve != "exact"
+            self._watch = early_termination.make(mode, stop.fraction, stop.every, comm, alone)
         self._at: Evaluation
         self._grad: Array
         self._norm = math.nan
@@ -65,7 +69,7 @@ class Newton(Solver):
         self.state: State
 
     def start(self, state: State) -> IterationReport:
-        """Evaluate the point that a run starts or goes on from.
+        """Evaluate the point that a run starts from, or is resumed at.
 
         Raises UserError when f is not finite there. Collective over the world.
         """
@@ -124,19 +128,11 @@ class Newton(Solver):
         """One Newton iteration. Collective over the world."""
         state = self.state
         model = self._curvature()
-        if self._options.lambda_trials > 1 and isinstance(model, (GaussNewton, NormalMatrix)):
-            model.kept = {}
-        dampings = [max(damping.SMALLEST, state.damping / 10**j) for j in range(self._options.lambda_trials)]
-        tried = [self._direction(model, value) for value in dampings]
+        direction, solution, waited = self._direction(model, state.damping)
         del model
         self._comm.stops.safe_point()  # a solve that was cut short for a stop must not count
-        chosen = self._lowest([direction for direction, _, _ in tried])
-        state.damping = dampings[chosen]
-        direction, found, _ = tried[chosen]
-        waited = sum(seconds for _, _, seconds in tried)
-        del tried
         state.iteration += 1
-        if self._broken.found(direction.slope + direction.curvature, state.iteration):
+        if self._broken.seen(direction.slope + direction.curvature, state.iteration):
             state.previous = None  # it may have come from there
         alpha, at, trials = self._line_search(direction)
         ratio = -1.0
@@ -159,12 +155,12 @@ class Newton(Solver):
             state.damping,
             alpha=0.0 if at is None else alpha,
             ratio=ratio,
-            cg=found.iterations,
-            active=found.iterations > 0,
-            cut=found.cut,
+            cg=solution.iterations,
+            active=solution.iterations > 0,
+            cut=solution.cut,
             waited=waited,
-            trials=trials + (len(dampings) if len(dampings) > 1 else 0),
-            seen=self._spent(trials + len(dampings) - 1, at is not None),
+            trials=trials,
+            seen=self._spent(trials, at is not None),
             seen_per_cg=4 / 3 * self._subsamples.size,  # by passes: a tangent sweep is two forward passes
             solved=True,
         )
@@ -215,76 +211,64 @@ class Newton(Solver):
         unit = self._rank_unit
         previous = self.state.previous
         with comm.phase("cg"):
-            found = self._solve(model, lam)
+            solution = self._solve(model, lam)
         with comm.phase("combine"):
             if self._options.combine == "none":
-                direction = combine.plain(model, unit, self._grad, found.d, comm)
+                direction = combine.plain(model, unit, self._grad, solution.d, comm)
             else:
-                best = combine.two_level if self._options.combine == "two_level" else combine.combine
-                direction = best(model, unit, self._grad, found.d, previous, lam, comm)
-            return direction, found, self._watch.complete()
-
-    def _lowest(self, directions: list[combine.Direction]) -> int:
-        """Which direction's whole step leads to the lowest f; the first of several λ where none is finite."""
-        if len(directions) == 1:
-            return 0
-        values = []
-        for direction in directions:
-            value = self._evaluate(self._moved(1.0, direction.p)).value if direction.slope < 0 else math.nan
-            values.append(value if math.isfinite(value) else math.inf)
-        return values.index(min(values))
+                direction = combine.combine(model, unit, self._grad, solution.d, previous, lam, comm)
+            return direction, solution, self._watch.complete()
 
     def _solve(self, model: GaussNewton | MatrixFreeModel, lam: float) -> cg.Solution:
-        options, comm = self._options, self._comm
+        """The local systems, or the whole one. Collective over the world where J is not held or the system is whole."""
+        options = self._options
         self._solves += 1
         self._watch.begin(self._solves, self._active)
         start = self.state.previous if options.warm_start else None
         if options.curvature == "full":
-            if options.subproblem == "exact":
-                assert isinstance(model, GaussNewton)
-                start = direct.dual(model, self._grad, self._rank_unit, lam, comm)
-            found = cg.full_cg(
-                lambda v, unit: model.full_product(v, unit, lam, comm),
-                self._grad,
-                self._rank_unit,
-                self._norm,
-                options.cg_tolerance,
-                options.max_cg,
-                comm,
-                start,
-            )
-        elif isinstance(model, (GaussNewton, NormalMatrix)):
-            systems = [
-                local_solver.make(solver_stages, model, self._grad, unit, lam, options.cg_tolerance, start)
-                for solver_stages, unit in zip(self._strategy.solver_stages, self._units, strict=True)
-            ]
-            return cg.solve(systems, self._grad, options.max_cg, self._watch)
-        else:
-            found = self._solve_by_passes(model, lam, start)
-        self._watch.finished(counts=False)
-        return found
+            solution = self._solve_whole(model, lam, start)
+            self._watch.finished(counts=False)
+            return solution
+        if not isinstance(model, (GaussNewton, NormalMatrix)):
+            return self._solve_jointly(model, lam, start)
+        systems = [
+            local_solver.make(way, model, self._grad, unit, lam, options.cg_tolerance, start)
+            for way, unit in zip(self._strategy.ways, self._units, strict=True)
+        ]
+        return cg.solve(systems, self._grad, options.max_cg, self._watch)
 
-    def _solve_by_passes(self, model: MatrixFreeModel, lam: float, start: Array | None) -> cg.Solution:
-        options = self._options
-        comm = self._comm
+    def _solve_whole(self, model: GaussNewton | MatrixFreeModel, lam: float, start: Array | None) -> cg.Solution:
+        """`curvature: full`. Collective over the world."""
+        options, comm = self._options, self._comm
+        if options.subproblem == "exact":
+            assert isinstance(model, GaussNewton)
+            start = direct.dual(model, self._grad, self._rank_unit, lam, comm)
+        return cg.solve_whole(
+            lambda v, unit: model.full_product(v, unit, lam, comm),
+            self._grad,
+            self._rank_unit,
+            self._norm,
+            options.cg_tolerance,
+            options.max_cg,
+            comm,
+            start,
+        )
+
+    def _solve_jointly(self, model: MatrixFreeModel, lam: float, start: Array | None) -> cg.Solution:
+        """The local systems where their products are sweeps over all ranks. Collective over the world."""
+        options, comm = self._options, self._comm
         g = self._grad
+        zero = namespace(g).zeros_like(g)
+        assert isinstance(self._watch, early_termination.LockstepTermination)
 
         def product(v: Array, unit: jacobian.LocalSystem) -> Array:
             return model.joint_product(v, unit, lam, comm)
 
-        def start_of(unit: jacobian.LocalSystem) -> Array | None:
-            if start is None:
-                return None
-            inside = namespace(g).zeros_like(g)
-            inside[unit.span] = start[unit.span]
-            return inside
+        def idle(unit: jacobian.LocalSystem) -> None:
+            product(zero, unit)
 
-        systems = [cg.PlainCG(product, g, u, options.cg_tolerance, start_of(u)) for u in self._units]
-        fraction = options.early_termination.fraction if options.early_termination.mode != "off" else math.inf
-        nothing = namespace(g).zeros_like(g)
-        return cg.solve_jointly(
-            systems, lambda unit: model.joint_product(nothing, unit, lam, comm), g, options.max_cg, fraction, comm
-        )
+        systems = [cg.PlainCG(product, g, u, options.cg_tolerance, start) for u in self._units]
+        return cg.solve_jointly(systems, idle, g, options.max_cg, self._watch)
 
     def _take(self, alpha: float, p: Array, at: Evaluation) -> bool:
         """Move to an accepted trial point; False, and back, when f or ∇f is not finite there."""
@@ -302,17 +286,15 @@ class Newton(Solver):
         return self.state.theta + alpha * p
 
     def _line_search(self, direction: combine.Direction) -> tuple[float, Evaluation | None, int]:
-        """Backtracking on α = 1, ½, ¼, ...; NaN and overflow count as no decrease."""
-        if not direction.slope < 0:
-            return 0.0, None, 0
-        alpha, before = 1.0, self._at.value
-        for trial in range(1, MAX_TRIALS + 1):
-            at = self._evaluate(self._moved(alpha, direction.p), trial=True)
-            if at.value <= before + self._options.eta * alpha * direction.slope:
-                return alpha, at, trial
-            del at  # its passes; the next trial keeps as many
-            alpha *= 0.5
-        return 0.0, None, MAX_TRIALS
+        """Backtracking on α = 1, ½, ¼, … Collective over the world."""
+        return line_search.backtracking(
+            lambda alpha: self._evaluate(self._moved(alpha, direction.p), trial=True),
+            self._at.value,
+            direction.slope,
+            eta=self._options.eta,
+            factor=0.5,
+            trials=MAX_TRIALS,
+        )
 
     def _evaluate(self, theta: Array, trial: bool = False) -> Evaluation:
         """f on the iteration's samples; the subsample of the next Jacobian is evaluated last and its passes kept."""
@@ -330,8 +312,8 @@ class Newton(Solver):
         self._at = at
         with comm.phase("gradient"):
             self._grad = self._objective.gradient(theta, at)
-            mine = dot(self._grad, self._grad)
-            squares, count = comm.sum_scalars([mine, float(mine > 0)])  # active: what local solves have work for
+            local = dot(self._grad, self._grad)
+            squares, count = comm.sum_scalars([local, float(local > 0)])  # active: what local solves have work for
         self._norm = math.sqrt(squares) if squares >= 0 else squares
         self._active = int(count)
         if self._stochastic:

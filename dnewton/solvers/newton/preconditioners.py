@@ -53,7 +53,7 @@ def _kronecker(model: GaussNewton, j: Factored, mu: float) -> Preconditioner:
     step = max(1, samples * model.outputs // (2 * o))
     some = slice(0, samples, step)
     n = len(range(samples)[some])
-    d = _bent(model, j.d.dense(n, some), some)  # (K, n, O)
+    d = _half_transposed(model, j.d.dense(n, some), some)  # (K, n, O)
     flat = xp.reshape(d, (d.shape[0] * n, o))
     gamma = samples * (flat.T @ flat) / n
     scale_a = float(xp.linalg.trace(a)) / a.shape[0]
@@ -75,11 +75,11 @@ def _kronecker(model: GaussNewton, j: Factored, mu: float) -> Preconditioner:
     return apply
 
 
-def _bent(model: GaussNewton, d: Array, some: slice) -> Array:
+def _half_transposed(model: GaussNewton, d: Array, some: slice) -> Array:
     """Rᵀ D of some samples at one position, (n, K, 1, O) to (K, n, O)."""
     xp = namespace(d)
-    turned = xp.permute_dims(d[:, :, 0, :], (2, 0, 1))  # (O, n, K)
-    return xp.permute_dims(model.half_transposed(turned, some), (2, 1, 0))
+    transposed = xp.permute_dims(d[:, :, 0, :], (2, 0, 1))  # (O, n, K)
+    return xp.permute_dims(model.half_transposed(transposed, some), (2, 1, 0))
 
 
 def _diagonal(model: GaussNewton, j: BlockJacobian) -> Array:
@@ -99,9 +99,9 @@ def _by_factors(model: GaussNewton, j: Factored, here: slice) -> Array:
     xp = namespace(phi)
     n, q, i = phi.shape
     o = block.shape[0]
-    turned = xp.permute_dims(j.d.dense(n, here), (2, 3, 0, 1))  # (Q, O, n, K)
-    bent = xp.sum(model.half_transposed(turned, here) ** 2, axis=-1)  # (Q, O, n)
-    by_position = xp.reshape(xp.permute_dims(bent, (2, 0, 1)), (n * q, o))
+    transposed = xp.permute_dims(j.d.dense(n, here), (2, 3, 0, 1))  # (Q, O, n, K)
+    squares = xp.sum(model.half_transposed(transposed, here) ** 2, axis=-1)  # (Q, O, n)
+    by_position = xp.reshape(xp.permute_dims(squares, (2, 0, 1)), (n * q, o))
     flat = xp.reshape(by_position.T @ xp.reshape(phi**2, (n * q, i)), (block.weights,))
     return xp.concat([flat, xp.sum(by_position, axis=0)]) if block.has_bias else flat
 
@@ -109,5 +109,5 @@ def _by_factors(model: GaussNewton, j: Factored, here: slice) -> Array:
 def _squares(model: GaussNewton, j: BlockJacobian, here: slice) -> Array:
     rows = j.as_rows(here)
     xp = namespace(rows)
-    turned = xp.reshape(rows.T, (rows.shape[1], here.stop - here.start, model.outputs))
-    return xp.sum(model.half_transposed(turned, here) ** 2, axis=(1, 2))
+    transposed = xp.reshape(rows.T, (rows.shape[1], here.stop - here.start, model.outputs))
+    return xp.sum(model.half_transposed(transposed, here) ** 2, axis=(1, 2))

@@ -64,8 +64,8 @@ class SharedObjective(Objective):
         assert self.groups.workers is not None
         root = self.comm.rank == 0
         self.groups.workers.stops.sync_point()
-        mine = [squares if self.groups.replica == 0 else 0.0, loss if root else 0.0, metric if root else 0.0]
-        return self.groups.workers.sum_scalars(mine)
+        partial = [squares if self.groups.replica == 0 else 0.0, loss if root else 0.0, metric if root else 0.0]
+        return self.groups.workers.sum_scalars(partial)
 
     def summed(self, gradient: Array) -> Array:
         """Σ ∇ξ over all shares, in the bits of replica 0. Collective over the peers."""
@@ -86,14 +86,6 @@ class SharedModel:
     def images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
         """J z on this replica's share. Collective over the replica."""
         return self.own.images(columns, unit, comm)
-
-    def own_images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
-        """J_p z_p on this replica's share."""
-        return self.own.own_images(columns, unit, comm)
-
-    def bend(self, u: Array, here: slice) -> Array:
-        """B u / |S_r| on this replica's share."""
-        return self.own.bend(u, here)
 
     def quadratic(self, u: Array, w: Array) -> float:
         """uᵀ B w / |S| over all shares. Collective over the peers of the calling rank."""
@@ -130,8 +122,6 @@ class ReplicatedNewton(Newton):
         replicas = groups.layout.replicas
         if size < replicas:
             raise UserError(f"solver.subsample: {size} sample(s) cannot be shared by {replicas} replicas; take more")
-        if options.combine == "two_level":
-            raise UserError("solver.combine: two_level needs parallel.replicas: 1; use previous")
         if options.curvature == "full" and options.subproblem == "exact":
             raise UserError("solver.subproblem: exact with curvature: full needs parallel.replicas: 1; use cg")
         if options.replica_solve == "exact" and options.curvature == "diagonal" and how.how != "explicit":
@@ -149,14 +139,14 @@ class ReplicatedNewton(Newton):
         shared = SharedModel(model, self._peers, self._size)
         comm.stops.sync_point()
         with comm.phase("cg"):
-            found = self._solve_shared(shared, lam)
+            solution = self._solve_shared(shared, lam)
         with comm.phase("combine"):
             whole: Model = shared
             if self._options.combine == "none":
-                direction = combine.plain(whole, unit, self._grad, found.d, comm)
+                direction = combine.plain(whole, unit, self._grad, solution.d, comm)
             else:
-                direction = combine.combine(whole, unit, self._grad, found.d, self.state.previous, lam, comm)
-            return direction, found, self._watch.complete()
+                direction = combine.combine(whole, unit, self._grad, solution.d, self.state.previous, lam, comm)
+            return direction, solution, self._watch.complete()
 
     def _solve_shared(self, model: SharedModel, lam: float) -> cg.Solution:
         options = self._options
@@ -164,7 +154,7 @@ class ReplicatedNewton(Newton):
         g = self._grad
         start = self.state.previous if options.warm_start else None
         if options.curvature == "full":
-            return cg.full_cg(
+            return cg.solve_whole(
                 lambda v, unit: model.full_product(v, unit, lam, comm),
                 g,
                 self._rank_unit,
@@ -182,7 +172,7 @@ class ReplicatedNewton(Newton):
                 for unit in self._units
             ]
             return cg.solve(systems, g, options.max_cg, self._watch)
-        found = self._solve(model.own, lam)
+        solution = self._solve(model.own, lam)
         with comm.phase("combine"):
-            mean = self._peers.bcast(self._peers.allreduce(found.d) / self._peers.size)
-        return cg.Solution(mean, found.iterations, found.cut)
+            mean = self._peers.bcast(self._peers.allreduce(solution.d) / self._peers.size)
+        return cg.Solution(mean, solution.iterations, solution.cut)
