@@ -9,7 +9,7 @@ import numpy as np
 import oracle
 import pytest
 from places import host, put
-from problems import MLP, Problem, flat, lay_out, local_cg, relative
+from problems import MLP, Problem, flat, lay_out, local_cg, loss_targets, relative
 from systems import LAMBDA, dense_pieces, run, setting
 
 from dnewton.comm.communicator import Comm
