@@ -9,7 +9,6 @@ Tests that do not run at a number of ranks are deselected there; check_ran.py fa
 
 from __future__ import annotations
 
-import faulthandler
 import json
 import os
 import sys
@@ -46,6 +45,7 @@ settings.load_profile("mpi")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    inside.keep_stderr()
     if MPI.COMM_WORLD.Get_rank():
         config.pluginmanager.register(Serving())
     config.addinivalue_line("markers", "serial: runs on one rank only")
@@ -74,13 +74,6 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
     _ran.update((item.nodeid, False) for item in items)
 
 
-def _stop(message: str) -> None:
-    sys.stderr.write(f"\nrank {MPI.COMM_WORLD.Get_rank()}: {message}; ending the job\n")
-    faulthandler.dump_traceback(file=sys.__stderr__)
-    sys.stderr.flush()
-    MPI.COMM_WORLD.Abort(3)
-
-
 def _failed_anywhere(failed: bool, name: str) -> list[int]:
     """The ranks on which a test failed; ends the job if a rank does not get here in time."""
     size = _agreement.Get_size()
@@ -94,14 +87,15 @@ def _failed_anywhere(failed: bool, name: str) -> list[int]:
     start = time.monotonic()
     while not request.Test():
         if time.monotonic() - start > limit:
-            _stop(f"{name}: {'failed here and' if failed else 'ended here but'} other ranks did not finish it")
+            here = "failed here and" if failed else "ended here but"
+            inside.end_session(f"{name}: {here} other ranks did not finish it")
         time.sleep(1e-3)
     return [int(r) for r in np.flatnonzero(flags)]
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    timer = threading.Timer(LIMIT, _stop, [f"{item.nodeid}: longer than {LIMIT} s"])
+    timer = threading.Timer(LIMIT, inside.end_session, [f"{item.nodeid}: longer than {LIMIT} s"])
     timer.daemon = True
     timer.start()
     _failed.discard(item.nodeid)

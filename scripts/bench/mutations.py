@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FOUND = re.compile(r"^(?:FAILED|ERROR) (\S+)|^rank \d+: (\S+) failed|longer than|^(E\s.*)", re.M)
+FOUND = (r"^(?:FAILED|ERROR) (\S+)", r"^rank \d+: (\S+) failed$", r"^rank \d+: (\S+): longer than", r"^(E\s.*)")
 LIMIT = 900.0  # seconds; a break may make ranks wait for each other, which tests/conftest.py ends sooner
 
 
@@ -130,8 +130,9 @@ def first_failure(tree: Path, tests: tuple[str, ...], ranks: int) -> str:
         return "(time limit)"
     if done.returncode in (0, 5):  # 5: none of them runs on so many ranks
         return ""
-    found = FOUND.search(done.stdout) or FOUND.search(done.stderr)
-    return next((g for g in found.groups() if g), found[0]) if found else f"(status {done.returncode})"
+    said = done.stdout + done.stderr
+    found = next((match for pattern in FOUND if (match := re.search(pattern, said, re.M))), None)
+    return found[1] if found else f"(status {done.returncode})"
 
 
 def main() -> int:

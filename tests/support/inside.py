@@ -9,6 +9,7 @@ an environment without MPI's variables. What only a launcher shows (aborts, sign
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import importlib
 import io
@@ -20,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from unittest import mock
 
 import numpy as np
@@ -43,6 +44,7 @@ PATIENCE = 20.0  # seconds for the other ranks to come to the end of a job that 
 JOB, DONE = 1, 2  # tags
 
 _control = MPI.COMM_WORLD.Dup()
+_stderr: list[IO[str]] = []
 _worlds: list[Comm] = []  # MPI may still read what a job's agreement on stops sent
 
 
@@ -81,6 +83,19 @@ class Done:
     returncode: int
     stdout: str
     stderr: str
+
+
+def keep_stderr() -> None:
+    """For :func:`end_session`; before pytest captures it."""
+    _stderr.append(os.fdopen(os.dup(2), "w"))
+
+
+def end_session(message: str) -> None:
+    """Say it, show where this rank is, and end all ranks at once; any rank may call it."""
+    print(f"\nrank {_control.rank}: {message}; ending the session", file=_stderr[0])
+    faulthandler.dump_traceback(file=_stderr[0])
+    _stderr[0].flush()
+    MPI.COMM_WORLD.Abort(3)
 
 
 def home(ranks: int) -> int:
@@ -134,9 +149,7 @@ def _wait(condition: Callable[[], Any], seconds: float | None = None, results: l
     while not condition():
         if until is not None and time.monotonic() > until:
             said = "".join(error for _, _, error in results or [])
-            print(f"{said}\na job failed on one rank, others wait for it; ending the session", file=sys.__stderr__)
-            sys.__stderr__.flush()  # type: ignore[union-attr]
-            MPI.COMM_WORLD.Abort(3)
+            end_session(f"{said}\na job failed on one rank, and others wait for it")
         time.sleep(pause)
         pause = min(1.1 * pause, 5e-3)
 

@@ -296,6 +296,11 @@ def test_it_goes_on_after_a_rejected_step(comm: Comm) -> None:
     scripted._values = [*values, 0.0]
     accepted = solver.step()
     assert rejected.alpha == 0.0 and accepted.alpha == 1.0 and accepted.loss == 0.0
+    other = on.newton(Scripted(on.objective, [0.0]))  # type: ignore[arg-type]
+    other.start(State(copy(on.theta), rejected.damping, iteration=1, evaluated=1))  # with the second subsample
+    assert other.step().alpha == 1.0
+    assert relative(solver.state.theta, other.state.theta) < 1e-12
+    other.close()
     solver.close()
 
 
