@@ -21,6 +21,12 @@ def _combine(value: Any) -> Any:
     return value
 
 
+def _jacobian(value: Any) -> Any:
+    if value == "normal":
+        raise ValueError("normal is gone; use auto, or implicit where memory is short")
+    return value
+
+
 class EarlyTerminationSection(Section):
     """When the local solves of the slowest ranks are cut off (Wang et al. 2018, section 5.1)."""
 
@@ -41,7 +47,7 @@ class NewtonSection(SolverSection):
     subsample: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(samples_or_share)] = 0.1
     curvature: Literal["diagonal", "full"] = "diagonal"
     diagonal_unit: Literal["rank", "layer"] = "rank"
-    jacobian: Literal["auto", "factored", "dense", "normal", "implicit"] = "auto"
+    jacobian: Annotated[Literal["auto", "factored", "dense", "implicit"], BeforeValidator(_jacobian)] = "auto"
     subproblem: Literal["auto", "cg", "exact"] = "auto"
     jacobian_dtype: Literal["auto", "float16", "bfloat16"] = "auto"  # half precision of what J holds
     preconditioner: Literal["auto", "none", "diagonal", "kronecker"] = "auto"  # of cg; auto leaves `cg` without one
@@ -90,16 +96,14 @@ class NewtonSection(SolverSection):
     def _jacobian_serves(self) -> NewtonSection:
         if self.replica_solve == "exact" and self.curvature == "diagonal":
             for key in ("jacobian", "subproblem", "preconditioner"):
-                if getattr(self, key) in ("normal", "implicit", "exact", "diagonal", "kronecker"):
+                if getattr(self, key) in ("implicit", "exact", "diagonal", "kronecker"):
                     raise ValueError(f"{key}: {getattr(self, key)} needs replica_solve: average; exact is plain CG")
-        if self.jacobian == "normal" and self.curvature == "full":
-            raise ValueError("jacobian: normal needs curvature: diagonal")
-        if self.jacobian in ("normal", "implicit") and self.preconditioner in ("diagonal", "kronecker"):
+        if self.jacobian == "implicit" and self.preconditioner in ("diagonal", "kronecker"):
             raise ValueError(f"preconditioner: {self.preconditioner} needs jacobian: factored, dense or auto")
         if self.preconditioner in ("diagonal", "kronecker") and self.curvature == "full":
             raise ValueError(f"preconditioner: {self.preconditioner} is of local systems: it needs curvature: diagonal")
         if self.preconditioner in ("diagonal", "kronecker") and self.subproblem == "exact":
             raise ValueError(f"preconditioner: {self.preconditioner} needs subproblem: cg or auto")
         if self.jacobian == "implicit" and self.subproblem == "exact":
-            raise ValueError("subproblem: exact needs a jacobian that is held: factored, dense, normal or auto")
+            raise ValueError("subproblem: exact needs a jacobian that is held: factored, dense or auto")
         return self

@@ -2,18 +2,17 @@
 
 Nothing is stored but the forward passes of S (docs/method.md). The tangent of rank p's variables alone runs through the
 layers of all ranks, so in diagonal mode all ranks' tangents travel together: P times the numbers of a forward pass.
-`normal` keeps J_uᵀ B J_u / |S| of every diagonal unit, accumulated over chunks of S, and takes only images by passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dnewton.arrays.namespace import Array, namespace, zeros
+from dnewton.arrays.namespace import Array, namespace
 from dnewton.comm.communicator import Comm
 from dnewton.config.loss_entry import LossSection
 from dnewton.curvature.gauss_newton import OutputHessian
-from dnewton.curvature.jacobian import LocalSystem, build
+from dnewton.curvature.jacobian import LocalSystem
 from dnewton.grid import ceil_div, even_slices
 from dnewton.model.network import Network, Tape
 
@@ -81,39 +80,3 @@ class MatrixFreeModel(OutputHessian):
         w = xp.permute_dims(self.hessian_times(u, slice(0, self.samples)), (1, 0, 2))
         self.passes.add_transposed(w, comm.rank, out)
         return self.damped(out, v, unit, damping)
-
-
-class NormalMatrix(MatrixFreeModel):
-    """The curvature at one point, with the matrix J_uᵀ B J_u / |S| of every diagonal unit of this rank."""
-
-    def __init__(
-        self,
-        network: Network,
-        theta: Array,
-        passes: MatrixFreeJacobian,
-        units: Sequence[LocalSystem],
-        loss: LossSection,
-        z: Array,
-        y: Array,
-        regulariser: float,
-    ) -> None:
-        """Collective over the backward-sum groups, as :func:`dnewton.curvature.jacobian.build`."""
-        super().__init__(passes, loss, z, y, regulariser)
-        self.matrices = {unit: zeros((unit.size, unit.size), theta) for unit in units}
-        for here, tape in passes.parts:
-            chunk = build(network, theta, [tape], "dense")
-            for unit, matrix in self.matrices.items():
-                add_normal(self, chunk.rows(unit, slice(0, chunk.samples)), unit, here, matrix)
-
-    def block_product(self, v: Array, unit: LocalSystem, damping: float) -> Array:
-        """(G_uu + λI) v; returns the unit's span. Communicates nothing."""
-        span = unit.span
-        return self.matrices[unit] @ v[span] + (self.regulariser + damping) * v[span]
-
-
-def add_normal(model: OutputHessian, rows: Array, unit: LocalSystem, here: slice, out: Array) -> None:
-    """out += J_uᵀ B J_u / |S| over the samples `here` of S, whose J_u is `rows`, (n·K, variables)."""
-    xp = namespace(out)
-    shape = (unit.size, here.stop - here.start, model.outputs)
-    a = xp.reshape(model.half_transposed(xp.reshape(rows.T, shape), here), (unit.size, shape[1] * shape[2]))
-    out += a @ a.T

@@ -218,11 +218,3 @@ def ways(
             (5 * sk * sk + 2 * rows + dense_d) * itemsize,
         ),
     }
-
-
-def normal_ways(n: int, samples: int, outputs: int, itemsize: int, rates: Rates) -> dict[str, Cost]:
-    """The ways where J_uᵀ B J_u / |S| of a unit of n variables is held as a matrix."""
-    product = OVERHEAD + n * n * itemsize / rates.bandwidth
-    read = 2.0 * n * n * itemsize
-    factored = float(n) ** 3 / 3 / rates.flops + read / rates.bandwidth
-    return {"plain": Cost(EXPECTED_CG * product, 0.0), "primal": Cost(factored, read)}

@@ -2,7 +2,7 @@
 
 Pure functions of the plan, the options and the machine's rates, so that every rank decides alike (docs/method.md has
 the formulas). When memory is short, first the batches, then the chunks of S shrink, then the smaller representation of
-every block is taken, then `normal` where a rank's system is small, then `implicit`; what does not fit then is refused.
+every block is taken, then `implicit`; what does not fit then is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dnewton.planning.costs import BlockShape, Cost
 from dnewton.planning.grid_search import Workload, sample_bytes
 from dnewton.planning.net_plan import LayerPlan, NetPlan
 
-How = Literal["explicit", "normal", "implicit"]
+How = Literal["explicit", "implicit"]
 
 LARGEST_EXACT = 4000  # rows of a matrix to factor, unless exact solves are asked for
 GRAM_FLOOR = {4: 1e-3, 8: 1e-6}  # by itemsize: ‖r‖² is a difference in Gram coordinates, so ‖r‖ ends at about √ε ‖g‖
@@ -63,8 +63,6 @@ class CurvaturePlan:
         if self.how == "explicit":
             names = ", ".join(f"{k} {v}" for k, v in self.held.items())
             what = f"jacobian: {names}"
-        elif self.how == "normal":
-            what = "jacobian: normal, a matrix per local system; images by passes"
         else:
             what = "jacobian: implicit, nothing stored; products by passes" + self.note
         solved = f"; local systems: {', '.join(self.ways)}" if self.ways else ""
@@ -238,12 +236,7 @@ def _curvature(at: _Setting, left: float, source: str) -> Found:
             found = _explicit(at, choices[0], math.inf)
         if half and found is not None:
             return found  # it is what was asked for, and too large
-    small = max(sum(b.size for b in unit) for unit in at.units) <= LARGEST_EXACT
     plain = at.options.preconditioner in ("auto", "none")
-    if wanted == "normal" or (wanted == "auto" and at.options.curvature == "diagonal" and small and plain):
-        found = _normal(at, left)
-        if found.size <= left:
-            return found
     if wanted == "implicit" or (wanted == "auto" and plain and at.options.subproblem != "exact"):
         return _implicit(at, left)
     if found is None:
@@ -344,31 +337,6 @@ def allowed_ways(
     if options.subproblem == "cg" or rows > LARGEST_EXACT:
         names -= {"dual"}
     return {name: found[name] for name in names}
-
-
-def _normal(at: _Setting, left: float) -> Found:
-    work, options = at.work, at.options
-    k, item = work.outputs, work.itemsize
-    sizes = [sum(b.size for b in unit) for unit in at.units]
-    matrices = float(sum(n * n for n in sizes) * item)
-    per_sample = k * (at.sweep + sum(sizes) + 3 * max(sizes)) * item
-    ways: list[str] = []
-    workspace = 0.0
-    for n in sizes:
-        found = costs.normal_ways(n, work.subsample, k, item, at.rates)
-        if options.subproblem == "cg" or (options.subproblem == "auto" and matrices + found["primal"].workspace > left):
-            way = "plain"
-        elif options.subproblem == "exact":
-            way = "primal"
-        else:
-            way = min(found, key=lambda name: found[name].seconds)
-        ways.append(way)
-        workspace = max(workspace, found[way].workspace)
-    squares = float(max(sizes) ** 2 * item)  # a chunk's product before it is added
-    chunk = _chunk(at, per_sample, left - matrices - squares, messages=True)
-    tangents = 2 * at.sweep * item
-    workspace = max(workspace, squares + chunk * per_sample, chunk * tangents)
-    return Found("normal", {}, tuple(ways), chunk, matrices + workspace)
 
 
 def _implicit(at: _Setting, left: float) -> Found:

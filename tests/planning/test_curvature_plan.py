@@ -1,4 +1,4 @@
-"""How the curvature is held: passes and normal matrices against dense algebra, chunks, memory plans, measured rates."""
+"""How the curvature is held: passes against dense algebra, chunks, memory plans, measured rates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dnewton.grid import grids
 from dnewton.hardware.rates import Rates
 from dnewton.planning import costs, curvature_plan, grid_search, traffic_forecast
 from dnewton.planning.net_plan import infer_shapes
-from dnewton.solvers.newton import cg, early_termination, local_solver
+from dnewton.solvers.newton import cg, early_termination
 from dnewton.solvers.newton.cg import PlainCG
 from dnewton.solvers.newton.newton import State
 
@@ -117,25 +117,6 @@ def test_any_mlp_by_any_representation(
     for representation in ("factored", "dense"):
         model = on.model(representation=representation, chunk=chunk)
         assert relative(model.block_product(v, unit, 0.3), expected) < 1e-10
-    assert relative(on.normal([unit], chunk).block_product(v, unit, 0.3), expected) < 1e-10
-
-
-# --- normal matrices --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("way", ["plain", "primal"])
-@pytest.mark.parametrize("per_layer", [False, True])
-@pytest.mark.parametrize("net", ["mlp", "cnn"])
-def test_normal_matrices(comm: Comm, net: str, per_layer: bool, way: str) -> None:
-    problem, on, grad = setting(comm, net, "cross_entropy")
-    mine = local_systems(on.network.blocks, per_layer)
-    model = on.normal(mine, chunk=4)
-    before = comm.ledger["cg"].bytes
-    with on.comm.phase("cg"):
-        systems = [local_solver.make(way, model, grad, unit, LAMBDA, 1e-11) for unit in mine]
-        found = cg.solve(systems, grad, 1000, early_termination.NeverTerminate())
-    assert on.comm.ledger["cg"].bytes == before  # no message
-    assert relative(flat(on.whole(found.d)), dense_pieces(problem, on, per_layer)) < 1e-8
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------
@@ -157,11 +138,11 @@ def test_one_trajectory_by_every_representation(comm: Comm, curvature: str, comb
     options = {"curvature": curvature, "combine": combined, "early_termination": {"mode": "off"}, "subproblem": "cg"}
     _, expected = trained(comm, jacobian="factored", **options)
     assert expected[-1] < expected[0]
-    for jacobian in ("dense", "implicit", *(["normal"] if curvature == "diagonal" else [])):
+    for jacobian in ("dense", "implicit"):
         assert np.allclose(trained(comm, jacobian=jacobian, **options)[1], expected, rtol=1e-6), jacobian
 
 
-@pytest.mark.parametrize("jacobian", ["factored", "normal", "implicit"])
+@pytest.mark.parametrize("jacobian", ["factored", "implicit"])
 def test_a_warm_start_meets_the_same_rule(comm: Comm, jacobian: str) -> None:
     options = {"early_termination": {"mode": "off"}, "jacobian": jacobian, "diagonal_unit": "layer", "subproblem": "cg"}
     cold = trained(comm, 4, **options)[1]
@@ -179,9 +160,7 @@ def test_early_termination_by_passes(comm: Comm, mode: str) -> None:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize(
-    ("curvature", "jacobian"), [("diagonal", "implicit"), ("full", "implicit"), ("diagonal", "normal")]
-)
+@pytest.mark.parametrize(("curvature", "jacobian"), [("diagonal", "implicit"), ("full", "implicit")])
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str) -> None:
     options = {
@@ -213,8 +192,6 @@ def test_forecast_by_passes(comm: Comm, net: str, curvature: str, jacobian: str)
                 joint_cg=cg,
             )
             expected = traffic_forecast.iteration_bytes(on.plan, did)
-            if jacobian == "normal":
-                expected["cg"] = 0
             for phase in ("function", "gradient", "jacobian", "cg", "combine"):
                 assert comm.sum_scalars([float(change.get(phase, 0))])[0] == expected[phase], (grid, phase)
         solver.close()
@@ -282,7 +259,7 @@ def test_the_cheapest_representation() -> None:
 
 
 def test_memory_decides_step_by_step() -> None:
-    """Chunks, then the smaller representation or normal matrices, then passes, then a refusal."""
+    """Chunks, then the smaller representation, then passes, then a refusal."""
     wide, small = net(500, 500, 1000), net(20, 20, 30)
     assert decided(wide, [100], 4000, 400).how == "implicit"  # 1,000 outputs, and no messages on one rank
     assert decided(wide, [100], 4000, 400, ranks=2, curvature="full").how == "implicit"
@@ -294,8 +271,8 @@ def test_memory_decides_step_by_step() -> None:
     for curvature in ("full", "diagonal"):
         assert decided(few, [100], 4000, 400, curvature=curvature).how == "explicit"
     assert decided(small, [8], 90000, 30000).how == "explicit"
-    assert decided(small, [8], 90000, 30000, memory=100e6).how == "normal"
-    assert decided(small, [8], 90000, 30000, memory=100e6, curvature="full").how == "implicit"
+    for curvature in ("full", "diagonal"):
+        assert decided(small, [8], 90000, 30000, memory=100e6, curvature=curvature).how == "implicit"
     image = [{"conv": {"channels": 2, "kernel": 3, "padding": 1}}, "flatten", {"dense": {"units": 25}}]
     fast = decided(image, [100, 14, 14], 1000, 500, batch=50)
     assert fast.held["layers.0"] == "factored" and fast.how == "explicit"
@@ -324,7 +301,6 @@ def test_memory_decides_step_by_step() -> None:
             {"curvature": "full"},
             {"jacobian": "implicit"},
             {"jacobian": "dense"},
-            {"jacobian": "normal"},
             {"preconditioner": "diagonal"},
         ]
     ),
@@ -344,7 +320,6 @@ def test_no_plan_exceeds_its_memory(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"jacobian": "normal", "curvature": "full"}, "normal needs curvature: diagonal"),
         ({"jacobian": "implicit", "subproblem": "exact"}, "exact needs a jacobian"),
         ({"jacobian": "implicit", "preconditioner": "kronecker"}, "kronecker needs"),
         ({"jacobian": "implicit", "early_termination": {"mode": "async"}}, "async"),

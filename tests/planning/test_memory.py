@@ -94,7 +94,7 @@ CONVOLUTIONS = [
         ("outputs", [50], dense(200, 200, 1000), 1000, 1500, {"curvature": "full"}, "200MiB", 2),
         ("deep", [100], dense(*[300] * 20, 3), 3, 500, {"diagonal_unit": "layer", "subproblem": "cg"}, "auto", 2),
         ("layers", [20], dense(60, 60, 60, 5), 5, 3000, {"diagonal_unit": "layer", "subproblem": "exact"}, "auto", 1),
-        ("small", [8], dense(20, 20, 3), 3, 30000, {"jacobian": "normal", "subsample": 0.5}, "auto", 2),
+        ("small", [8], dense(20, 20, 3), 3, 30000, {"jacobian": "implicit", "subsample": 0.5}, "auto", 2),
     ],
 )
 def test_the_peak_stays_within_the_plan(

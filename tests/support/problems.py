@@ -15,7 +15,7 @@ from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.matrix_free import MatrixFreeJacobian, MatrixFreeModel, NormalMatrix
+from dnewton.curvature.matrix_free import MatrixFreeJacobian, MatrixFreeModel
 from dnewton.data.samples import Samples
 from dnewton.data.sampling import subsample_size
 from dnewton.grid import KINDS, Grid, Kind
@@ -136,21 +136,6 @@ class OnRanks:
         passes = MatrixFreeJacobian(self.network, self.theta, tapes, chunk)
         z = namespace(self.theta).concat([t.z for t in tapes])
         return MatrixFreeModel(passes, self.objective.loss, z, self.targets(), self.objective.regulariser)
-
-    def normal(self, local_systems: list[jacobian.LocalSystem], chunk: int = 100) -> NormalMatrix:
-        """The curvature on all samples, a matrix per unit."""
-        tapes = self.tapes(np.arange(self.problem.samples))
-        passes = MatrixFreeJacobian(self.network, self.theta, tapes, chunk)
-        return NormalMatrix(
-            self.network,
-            self.theta,
-            passes,
-            local_systems,
-            self.objective.loss,
-            tapes[0].z,
-            self.targets(),
-            self.objective.regulariser,
-        )
 
     def newton(self, objective: Objective | None = None, options: NewtonSection | None = None) -> Newton:
         """The solver with the strategy for these ranks."""

@@ -80,7 +80,7 @@ def _on_span(product: Product, g: Array, unit: LocalSystem) -> Callable[[Array],
     of that length each."""
     if unit.size == g.shape[0]:
         return lambda v: product(v, unit)
-    like = g[:0]  # not g: nothing here may keep a vector of that length
+    like = zeros((0,), g)  # not a view, which would keep g
     length = int(g.shape[0])
 
     def inner(v: Array) -> Array:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dnewton.arrays.namespace import (
     Array,
-    copy,
     diagonal,
     dot,
     itemsize,
@@ -20,7 +19,6 @@ from dnewton.arrays.namespace import (
 from dnewton.comm.communicator import Comm
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.jacobian import LocalSystem
-from dnewton.curvature.matrix_free import NormalMatrix, add_normal
 from dnewton.planning.costs import ROWS
 from dnewton.solvers.newton.cg import PlainCG
 
@@ -29,7 +27,7 @@ class Exact:
     """One diagonal unit solved at its first iteration, and by conjugate gradients from there if rounding demands it."""
 
     def __init__(
-        self, model: GaussNewton | NormalMatrix, g: Array, unit: LocalSystem, damping: float, tolerance: float, how: str
+        self, model: GaussNewton, g: Array, unit: LocalSystem, damping: float, tolerance: float, how: str
     ) -> None:
         """`how` is primal or dual."""
         self._model = model
@@ -68,22 +66,26 @@ class Exact:
     def _solution(self) -> Array | None:
         if self._how == "primal":
             return primal(self._model, self._g, self._unit, self._damping)
-        assert isinstance(self._model, GaussNewton)
         return dual(self._model, self._g, self._unit, self._damping)
 
 
-def primal(model: GaussNewton | NormalMatrix, g: Array, unit: LocalSystem, damping: float) -> Array | None:
+def primal(model: GaussNewton, g: Array, unit: LocalSystem, damping: float) -> Array | None:
     """d by a factorisation of G_uu + λI, on the unit's span; None where it is singular."""
     n = unit.size
-    if isinstance(model, NormalMatrix):
-        matrix = copy(model.matrices[unit])
-    else:
-        matrix = zeros((n, n), g)
-        per_sample = 3 * model.outputs * n * itemsize(g)  # rows, transposed, and times R
-        for here in sample_blocks(model.samples, per_sample, ROWS):
-            add_normal(model, model.jacobian.rows(unit, here), unit, here, matrix)
+    matrix = zeros((n, n), g)
+    per_sample = 3 * model.outputs * n * itemsize(g)  # rows, transposed, and times R
+    for here in sample_blocks(model.samples, per_sample, ROWS):
+        _add_normal(model, model.jacobian.rows(unit, here), unit, here, matrix)
     _shift_diagonal(matrix, model.regulariser + damping)
     return symmetric_solve(matrix, -g[unit.span])
+
+
+def _add_normal(model: GaussNewton, rows: Array, unit: LocalSystem, here: slice, out: Array) -> None:
+    """out += J_uᵀ B J_u / |S| over the samples `here` of S, whose J_u is `rows`, (n·K, variables)."""
+    xp = namespace(out)
+    shape = (unit.size, here.stop - here.start, model.outputs)
+    a = xp.reshape(model.half_transposed(xp.reshape(rows.T, shape), here), (unit.size, shape[1] * shape[2]))
+    out += a @ a.T
 
 
 def dual(model: GaussNewton, g: Array, unit: LocalSystem, damping: float, comm: Comm | None = None) -> Array | None:

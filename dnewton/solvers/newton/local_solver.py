@@ -6,7 +6,6 @@ from __future__ import annotations
 from dnewton.arrays.namespace import Array
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.jacobian import LocalSystem
-from dnewton.curvature.matrix_free import NormalMatrix
 from dnewton.solvers.newton import preconditioners
 from dnewton.solvers.newton.cg import LocalSolver, PlainCG
 from dnewton.solvers.newton.direct import Exact
@@ -15,7 +14,7 @@ from dnewton.solvers.newton.gram_cg import GramCG
 
 def make(
     way: str,
-    model: GaussNewton | NormalMatrix,
+    model: GaussNewton,
     g: Array,
     unit: LocalSystem,
     damping: float,
@@ -34,7 +33,6 @@ def make(
         return Exact(model, g, unit, damping, tolerance, way)
     if way == "plain":
         return PlainCG(product, g, unit, tolerance, start)
-    assert isinstance(model, GaussNewton)
     if way == "gram":
         model.jacobian.make_input_grams(unit)
         return GramCG(model, g, unit, damping, tolerance)

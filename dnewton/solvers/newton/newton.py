@@ -10,7 +10,7 @@ from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.matrix_free import MatrixFreeJacobian, MatrixFreeModel, NormalMatrix
+from dnewton.curvature.matrix_free import MatrixFreeJacobian, MatrixFreeModel
 from dnewton.data.sampling import Cycle, subsample_size
 from dnewton.errors import UserError
 from dnewton.model.objective import Evaluation, Objective
@@ -199,9 +199,7 @@ class Newton(Solver):
                     raise UserError("solver.jacobian_dtype: float16 ends at 65504 and J does not; use bfloat16 or auto")
                 return GaussNewton(jac, loss, z, y, regulariser)
             passes = MatrixFreeJacobian(network, theta, tapes, how.chunk)
-            if how.how == "implicit":
-                return MatrixFreeModel(passes, loss, z, y, regulariser)
-            return NormalMatrix(network, theta, passes, self._units, loss, z, y, regulariser)
+            return MatrixFreeModel(passes, loss, z, y, regulariser)
 
     def _direction(
         self, model: GaussNewton | MatrixFreeModel, lam: float
@@ -229,7 +227,7 @@ class Newton(Solver):
             solution = self._solve_whole(model, lam, start)
             self._watch.finished(counts=False)
             return solution
-        if not isinstance(model, (GaussNewton, NormalMatrix)):
+        if not isinstance(model, GaussNewton):
             return self._solve_jointly(model, lam, start)
         systems = [
             local_solver.make(way, model, self._grad, unit, lam, options.cg_tolerance, start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from dnewton.arrays.namespace import copy
 from dnewton.comm.communicator import Comm
 from dnewton.data.sampling import Cycle
 from dnewton.grid import cut
+from dnewton.solvers import line_search
 from dnewton.solvers.baselines import krylov
 from dnewton.solvers.baselines.epoch_loop import learning_rate
 from dnewton.solvers.baselines.hessian_free import SUBSAMPLE, HessianFree
@@ -537,6 +539,27 @@ def test_negative_curvature_is_the_hessians() -> None:
     assert not convex.negative
     uphill = choose(h, g, 1.0, np.array([0.5, 1.0]), -q)
     assert same(uphill.d, [-0.5, -1.0])
+
+
+# --- line search ------------------------------------------------------------------------------------------------------
+
+
+def search(values: dict[float, float], slope: float = -1.0, trials: int = 4) -> tuple[float, float | None, int]:
+    """From f = 1, with the values of f by α."""
+    alpha, at, made = line_search.backtracking(
+        lambda alpha: line_search.Value(values[alpha]), 1.0, slope, eta=0.25, factor=0.5, trials=trials
+    )
+    return alpha, None if at is None else at.value, made
+
+
+def test_line_search() -> None:
+    """Armijo's rule with its bound included; NaN and infinity are no decrease; nothing is tried uphill."""
+    assert search({1.0: 0.75}) == (1.0, 0.75, 1)
+    assert search({1.0: 0.76, 0.5: 0.8}) == (0.5, 0.8, 2)
+    assert search({1.0: math.nan, 0.5: math.inf, 0.25: -math.inf, 0.125: 0.9}) == (0.125, 0.9, 4)
+    assert search({1.0: 1.0, 0.5: 1.0}, trials=2) == (0.0, None, 2)
+    for slope in (0.0, 1.0, math.nan):
+        assert search({}, slope) == (0.0, None, 0)
 
 
 # --- Hessian-free -----------------------------------------------------------------------------------------------------

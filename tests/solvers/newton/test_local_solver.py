@@ -128,6 +128,22 @@ def test_a_start_is_improved(comm: Comm) -> None:
         assert relative(found.d, solution) < 1e-4
 
 
+def test_a_rank_that_begins_at_its_solution_counts(comm: Comm) -> None:
+    """Else all ranks would count without end where `fraction` asks for every one of them."""
+    _, on, grad = setting(comm, "mlp", "squared")
+    model = on.model()
+    (unit,) = local_systems(on.network.blocks, per_layer=False)
+    product = lambda v, u: model.block_product(v, u, LAMBDA)  # noqa: E731
+    solution = local_cg(product, grad, [unit], 1e-12, 500, early_termination.NeverTerminate()).d
+    rule = early_termination.LockstepTermination(on.comm, 1.0, 2)
+    rule.begin(1, int(on.comm.sum_scalars([float(grad.size > 0)])[0]))
+    system = PlainCG(product, grad, unit, 1e-6, solution if comm.rank % 2 == 0 else None)
+    found = cg.solve([system], grad, 500, rule)
+    assert rule.over and not found.cut
+    if unit.size:
+        assert relative(found.d, solution) < 1e-4 and (found.iterations == 0) == (comm.rank % 2 == 0)
+
+
 @pytest.mark.parametrize("name", ["diagonal", "kronecker"])
 @pytest.mark.parametrize("representation", ["factored", "dense"])
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
