@@ -125,7 +125,7 @@ LAYERS = _LayerRegister(
         "conv": "dnewton.model.layers.conv",
         "dense": "dnewton.model.layers.dense",
         "maxpool": "dnewton.model.layers.max_pool",
-        "avgpool": "dnewton.model.layers.pool",
+        "avgpool": "dnewton.model.layers.avg_pool",
         "flatten": "dnewton.model.layers.flatten",
     },
 )

@@ -1,4 +1,4 @@
-"""What the poolings share: windows that move over the channels of an image or a sequence. Average pooling."""
+"""What the poolings share: windows that move over the channels of an image or a sequence."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from pydantic import model_validator
 
-from dnewton.arrays.image_windows import Pair, avg_pool, avg_unpool
-from dnewton.arrays.namespace import Array
-from dnewton.config.layer_entry import LAYERS, LayerSection, Shape
+from dnewton.arrays.image_windows import Pair
+from dnewton.config.layer_entry import LayerSection, Shape
 from dnewton.model.layers.images import Pad2, Size2, image_of, needs_image, needs_one_number, on_shape, window_shape
 
 
@@ -47,26 +46,3 @@ class Window:
     size: Pair
     stride: Pair
     padding: Pair
-
-
-@LAYERS.add("avgpool")
-class AvgPoolSection(PoolSection):
-    """`avgpool: {size, stride, padding}`; padded zeros count."""
-
-    def operation(self, shape: Shape) -> AvgPool:
-        """The operation on inputs of that shape."""
-        return AvgPool(*self.window(shape))
-
-
-@dataclass(frozen=True)
-class AvgPool(Window):
-    """Mean over windows; see :class:`~dnewton.model.layers.interface.Transform`."""
-
-    def forward(self, z: Array) -> tuple[Array, Array | None]:
-        return avg_pool(z, self.size, self.stride, self.padding), None
-
-    def push(self, t: Array, state: Array | None) -> Array:
-        return self.forward(t)[0]
-
-    def backward(self, cot: Array, state: Array | None) -> Array:
-        return avg_unpool(cot, self.image, self.size, self.stride, self.padding)
