@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from checks import function_and_gradient, products
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import AWKWARD, CONVS, LOSSES, POOLS, conv, dense, pool
 from places import host, same
-from problems import ALL_KINDS, CNN, MLP, OnRanks, Problem, flat, lay_out, relative, with_outputs
+from problems import ALL_KINDS, CNN, MLP, Problem, flat, lay_out, relative, with_outputs
 
 from dnewton.comm.communicator import Comm
 from dnewton.curvature.jacobian import local_systems
@@ -20,33 +21,6 @@ from dnewton.grid import Grid, grids
 from dnewton.model import init_weights
 
 pytestmark = pytest.mark.mpi
-
-
-def check_function_and_gradient(problem: Problem, on: OnRanks, tolerance: float = 1e-11) -> None:
-    rest, last = np.arange(problem.samples - 3), np.arange(problem.samples - 3, problem.samples)
-    at = on.objective.evaluate(on.theta, rest, last)
-    assert at.value == pytest.approx(problem.objective_value(), rel=tolerance)
-    grad = on.whole(on.objective.gradient(on.theta, at))
-    expected = oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C)
-    assert relative(flat(grad), flat(expected)) < tolerance
-
-
-def check_products(problem: Problem, on: OnRanks, representation: str, tolerance: float = 1e-11) -> None:
-    """J v and (G + λI) v with a random v against the dense matrices."""
-    rng = np.random.default_rng(5)
-    s = np.arange(0, problem.samples, 2)
-    params = {k: rng.normal(size=v.shape) for k, v in problem.params.items()}
-    v = on.from_params(params)
-    model = on.model(s, representation, parts=2)
-    unit = local_systems(on.network.blocks, per_layer=False)[0]
-    jac = oracle.jacobian(problem.params, problem.parsed, problem.x[s])
-    dense = np.concatenate([jac[k].reshape(len(s), problem.outputs, -1) for k in jac], axis=2)
-    assert relative(on.comm.allreduce(model.jacobian.times(v, unit)), dense @ flat(params)) < tolerance
-    g = oracle.gauss_newton_matrix(
-        problem.params, problem.parsed, problem.x[s], problem.y[s], problem.loss, problem.C, problem.samples
-    )
-    whole_product = on.whole(model.full_product(v, unit, 0.3, on.comm))
-    assert relative(flat(whole_product), g @ flat(params) + 0.3 * flat(params)) < tolerance
 
 
 @pytest.mark.at16
@@ -57,9 +31,9 @@ def test_every_grid(comm: Comm, net: str, loss: str) -> None:
     problem = Problem((5,) if net == "mlp" else (2, 7, 6), layers, loss)
     for grid in grids(comm.size):
         on = lay_out(problem, comm, grid)
-        check_function_and_gradient(problem, on)
-        check_products(problem, on, "factored")
-        check_products(problem, on, "dense")
+        function_and_gradient(problem, on)
+        products(problem, on, "factored")
+        products(problem, on, "dense")
 
 
 @pytest.mark.parametrize("batch", [2, 4, 9, 100])
@@ -84,7 +58,7 @@ def test_scattered_subsamples(comm: Comm, last: list[int], batch: int) -> None:
 @pytest.mark.parametrize("memory", [0.0, 1500.0, 1e9])
 def test_passes_that_do_not_fit_are_recomputed(comm: Comm, memory: float) -> None:
     problem = Problem((2, 7, 6), CNN)
-    check_function_and_gradient(problem, lay_out(problem, comm, batch=2, memory=memory))
+    function_and_gradient(problem, lay_out(problem, comm, batch=2, memory=memory))
 
 
 @pytest.mark.parametrize("memory", np.linspace(2e3, 2e5, 12))
@@ -96,7 +70,7 @@ def test_all_ranks_keep_the_same_passes(comm: Comm, memory: float) -> None:
         {"dense": {"units": 2}},
     ]
     problem = Problem((3,), layers, samples=60)
-    check_function_and_gradient(problem, lay_out(problem, comm, batch=5, memory=memory))
+    function_and_gradient(problem, lay_out(problem, comm, batch=5, memory=memory))
 
 
 def test_every_combination_of_splits(comm: Comm) -> None:
@@ -105,8 +79,8 @@ def test_every_combination_of_splits(comm: Comm) -> None:
     problem = Problem((3,), layers, samples=4)
     for grid, kinds in product(grids(comm.size), product(ALL_KINDS, repeat=3)):
         on = lay_out(problem, comm, grid, list(kinds))
-        check_function_and_gradient(problem, on)
-        check_products(problem, on, "factored")
+        function_and_gradient(problem, on)
+        products(problem, on, "factored")
 
 
 def test_every_combination_of_splits_with_images(comm: Comm) -> None:
@@ -119,8 +93,8 @@ def test_every_combination_of_splits_with_images(comm: Comm) -> None:
     problem = Problem((2, 4, 5), layers, "squared", samples=3)
     for grid, kinds in product(grids(comm.size), product(ALL_KINDS, repeat=2)):
         on = lay_out(problem, comm, grid, list(kinds))
-        check_function_and_gradient(problem, on)
-        check_products(problem, on, "dense")
+        function_and_gradient(problem, on)
+        products(problem, on, "dense")
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "softplus", "linear"])
@@ -134,9 +108,9 @@ def test_convolutions(comm: Comm, conv: dict[str, Any], activation: str) -> None
     ]
     problem = Problem((2, 6, 5), layers, samples=5)
     on = lay_out(problem, comm)
-    check_function_and_gradient(problem, on)
-    check_products(problem, on, "factored")
-    check_products(problem, on, "dense")
+    function_and_gradient(problem, on)
+    products(problem, on, "factored")
+    products(problem, on, "dense")
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=str)
@@ -150,9 +124,9 @@ def test_pooling(comm: Comm, pool: dict[str, Any]) -> None:
     ]
     problem = Problem((2, 7, 8), layers, "squared", samples=5)
     on = lay_out(problem, comm)
-    check_function_and_gradient(problem, on)
-    check_products(problem, on, "factored")
-    check_products(problem, on, "dense")
+    function_and_gradient(problem, on)
+    products(problem, on, "factored")
+    products(problem, on, "dense")
 
 
 @pytest.mark.at16
@@ -166,8 +140,8 @@ def test_awkward_shapes(comm: Comm, name: str) -> None:
         grad = on.whole(on.objective.gradient(on.theta, at))
         expected = oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C)
         assert relative(flat(grad), flat(expected)) < 1e-10
-        check_products(problem, on, "factored")
-        check_products(problem, on, "dense")
+        products(problem, on, "factored")
+        products(problem, on, "dense")
 
 
 @settings(max_examples=25)
@@ -190,9 +164,9 @@ def test_random_nets(
     if loss != "squared" and problem.outputs < 2:
         return
     on = lay_out(problem, comm, grids(comm.size)[grid % len(grids(comm.size))])
-    check_function_and_gradient(problem, on, 1e-10)
-    check_products(problem, on, "factored", 1e-10)
-    check_products(problem, on, "dense", 1e-10)
+    function_and_gradient(problem, on, 1e-10)
+    products(problem, on, "factored", 1e-10)
+    products(problem, on, "dense", 1e-10)
 
 
 def test_central_differences(comm: Comm) -> None:

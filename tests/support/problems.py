@@ -165,6 +165,8 @@ def lay_out(
     network = Network(plan, comm)
     lo, hi = plan.grid.bounds(plan.input_split, plan.input_units, comm.rank)
     x = problem.x[:, lo:hi]
+    if x.ndim == 3:  # a sequence is an image of height 1
+        x = x[:, :, None, :]
     if x.ndim == 4:
         x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
     objective = Objective(
