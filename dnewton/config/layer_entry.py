@@ -126,6 +126,7 @@ LAYERS = _LayerRegister(
         "dense": "dnewton.model.layers.dense",
         "maxpool": "dnewton.model.layers.max_pool",
         "avgpool": "dnewton.model.layers.avg_pool",
+        "global_avgpool": "dnewton.model.layers.global_pool",
         "flatten": "dnewton.model.layers.flatten",
     },
 )
