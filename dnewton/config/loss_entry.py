@@ -65,6 +65,7 @@ LOSSES = _LossRegister(
         "squared": "dnewton.model.losses.squared",
         "cross_entropy": "dnewton.model.losses.cross_entropy",
         "logistic": "dnewton.model.losses.logistic",
+        "huber": "dnewton.model.losses.huber",
     },
 )
 
