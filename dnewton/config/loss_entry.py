@@ -66,6 +66,7 @@ LOSSES = _LossRegister(
         "cross_entropy": "dnewton.model.losses.cross_entropy",
         "logistic": "dnewton.model.losses.logistic",
         "huber": "dnewton.model.losses.huber",
+        "poisson": "dnewton.model.losses.poisson",
     },
 )
 
