@@ -100,6 +100,8 @@ AVG_UNPOOL = (
     "dnewton_avg_unpool",
 )
 
+ERF = ("T x", "T y", "y = erf(x)", "dnewton_erf")
+
 ADD_SCALED = ("float64 a, T x", "T y", "y += T(a) * x", "dnewton_add_scaled")
 
 DOT = (  # partial sums, which neighbouring threads read side by side

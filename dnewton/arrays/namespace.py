@@ -257,6 +257,17 @@ def multiply(x: Array, y: Array, out: Array) -> Array:
     return out
 
 
+def erf(x: Array) -> Array:
+    """The error function, element by element."""
+    if on_cuda(x):
+        out = empty(x.shape, x)
+        kernel(cuda_kernels.ERF)(x, out)
+        return out
+    from scipy.special import erf as on_numbers
+
+    return to_device(np.asarray(on_numbers(to_host(x)), dtype=to_host(x).dtype), x)
+
+
 def sliding_windows(x: Array, size: tuple[int, int]) -> Array | None:
     """(N, H, W, C) as (N, H', W', C, kh, kw) by strides, nothing copied; None where the library has no such views."""
     if not (on_host(x) or on_cuda(x)):

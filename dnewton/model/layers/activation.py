@@ -6,13 +6,14 @@ A backward sweep needs σ′, a product with the Hessian σ″ too. Most activat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from dnewton.arrays.namespace import Array, namespace, zeros
+from dnewton.arrays.namespace import Array, erf, namespace, zeros
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,41 @@ def _softplus_curve(z: Array) -> Array:
     return _softplus_slope(z) * namespace(z).exp(-z)
 
 
+def _silu_slope(s: Array) -> Array:
+    p = _sigmoid(s)
+    return p * (1 + s * (1 - p))
+
+
+def _silu_curve(s: Array) -> Array:
+    p = _sigmoid(s)
+    return p * (1 - p) * (2 + s * (1 - 2 * p))
+
+
+def _normal(s: Array) -> Array:
+    """Φ, the distribution function of the standard normal distribution."""
+    return 0.5 * (1 + erf(s / math.sqrt(2)))
+
+
+def _density(s: Array) -> Array:
+    """Φ′."""
+    return namespace(s).exp(-0.5 * s * s) / math.sqrt(2 * math.pi)
+
+
+def _elu(s: Array) -> Array:
+    xp = namespace(s)
+    zero = zeros((), s)
+    return xp.maximum(s, zero) + xp.expm1(xp.minimum(s, zero))
+
+
+def _elu_slope(z: Array) -> Array:
+    return 1 + namespace(z).minimum(z, zeros((), z))  # e^s = z + 1 below zero
+
+
+def _elu_curve(z: Array) -> Array:
+    xp = namespace(z)
+    return _elu_slope(z) * xp.astype(z <= 0, z.dtype)
+
+
 HE = 2.0  # gain of rectifiers (He et al. 2015)
 
 # `linear` has no entry: there is nothing to apply and no slope to multiply by.
@@ -62,6 +98,18 @@ ACTIVATIONS: dict[str, Activation] = {
     "tanh": Activation(lambda s: namespace(s).tanh(s), lambda z: 1 - z * z, lambda z: -2 * z * (1 - z * z)),
     "sigmoid": Activation(_sigmoid, lambda z: z * (1 - z), lambda z: z * (1 - z) * (1 - 2 * z)),
     "softplus": Activation(_softplus, _softplus_slope, _softplus_curve, gain=HE),
+    "silu": Activation(lambda s: s * _sigmoid(s), _silu_slope, _silu_curve, of="s", gain=HE),
+    "gelu": Activation(
+        lambda s: s * _normal(s),
+        lambda s: _normal(s) + s * _density(s),
+        lambda s: (2 - s * s) * _density(s),
+        of="s",
+        gain=HE,
+    ),
+    "sin": Activation(
+        lambda s: namespace(s).sin(s), lambda s: namespace(s).cos(s), lambda s: -namespace(s).sin(s), of="s"
+    ),
+    "elu": Activation(_elu, _elu_slope, _elu_curve, gain=HE),
 }
 
 
