@@ -13,12 +13,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 export OMP_NUM_THREADS=1 # ranks share the cores
 [[ -t 1 ]] || export PY_COLORS=0 # Open MPI gives its ranks a terminal, always
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-scratch=$(mktemp -d) || exit 1
-export DNEWTON_TEST_LEDGER=$scratch/ledger # conftest writes down here which tests ran
-unset PYTHONDONTWRITEBYTECODE # hundreds of processes import the same modules: they are compiled once,
-export PYTHONPYCACHEPREFIX=$scratch/pycache # and nothing is left in the tree
+DNEWTON_TEST_LEDGER=$(mktemp) || exit 1 # conftest writes down here which tests ran
+export DNEWTON_TEST_LEDGER
+unset PYTHONDONTWRITEBYTECODE # hundreds of processes import the same modules: they are compiled once
 child='' installed='' passed=0 failures=() left_out=() not_run=()
-trap 'rm -rf "$scratch"' EXIT
+trap 'rm -f "$DNEWTON_TEST_LEDGER"' EXIT
 trap '[[ -z $child ]] || kill -TERM -- "-$child"; exit 130' INT TERM HUP
 
 wanted() { [[ -z ${STEPS-} || " $STEPS " == *" $1 "* ]]; }

@@ -100,19 +100,25 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     timer.start()
     _failed.discard(item.nodeid)
     yield
-    if item.get_closest_marker("jobs") and MPI.COMM_WORLD.Get_rank() == 0:
-        inside.end(item.nodeid in _failed)
     timer.cancel()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Before the fixtures' ends, of which some are collective."""
+    if item.get_closest_marker("jobs"):
+        inside.end(item.nodeid in _failed)
 
 
 class Serving:
     """On the ranks after the first, a test marked `jobs` is what it asks them to do, fixtures included."""
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         if item.get_closest_marker("jobs") is None:
             return None
         failed = inside.serve()
+        item.session._setupstate.teardown_exact(nextitem)  # of tests before this one, as rank 0 does
         why = "failed on rank 0" if failed else None
         report = pytest.TestReport(
             item.nodeid, item.location, {}, "failed" if failed else "passed", why, "call", sections=()

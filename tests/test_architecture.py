@@ -174,3 +174,11 @@ def test_everything_public_says_what_it_is() -> None:
             public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
             if public and node in tree.body:
                 assert ast.get_docstring(node), f"{path}: {node.name}"  # type: ignore[arg-type]
+
+
+def test_tests_lie_where_their_package_does() -> None:
+    """tests/planning/test_memory.py for dnewton/planning; in tests/ itself what is about the whole tree."""
+    tests = PACKAGE.parent / "tests"
+    for path in tests.rglob("test_*.py"):
+        folder = path.relative_to(tests).parent
+        assert (PACKAGE / folder).is_dir() or folder.name == "slurm", path

@@ -173,8 +173,8 @@ def test_convert(folder: Path) -> None:
 @pytest.mark.jobs(3)
 def test_streaming_changes_nothing(folder: Path) -> None:
     """The same bits whether the samples stay in memory or on disk, in both ways of taking batches."""
-    np.save(folder / "x.npy", np.repeat(X, 1500, axis=0))
-    np.save(folder / "y.npy", np.repeat(Y, 1500))
+    np.save(folder / "x.npy", np.repeat(X, 600, axis=0))
+    np.save(folder / "y.npy", np.repeat(Y, 600))
     net = {
         **NET,
         "data": {"train": "x.npy", "test": "x.npy", "validation": "x.npy"},
