@@ -279,7 +279,7 @@ FILES: list[Entry] = [  # data.train=this (or settings as in bad_inputs)
     ("complex.npz", "x must hold numbers", "complex128"),
     ("none.npz", "x is empty"),
     ("narrow.npz", "[4]", "net.input is [5]"),
-    ("image.npz", "[samples, features] or [samples, channels, height, width]", "[6, 5, 1]"),
+    ("image.npz", "samples have shape [5, 1]"),
     ("many.npz", "6 classes", "3 output(s)", "as many units"),
     ("one.npz", "one class only"),
     ("half.npz", "row 0", "label 0.5", "not a whole number"),

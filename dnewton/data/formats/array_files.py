@@ -149,9 +149,10 @@ def check_samples(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> No
     """Raise UserError unless an array can hold samples."""
     if dtype.kind not in "fiub":
         raise UserError(f"{name}: x must hold numbers, it has dtype {dtype}")
-    if len(shape) not in (2, 4):
+    if len(shape) not in (2, 3, 4):
         raise UserError(
-            f"{name}: x must be [samples, features] or [samples, channels, height, width], it is {list(shape)}"
+            f"{name}: x must be [samples, features], [samples, channels, length] or [samples, channels, height, "
+            f"width], it is {list(shape)}"
         )
     if math.prod(shape) == 0:
         raise UserError(f"{name}: x is empty, shape {list(shape)}")
