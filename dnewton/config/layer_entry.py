@@ -115,8 +115,8 @@ class LayerSpec(NamedTuple):
 
 class _LayerRegister(Register[type[LayerSection]]):
     def name_of(self, section: type[LayerSection]) -> str:
-        """The name that a kind is registered under."""
-        return next(name for name, kind in self._objects.items() if kind is section)
+        """The name that a kind is registered under; its own where no entry of a net has it."""
+        return next((name for name, kind in self._objects.items() if kind is section), section.__name__.lower())
 
 
 LAYERS = _LayerRegister(
@@ -128,6 +128,7 @@ LAYERS = _LayerRegister(
         "avgpool": "dnewton.model.layers.avg_pool",
         "global_avgpool": "dnewton.model.layers.global_pool",
         "flatten": "dnewton.model.layers.flatten",
+        "residual": "dnewton.model.layers.residual",
     },
 )
 

@@ -195,7 +195,9 @@ def prefixes(path: str, network: Network) -> list[str]:
     """The name prefixes of the vectors like θ that a checkpoint holds ("" for the weights)."""
     first = f"{network.plan.parametric()[0].spec.name}.weight"
     with _opened(path) as file:
-        return [name.removesuffix(first) for name in list(file.keys()) if name == first or name.endswith("." + first)]
+        names = [name for name in list(file.keys()) if name == first or name.endswith("." + first)]
+    found = [name.removesuffix(first) for name in names]
+    return [prefix for prefix in found if "layers" not in prefix.split(".")]  # else a layer's, inside a residual
 
 
 def load(path: str, network: Network, dtype: str, prefix: str = "", sums: dict[str, int] | None = None) -> Array:

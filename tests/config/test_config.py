@@ -95,7 +95,11 @@ WRONG = [
         r"net.input: \[features\], \[channels, length\] or \[channels, height, width\]",
     ),
     (NET.replace("- dense: {units: 10}", "- flatten"), [], r"net.layers\[3\] \(flatten\): needs an image"),
-    (NET.replace("cross_entropy", "mse"), [], "net.loss: should be 'squared', 'cross_entropy' or 'logistic'"),
+    (
+        NET.replace("cross_entropy", "mse"),
+        [],
+        "net.loss: should be 'squared', 'cross_entropy', 'logistic', 'huber' or 'poisson'",
+    ),
     (NET.replace("cross_entropy", "logistic"), [], "net.loss: logistic needs one output"),
     (NET.replace("size: 2", "size: 2, padding: 2"), [], r"net.layers\[1\].maxpool: padding"),
     (NET + "solver: {C: 0}", [], "solver.C: .*greater than 0"),
