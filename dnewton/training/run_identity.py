@@ -18,20 +18,23 @@ from dnewton.training.load_config import PARTS
 def identity(job: Job) -> dict[str, Any]:
     """What must not change between a checkpoint and its resumption."""
     config = job.config.resolved()
-    layers = [
-        {k: {o: v for o, v in opts.items() if o != "split"} for k, opts in layer.items()}
-        for layer in config["net"]["layers"]
-    ]
     y = np.asarray(to_host(job.objective.data.y), dtype=np.float32)
     targets = np.ascontiguousarray(y.reshape(len(y), -1))
     return {
-        "net": {**config["net"], "layers": layers},
+        "net": {**config["net"], "layers": _without_splits(config["net"]["layers"])},
         "data": {k: _names_only(v) if k in PARTS else v for k, v in config["data"].items() if k != "max_resident"},
         "solver": config["solver"]["name"],
         "seed": config["solver"]["seed"],
         "samples": job.objective.data.count,
         "targets": f"{checksum.partial(targets, 0, 0):016x}",
     }
+
+
+def _without_splits(layers: Any) -> Any:
+    """Layers without what only fixes how they are laid out, those of residuals too."""
+    if isinstance(layers, dict):
+        return {k: _without_splits(v) for k, v in layers.items() if k != "split"}
+    return [_without_splits(v) for v in layers] if isinstance(layers, list) else layers
 
 
 def _names_only(part: Any) -> Any:
