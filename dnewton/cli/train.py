@@ -8,8 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,7 +28,7 @@ from dnewton.training import load_config
 from dnewton.training.checkpoint_reader import initial_state, resumed_state
 from dnewton.training.job import Job, assemble
 from dnewton.training.run_identity import changes
-from dnewton.training.trainer import Record, Trainer
+from dnewton.training.trainer import Trainer
 
 TIMEOUT = 600.0  # seconds, until the configuration is known
 
@@ -144,7 +143,7 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
             if args.auto and (kept := out.set_aside()):
                 notes.append(f"warning: no checkpoint could be used; the files of the run before are in {kept}")
             out.create(job.config.dump())
-    show, close = _display(comm.rank, out)
+    show, close = console.display(comm.rank, out.log)
     for text in [*notes, console.HEADER]:
         show(text)
 
@@ -187,37 +186,6 @@ def _about(resumed: Manifest, job: Job, start: StartPoint, missing: list[int]) -
     if missing:
         notes.append(f"warning: metrics.jsonl has no line for iteration(s) {', '.join(map(str, missing[:5]))}")
     return notes
-
-
-def _display(rank: int, out: RunDirectory) -> tuple[Callable[..., None], Callable[[], None]]:
-    """`show(text, record=None)` and `close()`: a live line on a terminal, one line per iteration in a pipe."""
-    if rank != 0:
-        return lambda *_: None, lambda: None
-    if not sys.stdout.isatty() or "OMPI_COMM_WORLD_SIZE" in os.environ:  # Open MPI gives every rank a terminal
-
-        def plain(text: str, record: Record | None = None) -> None:
-            out.log(text)
-            with suppress(OSError):  # standard output may be a file on a disk that is full
-                print(text, flush=True)
-
-        return plain, lambda: None
-    from rich.live import Live
-    from rich.text import Text
-
-    live = Live(Text(""), refresh_per_second=8)
-    live.start()
-
-    def lively(text: str, record: Record | None = None) -> None:
-        out.log(text)
-        if record is None:
-            live.console.print(text, highlight=False, soft_wrap=True)
-        else:
-            live.update(Text(text))
-
-    def close() -> None:
-        live.stop()
-
-    return lively, close
 
 
 def main(argv: Any = None) -> NoReturn:

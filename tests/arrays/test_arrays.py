@@ -51,6 +51,14 @@ def cells(image: Pair, size: Pair, stride: Pair, padding: Pair) -> list[tuple[in
 
 
 @pytest.mark.parametrize("dtype", KINDS)
+def test_error_function(dtype: Any) -> None:
+    x = np.linspace(-6, 6, 49).astype(dtype).reshape(7, 7)
+    found = host(namespace.erf(put(x)))
+    assert found.dtype == dtype
+    assert found == pytest.approx(np.vectorize(math.erf)(x), abs=1e-6 if dtype is np.float32 else 1e-14)
+
+
+@pytest.mark.parametrize("dtype", KINDS)
 @pytest.mark.parametrize("pool", POOLS, ids=str)
 def test_pooling(pool: tuple[Pair, Pair, Pair, Pair], dtype: Any) -> None:
     image, size, stride, padding = pool

@@ -50,8 +50,8 @@ def test_an_unknown_name_is_answered_with_the_nearest(shapes: Register[type]) ->
     assert shapes.unknown("Rign") == "'Rign' is not a shape; did you mean 'ring'?"
     assert shapes.unknown(3) == "3 is not a shape; known: ring, disc, square, lost"
     assert Register("activation", {"relu": "x"}).unknown("rulu").startswith("'rulu' is not an activation; did you mean")
-    with pytest.raises(ValueError, match="'sqare' is not a shape; did you mean 'square'"):
-        shapes["sqare"]
+    with pytest.raises(ValueError, match="'sqr' is not a shape; did you mean 'square'"):
+        shapes["sqr"]
 
 
 def test_a_module_that_breaks_its_promise_is_an_error(shapes: Register[type]) -> None:

@@ -80,6 +80,9 @@ CONVOLUTIONS = [
 ]
 
 
+SKIPS = [*dense(300, activation="tanh"), *({"residual": dense(300, 300, activation="tanh")} for _ in range(4))]
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "layers", "outputs", "samples", "options", "memory", "ranks"),
     [
@@ -92,6 +95,7 @@ CONVOLUTIONS = [
         ("outputs", [50], dense(200, 200, 1000), 1000, 1500, {"subsample": 0.3}, "200MiB", 2),
         ("outputs", [50], dense(200, 200, 1000), 1000, 1500, {"curvature": "full"}, "200MiB", 1),
         ("outputs", [50], dense(200, 200, 1000), 1000, 1500, {"curvature": "full"}, "200MiB", 2),
+        ("skips", [100], [*SKIPS, *dense(3)], 3, 1500, {"subsample": 0.5}, "auto", 2),
         ("deep", [100], dense(*[300] * 20, 3), 3, 500, {"diagonal_unit": "layer", "subproblem": "cg"}, "auto", 2),
         ("layers", [20], dense(60, 60, 60, 5), 5, 3000, {"diagonal_unit": "layer", "subproblem": "exact"}, "auto", 1),
         ("small", [8], dense(20, 20, 3), 3, 30000, {"jacobian": "implicit", "subsample": 0.5}, "auto", 2),
