@@ -24,7 +24,7 @@ _CACHE_BYTES = 4 << 20
 DEVICE_BLOCK = 64 << 20  # bytes of temporaries at a time on a GPU: there is no cache to stay in, only launches to save
 DEVICE_SLACK = 2.0 * DEVICE_BLOCK + (128 << 20)  # bytes of these, and of what a GPU's libraries take
 
-_NAMESPACES: dict[type, Any] = {}  # looking a namespace up anew costs as much as a small operation
+_NAMESPACES: dict[type, Any] = {}  # looking a namespace up again costs as much as a small operation
 _ON_CUDA: dict[type, bool] = {np.ndarray: False}
 
 
@@ -199,7 +199,7 @@ def cuda_memory() -> tuple[int, int]:
 
 
 def release_cuda() -> None:
-    """Give back what this process's pool has of the GPU's memory and no array uses; its peak counts anew from here."""
+    """Give back what this process's pool has of the GPU's memory and no array uses; its peak is counted from here."""
     cuda().get_default_memory_pool().free_all_blocks()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dnewton.grid import runs
+from dnewton.grid import ceil_div, runs
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -28,7 +28,7 @@ class Cycle:
         """Sorted sample indices of draw k = 0, 1, ..."""
         if self.size == self.total:
             return np.arange(self.total)
-        per_epoch = -(-self.total // self.size)
+        per_epoch = ceil_div(self.total, self.size)
         epoch, place = divmod(k, per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = epoch, permutation(*self._key, epoch, self.total)

@@ -158,7 +158,7 @@ def decide(
         return fixed + at.subsample_bytes(batch) + one + at.working_bytes(batch)
 
     while batch > 1 and least(batch) > memory:
-        batch = -(-min(batch, work.samples) // 2)
+        batch = ceil_div(min(batch, work.samples), 2)
     if least(batch) > memory:
         raise UserError(_too_little(source, memory, least(batch), plan.grid.size))
     held_back = at.subsample_bytes(batch)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dnewton.errors import UserError
+from dnewton.grid import ceil_div
 from dnewton.planning import costs
 from dnewton.planning.curvature_plan import data_bytes
 from dnewton.planning.grid_search import Workload
@@ -72,4 +73,4 @@ def fit(
                 f"{found.peak / 2**20:.0f} MiB and may use {memory / 2**20:.0f}; allow more, or use fewer replicas, "
                 "or a smaller net, batch or data set"
             )
-        size = -(-size // 2)
+        size = ceil_div(size, 2)

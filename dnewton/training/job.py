@@ -15,6 +15,7 @@ from dnewton.data.parts import Loaded, load_parts, open_parts
 from dnewton.data.samples import Samples, Streamed, Window
 from dnewton.data.sampling import subsample_size
 from dnewton.data.targets import Targets
+from dnewton.grid import ceil_div
 from dnewton.hardware import calibration, node
 from dnewton.hardware.device import Device, open_device
 from dnewton.model.network import Network
@@ -173,8 +174,8 @@ def workload(
     rest = 0
     s = 1
     if isinstance(solver, NewtonSection):
-        s = -(-subsample_size(solver.subsample, samples) // replicas)
-        rest = samples - -(-samples // replicas)
+        s = ceil_div(subsample_size(solver.subsample, samples), replicas)
+        rest = samples - ceil_div(samples, replicas)
         samples -= rest
     batch = solver.batch_size if isinstance(solver, NewtonSection) else getattr(solver, "batch", solver.batch_size)
     return grid_search.Workload(

@@ -13,6 +13,7 @@ from dnewton.data.format_register import FORMATS, Format, begins_with, opened_by
 from dnewton.data.formats.array_files import check_samples, check_targets, pick, runs
 from dnewton.data.sources import Source, Values
 from dnewton.errors import UserError, one_line
+from dnewton.grid import ceil_div
 
 # What h5py raises for damaged files, besides OSError.
 _DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError)
@@ -50,7 +51,7 @@ def open_hdf5(path: str, reverse: bool = False) -> Source:
         if len(shape) == 2:
             return np.asarray(x[first:last, lo:hi])
         size = math.prod(shape[2:])  # whole channels, then the columns
-        c_lo, c_hi = lo // size, -(-hi // size)
+        c_lo, c_hi = lo // size, ceil_div(hi, size)
         part = np.asarray(x[first:last, c_lo:c_hi]).reshape(n, (c_hi - c_lo) * size)
         return part[:, lo - c_lo * size : hi - c_lo * size]
 

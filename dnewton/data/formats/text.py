@@ -19,6 +19,7 @@ from dnewton.comm.communicator import Comm
 from dnewton.data.file_kinds import compression, guard, open_bytes
 from dnewton.data.sources import Source, Values
 from dnewton.errors import UserError
+from dnewton.grid import ceil_div
 
 TEXT_BLOCK = 2 << 20  # bytes of text that are parsed at a time
 _PACKED_BLOCK = 2 << 20
@@ -99,7 +100,7 @@ def parse_file(path: str, parse: Parse, comm: Comm, skip: int = 0) -> Parsed:
                     parsed.blocks[b] = _parsed(path, parse, b, text, None, skip)
         else:
             size = os.path.getsize(path) - skip
-            per_rank = max(1, -(-size // (comm.size * TEXT_BLOCK)))
+            per_rank = max(1, ceil_div(size, comm.size * TEXT_BLOCK))
             blocks = comm.size * per_rank
             parsed.owner = lambda b: b // per_rank
             cuts = [skip + b * size // blocks for b in range(blocks + 1)]

@@ -20,7 +20,7 @@ from dnewton.config.solver_register import SOLVERS
 from dnewton.config.types import Count, Fraction, Positive, samples_or_share
 from dnewton.curvature.hessian import Hessian
 from dnewton.data.sampling import Cycle, in_batches, subsample_size
-from dnewton.grid import cut
+from dnewton.grid import ceil_div, cut
 from dnewton.planning.grid_search import Workload
 from dnewton.planning.net_plan import NetPlan
 from dnewton.planning.replicas import RankDivision
@@ -235,7 +235,7 @@ def _model(direction: _Direction) -> float:
 
 def _needs(options: HessianFreeSection, plan: NetPlan, work: Workload, layout: RankDivision, source: str) -> Needs:
     """The forward passes of this worker's share of the subsample last for an iteration."""
-    return Needs(samples=-(-subsample_size(options.subsample, work.samples) // layout.replicas))
+    return Needs(samples=ceil_div(subsample_size(options.subsample, work.samples), layout.replicas))
 
 
 SOLVERS.add("hessian_free")(data_parallel(HessianFreeSection, HessianFree, needs=_needs))
