@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-import numpy as np
-
 from dnewton.config.schema import DataPart, FilePair
+from dnewton.data.bundled import NAMES, read_bundled
 from dnewton.data.file_kinds import check_regular, kind_of
 from dnewton.data.format_register import FORMATS, Opening
-from dnewton.data.sources import Source, Values, from_arrays, joined
+from dnewton.data.sources import Source, from_arrays, joined
 from dnewton.errors import UserError
-
-BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 
 
 def is_bundled(name: object) -> bool:
     """True for a bundled set that no file of the same name hides."""
-    return isinstance(name, str) and name in BUNDLED and not os.path.isfile(name)
+    return isinstance(name, str) and name in NAMES and not os.path.isfile(name)
 
 
 def find_part(part: DataPart, folder: str) -> DataPart:
@@ -54,23 +51,14 @@ def open_part(part: DataPart, opening: Opening) -> Source:
     return joined(sources, f"{part[0]} and {len(part) - 1} more" if len(part) > 1 else part[0])
 
 
-def read_bundled(name: str, part: str) -> tuple[Values, Values]:
-    """x and y of a bundled set's fixed train or test part (four fifths and one fifth, stratified by class)."""
-    from sklearn import datasets  # slow to import: only rank 0 does
-    from sklearn.model_selection import train_test_split
-
-    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
-    stratify = None if name == "diabetes" else y
-    kept = train_test_split(np.arange(len(y)), test_size=0.2, random_state=0, stratify=stratify)
-    rows = np.sort(kept[0] if part == "train" else kept[1])  # the split is fixed: it is part of the data set
-    return x[rows], y[rows]
-
-
 def _open_bundled(name: str, opening: Opening) -> Source:
     if opening.key not in ("data.train", "data.test", "--data"):
         raise UserError(f"{opening.key}: {name} is a bundled set with a train and a test part; name a file")
     part = "train" if opening.key.endswith("train") else "test"
-    x, y = read_bundled(name, part) if opening.comm.rank == 0 else (None, None)
+    x = y = None
+    with opening.comm.raise_together():
+        if opening.comm.rank == 0:
+            x, y = read_bundled(name, part)
     return from_arrays(name, opening.comm.array_from_root(x), opening.comm.array_from_root(y))
 
 
@@ -80,7 +68,7 @@ def _open_file(path: str, labels: str | None, opening: Opening) -> Source:
     with comm.raise_together():
         for needed in (path, *([labels] if labels is not None else [])):
             if not os.path.lexists(needed):
-                raise UserError(f"{opening.key}: {needed} is neither a file nor a bundled set ({', '.join(BUNDLED)})")
+                raise UserError(f"{opening.key}: {needed} is neither a file nor a bundled set ({', '.join(NAMES)})")
             check_regular(needed, opening.key)
         if comm.rank == 0:
             name = kind_of(path)

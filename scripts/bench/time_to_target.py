@@ -32,7 +32,7 @@ from dnewton.arrays.namespace import to_host
 from dnewton.comm.communicator import Comm
 from dnewton.config.loss_entry import loss_of
 from dnewton.config.schema import Config
-from dnewton.data.readers import read_bundled
+from dnewton.data.bundled import read_bundled
 from dnewton.data.samples import Samples
 from dnewton.data.sampling import subsample_size
 from dnewton.hardware import calibration

@@ -10,8 +10,8 @@ from places import same
 
 from dnewton.comm.communicator import MPI, Comm
 from dnewton.config.loss_entry import loss_of
+from dnewton.data.bundled import read_bundled
 from dnewton.data.formats.npz import open_npz
-from dnewton.data.readers import read_bundled
 from dnewton.data.samples import Window, load
 from dnewton.data.scaling import Scaling
 from dnewton.data.sources import Source, from_arrays
