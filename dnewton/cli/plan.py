@@ -40,7 +40,7 @@ def main() -> int:
         shapes = infer_shapes(settings.net, args.net)
         named = {k: v for k in ("train", "test", "validation") if (v := getattr(settings.data, k)) is not None}
         data = settings.data.model_copy(update={k: find_part(v, folder) for k, v in named.items()})
-        parts = open_parts(data, settings.net.data_shape, settings.solver.seed, Comm.world())
+        parts = open_parts(data, settings.net.input, settings.solver.seed, Comm.world())
         tested = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
         show(settings, shapes, args.ranks, parts.train.samples, tested, args.net)
     except UserError as error:

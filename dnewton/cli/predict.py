@@ -84,7 +84,7 @@ def _main(comm: Comm) -> None:
         with comm.raise_together():
             target = model.target if _is_table(part) else None
     source = open_part(part, Opening("--data", features, comm, target, model.zero_based))
-    check_shapes(source, model.net.data_shape, "--data")
+    check_shapes(source, model.net.input, "--data")
     check_columns(source, model.columns, "the training file")
     labelled = source.targets is not None and not args.unlabelled
     if args.scores and not labelled:

@@ -5,6 +5,7 @@ A kind is a class in :mod:`dnewton.model.layers`, known here by name alone. Shap
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -56,9 +57,9 @@ class LayerSection(Section):
         """What computes: see :mod:`dnewton.model.layers`."""
         raise NotImplementedError
 
-    def expand(self, name: str, key: int, shape: Shape, where: str) -> list[LayerSpec]:
+    def expand(self, name: str, shape: Shape, where: str) -> list[LayerSpec]:
         """The layers that the entry stands for, in an order in which each comes after those that it takes."""
-        return [LayerSpec(name, key, self, (shape,), self.out_shape(shape, where))]
+        return [LayerSpec(name, self, (shape,), self.out_shape(shape, where))]
 
 
 class LayerSpec(NamedTuple):
@@ -66,7 +67,6 @@ class LayerSpec(NamedTuple):
     is, as a distance in the list (1: the layer before)."""
 
     name: str  # in model files, PyTorch's way
-    key: int  # of the random numbers that its weights start from
     options: LayerSection
     in_shapes: tuple[Shape, ...]
     out_shape: Shape
@@ -75,7 +75,16 @@ class LayerSpec(NamedTuple):
     @property
     def kind(self) -> str:
         """conv, dense, maxpool, ..."""
-        return LAYERS.name_of(type(self.options))
+        return LAYERS.name_of(type(self.options)) or "add"
+
+    @property
+    def key(self) -> int:
+        """Of the random numbers that its weights start from: the entry's number, or inside an entry 48 bits of a hash
+        of the name."""
+        entry = self.name.removeprefix("layers.")
+        if entry.isdecimal():
+            return int(entry)
+        return int.from_bytes(hashlib.blake2b(self.name.encode(), digest_size=6).digest(), "little")
 
     @property
     def in_shape(self) -> Shape:
@@ -113,13 +122,7 @@ class LayerSpec(NamedTuple):
         return (self.out_shape[0], self.in_shape[0], *self.options.kernel_shape(self.in_shape))
 
 
-class _LayerRegister(Register[type[LayerSection]]):
-    def name_of(self, section: type[LayerSection]) -> str:
-        """The name that a kind is registered under; its own where no entry of a net has it."""
-        return next((name for name, kind in self._objects.items() if kind is section), section.__name__.lower())
-
-
-LAYERS = _LayerRegister(
+LAYERS = Register[type[LayerSection]](
     "layer",
     {
         "conv": "dnewton.model.layers.conv",
@@ -177,17 +180,15 @@ def inside(error: ValidationError, kind: str) -> ValidationError:
     return ValidationError.from_exception_data("layer", details)
 
 
-def expand(
-    entries: Sequence[LayerEntry], shape: Shape, prefix: str, keys: Sequence[int], where: str
-) -> list[LayerSpec]:
+def expand(entries: Sequence[LayerEntry], shape: Shape, prefix: str, where: str) -> list[LayerSpec]:
     """The layers that entries stand for, one after the other, from the shape of their input.
 
-    `prefix` begins their names, `keys` are those of the random numbers, `where` names the list in messages.
+    `prefix` begins their names, `where` names the list in messages.
     """
     specs: list[LayerSpec] = []
     for index, entry in enumerate(entries):
         there = f"{where}[{index}] ({entry.kind})"
-        specs += entry.options.expand(f"{prefix}.{index}", keys[index], shape, there)
+        specs += entry.options.expand(f"{prefix}.{index}", shape, there)
         shape = specs[-1].out_shape
     return specs
 
@@ -195,4 +196,5 @@ def expand(
 def needs_features(shape: Shape, where: str) -> None:
     """Raise UserError unless a shape is (features,)."""
     if len(shape) != 1:
-        raise UserError(f"{where}: needs [features] but gets the image {list(shape)}; put flatten before it")
+        kind = "the image" if len(shape) == 3 else "the sequence"
+        raise UserError(f"{where}: needs [features] but gets {kind} {list(shape)}; put flatten before it")

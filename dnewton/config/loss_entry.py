@@ -18,7 +18,7 @@ class LossSection(Section):
     `y` is (N, K): real targets, one-hot rows, or 0 and 1. Values are summed in float64.
     """
 
-    targets: ClassVar[Literal["real", "counts", "classes"]]  # what y may be; labels suit squared, too
+    targets: ClassVar[Literal["real", "counts", "classes"]]  # labels suit real ones, too, as one-hot rows
 
     def outputs_problem(self, outputs: int) -> str:
         """Why the loss cannot take a net with so many outputs; empty where it can."""
@@ -53,13 +53,7 @@ class LossSection(Section):
         return self.half(state, u)
 
 
-class _LossRegister(Register[type[LossSection]]):
-    def name_of(self, section: type[LossSection]) -> str:
-        """The name that a loss is registered under."""
-        return next(name for name, kind in self._objects.items() if kind is section)
-
-
-LOSSES = _LossRegister(
+LOSSES = Register[type[LossSection]](
     "loss",
     {
         "squared": "dnewton.model.losses.squared",

@@ -100,6 +100,7 @@ def _explain(error: ValidationError, source: str, changed: list[str], values: di
     for part in loc:
         path += f"[{part}]" if isinstance(part, int) else ("." if path else "") + str(part)
     dotted = ".".join(str(part) for part in loc)
+    changed = [*changed, *(c.replace("residual.", "residual.layers.") for c in changed)]  # a list stands for its layers
     origin = "--set" if any(f"{dotted}.".startswith(f"{c}.") or c.startswith(f"{dotted}.") for c in changed) else source
     where = f"{origin}: {path}" if path else origin
     if first["type"] in _UNKNOWN:

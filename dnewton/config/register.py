@@ -55,6 +55,10 @@ class Register(Generic[T]):
             raise LookupError(f"{self._modules[name]} does not register the {self._what} {name!r}")
         return self._objects[name]
 
+    def name_of(self, thing: object) -> str:
+        """The (first) name that a thing is registered under, or nothing."""
+        return next((name for name, known in self._objects.items() if known is thing), "")
+
     def unknown(self, name: object) -> str:
         """What to say of a name that is not known: the nearest one that is, or all of them."""
         import difflib  # for mistakes only

@@ -140,8 +140,6 @@ class Samples:
 def check_shapes(source: Source, input_shape: tuple[int, ...], where: str) -> None:
     """Raise UserError unless the source's samples fit `net.input` (an image may come flattened, channel-major)."""
     wanted = tuple(input_shape)
-    if len(wanted) == 3 and wanted[1] == 1 and len(source.shape) == 2:  # [C, L], an image of height 1
-        wanted = (wanted[0], wanted[2])
     fits = source.shape == wanted or (1 in (len(source.shape), len(wanted)) and source.features == math.prod(wanted))
     if not fits:
         raise UserError(f"{where}: {source.name}: samples have shape {list(source.shape)}, net.input is {list(wanted)}")

@@ -26,6 +26,7 @@ class Targets:
     shift: Values
     spread: Values
     seen: Values | None = None  # the labels that training really has
+    counts: bool = False  # real targets that must not be negative
 
     @classmethod
     def fit(
@@ -45,7 +46,12 @@ class Targets:
         if _is_regression(y, outputs, loss):
             real = _as_real(y, outputs, source)
             if loss.targets == "counts":
-                _check_counts(real, scale, source)
+                if scale != "none":
+                    raise UserError(
+                        f"data.scale_targets: {scale} is for real targets, this loss takes counts; use none"
+                    )
+                _check_counts(real, source)
+                return cls(outputs, None, nothing, one, counts=True)
             if scale == "standardize":
                 spread = spread_of(real, real.mean(axis=0))
                 return cls(outputs, None, real.mean(axis=0), np.where(spread > 0, spread, 1.0))
@@ -75,7 +81,10 @@ class Targets:
     def encode(self, y: Values, dtype: str, source: str | Origin) -> Values:
         """Raw targets as (N, K). Raises UserError naming the first row with a label that training does not know."""
         if self.classes is None:
-            scaled = ((_as_real(y, self.outputs, source) - self.shift) / self.spread).astype(dtype)
+            real = _as_real(y, self.outputs, source)
+            if self.counts:
+                _check_counts(real, source)
+            scaled = ((real - self.shift) / self.spread).astype(dtype)
             check_finite(scaled, source, "y", cure=f"too large for {dtype}; scale_targets: standardize may help")
             return scaled
         if y.ndim == 2 and y.shape[1] > 1:
@@ -115,6 +124,7 @@ class Targets:
         """All of it as plain values."""
         classes = None if self.classes is None else self.classes.tolist()
         return {
+            **({"counts": True} if self.counts else {}),
             "outputs": self.outputs,
             "classes": classes,
             "shift": self.shift.tolist(),
@@ -135,7 +145,7 @@ class Targets:
         shift, spread = (np.array(values[k], dtype=np.float64) for k in ("shift", "spread"))
         if shift.shape != (outputs,) or spread.shape != (outputs,):
             raise ValueError("targets")
-        return cls(outputs, classes, shift, spread)
+        return cls(outputs, classes, shift, spread, counts=bool(values.get("counts", False)))
 
     @property
     def metric_name(self) -> str:
@@ -150,7 +160,7 @@ class Targets:
 
             def errors(z: Array, y: Array) -> float:
                 xp = namespace(z)
-                d = xp.astype(loss.mean(z) - y, xp.float64)
+                d = loss.mean(xp.astype(z, xp.float64)) - xp.astype(y, xp.float64)
                 return float(xp.sum(to_device(squares, d) * d**2))
 
             return errors
@@ -171,17 +181,15 @@ class Targets:
 
 
 def _is_regression(y: Values, outputs: int, loss: LossSection) -> bool:
-    if loss.targets == "classes":
-        return False
-    if y.dtype.kind == "U":
+    if loss.targets == "counts":
+        return True
+    if loss.targets == "classes" or y.dtype.kind == "U":
         return False
     labels = y.dtype.kind in "iub" and (y.ndim == 1 or y.shape[1] == 1)
-    return loss.targets == "counts" or not (labels and outputs > 1)
+    return not (labels and outputs > 1)
 
 
-def _check_counts(real: Values, scale: str, source: str | Origin) -> None:
-    if scale != "none":
-        raise UserError(f"data.scale_targets: {scale} is for real targets, this loss takes counts; use none")
+def _check_counts(real: Values, source: str | Origin) -> None:
     negative = np.flatnonzero((real < 0).any(axis=1))
     if negative.size:
         row = int(negative[0])
@@ -190,7 +198,7 @@ def _check_counts(real: Values, scale: str, source: str | Origin) -> None:
 
 def _as_real(y: Values, outputs: int, source: str | Origin) -> Values:
     if y.dtype.kind == "U":
-        raise UserError(f"{source}: y holds strings, the net is trained on real targets")
+        raise UserError(f"{source}: y holds strings, numbers are needed")
     real = y.astype(np.float64).reshape(len(y), 1 if y.ndim == 1 else y.shape[1])
     if real.shape[1] != outputs:
         raise UserError(f"{source}: y has {real.shape[1]} target(s) per sample but the net has {outputs} output(s)")

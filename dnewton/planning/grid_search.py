@@ -90,6 +90,9 @@ def _best_on(layers: tuple[LayerSpec, ...], grid: Grid, work: Workload, machine:
     splits = dict.fromkeys(grid.canonical(s) for s in SPLITS)  # data arrive in any split
     paths: dict[State, tuple[float, tuple[LayerPlan, ...]]] = {((DATA, (s, start)),): (0.0, ()) for s in splits}
     trained: list[bool] = []
+    last_use = {DATA: 0, len(layers) - 1: len(layers)}  # of every output; that of the last layer is the net's
+    for position, layer in enumerate(layers):
+        last_use.update((position - back, position) for back in layer.back)
     for position, layer in enumerate(layers):
         producers = [position - back for back in layer.back]
         below = any(p != DATA and trained[p] for p in producers)
@@ -108,7 +111,7 @@ def _best_on(layers: tuple[LayerSpec, ...], grid: Grid, work: Workload, machine:
                 if not done:
                     total += _read_cost(option, grid, work, machine)
                 out = (position, (grid.canonical(option.out_split), option.out_units))
-                after = tuple(o for o in (*state, out) if _last_use(layers, o[0]) > position)
+                after = tuple(o for o in (*state, out) if last_use[o[0]] > position)
                 if after not in reached or total < reached[after][0]:
                     reached[after] = (total, (*done, option))
         paths = reached
@@ -118,13 +121,6 @@ def _best_on(layers: tuple[LayerSpec, ...], grid: Grid, work: Workload, machine:
         if final < best[0]:
             best = final, NetPlan(grid, done)
     return best
-
-
-def _last_use(layers: tuple[LayerSpec, ...], producer: int) -> int:
-    """The last layer that takes a producer's output; beyond the end for the net's outputs."""
-    if producer == len(layers) - 1:
-        return len(layers)
-    return max(position for position, layer in enumerate(layers) if producer in (position - b for b in layer.back))
 
 
 def _options(layer: LayerSpec, arrived: list[Arrived], grid: Grid, first: bool) -> list[LayerPlan]:

@@ -28,7 +28,7 @@ def infer_shapes(net: NetSection, source: str = "net") -> tuple[LayerSpec, ...]:
 
     Raises UserError naming the layer and both shapes when they do not fit.
     """
-    specs = expand(net.layers, tuple(net.input), "layers", range(len(net.layers)), f"{source}: net.layers")
+    specs = expand(net.layers, tuple(net.input), "layers", f"{source}: net.layers")
     shape = specs[-1].out_shape
     if not any(spec.parametric for spec in specs):
         raise UserError(f"{source}: net.layers: at least one conv or dense layer is needed")
@@ -170,7 +170,8 @@ class NetPlan:
         """
         total = self.outputs
         for layer in self.layers:
-            total += self.largest(layer.in_split, layer.in_units) * spatial(layer.spec.in_shape)
+            if len(layer.sources) == 1:  # an addition keeps nothing
+                total += self.largest(layer.in_split, layer.in_units) * spatial(layer.spec.in_shape)
             if layer.spec.depends_on_sample:
                 total += self.largest(layer.out_split, layer.out_units) * spatial(layer.spec.out_shape)
         return total
@@ -189,11 +190,12 @@ class NetPlan:
     def describe(self) -> list[str]:
         """One line per layer for the log: kind, shapes and splits."""
         lines = []
+        width = max(10, *(len(layer.spec.name) for layer in self.layers))
         for layer in self.layers:
             s = layer.spec
             how = layer.split_kind.name if layer.split_kind else layer.in_split
             moved = [" then ".join(f"{m.source}->{m.target}" for m in steps) for steps in self.incoming(layer) if steps]
             extra = f", input redistributed {' and '.join(moved)}" if moved else ""
             shapes = f"{list(s.in_shape)} -> {list(s.out_shape)}"
-            lines.append(f"{s.name:10s} {s.kind:8s} {shapes:28s} {how}{extra}")
+            lines.append(f"{s.name:{width}s} {s.kind:8s} {shapes:28s} {how}{extra}")
         return lines

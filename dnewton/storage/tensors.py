@@ -268,10 +268,14 @@ def _check_names(path: str, names: set[str], network: Network, prefix: str) -> N
     if missing:
         raise UserError(f"{path}: has no tensor {missing[0]}; the net needs {', '.join(sorted(wanted))}")
     if prefix == "":
-        known = tuple(f".{name}" for name in wanted)
-        extra = sorted(n for n in names - wanted if not n.endswith(known) and not n.startswith(FURTHER))
+        extra = sorted(n for n in names - wanted if not _of_a_vector(n, wanted) and not n.startswith(FURTHER))
         if extra:
             raise UserError(f"{path}: tensor {extra[0]} belongs to no layer of the net")
+
+
+def _of_a_vector(name: str, wanted: set[str]) -> bool:
+    """Whether a tensor belongs to a vector like θ, under a prefix; what has a layer's number before it does not."""
+    return any(name.endswith("." + w) and "layers" not in name.removesuffix(w).split(".") for w in wanted)
 
 
 def _check_shape(path: str, name: str, shape: list[int], wanted: tuple[int, ...]) -> None:

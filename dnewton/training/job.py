@@ -71,7 +71,7 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     groups = ProcessGroups.of(divided, world)
     notes = [node.limit_threads(world.ranks_on_node, world.cores), *about_device]
     check_width(config, math.prod(config.net.input))
-    parts = open_parts(config.data, config.net.data_shape, config.solver.seed, world)
+    parts = open_parts(config.data, config.net.input, config.solver.seed, world)
     memory = _memory_per_rank(config, world, device)
     resident = world.minmax(_resident(config, memory, device, world))[0]  # alike on all ranks: the plan depends on it
     scored = sum(part.samples for part in (parts.test, parts.validation) if part is not None)

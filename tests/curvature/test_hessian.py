@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nets import AWKWARD, CONVS, LOSSES, POOLS, conv, dense, pool
 from places import cast, host, same
 from problems import ALL_KINDS, CNN, MLP, OnRanks, Problem, flat, lay_out, relative, with_outputs
+from share import from_first
 
 from dnewton.arrays.namespace import copy
 from dnewton.comm.communicator import Comm
@@ -55,7 +56,7 @@ def expected(problem: Problem, v: dict[str, np.ndarray], step: float) -> np.ndar
         moved = {k: p + t * v[k] for k, p in problem.params.items()}
         return flat(oracle.gradient(moved, problem.parsed, problem.x, problem.y, problem.loss, np.inf))
 
-    return np.asarray(along(gradient, step))
+    return np.asarray(from_first(lambda: along(gradient, step)))
 
 
 def check(problem: Problem, on: OnRanks, step: float, right: np.ndarray | None = None, parts: int = 2) -> None:

@@ -40,7 +40,9 @@ def on_shape(option: Pair, shape: Shape, along: int) -> Pair:
 def needs_image(shape: Shape, where: str) -> None:
     """Raise UserError unless a shape is (C, H, W) or (C, L)."""
     if len(shape) not in (2, 3):
-        raise UserError(f"{where}: needs an image [channels, height, width] but gets {list(shape)}")
+        raise UserError(
+            f"{where}: needs an image [channels, height, width] or a sequence [channels, length] but gets {list(shape)}"
+        )
 
 
 def needs_one_number(options: dict[str, Pair], shape: Shape, where: str) -> None:

@@ -15,8 +15,6 @@ from dnewton.model.layers.conv import ConvSection
 from dnewton.model.layers.dense import DenseSection
 from dnewton.model.layers.images import image_of
 
-INNER = 1 << 20  # entries of a chain, at most: keys of random numbers are numbered so
-
 
 @LAYERS.add("residual")
 class ResidualSection(LayerSection):
@@ -31,41 +29,35 @@ class ResidualSection(LayerSection):
     def _plain_list(cls, value: Any) -> Any:
         return {"layers": value} if isinstance(value, list) else value
 
-    def out_shape(self, shape: Shape, where: str) -> Shape:
-        """The shape of the chain's output."""
-        return self.expand("layers", 0, shape, where)[-1].out_shape
-
-    def expand(self, name: str, key: int, shape: Shape, where: str) -> list[LayerSpec]:
+    def expand(self, name: str, shape: Shape, where: str) -> list[LayerSpec]:
         """The chain, the projection if there is one, and the addition."""
-        first = (key + 1) * INNER
-        keys = range(first, first + len(self.layers))
-        specs = expand(self.layers, shape, f"{name}.layers", keys, f"{where}.layers")
+        specs = expand(self.layers, shape, f"{name}.layers", f"{where}.layers")
         out, chain = specs[-1].out_shape, len(specs)
-        if not self.projection:
-            if out != shape:
-                raise UserError(
-                    f"{where}: its layers make {list(out)} of {list(shape)}, which cannot be added to it; use "
-                    "residual: {layers: [...], projection: true}"
-                )
-            return [*specs, LayerSpec(name, key, Add(), (out, out), out, back=(1, chain + 1))]
+        if out == shape and not self.projection:
+            return [*specs, LayerSpec(name, Add(), (out, out), out, back=(1, chain + 1))]
         section = _projection(shape, out, where)
-        there = section.out_shape(shape, where)
-        if there != out:
+        made = f"{where}: its layers make {list(out)} of {list(shape)}, which cannot be added"
+        if section is None:
             raise UserError(
-                f"{where}: no projection leads from {list(shape)} to {list(out)}; change a stride or a size"
+                f"{made}, and no projection leads there; change kernel, stride or padding, or leave flatten out"
             )
-        specs.append(LayerSpec(f"{name}.projection", first + INNER - 1, section, (shape,), out, back=(chain + 1,)))
-        return [*specs, LayerSpec(name, key, Add(), (out, out), out, back=(2, 1))]
+        if not self.projection:
+            raise UserError(f"{made}; use residual: {{layers: [...], projection: true}}")
+        specs.append(LayerSpec(f"{name}.projection", section, (shape,), out, back=(chain + 1,)))
+        return [*specs, LayerSpec(name, Add(), (out, out), out, back=(2, 1))]
 
 
-def _projection(shape: Shape, out: Shape, where: str) -> LayerSection:
+def _projection(shape: Shape, out: Shape, where: str) -> LayerSection | None:
+    """What brings the input to the shape of the output, if anything does."""
     if len(shape) != len(out):
-        raise UserError(f"{where}: its layers make {list(out)} of {list(shape)}; leave flatten out of a residual")
+        return None
     if len(shape) == 1:
         return DenseSection(units=out[0])
     (h, w), (h_out, w_out) = image_of(shape), image_of(out)
     along = ceil_div(w, w_out)
-    return ConvSection(channels=out[0], kernel=(1, 1), stride=(ceil_div(h, h_out) if len(shape) == 3 else along, along))
+    across = ceil_div(h, h_out) if len(shape) == 3 else along
+    section = ConvSection(channels=out[0], kernel=(1, 1), stride=(across, along))
+    return section if section.out_shape(shape, where) == out else None
 
 
 class Add(LayerSection):

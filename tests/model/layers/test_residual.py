@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from dnewton.comm.communicator import Comm
 from dnewton.config.schema import Config
+from dnewton.errors import UserError
 from dnewton.grid import grids
 from dnewton.planning.net_plan import infer_shapes
 
@@ -95,6 +96,43 @@ def test_names_follow_the_nesting() -> None:
     assert len(set(keys)) == len(keys) and keys[0] == 0 and keys[-1] == 2
 
 
+def test_keys_of_deep_nests_fit() -> None:
+    """They go into a generator of 64-bit keys, and differ."""
+    entry: Any = dense(4)
+    for _ in range(6):
+        entry = {"residual": {"layers": [entry, dense(4)], "projection": True}}
+    net = {"input": [4], "loss": "squared", "layers": [entry, dense(1)]}
+    keys = [s.key for s in infer_shapes(Config.model_validate({"net": net}).net) if s.parametric]
+    assert len(set(keys)) == len(keys) and max(keys) < 1 << 48 and keys[-1] == 1
+
+
+def test_a_projection_is_advised_where_there_is_one() -> None:
+    for layers, words in (
+        ([dense(4), {"residual": [dense(5)]}], "use residual"),
+        ([conv(2), {"residual": ["flatten"]}], "no projection leads there"),
+        ([conv(2), {"residual": [conv(2, padding=0)]}], "no projection leads there"),
+    ):
+        shape = [4] if "dense" in layers[0] else [2, 24]
+        with pytest.raises(UserError, match=words):
+            infer_shapes(Config.model_validate({"net": {"input": shape, "loss": "squared", "layers": layers}}).net)
+
+
+@pytest.mark.jobs(1)
+def test_init_takes_all_or_nothing(tmp_path: Path) -> None:
+    """The tensors of a residual are not those of a vector under a prefix."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", x=rng.normal(size=(30, 2, 4, 4)), y=np.arange(30) % 3)
+
+    def net(middle: Any) -> dict[str, Any]:
+        layers = [conv(2), middle, "flatten", {"dense": {"units": 3}}]
+        section = {"input": [2, 4, 4], "loss": "cross_entropy", "layers": layers}
+        return {"net": section, "data": {"train": "d.npz"}, "solver": {"max_iterations": 0}}
+
+    assert train(1, tmp_path, net({"residual": [conv(2)]}), "a").returncode == 0
+    other = train(1, tmp_path, net({"maxpool": {"size": 1}}), "b", "--init", "a/model.safetensors")
+    fails(other, "layers.1.layers.0.bias", "belongs to no layer")
+
+
 def surface(folder: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (400, 2))
@@ -157,6 +195,7 @@ def test_mistakes(tmp_path: Path) -> None:
         fails(train(1, tmp_path, config([dense(4), entry, {"dense": {"units": 1}}]), "run"), "net.layers[1]", *words)
 
     failing({"residual": [dense(5)]}, "make [5] of [4]", "projection: true")
+    failing({"residual": [{"dense": {"units": 4}}, "global_avgpool"]}, "(residual).layers[1]", "needs an image")
     failing({"residual": []}, "residual.layers", "at least one entry")
     failing({"residual": [{"dens": {"units": 4}}]}, "residual.layers[0].dens", "did you mean 'dense'")
     failing({"residual": {"layers": [dense(4)], "projektion": True}}, "did you mean 'projection'")

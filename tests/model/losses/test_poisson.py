@@ -51,5 +51,9 @@ def test_what_counts_are_not(tmp_path: Path) -> None:
     np.savez(tmp_path / "counts.npz", x=x, y=[1, 2, 0])
     net = {"net": {"input": [2], "loss": "poisson", "layers": LAYERS}, "data": {"train": "negative.npz"}}
     fails(train(1, tmp_path, net, "run"), "row 1", "-2", "counts are not negative")
+    elsewhere = {**net, "data": {"train": "counts.npz", "test": "negative.npz"}}
+    fails(train(1, tmp_path, elsewhere, "run"), "negative.npz", "row 1", "counts are not negative")
+    np.savez(tmp_path / "words.npz", x=x, y=["a", "b", "c"])
+    fails(train(1, tmp_path, {**net, "data": {"train": "words.npz"}}, "run"), "y holds strings, numbers are needed")
     scaled = {**net, "data": {"train": "counts.npz", "scale_targets": "standardize"}}
     fails(train(1, tmp_path, scaled, "run"), "data.scale_targets", "use none")
