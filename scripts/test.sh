@@ -13,12 +13,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 export OMP_NUM_THREADS=1 # ranks share the cores
 [[ -t 1 ]] || export PY_COLORS=0 # Open MPI gives its ranks a terminal, always
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-DNEWTON_TEST_LEDGER=$(mktemp) || exit 1 # conftest writes down here which tests ran
-export DNEWTON_TEST_LEDGER
+ledger='' beside='' beside_log=''
+if [[ -z ${DNEWTON_TEST_LEDGER-} ]]; then # conftest writes down here which tests ran
+  ledger=$(mktemp) || exit 1
+  export DNEWTON_TEST_LEDGER=$ledger
+fi
 unset PYTHONDONTWRITEBYTECODE # hundreds of processes import the same modules: they are compiled once
 child='' installed='' passed=0 failures=() left_out=() not_run=()
-trap 'rm -f "$DNEWTON_TEST_LEDGER"' EXIT
-trap '[[ -z $child ]] || kill -TERM -- "-$child"; exit 130' INT TERM HUP
+trap 'rm -f -- ${ledger:+"$ledger"} ${beside_log:+"$beside_log"}' EXIT
+trap '[[ -z $child ]] || kill -TERM -- "-$child"; [[ -z $beside ]] || kill -TERM "$beside"; exit 130' INT TERM HUP
 
 wanted() { [[ -z ${STEPS-} || " $STEPS " == *" $1 "* ]]; }
 
@@ -50,6 +53,39 @@ step() {
 # shellcheck disable=SC2016 # for the ranks' shells to expand
 report_once='((${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-0}} == 0)) || exec >/dev/null; exec python -m pytest "$@"'
 
+install() { # MPI EXTRAS
+  [[ $installed != *" $1 "* ]] || return 0
+  installed+=" $1 "
+  step "install $1" env MPI="$1" EXTRAS="$2" scripts/quickstart.sh --install-only
+}
+
+# start_beside STEPS - run these at the same time as what follows; join_beside waits for them and counts what they say.
+start_beside() {
+  beside_log=$(mktemp) || exit 1
+  STEPS=$1 scripts/test.sh >"$beside_log" 2>&1 </dev/null &
+  beside=$!
+}
+
+join_beside() {
+  local line status before=${#failures[@]}
+  [[ -n $beside ]] || return 0
+  wait "$beside"
+  status=$?
+  beside=''
+  while IFS= read -r line; do
+    case $line in
+      'LEFT OUT '*) line=${line#LEFT OUT } && left_out+=("${line%: this machine does not allow it, see above}") ;;
+      'FAILED step'* | 'FAILED install'*) failures+=("${line#FAILED }") ;;
+      *' passed, '*' failed, '*' left out') ;;
+      *)
+        [[ $line != '=== '*': status 0, '* ]] || passed=$((passed + 1))
+        printf '%s\n' "$line"
+        ;;
+    esac
+  done <"$beside_log"
+  ((status == 0 || ${#failures[@]} > before)) || failures+=("the steps beside: status $status")
+}
+
 # tests NUMBER MPI RANKS ARGUMENT...
 tests() {
   local number=$1 mpi=$2 ranks=$3 venv=.venv extras=test,lint launcher=()
@@ -60,10 +96,7 @@ tests() {
     venv=.venv-openmpi extras=test
     ((ranks == 1)) || launcher+=(--oversubscribe)
   fi
-  if [[ $installed != *" $mpi "* ]]; then
-    installed+=" $mpi "
-    step "install $mpi" env MPI="$mpi" EXTRAS="$extras" scripts/quickstart.sh --install-only
-  fi
+  install "$mpi" "$extras"
   step "step $number: pytest $* on $ranks rank(s), $mpi" \
     env PATH="$PWD/$venv/bin:$PATH" "${around[@]}" "${launcher[@]}" bash -c "$report_once" pytest "$@"
 }
@@ -79,12 +112,17 @@ on_four=($t/cli/test_{train,compare,predict}.py $t/cli/test_bad_input.py::test_o
 at16=($t/model/test_network.py $t/planning/test_traffic_forecast.py $t/storage/test_tensors.py $s/newton/test_newton.py)
 signals=$t/cli/test_stopped_jobs.py::test_a
 
+if [[ -z ${STEPS-} ]]; then # Slurm's tests wait for most of their time, and an installation for the network
+  install mpich test,lint
+  start_beside '11 12'
+fi
 tests 1 mpich 1 -q
 tests 2 mpich 2 -q "${two_ranks[@]}"
 tests 3 mpich 3 -q
 tests 4 mpich 4 -q "${two_ranks[@]}" $t/{curvature,planning/test_traffic_forecast.py} $s/newton/test_replicated.py \
   "${smoke[@]}" "${on_four[@]}"
 tests 5 mpich 16 -q -m 'at16 or jobs' "${at16[@]}" $t/cli/test_compare.py
+join_beside
 tests 6 openmpi 1 -q $t/cli/test_train.py $t/comm/test_two_hosts.py "${signals}_rank_that_stops_answering_is_named"
 tests 7 openmpi 2 -q "${two_ranks[@]}" $t/training "${smoke[@]}"
 tests 8 openmpi 3 -q -m 'at16 or jobs' "${at16[@]}" $t/cli/test_train.py \
@@ -99,6 +137,7 @@ elif wanted 9; then
 fi
 around=(env DNEWTON_TEST_ARRAYS=strict)
 tests 10 mpich 2 -q "${engine[@]:0:4}"
+[[ -n ${STEPS-} ]] || STEPS=13 # 11 and 12 have run
 around=(env DNEWTON_TEST_SLURM=1 scripts/local_slurm.sh run) # up before the step, down after it in any case
 tests 11 mpich 1 -q tests/slurm
 tests 12 openmpi 1 -q tests/slurm -k 'end or saved or pmi'
