@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Break the code in eleven ways, one at a time in a copy of the tree, and say which test finds each break first.
+"""Break the code in thirteen ways, one at a time in a copy of the tree, and say which test finds each break first.
 
     python scripts/bench/mutations.py                # in the environment of the tests
     python scripts/bench/mutations.py --only damping # the breaks whose name holds the word
@@ -58,12 +58,26 @@ MUTATIONS = (
     ),
     Mutation(
         "a factor in place of its transpose",
-        "model/losses/losses.py",
+        "model/losses/cross_entropy.py",
         "return xp.sqrt(state) * (u - xp.sum(state * u, axis=-1, keepdims=True))",
         "return xp.sqrt(state) * u - state * xp.sum(xp.sqrt(state) * u, axis=-1, keepdims=True)",
-        ("tests/model/test_losses.py", "tests/solvers/newton/test_local_solver.py"),
+        ("tests/model/losses/test_losses.py", "tests/solvers/newton/test_local_solver.py"),
     ),
-    Mutation("the 2 of a loss's Hessian", "model/losses/losses.py", "return 2 * u", "return u", (NETWORK,)),
+    Mutation("the 2 of a loss's Hessian", "model/losses/squared.py", "return 2 * u", "return u", (NETWORK,)),
+    Mutation(
+        "a skip connection's cotangent dropped",
+        "model/network.py",
+        "cots[p] = cots[p] + moved if p in cots else moved",
+        "cots[p] = moved",
+        ("tests/model/layers/test_residual.py",),
+    ),
+    Mutation(
+        "the slope of what was not kept",
+        "model/network.py",
+        'return out, out if activation.of == "z" else s',
+        "return out, out",
+        ("tests/model/layers/test_activation.py",),
+    ),
     Mutation(
         "damping not in the product",
         "curvature/gauss_newton.py",
@@ -95,8 +109,8 @@ MUTATIONS = (
     Mutation(
         "a rank counted twice in early termination",
         "solvers/newton/early_termination.py",
-        "self._count(1 if counts else 0)",
-        "self._count(2 if counts else 0)",
+        "sum_scalars([float(counts)])",
+        "sum_scalars([2 * float(counts)])",
         (NEWTON,),
     ),
     Mutation(

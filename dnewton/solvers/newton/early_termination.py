@@ -43,7 +43,7 @@ class NeverTerminate:
     """`mode: off`."""
 
     def __init__(self, stops: StopHooks | None = None) -> None:
-        """`vigil` is asked after every iteration whether the job has to stop."""
+        """`stops` is asked after every iteration whether the job has to stop."""
         self._stops = stops or StopHooks()
         self._end = time.perf_counter()
 
