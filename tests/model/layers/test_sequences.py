@@ -60,6 +60,7 @@ def waves(folder: Path) -> None:
     phase, t = rng.uniform(0, 6, (300, 2, 1)), np.arange(24)
     x = np.sin(t * np.where(fast, 1.6, 0.5)[:, None, None] + phase) + 0.1 * rng.normal(size=(300, 2, 24))
     np.savez(folder / "waves.npz", x=x, y=fast)
+    np.savez(folder / "images.npz", x=x[:, :, None, :], y=fast)
 
 
 @pytest.mark.jobs(3)
@@ -67,14 +68,15 @@ def test_a_run_is_that_of_images_of_height_one(tmp_path: Path) -> None:
     waves(tmp_path)
     assert train(3, tmp_path, net([2, 24], kernel=5, padding=2, stride=2), "sequence").returncode == 0
     image = net([2, 1, 24], kernel=[1, 5], padding=[0, 2], stride=[1, 2])
+    image["data"] = {"train": "images.npz", "test": "images.npz", "scale": "standardize"}
     assert train(3, tmp_path, image, "image").returncode == 0
     found = [metrics(tmp_path, run) for run in ("sequence", "image")]
     assert [line["loss"] for line in found[0]] == [line["loss"] for line in found[1]]
     assert found[0][-1]["test_accuracy"] > 0.95
     weights = [load_file(tmp_path / run / "model.safetensors")["layers.0.weight"] for run in ("sequence", "image")]
     assert weights[0].shape == (4, 2, 5) and np.array_equal(weights[0], weights[1][:, :, 0, :])
-    for ranks, run in ((2, "sequence"), (1, "image")):
-        words = ("--model", run, "--data", "waves.npz", "--out", f"{run}.txt")
+    for ranks, run, data in ((2, "sequence", "waves.npz"), (1, "image", "images.npz")):
+        words = ("--model", run, "--data", data, "--out", f"{run}.txt")
         assert start(ranks, *words, cwd=tmp_path, module="dnewton.predict").returncode == 0
     assert (tmp_path / "sequence.txt").read_text() == (tmp_path / "image.txt").read_text()
     again = train(
