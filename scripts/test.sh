@@ -23,7 +23,8 @@ child='' installed='' passed=0 failures=() left_out=() not_run=()
 trap 'rm -f -- ${ledger:+"$ledger"} ${beside_log:+"$beside_log"}' EXIT
 trap '[[ -z $child ]] || kill -TERM -- "-$child"; [[ -z $beside ]] || kill -TERM "$beside"; exit 130' INT TERM HUP
 
-wanted() { [[ -z ${STEPS-} || " $STEPS " == *" $1 "* ]]; }
+# All steps are wanted unless some are named; those that run beside are not wanted twice.
+wanted() { if [[ -z ${STEPS-} ]]; then [[ $1 != 14 ]]; else [[ " $STEPS " == *" $1 "* ]]; fi; }
 
 # step NAME COMMAND... - under a time limit and in a process group of its own, so that all of it can be ended.
 step() {
@@ -112,11 +113,14 @@ on_four=($t/cli/test_{train,compare,predict}.py $t/cli/test_bad_input.py::test_o
 at16=($t/model/test_network.py $t/planning/test_traffic_forecast.py $t/storage/test_tensors.py $s/newton/test_newton.py)
 signals=$t/cli/test_stopped_jobs.py::test_a
 
-if [[ -z ${STEPS-} ]]; then # Slurm's tests wait for most of their time, and an installation for the network
+# Beside the others run, on one rank: what waits for most of its time (Slurm's jobs; an installation, for the network),
+# and what looks at memory alone, in jobs of its own.
+if [[ -z ${STEPS-} ]]; then
   install mpich test,lint
-  start_beside '11 12'
+  start_beside '11 12 14'
 fi
-tests 1 mpich 1 -q
+tests 1 mpich 1 -q --ignore=$t/planning/test_memory.py
+tests 14 mpich 1 -q $t/planning/test_memory.py
 tests 2 mpich 2 -q "${two_ranks[@]}"
 tests 3 mpich 3 -q
 tests 4 mpich 4 -q "${two_ranks[@]}" $t/{curvature,planning/test_traffic_forecast.py} $s/newton/test_replicated.py \
@@ -137,7 +141,7 @@ elif wanted 9; then
 fi
 around=(env DNEWTON_TEST_ARRAYS=strict)
 tests 10 mpich 2 -q "${engine[@]:0:4}"
-[[ -n ${STEPS-} ]] || STEPS=13 # 11 and 12 have run
+[[ -n ${STEPS-} ]] || STEPS=13 # 11, 12 and 14 have run
 around=(env DNEWTON_TEST_SLURM=1 scripts/local_slurm.sh run) # up before the step, down after it in any case
 tests 11 mpich 1 -q tests/slurm
 tests 12 openmpi 1 -q tests/slurm -k 'end or saved or pmi'
