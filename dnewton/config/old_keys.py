@@ -36,5 +36,5 @@ def renew(values: Any, source: str, strict: bool = True) -> list[str]:
     for (section, key), harmless in GONE.items():
         inside = values.get(section)
         if isinstance(inside, dict) and key in inside and inside.pop(key) != harmless and strict:
-            raise UserError(f"{source}: {section}.{key} is gone; leave it out (docs/solvers.md)")
+            raise UserError(f"{source}: {section}.{key} is gone; leave it out (see docs/performance.md)")
     return notes
