@@ -111,6 +111,11 @@ def itemsize(array: Array) -> int:
     return array.itemsize if on_host(array) else int(np.dtype(dtype_name(array)).itemsize)
 
 
+def epsilon(array: Array) -> float:
+    """The relative rounding of the array's numbers: the distance from 1 to the next one."""
+    return float(np.finfo(dtype_name(array)).eps)
+
+
 def nbytes(*arrays: Array | None) -> int:
     """Bytes of the numbers of some arrays."""
     return sum(int(a.nbytes) if on_host(a) else int(a.size) * itemsize(a) for a in arrays if a is not None)

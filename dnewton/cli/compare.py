@@ -189,6 +189,8 @@ def one(
 
         trainer = Trainer(job, out, started, show, budget=math.inf if budget is None else budget)
         trainer.run(start)
+        if trainer.ended is not None and job.comm.rank == 0:
+            out.log(trainer.ended.text)
     except UserError as mistake:
         error = str(mistake)
         raise

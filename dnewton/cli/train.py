@@ -170,6 +170,8 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
         show(f"peak memory of the largest rank{where}: {peak:.1f} MiB, planned {job.strategy.peak / 2**20:.1f} MiB")
     for text in console.summary(trainer.records, trainer.totals):
         show(text)
+    if trainer.ended is not None and not args.init_only:
+        show(trainer.ended.text)
     with comm.raise_together():
         if comm.rank == 0 and (lines := out.unwritten()):
             raise UserError(f"{out.path}: {lines} line(s) of metrics.jsonl and log.txt could not be written; make room")

@@ -28,6 +28,7 @@ class CommonSection(SolverSection):
     max_iterations: WholeNumber = 50
     C: Annotated[float, Field(gt=0)] = 1.0  # as for newton: the regulariser is |theta|^2 / (2 C l)
     tolerance: Fraction = 0.0  # stop at |grad| <= tolerance * |first grad|
+    patience: Count | None = None  # stop after so many iterations without a better validation figure
     batch_size: Count = 1024  # samples at a time where f is evaluated; does not change results
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 

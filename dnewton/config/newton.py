@@ -62,6 +62,7 @@ class NewtonSection(SolverSection):
     boost: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.5
     eta: Annotated[float, Field(gt=0, lt=1)] = 1.0e-4
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stop at |grad| <= tolerance * |first grad|
+    patience: Count | None = None  # stop after so many iterations without a better validation figure
     batch_size: Count = 1024
     gradient_batch: Annotated[int | Literal["all"], BeforeValidator(_gradient_batch)] = "all"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -117,6 +117,8 @@ def _explain(error: ValidationError, source: str, changed: list[str], values: di
         message = one_line(first["ctx"]["error"])
         if path == "solver" and message.startswith("name: "):
             return f"{origin}: solver.{message}"
+        if not path:  # of the whole: the message names the key
+            return f"{where}: {message}"
         return f"{where}: {one_line(first['ctx']['error'])} (got {_show(first['input'])})"
     others = [e["msg"] for e in details if _written(e["loc"]) == loc]
     message = " or ".join(dict.fromkeys(_plain(m) for m in others[:3]))

@@ -148,6 +148,15 @@ class Config(Section):
     parallel: ParallelSection = omitted()
     output: OutputSection = omitted()
 
+    @model_validator(mode="after")
+    def _patience_has_a_measure(self) -> Config:
+        data = self.data
+        if self.solver.patience is not None and data.validation is None and (data.test is None or data.split is None):
+            raise ValueError(
+                "solver.patience: needs a validation part: data.validation, or data.split beside data.test"
+            )
+        return self
+
     def resolved(self) -> dict[str, Any]:
         """Plain values with every default filled in, in the form that the YAML file has."""
         return self.model_dump(by_alias=True)

@@ -58,6 +58,7 @@ class SolverSection(Section):
         max_iterations: int
         C: float
         tolerance: float
+        patience: int | None
         batch_size: int
         seed: int
 

@@ -11,6 +11,17 @@ from dnewton.arrays.namespace import Array
 STOPPED = "\0stopped"  # for `close` in the place of an error: before the end, on demand
 FORWARD = 1 / 3
 BACKWARD = 2 / 3  # of a sample's gradient, by floating-point operations
+# why a solver has nothing left to do
+TOLERANCE = "tolerance"
+NO_GRADIENT = "no gradient"
+NO_PROGRESS = "no progress"
+
+
+def gradient_ending(norm: float, first: float, tolerance: float) -> str:
+    """The ending that ‖∇f‖ gives beside the `first` one, or nothing."""
+    if norm == 0:
+        return NO_GRADIENT
+    return TOLERANCE if norm <= tolerance * first else ""
 
 
 @dataclass(frozen=True)
@@ -76,8 +87,8 @@ class Solver(Protocol):
         return None
 
     @property
-    def converged(self) -> bool:
-        """Nothing is left to do."""
+    def ending(self) -> str:
+        """Why nothing is left to do, in a word of this module; empty while there is."""
         ...
 
     def begin(self, start: StartPoint) -> IterationReport:

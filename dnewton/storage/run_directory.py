@@ -23,6 +23,7 @@ STATE = "state.safetensors"
 TEMPORARY = ".writing-"
 REFUSED = ".refused-"
 CHECKPOINT = re.compile(r"iteration-\d{8,}(-\d{8,})?")
+STOPPED = "stopped"  # the key in the last line of metrics.jsonl that says why the run ended
 MOST_LINES = 100_000  # that wait for free space
 
 
@@ -150,7 +151,7 @@ class RunDirectory:
             except (ValueError, KeyError, TypeError):
                 break  # a line cut off by the end of the last run
             if done <= last and done not in kept:
-                kept[done] = line
+                kept[done] = line if record.pop(STOPPED, None) is None else json.dumps(record)
                 seconds = spent
         _replace(self.metrics, "".join(line + "\n" for line in kept.values()))
         _replace(self.config, config)
@@ -235,6 +236,12 @@ class RunDirectory:
     def record(self, values: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
         self._append("metrics.jsonl", json.dumps(_finite(values), allow_nan=False))
+
+    def end(self, why: dict[str, str]) -> None:
+        """Say in the last line of a run that was resumed, and had nothing left to do, why it ended."""
+        lines = self.metrics.read_text().splitlines()
+        lines[-1:] = [json.dumps({**json.loads(line), STOPPED: why}) for line in lines[-1:]]
+        _replace(self.metrics, "".join(line + "\n" for line in lines))
 
     def unwritten(self) -> int:
         """Lines that still wait for space on the disk, after another attempt."""

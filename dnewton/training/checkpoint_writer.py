@@ -65,6 +65,11 @@ class Saver:
             self._best_theta = start.saved.vectors.get(BEST[:-1], start.theta)
         self._best_written = False
 
+    @property
+    def best_iteration(self) -> int | None:
+        """The iteration of the best weights so far."""
+        return None if self._best is None else self._best[0]
+
     def consider(self, theta: Array, iteration: int, score: float) -> None:
         """Keep a model whose score, the same number on all ranks, is lower than all before."""
         if not math.isnan(score) and (self._best is None or score < self._best[1]):
@@ -127,15 +132,27 @@ class Saver:
 
     def write_best(self) -> None:
         """Bring best.safetensors up to date. Raises UserError alike on all ranks. Collective over the workers."""
-        if self._best is None or self._best_written:
-            return
+        if self._best is not None and not self._best_written:
+            self._write_best(self._out.best)
+            self._best_written = True
+
+    def write_final(self) -> None:
+        """Write model.safetensors: the weights of the last iteration, with `solver.patience` the best by validation.
+
+        Raises UserError alike on all ranks. Collective over the workers.
+        """
+        if self._job.config.solver.patience is not None and self._best is not None:
+            self._write_best(self._out.model)
+        else:
+            self._write_model(self._out.model, self._job.solver.theta, {})
+
+    def _write_best(self, path: str) -> None:
+        assert self._best is not None
         assert self._best_theta is not None
         about = {"best": json.dumps({"iteration": self._best[0], "score": self._best[1]})}
-        self.write_model(self._out.best, self._best_theta, about)
-        self._best_written = True
+        self._write_model(path, self._best_theta, about)
 
-    def write_model(self, path: str, theta: Array, about: dict[str, str]) -> None:
-        """Write a model file. Raises UserError alike on all ranks. Collective over the workers."""
+    def _write_model(self, path: str, theta: Array, about: dict[str, str]) -> None:
         job = self._job
         metadata = {"format": MODEL, **about, **job.description}
         tensors.publish(path, job.network, Contents({"": theta}, metadata), job.comm, job.groups.replica)

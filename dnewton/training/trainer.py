@@ -17,8 +17,9 @@ from dnewton.errors import UserError, one_line
 from dnewton.grid import cut
 from dnewton.solvers.interface import IterationReport, StartPoint
 from dnewton.storage.manifest import Manifest
-from dnewton.storage.run_directory import RunDirectory
+from dnewton.storage.run_directory import STOPPED, RunDirectory
 from dnewton.training.checkpoint_writer import Saver, State, reported
+from dnewton.training.ending import Ending, Standing, ending, reason
 from dnewton.training.job import Job
 from dnewton.training.metrics import Metrics
 
@@ -63,6 +64,7 @@ class Trainer:
         self._before: State | None = None  # the step that is being taken; None where it may be interrupted
         self._saved_at = time.monotonic()
         self._saver: Saver
+        self.ended: Ending | None = None  # why, once nothing is left to do
         self.begun = False  # whether the solver has started
         self.saved = resumed is not None  # whether the last state is in a checkpoint
 
@@ -91,6 +93,10 @@ class Trainer:
             where = self._out.checkpoint(resumed.iteration, resumed.position)
             raise UserError(f"{where}: does not hold what the solver needs: {one_line(error)}") from error
         self.begun = True
+        if self._unreported is None:
+            self.ended = self._ending()
+            if self.ended is not None and self._job.comm.rank == 0:
+                self._out.end(self.ended.as_json())
         while True:
             try:
                 if self._advance():
@@ -102,7 +108,7 @@ class Trainer:
                 stops.resume()
         if self._job.config.output.checkpoint_every:
             self._save()
-        self._saver.write_model(self._out.model, self._job.solver.theta, {})
+        self._saver.write_final()
         self._saver.write_best()
         return None
 
@@ -117,7 +123,7 @@ class Trainer:
             self._unreported = None
         if self._is_due():
             self._save()
-        if self._done():
+        if self.ended is not None:
             return True
         self._before = self._state() if solver.position is None else None
         self._ask_by_the_clock()
@@ -166,14 +172,18 @@ class Trainer:
         self.saved = self._saver.save(self._before or self._state(), self._samples_seen, self._trained())
         self._saved_at = time.monotonic()
 
-    def _done(self) -> bool:
-        """Enough iterations, nothing left to do, or no time left by rank 0's clock. Collective over the world."""
-        solver = self._job.solver
-        if solver.iteration >= self._job.config.solver.max_iterations or solver.converged:
-            return True
-        if self._budget is None:
-            return False
-        return bool(self._job.comm.bcast_scalars([self._trained() >= self._budget])[0])
+    def _ending(self) -> Ending | None:
+        """Why the run ends here: nothing left to do, or no time left by rank 0's clock. Collective over the workers."""
+        job = self._job
+        options, best = job.config.solver, self._saver.best_iteration
+        over = False
+        if self._budget is not None:
+            over = bool(job.comm.bcast_scalars([self._trained() >= self._budget])[0])
+        iteration = job.solver.iteration
+        why = reason(job.solver.ending, iteration, best, options.max_iterations, options.patience, over)
+        if not why:
+            return None
+        return ending(why, job.config, Standing(iteration, job.targets.metric_name, best, str(self._out.path)))
 
     def _trained(self) -> float:
         """Seconds of the run without evaluations for the record, messages for the report, and files."""
@@ -205,6 +215,9 @@ class Trainer:
                 score = step.loss
             self._saver.consider(job.solver.theta, job.solver.iteration, score)
             record.update(self._gathered(step, scores))
+            self.ended = self._ending()
+            if self.ended is not None:
+                record[STOPPED] = self.ended.as_json()
         if comm.rank == 0:
             self._out.record(record)
             self.records.append(record)

@@ -154,7 +154,7 @@ class Task:
             spent += time.perf_counter() - begin
             test = self.score(self.network.forward(solver.state.theta, tx, keep=False).z, ty) / tx.shape[0]
             curve.append((spent, step.metric / step.samples, test))
-            if spent > seconds or solver.converged:
+            if spent > seconds or solver.ending:
                 return curve
             wait(self.device)
             begin = time.perf_counter()

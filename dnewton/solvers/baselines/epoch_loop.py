@@ -9,7 +9,7 @@ from typing import Any
 from dnewton.arrays.namespace import Array, namespace
 from dnewton.config.baselines import ScheduleSection, WorkersSection
 from dnewton.solvers.baselines.workers import Point, Share, Workers
-from dnewton.solvers.interface import IterationReport, SolverState, StartPoint
+from dnewton.solvers.interface import IterationReport, SolverState, StartPoint, gradient_ending
 
 
 def learning_rate(base: float, schedule: ScheduleSection, at: float, length: int) -> float:
@@ -79,9 +79,9 @@ class Epochs(ABC):
         return self._iteration
 
     @property
-    def converged(self) -> bool:
+    def ending(self) -> str:
         """∇f = 0, or its norm is `tolerance` times the first one."""
-        return self._norm <= self.options.tolerance * self._first_norm
+        return gradient_ending(self._norm, self._first_norm, self.options.tolerance)
 
     @property
     def position(self) -> int:

@@ -27,7 +27,15 @@ from dnewton.planning.replicas import RankDivision
 from dnewton.solvers import damping, line_search
 from dnewton.solvers.baselines import krylov
 from dnewton.solvers.baselines.workers import Point, Workers, data_parallel
-from dnewton.solvers.interface import BACKWARD, FORWARD, IterationReport, Solver, SolverState, StartPoint
+from dnewton.solvers.interface import (
+    BACKWARD,
+    FORWARD,
+    IterationReport,
+    Solver,
+    SolverState,
+    StartPoint,
+    gradient_ending,
+)
 from dnewton.solvers.kind import Needs
 
 SUBSAMPLE = 1  # purpose of the random draw, as newton's
@@ -86,9 +94,9 @@ class HessianFree(Solver):
         return self._iteration
 
     @property
-    def converged(self) -> bool:
+    def ending(self) -> str:
         """∇f = 0, or its norm is `tolerance` times the first one."""
-        return self._at.norm <= self.options.tolerance * self._first_norm
+        return gradient_ending(self._at.norm, self._first_norm, self.options.tolerance)
 
     def begin(self, start: StartPoint) -> IterationReport:
         """Evaluate the starting point. Raises UserError when f is not finite there. Collective over the workers."""

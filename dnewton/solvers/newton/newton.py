@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dnewton.arrays.namespace import Array, dot, namespace, take
+from dnewton.arrays.namespace import Array, dot, epsilon, namespace, take
 from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
 from dnewton.curvature import jacobian
@@ -16,8 +16,18 @@ from dnewton.errors import UserError
 from dnewton.model.objective import Evaluation, Objective
 from dnewton.planning.curvature_plan import CurvaturePlan
 from dnewton.solvers import damping, line_search
-from dnewton.solvers.interface import BACKWARD, FORWARD, IterationReport, Solver, SolverState, StartPoint
+from dnewton.solvers.interface import (
+    BACKWARD,
+    FORWARD,
+    NO_PROGRESS,
+    IterationReport,
+    Solver,
+    SolverState,
+    StartPoint,
+    gradient_ending,
+)
 from dnewton.solvers.newton import cg, combine, direct, early_termination, local_solver
+from dnewton.solvers.newton.progress import Progress, settings
 
 MAX_TRIALS = 12
 SUBSAMPLE, GRADIENT = 1, 2  # purposes of random draws
@@ -66,6 +76,7 @@ class Newton(Solver):
         self._active = 0
         self._solves = 0
         self._broken = damping.Broken()
+        self._progress: Progress
         self.state: State
 
     def start(self, state: State) -> IterationReport:
@@ -74,6 +85,7 @@ class Newton(Solver):
         Raises UserError when f is not finite there. Collective over the world.
         """
         self.state = state
+        self._progress = Progress(epsilon(state.theta), settings(self._options))
         now = state.iteration
         state.iteration = state.evaluated  # the same batches give the same bits
         at = self._evaluate(state.theta)
@@ -100,14 +112,17 @@ class Newton(Solver):
                 float(values["first_norm"]),
                 int(values["evaluated"]),
             )
-        return self.start(state)
+        report = self.start(state)
+        self._progress.restore("" if start.saved is None else start.saved.values.get("progress", ""))
+        return report
 
     def saved(self) -> SolverState:
         """The previous step, λ, and where f was evaluated."""
         state = self.state
         values = {"lambda": state.damping, "first_norm": state.first_norm, "evaluated": state.evaluated}
         vectors = {} if state.previous is None else {"previous": state.previous}
-        return SolverState(vectors, values={k: repr(v) for k, v in values.items()})
+        written = {k: repr(v) for k, v in values.items()} | {"progress": self._progress.saved()}
+        return SolverState(vectors, values=written)
 
     @property
     def theta(self) -> Array:
@@ -120,9 +135,10 @@ class Newton(Solver):
         return self.state.iteration
 
     @property
-    def converged(self) -> bool:
-        """∇f = 0, or its norm is `tolerance` times the first one."""
-        return self._norm <= self._options.tolerance * self.state.first_norm
+    def ending(self) -> str:
+        """∇f = 0, its norm is `tolerance` times the first one, or f no longer falls."""
+        by_gradient = gradient_ending(self._norm, self.state.first_norm, self._options.tolerance)
+        return by_gradient or (NO_PROGRESS if self._progress.ended else "")
 
     def step(self) -> IterationReport:
         """One Newton iteration. Collective over the world."""
@@ -147,7 +163,7 @@ class Newton(Solver):
         if at is None:
             self._keep_point()
         state.damping = damping.update(state.damping, ratio, self._options.drop, self._options.boost)
-        return IterationReport(
+        report = IterationReport(
             self._at.value,
             self._norm,
             self._at.metric,
@@ -164,6 +180,8 @@ class Newton(Solver):
             seen_per_cg=4 / 3 * self._subsamples.size,  # by passes: a tangent sweep is two forward passes
             solved=True,
         )
+        self._progress.seen(report, direction.slope, direction.curvature)
+        return report
 
     def _spent(self, trials: int, accepted: bool) -> float:
         """Gradient equivalents of an iteration but for its CG: evaluations, a gradient, the K-fold sweep over S."""

@@ -141,7 +141,7 @@ def test_what_is_reported(comm: Comm) -> None:
         assert step.grad_norm == pytest.approx(np.linalg.norm(task.gradient(theta)), rel=1e-8)
         assert step.seen == 13 and step.samples == 13
         assert step.extra["learning_rate"] == pytest.approx(0.1 if k == 0 else 0.01)
-        assert found.solver.iteration == k + 1 and not found.solver.converged
+        assert found.solver.iteration == k + 1 and not found.solver.ending
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""Why a run ended, and what a user would do next. Pure: words for the log and for metrics.jsonl."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dnewton.config.schema import Config
+from dnewton.solvers.interface import NO_GRADIENT, NO_PROGRESS, TOLERANCE
+
+ITERATIONS, PATIENCE, TIME = "iterations", "patience", "time"  # beside the solver's own reasons
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A reason in one word (or two), and a line for the user."""
+
+    reason: str
+    text: str
+
+    def as_json(self) -> dict[str, str]:
+        """What the last line of metrics.jsonl has under `stopped`."""
+        return {"reason": self.reason, "text": self.text}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a reason is told with: where the run stands when it ends."""
+
+    iteration: int
+    metric: str  # accuracy or rmse
+    best: int | None  # the iteration of the best weights
+    folder: str  # the run directory
+
+
+def reason(solver: str, iteration: int, best: int | None, max_iterations: int, patience: int | None, over: bool) -> str:
+    """Why a run ends after an iteration; empty while it goes on.
+
+    `solver` is the solver's own ending, `best` the iteration with the best validation figure, and `over` says that the
+    time is.
+    """
+    if solver:
+        return solver
+    if patience is not None and iteration - (best or 0) >= patience:
+        return PATIENCE
+    if iteration >= max_iterations:
+        return ITERATIONS
+    return TIME if over else ""
+
+
+def ending(why: str, config: Config, at: Standing) -> Ending:
+    """A reason with its line."""
+    solver = config.solver
+    onward = f"--resume {at.folder}" if config.output.checkpoint_every else f"--init {at.folder}/model.safetensors"
+    texts = {
+        ITERATIONS: (
+            f"solver.max_iterations is {solver.max_iterations}; for more: {onward} "
+            f"--set solver.max_iterations={max(2 * solver.max_iterations, 1)}"
+        ),
+        TOLERANCE: (
+            f"|g| is at most solver.tolerance ({solver.tolerance:g}) times the first one; for a smaller one: {onward} "
+            f"--set solver.tolerance={solver.tolerance / 10:g}"
+        ),
+        NO_GRADIENT: (
+            "|g| is 0, no step can be taken from here; if f should be lower, start from other weights "
+            "(--set solver.seed=N) or see whether the data are scaled"
+        ),
+        NO_PROGRESS: (
+            f"f no longer falls by more than rounding of {config.parallel.dtype}; if it should be lower, "
+            + (f"{onward} --set parallel.dtype=float64, or " if config.parallel.dtype == "float32" else "")
+            + "start from other weights (--set solver.seed=N)"
+        ),
+        PATIENCE: (
+            f"no better validation {at.metric} for {solver.patience} iterations (solver.patience); for more: {onward} "
+            f"--set solver.patience={2 * (solver.patience or 1)}"
+        ),
+        TIME: "the time that was given is over; give more of it for a longer run",
+    }
+    kept = ""
+    if solver.patience is not None and at.best is not None:
+        kept = f"; model.safetensors holds the weights of iteration {at.best}, the best by validation"
+    return Ending(why, f"ended after iteration {at.iteration} ({why}): {texts[why]}{kept}")
