@@ -26,6 +26,7 @@ from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import RunDirectory
 from dnewton.training import load_config
 from dnewton.training.checkpoint_reader import initial_state, resumed_state
+from dnewton.training.ending import no_better
 from dnewton.training.job import Job, assemble
 from dnewton.training.run_identity import changes
 from dnewton.training.trainer import Trainer
@@ -172,10 +173,20 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
         show(text)
     if trainer.ended is not None and not args.init_only:
         show(trainer.ended.text)
+        if trainer.records and trainer.iteration and (text := _doubts(trainer, job)):
+            show(text)
     with comm.raise_together():
         if comm.rank == 0 and (lines := out.unwritten()):
             raise UserError(f"{out.path}: {lines} line(s) of metrics.jsonl and log.txt could not be written; make room")
     return None
+
+
+def _doubts(trainer: Trainer, job: Job) -> str:
+    """A warning where the weights in model.safetensors are of no use."""
+    at = trainer.final_iteration
+    record = next((r for r in trainer.records if r["iteration"] == at), trainer.records[-1])
+    name = job.targets.metric_name
+    return no_better(name, record[f"train_{name}"], job.baseline, job.config.data)
 
 
 def _about(resumed: Manifest, job: Job, start: StartPoint, missing: list[int]) -> list[str]:

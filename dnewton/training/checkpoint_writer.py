@@ -70,6 +70,13 @@ class Saver:
         """The iteration of the best weights so far."""
         return None if self._best is None else self._best[0]
 
+    @property
+    def final_iteration(self) -> int:
+        """The iteration whose weights are the final ones: with `solver.patience` the best by validation."""
+        best = self.best_iteration
+        patient = self._job.config.solver.patience is not None and best is not None
+        return best if patient and best is not None else self._job.solver.iteration
+
     def consider(self, theta: Array, iteration: int, score: float) -> None:
         """Keep a model whose score, the same number on all ranks, is lower than all before."""
         if not math.isnan(score) and (self._best is None or score < self._best[1]):
@@ -141,7 +148,7 @@ class Saver:
 
         Raises UserError alike on all ranks. Collective over the workers.
         """
-        if self._job.config.solver.patience is not None and self._best is not None:
+        if self.final_iteration != self._job.solver.iteration:
             self._write_best(self._out.model)
         else:
             self._write_model(self._out.model, self._job.solver.theta, {})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dnewton.config.schema import Config
+from dnewton.config.schema import Config, DataSection
 from dnewton.solvers.interface import NO_GRADIENT, NO_PROGRESS, TOLERANCE
 
+NEARLY = 0.99  # of the deviation of the targets: a model that leaves so much explains nothing
 ITERATIONS, PATIENCE, TIME = "iterations", "patience", "time"  # beside the solver's own reasons
 
 
@@ -20,6 +21,19 @@ class Ending:
     def as_json(self) -> dict[str, str]:
         """What the last line of metrics.jsonl has under `stopped`."""
         return {"reason": self.reason, "text": self.text}
+
+
+def no_better(name: str, score: float, baseline: float, data: DataSection) -> str:
+    """A warning where a training score is no better than that of a model that knows no features; else nothing."""
+    useless = 0 < NEARLY * baseline <= score if name == "rmse" else score <= baseline < 1
+    if not useless:
+        return ""
+    what = "the mean of the targets" if name == "rmse" else "the most frequent class"
+    unused = ["data.scale: standardize"] if data.scale == "none" else []
+    if name == "rmse" and data.scale_targets == "none":
+        unused.append("data.scale_targets: standardize")
+    cure = " and ".join(unused) or "other weights (solver.seed), a larger solver.C or more units"
+    return f"warning: the model is no better than {what}: {name} {score:.4g}, by that alone {baseline:.4g}; try {cure}"
 
 
 @dataclass(frozen=True)

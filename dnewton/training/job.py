@@ -11,6 +11,7 @@ from dnewton.arrays.namespace import DEVICE_SLACK
 from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config, regulariser
+from dnewton.data import scale_check
 from dnewton.data.parts import Loaded, load_parts, open_parts
 from dnewton.data.samples import Samples, Streamed, Window
 from dnewton.data.sampling import subsample_size
@@ -54,6 +55,7 @@ class Job:
     description: dict[str, str]  # header entries of model files
     strategy: curvature_plan.CurvaturePlan | Budget
     notes: list[str]
+    baseline: float  # the training score of a model that knows no features
 
 
 def assemble(config: Config, world: Comm, source: str) -> Job | Server:
@@ -118,6 +120,9 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
         )
     targets = loaded.targets
     notes.extend(_streams(loaded, groups.workers))
+    notes.extend(scale_check.about_features(loaded.train, window.width, config.data, groups.workers))
+    y = loaded.train.y
+    notes.extend(scale_check.about_targets(y, config.data, config.net.loss, targets))
     shared = groups.layout.replicas > 1 and isinstance(options, NewtonSection)
     beside = {"test": loaded.test, "validation": loaded.validation}
     with groups.workers.raise_together() if not device.is_host else nullcontext():  # a card may be full
@@ -151,6 +156,7 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
         description,
         how,
         notes,
+        scale_check.baseline(y, targets),
     )
 
 

@@ -163,6 +163,11 @@ class Trainer:
         """The iteration after which a stopped run resumes."""
         return self._before.iteration if self._before is not None else self._job.solver.iteration
 
+    @property
+    def final_iteration(self) -> int:
+        """The iteration whose weights model.safetensors holds at the end."""
+        return self._saver.final_iteration
+
     def _state(self) -> State:
         solver = self._job.solver
         return State(solver.theta, solver.iteration, solver.position or 0, solver.saved(), self._unreported)
