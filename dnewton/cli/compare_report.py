@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dnewton.cli.console import metric_name
+from dnewton.cli.console import metric_name, number, score_form
 
 BESIDE = ("setup", "evaluate", "report", "output")  # messages that train nothing
 AXES = {"seconds": "seconds of training", "samples": "samples seen (gradient equivalents)", "bytes": "bytes sent"}
@@ -61,10 +61,11 @@ def table(results: Sequence[Result]) -> list[str]:
     """A line per run: where it ended, and what it took to reach the loss that all runs reached."""
     target = common_loss(results)
     name = next((metric_name(r.records[0]) for r in results if r.records), "accuracy")
+    form = score_form(name)
     width = max(4, *(len(r.name) for r in results))
     reached = "" if target is None else f" | to f <= {target:.4g}: seconds, samples, MB"
     lines = [
-        f"{'run':<{width}} {'iter':>6} {'f':>11} {'train':>8} {'test':>8} {'best':>8} {'seconds':>9} {'samples':>11} "
+        f"{'run':<{width}} {'iter':>6} {'f':>11} {'train':>9} {'test':>9} {'best':>9} {'seconds':>9} {'samples':>11} "
         f"{'MB sent':>10}{reached}   ({name})"
     ]
     for result in results:
@@ -75,8 +76,8 @@ def table(results: Sequence[Result]) -> list[str]:
         tests = [v for v in c["test"] if v is not None]
         best = (max if name == "accuracy" else min)(tests) if tests else None
         line = (
-            f"{result.name:<{width}} {c['iteration'][-1]:>6d} {_number(c['loss'][-1], '11.5g')} "
-            f"{_number(c['train'][-1], '8.4f')} {_number(c['test'][-1], '8.4f')} {_number(best, '8.4f')} "
+            f"{result.name:<{width}} {c['iteration'][-1]:>6d} {number(c['loss'][-1], '11.5g')} "
+            f"{number(c['train'][-1], form)} {number(c['test'][-1], form)} {number(best, form)} "
             f"{c['seconds'][-1]:>9.2f} {c['samples'][-1]:>11.4g} {c['bytes'][-1] / 1e6:>10.1f}"
         )
         if target is not None:
@@ -88,10 +89,6 @@ def table(results: Sequence[Result]) -> list[str]:
             )
         lines.append(line + (f" | failed: {result.failed}" if result.failed else ""))
     return lines
-
-
-def _number(value: float | None, form: str) -> str:
-    return format("-", ">" + form.split(".")[0]) if value is None else format(value, ">" + form)
 
 
 def write(results: Sequence[Result], folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 HEADER = (
     f"{'iter':>5} {'f':>12} {'|g|':>10} {'alpha':>8} {'ratio':>7} {'lambda':>9} {'#CG min/mean/max':>17} "
-    f"{'train':>8} {'test':>8} {'seconds':>8}"
+    f"{'train':>9} {'test':>9} {'seconds':>8}"
 )
 
 
@@ -19,21 +19,28 @@ def metric_name(record: Mapping[str, Any]) -> str:
     return "accuracy" if "train_accuracy" in record else "rmse"
 
 
+def score_form(name: str) -> str:
+    """How a score is written: an accuracy with decimals, an rmse, which may be small, with significant digits."""
+    return "9.4f" if name == "accuracy" else "9.4g"
+
+
+def number(value: float | None, form: str) -> str:
+    """A number in a column, or a dash."""
+    return format("-", ">" + form.split(".")[0]) if value is None else format(value, ">" + form)
+
+
 def line(record: Mapping[str, Any]) -> str:
     """One iteration in the columns of :data:`HEADER`."""
     cg, name = record["cg_iterations"], metric_name(record)
+    form = score_form(name)
     counts = f"{cg['min']}/{cg['mean']:.1f}/{cg['max']}" if cg else "-"
     return (
-        f"{record['iteration']:>5d} {_number(record['loss'], '12.6g')} {_number(record['grad_norm'], '10.4g')} "
-        f"{_number(record['step'], '8.4g')} {_number(record['ratio'], '7.3f')} "
-        f"{_number(record['lambda'], '9.3g')} {counts:>17} "
-        f"{_number(record[f'train_{name}'], '8.4f')} {_number(record.get(f'test_{name}'), '8.4f')} "
+        f"{record['iteration']:>5d} {number(record['loss'], '12.6g')} {number(record['grad_norm'], '10.4g')} "
+        f"{number(record['step'], '8.4g')} {number(record['ratio'], '7.3f')} "
+        f"{number(record['lambda'], '9.3g')} {counts:>17} "
+        f"{number(record[f'train_{name}'], form)} {number(record.get(f'test_{name}'), form)} "
         f"{record['seconds']:>8.2f}"
     )
-
-
-def _number(value: float | None, form: str) -> str:
-    return format("-", ">" + form.split(".")[0]) if value is None else format(value, ">" + form)
 
 
 def summary(records: Sequence[Mapping[str, Any]], totals: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -49,14 +56,14 @@ def summary(records: Sequence[Mapping[str, Any]], totals: Mapping[str, Mapping[s
         return rows
     name = metric_name(records[-1])
     pick = max if name == "accuracy" else min
-    for part in ("train", "test"):
+    form = score_form(name)
+    for part in ("train", "validation", "test"):
         key = f"{part}_{name}"
         scored = [r for r in records if r.get(key) is not None]
         if scored:
             best = pick(scored, key=lambda r: r[key])
-            rows.append(
-                f"{part} {name}: final {scored[-1][key]:.4f}, best {best[key]:.4f} at iteration {best['iteration']}"
-            )
+            last, highest = (number(r[key], form).strip() for r in (scored[-1], best))
+            rows.append(f"{part} {name}: final {last}, best {highest} at iteration {best['iteration']}")
     return rows
 
 
