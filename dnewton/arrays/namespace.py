@@ -164,6 +164,11 @@ def take(array: Array, indices: np.ndarray[Any, Any]) -> Array:
     return xp.take(array, places, axis=0)
 
 
+def load_lapack() -> None:
+    """Load what factorisations on the host are done with: a limit of threads holds for libraries that are there."""
+    import scipy.linalg  # noqa: F401
+
+
 # --- one GPU ----------------------------------------------------------------------------------------------------------
 
 

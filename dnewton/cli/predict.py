@@ -91,6 +91,7 @@ def _main(comm: Comm) -> None:
         why = "--unlabelled leaves nothing" if args.unlabelled else f"{source.name} has no labels"
         raise UserError(f"--scores: {why} to compare with")
     network, theta, samples = _prepare(model, path, source, args, section, comm)
+    node.limit_threads(comm.ranks_on_node, comm.cores)  # once more: readers bring libraries
     z = outputs(network, theta, samples, args.batch_size)
     with comm.raise_together():
         if comm.rank == 0:

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import time
 from pathlib import Path
-from typing import Any
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
-def limit_threads(ranks: int, share: float) -> str:
-    """Limit BLAS to this rank's share of the node's cores unless the user did; returns a line for the log."""
+FLOPS_PER_THREAD = 5e7  # of a product: with fewer, a thread that waits for a busy core costs more than threads save
+
+
+def threads_for(share: float, flops: float) -> int:
+    """BLAS threads for `share` cores and a largest product of so many operations.
+
+    On 2 cores (scripts/bench/threads.py, docs/performance.md) nets whose products are below 1e8 gain at most 7 % by a
+    second thread, and are two to three times slower with it where another process is busy.
+    """
+    return int(max(1.0, min(share + 1e-6, flops / FLOPS_PER_THREAD)))
+
+
+def limit_threads(ranks: int, share: float, flops: float = math.inf) -> str:
+    """Limit BLAS to this rank's share of the node's cores, or less for small products of `flops` operations, unless the
+    user did; returns a line for the log.
+
+    It holds for the libraries that the process has now: it is set again when more have been loaded.
+    """
     chosen = [f"{v}={os.environ[v]}" for v in THREAD_VARIABLES if v in os.environ]
     if chosen:
         return f"BLAS threads: as set by {', '.join(chosen)}"
     from threadpoolctl import threadpool_limits  # looks through the process's libraries when it is imported
 
-    threads = max(1, int(share + 1e-6))
-    _limits.append(threadpool_limits(limits=threads, user_api="blas"))
-    return f"BLAS threads: {threads} per rank ({ranks} rank(s) on this node, {share:.3g} core(s) each)"
-
-
-_limits: list[Any] = []  # the limit holds as long as its object lives
+    threads = threads_for(share, flops)
+    threadpool_limits(limits=threads, user_api="blas")
+    small = "" if threads == threads_for(share, math.inf) else f", products of at most {flops:.2g} operations"
+    return f"BLAS threads: {threads} per rank ({ranks} rank(s) on this node, {share:.3g} core(s) each{small})"
 
 
 def available_memory() -> int:

@@ -104,6 +104,13 @@ def blocks_of(plan: NetPlan) -> list[BlockShape]:
     return found
 
 
+def largest_product(plan: NetPlan, samples: int, gram: int) -> float:
+    """Operations of the largest matrix product of an iteration: of a layer with `samples` samples at a time, or of the
+    Gram matrix of the inputs of `gram` samples."""
+    blocks = blocks_of(plan)
+    return max((2.0 * b.i * max(samples * b.q * b.o, gram**2) for b in blocks), default=0.0)
+
+
 def cheapest(block: BlockShape, samples: int, outputs: int, itemsize: int, rates: Rates) -> str:
     """The representation with the least seconds per Gauss-Newton product.
 

@@ -51,6 +51,11 @@ class CurvaturePlan:
         p = self.parts
         return p["process"] + p["vectors"] + p["data"] + p["subsample"] + max(p["passes"], p["curvature"])
 
+    @property
+    def factors(self) -> bool:
+        """Whether matrices are factored."""
+        return any(way in ("primal", "dual") for way in self.ways)
+
     def chunks(self, samples: int, subsample: int) -> tuple[int, ...]:
         """Sizes of the pieces that S is worked through in."""
         joined = samples <= self.batch

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dnewton.arrays.namespace import DEVICE_SLACK
+from dnewton.arrays.namespace import DEVICE_SLACK, load_lapack
 from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config, regulariser
@@ -21,7 +21,7 @@ from dnewton.hardware import calibration, node
 from dnewton.hardware.device import Device, open_device
 from dnewton.model.network import Network
 from dnewton.model.objective import Objective
-from dnewton.planning import curvature_plan, grid_search
+from dnewton.planning import costs, curvature_plan, grid_search
 from dnewton.planning.memory import Budget
 from dnewton.planning.net_plan import NetPlan, infer_shapes
 from dnewton.planning.replicas import ProcessGroups, layout
@@ -71,7 +71,7 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     parallel, trains = config.parallel, divided.place(world.rank) is not None
     device, about_device = open_device(parallel.device, parallel.device_buffers, world, asked, trains)
     groups = ProcessGroups.of(divided, world)
-    notes = [node.limit_threads(world.ranks_on_node, world.cores), *about_device]
+    notes = [*about_device]
     check_width(config, math.prod(config.net.input))
     parts = open_parts(config.data, config.net.input, config.solver.seed, world)
     memory = _memory_per_rank(config, world, device)
@@ -83,11 +83,14 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     plan = grid_search.choose(
         shapes, groups.layout.model_ranks, work, grid=grid, memory=memory, machine=stated, source=source
     )
+    flops = _largest_product(plan, work, config)
+    node.limit_threads(world.ranks_on_node, world.cores, flops)  # the rates are measured with so many
     in_use = float(node.resident_bytes() + SLACK) if device.is_host else device.peak_bytes() + DEVICE_SLACK
     in_use = world.minmax(in_use)[1]
     process = math.ceil(in_use / STEP) * float(STEP)  # in steps, so that two runs decide alike
     how: curvature_plan.CurvaturePlan | Budget
     origin = ""
+    factors = False
     options = config.solver
     if isinstance(options, NewtonSection):
         rates, origin = calibration.rates(config, world, device)
@@ -97,6 +100,7 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
             plan, work, options, memory=memory, process=process, rates=rates, soft=soft, source=source
         )
         passes = how.activation_cache_bytes
+        factors = how.factors
     else:
         how = registry.budget_for(options, plan, work, groups.layout, memory, process, source)
         passes = 0.0
@@ -140,6 +144,9 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     )
     objective = _shared_objective(groups, *ingredients) if shared else Objective(*ingredients)
     solver = registry.make(options, objective, groups, how)
+    if device.is_host and isinstance(options, NewtonSection) and (options.subproblem == "exact" or factors):
+        load_lapack()  # which solvers import when they need it: too late for the limit of its threads
+    notes.insert(0, node.limit_threads(world.ranks_on_node, world.cores, flops))  # readers bring libraries, too
     notes.extend(solver.describe())
     description = describe(config, network, window, loaded.scaling, targets, parts.train)
     return Job(
@@ -193,6 +200,16 @@ def workload(
         resident=resident,
         others=rest + others,
     )
+
+
+def _largest_product(plan: NetPlan, work: grid_search.Workload, config: Config) -> float:
+    """Operations of the largest matrix product, by which the number of BLAS threads is chosen."""
+    at_once = max(min(work.batch, work.samples), work.subsample)
+    gram = 0
+    if isinstance(config.solver, NewtonSection):
+        few = work.outputs * work.subsample <= curvature_plan.LARGEST_EXACT
+        gram = work.subsample if few or config.solver.subproblem == "exact" else 0
+    return costs.largest_product(plan, at_once, gram)
 
 
 def _memory_per_rank(config: Config, comm: Comm, device: Device) -> float:
