@@ -54,6 +54,7 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
         type=float,
         help=f"before S seconds are over write a checkpoint and exit with {REQUEUE}",
     )
+    parser.add_argument("--calibrate", action="store_true", help="measure the machine's rates again, and keep them")
     parser.add_argument("--version", action="version", version=f"dnewton {__version__}")
     args = parser.parse_args(argv)
     args.auto = args.resume == "auto"
@@ -106,7 +107,7 @@ def _main(comm: Comm) -> None:
             with comm.raise_together():  # before the data are read, so that a directory in use is reported at once
                 if comm.rank == 0:
                     out.check(args.overwrite, resume=args.auto)
-        job = assemble(config, comm, source)
+        job = assemble(config, comm, source, args.calibrate)
     if not isinstance(job, Job):  # a rank that serves
         stops.armed = True
         job.serve()

@@ -1,10 +1,13 @@
-"""The rates of this machine, measured once and kept in the user's cache directory.
+"""The rates of this machine, measured and kept for a month in the user's cache directory.
 
 A matrix product and a matrix-vector product that does not fit into the caches, best of several, in a quarter of a
 second. The file is `dnewton/rates.json` under $XDG_CACHE_HOME or ~/.cache, with an entry per processor and number of
 BLAS threads, or GPU, and dtype; where it cannot be written, or ranks share cores or a GPU, nothing is measured and the
 stated rates hold, so that two runs decide alike. A run's rates are in its `config.yaml`, so that a resumed run decides
 as before.
+
+What was measured while something else kept the machine busy is too low, by any factor: rates below a fifth of the
+stated ones are measured again, a few times, and the highest kept. A machine that is as slow as that is then believed.
 """
 
 from __future__ import annotations
@@ -14,14 +17,21 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 from dnewton.arrays.namespace import nbytes, ones, zeros
 from dnewton.comm.communicator import Comm
 from dnewton.config.schema import Config
+from dnewton.errors import UserError
 from dnewton.hardware.device import HOST, Device
 from dnewton.hardware.rates import Rates, stated
 
+MAX_DAYS = 30
+PLAUSIBLE = 0.2  # of the stated rates
+ATTEMPTS = 4  # at what is implausible
 ROUNDS = 5
 SQUARE = 768
 WIDE = 4096
@@ -30,17 +40,44 @@ CUDA_SQUARE = 4096
 CUDA_TALL = 65536  # a GPU's: 1 GiB, which its caches do not hold
 
 
-def rates(config: Config, comm: Comm, device: Device) -> tuple[Rates, str]:
-    """The rates that all ranks decide by, rank 0's, and where they come from. Collective over the world."""
+@dataclass(frozen=True)
+class Entry:
+    """What is kept of a machine: its rates, the day, and how often they were measured."""
+
+    rates: Rates
+    day: str  # as 2026-11-27; empty where an earlier version wrote it
+    times: int = 1
+
+    def old(self, today: date) -> bool:
+        """Whether the day is long past, or not yet there, or not known."""
+        try:
+            return not 0 <= (today - date.fromisoformat(self.day)).days <= MAX_DAYS
+        except ValueError:
+            return True
+
+    def implausible(self, without: Rates) -> bool:
+        """Whether something else seems to have kept the machine busy, and that has not been looked at often enough."""
+        flops, bandwidth = self.rates.flops / without.flops, self.rates.bandwidth / without.bandwidth
+        return min(flops, bandwidth) < PLAUSIBLE and self.times < ATTEMPTS
+
+
+def rates(config: Config, comm: Comm, device: Device, again: bool = False) -> tuple[Rates, str]:
+    """The rates that all ranks decide by, rank 0's, and where they come from; with `again` newly measured ones.
+
+    Raises UserError where `again` is impossible. Collective over the world.
+    """
     if config.parallel.rates != "auto":
+        if again:
+            raise UserError("--calibrate: parallel.rates gives the rates; --set parallel.rates=auto has them measured")
         given = config.parallel.rates
         return Rates(given.flops, given.bandwidth), "given"
     without = stated(config.parallel.device)
     values, note = [without.flops, without.bandwidth], ""
-    if comm.rank == 0:
-        alone = comm.least_cores >= 1 if device.is_host else device.sharing == 1
-        own, note = _of_this_machine(config.parallel.dtype, alone, device, without)
-        values = [own.flops, own.bandwidth]
+    with comm.raise_together():
+        if comm.rank == 0:
+            alone = comm.least_cores >= 1 if device.is_host else device.sharing == 1
+            own, note = _of_this_machine(config.parallel.dtype, alone, device, without, again)
+            values = [own.flops, own.bandwidth]
     flops, bandwidth = comm.bcast_scalars(values)
     return Rates(flops, bandwidth), comm.text_from_root(note)
 
@@ -51,42 +88,63 @@ def cache_file() -> Path:
     return Path(root) / "dnewton" / "rates.json"
 
 
-def _of_this_machine(dtype: str, alone: bool, device: Device, without: Rates) -> tuple[Rates, str]:
+def _of_this_machine(dtype: str, alone: bool, device: Device, without: Rates, again: bool = False) -> tuple[Rates, str]:
     """The kept rates, or newly measured ones; where ranks share a core or GPU, what was kept, or the stated ones."""
     what = f"{_processor()}, {_threads()} BLAS thread(s)" if device.is_host else device.name
     cores = "core" if device.is_host else "GPU"
     path = cache_file()
     key = f"{what}, {dtype}"
-    known = _read(path)
-    if key in known:
-        return known[key], f"measured before, kept in {path}"
+    today = date.today()
+    known = _read(path).get(key)
+    if again and not alone:
+        raise UserError(f"--calibrate: ranks share {cores}s; start at most as many ranks as there are {cores}s")
+    if known and not again and not (alone and (known.old(today) or known.implausible(without))):
+        return known.rates, f"measured {f'on {known.day}' if known.day else 'before'}, kept in {path}"
     if not alone:
         return without, f"stated, as ranks share {cores}s: measured by a run that has a {cores} per rank"
+    instead = (known.rates, "measured before") if known else (without, "stated")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}")
-        measured = measure(dtype, device)
-        entries = {k: {"flops": r.flops, "bandwidth": r.bandwidth} for k, r in {**_read(path), key: measured}.items()}
+        entry = Entry(measure(dtype, device), today.isoformat())
+        if known and not again and not known.old(today):  # only implausible: what is busy makes it lower, never higher
+            entry = Entry(_higher(entry.rates, known.rates), entry.day, known.times + 1)
         try:
-            scratch.write_text(json.dumps(entries, indent=1) + "\n")
+            scratch.write_text(json.dumps(_rendered({**_read(path), key: entry}), indent=1) + "\n")
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
     except OSError as error:
-        return without, f"stated, as {path} cannot be written ({error.strerror})"
+        if again:
+            raise UserError(f"--calibrate: {path}: cannot be written: {error.strerror}") from None
+        return instead[0], f"{instead[1]}, as {path} cannot be written ({error.strerror})"
     except MemoryError:
-        return without, "stated, as there is too little memory left to measure with"
-    return measured, f"measured now, kept in {path}"
+        return instead[0], f"{instead[1]}, as there is too little memory left to measure with"
+    return entry.rates, f"measured now, kept in {path}"
 
 
-def _read(path: Path) -> dict[str, Rates]:
+def _higher(a: Rates, b: Rates) -> Rates:
+    return Rates(max(a.flops, b.flops), max(a.bandwidth, b.bandwidth))
+
+
+def _rendered(entries: dict[str, Entry]) -> dict[str, dict[str, Any]]:
+    return {
+        k: {"flops": e.rates.flops, "bandwidth": e.rates.bandwidth, "date": e.day, "times": e.times}
+        for k, e in entries.items()
+    }
+
+
+def _read(path: Path) -> dict[str, Entry]:
     """The file's entries; what is damaged counts as missing and is measured again."""
     try:
-        entries = json.loads(path.read_text())
-        kept = {k: Rates(float(v["flops"]), float(v["bandwidth"])) for k, v in entries.items()}
+        values = json.loads(path.read_text())
+        kept = {
+            k: Entry(Rates(float(v["flops"]), float(v["bandwidth"])), str(v.get("date", "")), int(v.get("times", 1)))
+            for k, v in values.items()
+        }
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
-    return {k: r for k, r in kept.items() if 1e6 < r.flops < 1e18 and 1e6 < r.bandwidth < 1e16}
+    return {k: e for k, e in kept.items() if 1e6 < e.rates.flops < 1e18 and 1e6 < e.rates.bandwidth < 1e16}
 
 
 def measure(dtype: str, device: Device = HOST) -> Rates:

@@ -16,6 +16,7 @@ from dnewton.data.parts import Loaded, load_parts, open_parts
 from dnewton.data.samples import Samples, Streamed, Window
 from dnewton.data.sampling import subsample_size
 from dnewton.data.targets import Targets
+from dnewton.errors import UserError
 from dnewton.grid import ceil_div
 from dnewton.hardware import calibration, node
 from dnewton.hardware.device import Device, open_device
@@ -58,8 +59,9 @@ class Job:
     baseline: float  # the training score of a model that knows no features
 
 
-def assemble(config: Config, world: Comm, source: str) -> Job | Server:
-    """Plan the layout, read the data and build the solver; `source` names the configuration in messages.
+def assemble(config: Config, world: Comm, source: str, calibrate: bool = False) -> Job | Server:
+    """Plan the layout, read the data and build the solver; `source` names the configuration in messages, `calibrate`
+    measures the machine's rates again.
 
     A rank that serves gets its server instead.
 
@@ -93,7 +95,7 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
     factors = False
     options = config.solver
     if isinstance(options, NewtonSection):
-        rates, origin = calibration.rates(config, world, device)
+        rates, origin = calibration.rates(config, world, device, calibrate)
         config = config.with_rates(rates.flops, rates.bandwidth)
         soft = math.inf if config.data.max_resident == "auto" else float(config.data.max_resident - READERS)
         how = curvature_plan.decide(
@@ -102,6 +104,8 @@ def assemble(config: Config, world: Comm, source: str) -> Job | Server:
         passes = how.activation_cache_bytes
         factors = how.factors
     else:
+        if calibrate:
+            raise UserError(f"--calibrate: {options.name} decides nothing by the machine's rates; it is for newton")
         how = registry.budget_for(options, plan, work, groups.layout, memory, process, source)
         passes = 0.0
     notes.append(groups.layout.describe())
