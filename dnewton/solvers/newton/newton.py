@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dnewton.arrays.namespace import Array, dot, epsilon, namespace, take
 from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
 from dnewton.curvature import jacobian
-from dnewton.curvature.gauss_newton import GaussNewton
+from dnewton.curvature.gauss_newton import GaussNewton, Model
 from dnewton.curvature.matrix_free import MatrixFreeJacobian, MatrixFreeModel
-from dnewton.data.sampling import Cycle, subsample_size
+from dnewton.data.sampling import Cycle
 from dnewton.errors import UserError
 from dnewton.model.objective import Evaluation, Objective
+from dnewton.planning import costs
 from dnewton.planning.curvature_plan import CurvaturePlan
 from dnewton.solvers import damping, line_search
 from dnewton.solvers.interface import (
@@ -26,10 +28,14 @@ from dnewton.solvers.interface import (
     StartPoint,
     gradient_ending,
 )
-from dnewton.solvers.newton import cg, combine, direct, early_termination, local_solver
+from dnewton.solvers.newton import cg, combine
+from dnewton.solvers.newton.adaptive import Controller, Operations
 from dnewton.solvers.newton.progress import Progress, settings
+from dnewton.solvers.newton.systems import Systems
 
 MAX_TRIALS = 12
+MAX_SHORTER = 2  # trials of a step shorter than the direction
+MAX_SOLVES = 6  # of one iteration, with ever larger λ
 SUBSAMPLE, GRADIENT = 1, 2  # purposes of random draws
 
 
@@ -45,6 +51,15 @@ class State:
     evaluated: int = 0  # the iteration whose batches f and ∇f were evaluated in (older after rejected steps)
 
 
+class _Tried(NamedTuple):
+    """The last direction of an iteration, and how often f was evaluated."""
+
+    direction: combine.Direction
+    solution: cg.Solution
+    waited: float
+    trials: int
+
+
 class Newton(Solver):
     """The solver: :meth:`start` once, then :meth:`step` until it has converged or enough iterations are done."""
 
@@ -55,26 +70,19 @@ class Newton(Solver):
         self._comm = comm
         self._strategy = strategy
         network, total = objective.network, objective.data.count
-        size = subsample_size(options.subsample, total)
+        size = options.subsample_size(total, network.plan.outputs)
         self._subsamples = Cycle(total, size, options.seed, SUBSAMPLE)
         chosen = total if options.gradient_batch == "all" else min(options.gradient_batch, total)
         self._stochastic = options.gradient_batch != "all"
         self._gradient_draws = Cycle(total, chosen, options.seed, GRADIENT)
-        self._rank_unit = jacobian.local_systems(network.blocks, per_layer=False)[0]
-        self._units = jacobian.local_systems(network.blocks, options.diagonal_unit == "layer")
-        stop = options.early_termination
-        self._watch: early_termination.TerminationRule
-        if options.curvature == "diagonal" and strategy.how == "implicit":
-            self._watch = early_termination.make_joint(stop.mode, stop.fraction, comm)
-        else:
-            mode = "off" if options.curvature == "full" else stop.mode  # one solve for all ranks
-            alone = options.replica_solve != "exact"
-            self._watch = early_termination.make(mode, stop.fraction, stop.every, comm, alone)
+        self._systems = Systems(network, options, comm, strategy)
+        self._rank_unit = self._systems.rank_unit
         self._at: Evaluation
         self._grad: Array
         self._norm = math.nan
         self._active = 0
-        self._solves = 0
+        self._work = Operations(tuple(costs.blocks_of(network.plan)), size, network.plan.outputs)
+        self._controller = Controller.restored("")
         self._broken = damping.Broken()
         self._progress: Progress
         self.state: State
@@ -101,7 +109,7 @@ class Newton(Solver):
 
     def begin(self, start: StartPoint) -> IterationReport:
         """As :meth:`start`, from θ alone or from what a checkpoint holds. Collective over the world."""
-        state = State(start.theta, self._options.lambda_)
+        state = State(start.theta, self._options.first_lambda)
         if start.saved is not None:
             values = start.saved.values
             state = State(
@@ -112,6 +120,7 @@ class Newton(Solver):
                 float(values["first_norm"]),
                 int(values["evaluated"]),
             )
+            self._controller = Controller.restored(start.saved.values.get("controller", ""))
         report = self.start(state)
         self._progress.restore("" if start.saved is None else start.saved.values.get("progress", ""))
         return report
@@ -122,6 +131,8 @@ class Newton(Solver):
         values = {"lambda": state.damping, "first_norm": state.first_norm, "evaluated": state.evaluated}
         vectors = {} if state.previous is None else {"previous": state.previous}
         written = {k: repr(v) for k, v in values.items()} | {"progress": self._progress.saved()}
+        if not self._options.by_paper:
+            written["controller"] = self._controller.saved()
         return SolverState(vectors, values=written)
 
     @property
@@ -143,26 +154,17 @@ class Newton(Solver):
     def step(self) -> IterationReport:
         """One Newton iteration. Collective over the world."""
         state = self.state
-        model = self._curvature()
-        direction, solution, waited = self._direction(model, state.damping)
-        del model
-        self._comm.stops.safe_point()  # a solve that was cut short for a stop must not count
-        state.iteration += 1
-        if self._broken.seen(direction.slope + direction.curvature, state.iteration):
-            state.previous = None  # it may have come from there
-        alpha, at, trials = self._line_search(direction)
-        ratio = -1.0
-        if at is not None:
-            predicted = alpha * direction.slope + 0.5 * alpha**2 * direction.curvature
-            if predicted < 0:
-                ratio = (at.value - self._at.value) / predicted
-            else:
-                at = None
+        alpha, at, ratio, tried = self._by_line_search() if self._options.by_paper else self._by_damping()
+        direction, solution, waited, trials = tried
         if at is not None and not self._take(alpha, direction.p, at):
             at, ratio = None, -1.0
         if at is None:
             self._keep_point()
-        state.damping = damping.update(state.damping, ratio, self._options.drop, self._options.boost)
+        if self._options.by_paper:
+            state.damping = damping.update(state.damping, ratio, *self._options.factors)
+        elif at is not None:
+            rule = self._controller.damping
+            state.damping = rule.accepted(state.damping, ratio) if alpha == 1 else rule.rejected(state.damping)
         report = IterationReport(
             self._at.value,
             self._norm,
@@ -183,6 +185,94 @@ class Newton(Solver):
         self._progress.seen(report, direction.slope, direction.curvature)
         return report
 
+    def _by_line_search(self) -> tuple[float, Evaluation | None, float, _Tried]:
+        """One direction, and α along it (Wang et al. 2018, algorithm 2). Collective over the world."""
+        state = self.state
+        direction, solution, waited = self._direction(self._curvature(), state.damping)
+        self._comm.stops.safe_point()  # a solve that was cut short for a stop must not count
+        state.iteration += 1
+        if self._broken.seen(direction.slope + direction.curvature, state.iteration):
+            state.previous = None  # it may have come from there
+        alpha, at, trials = self._line_search(direction)
+        ratio = -1.0
+        if at is not None:
+            predicted = alpha * direction.slope + 0.5 * alpha**2 * direction.curvature
+            if predicted < 0:
+                ratio = (at.value - self._at.value) / predicted
+            else:
+                at = None
+        return alpha, at, ratio, _Tried(direction, solution, waited, trials)
+
+    def _by_damping(self) -> tuple[float, Evaluation | None, float, _Tried]:
+        """Directions for ever larger λ from the same J, until one lowers f as its model says. Collective."""
+        state, rule = self.state, self._controller.damping
+        model = self._curvature()
+        self._systems.new_point()
+        if not rule.scale:
+            wanted = None if self._options.lambda_ == "auto" else self._options.lambda_
+            state.damping = rule.begin(self._curvature_along_gradient(model), epsilon(state.theta), wanted)
+        state.iteration += 1
+        waited, trials = 0.0, 0
+        alpha, at = 1.0, None
+        keeps = self._strategy.keeps_jacobian
+        for solves in range(1, (MAX_SOLVES if keeps else 1) + 1):
+            direction, solution, seconds = self._direction(model, state.damping)
+            waited += seconds
+            self._comm.stops.safe_point()
+            if solves == 1:
+                self._learn(solution.iterations)
+            predicted = direction.slope + 0.5 * direction.curvature
+            if not keeps:
+                del model
+            if math.isfinite(predicted) and predicted < 0:
+                alpha, at, evaluated = self._shorten(direction)
+                trials += evaluated
+                if at is not None:
+                    break
+            elif not math.isfinite(predicted):
+                state.previous = None  # it may have come from there
+            state.damping = rule.rejected(state.damping)
+        self._systems.new_point()
+        self._broken.seen(predicted, state.iteration)
+        if at is None:
+            return 1.0, None, -1.0, _Tried(direction, solution, waited, trials)
+        ratio = (at.value - self._at.value) / (alpha * direction.slope + 0.5 * alpha**2 * direction.curvature)
+        return alpha, at, ratio, _Tried(direction, solution, waited, trials)
+
+    def _shorten(self, direction: combine.Direction) -> tuple[float, Evaluation | None, int]:
+        """α = 1, or where f does not fall there a shorter step by the parabola through f, its slope and f(θ + αp):
+        evaluations are far cheaper than another solve. Collective over the world."""
+        before, slope, eta = self._at.value, direction.slope, self._options.eta
+        alpha = 1.0
+        for trial in range(1, MAX_SHORTER + 2):
+            at = self._evaluate(self._moved(alpha, direction.p), trial=True)
+            rise = at.value - before
+            if math.isfinite(rise) and rise <= eta * alpha * (slope + 0.5 * alpha * direction.curvature):
+                return alpha, at, trial
+            del at
+            best = -0.5 * slope * alpha**2 / (rise - slope * alpha) if math.isfinite(rise) else 0.0
+            alpha = min(max(best, 0.1 * alpha), 0.5 * alpha)
+        return alpha, None, MAX_SHORTER + 1
+
+    def _curvature_along_gradient(self, model: GaussNewton | MatrixFreeModel) -> float:
+        """∇fᵀG∇f / ∇fᵀ∇f: the scale that λ is measured by. Collective over the world."""
+        with self._comm.phase("combine"):
+            along = self._plain(model, self._grad)
+        curvature = along.curvature / self._norm**2 if self._norm > 0 else 1.0
+        return curvature if math.isfinite(curvature) and curvature > 0 else 1.0
+
+    def _learn(self, iterations: int) -> None:
+        """The size of the preconditioner for the next solves, by the CG iterations of this one.
+
+        Collective over the world: two scalars.
+        """
+        most = self._strategy.rows
+        if not most:
+            return
+        with self._comm.phase("combine"):
+            total, active = self._comm.sum_scalars([float(iterations), float(iterations > 0)])
+        self._controller.sampled.solved(total / max(1.0, active), self._work, most)
+
     def _spent(self, trials: int, accepted: bool) -> float:
         """Gradient equivalents of an iteration but for its CG: evaluations, a gradient, the K-fold sweep over S."""
         s, outputs = self._subsamples.size, self._objective.network.plan.outputs
@@ -192,7 +282,7 @@ class Newton(Solver):
 
     def close(self, error: str = "") -> None:
         """Free the early-termination counter. Collective over the world."""
-        self._watch.close()
+        self._systems.watch.close()
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
@@ -223,68 +313,25 @@ class Newton(Solver):
         self, model: GaussNewton | MatrixFreeModel, lam: float
     ) -> tuple[combine.Direction, cg.Solution, float]:
         """The combined direction for one λ, the local solution, and the seconds this rank waited for others."""
-        comm = self._comm
-        unit = self._rank_unit
-        previous = self.state.previous
+        comm, previous = self._comm, self.state.previous
         with comm.phase("cg"):
             solution = self._solve(model, lam)
         with comm.phase("combine"):
             if self._options.combine == "none":
-                direction = combine.plain(model, unit, self._grad, solution.d, comm)
+                direction = self._plain(model, solution.d)
             else:
-                direction = combine.combine(model, unit, self._grad, solution.d, previous, lam, comm)
-            return direction, solution, self._watch.complete()
+                direction = combine.combine(model, self._rank_unit, self._grad, solution.d, previous, lam, comm)
+            return direction, solution, self._systems.watch.complete()
+
+    def _plain(self, model: Model, d: Array) -> combine.Direction:
+        return combine.plain(model, self._rank_unit, self._grad, d, self._comm)
 
     def _solve(self, model: GaussNewton | MatrixFreeModel, lam: float) -> cg.Solution:
         """The local systems, or the whole one. Collective over the world where J is not held or the system is whole."""
-        options = self._options
-        self._solves += 1
-        self._watch.begin(self._solves, self._active)
-        start = self.state.previous if options.warm_start else None
-        if options.curvature == "full":
-            solution = self._solve_whole(model, lam, start)
-            self._watch.finished(counts=False)
-            return solution
-        if not isinstance(model, GaussNewton):
-            return self._solve_jointly(model, lam, start)
-        systems = [
-            local_solver.make(way, model, self._grad, unit, lam, options.cg_tolerance, start)
-            for way, unit in zip(self._strategy.ways, self._units, strict=True)
-        ]
-        return cg.solve(systems, self._grad, options.max_cg, self._watch)
-
-    def _solve_whole(self, model: GaussNewton | MatrixFreeModel, lam: float, start: Array | None) -> cg.Solution:
-        """`curvature: full`. Collective over the world."""
-        options, comm = self._options, self._comm
-        if options.subproblem == "exact":
-            assert isinstance(model, GaussNewton)
-            start = direct.dual(model, self._grad, self._rank_unit, lam, comm)
-        return cg.solve_whole(
-            lambda v, unit: model.full_product(v, unit, lam, comm),
-            self._grad,
-            self._rank_unit,
-            self._norm,
-            options.cg_tolerance,
-            options.max_cg,
-            comm,
-            start,
-        )
-
-    def _solve_jointly(self, model: MatrixFreeModel, lam: float, start: Array | None) -> cg.Solution:
-        """The local systems where their products are sweeps over all ranks. Collective over the world."""
-        options, comm = self._options, self._comm
-        g = self._grad
-        zero = namespace(g).zeros_like(g)
-        assert isinstance(self._watch, early_termination.LockstepTermination)
-
-        def product(v: Array, unit: jacobian.LocalSystem) -> Array:
-            return model.joint_product(v, unit, lam, comm)
-
-        def idle(unit: jacobian.LocalSystem) -> None:
-            product(zero, unit)
-
-        systems = [cg.PlainCG(product, g, u, options.cg_tolerance, start) for u in self._units]
-        return cg.solve_jointly(systems, idle, g, options.max_cg, self._watch)
+        self._systems.begin(self._active)
+        start = self.state.previous if self._options.warm_start else None
+        rows = self._controller.sampled.rows
+        return self._systems.solve(model, self._grad, self._norm, lam, start, rows)
 
     def _take(self, alpha: float, p: Array, at: Evaluation) -> bool:
         """Move to an accepted trial point; False, and back, when f or ∇f is not finite there."""
