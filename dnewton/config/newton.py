@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,6 +14,8 @@ from dnewton.config.types import Count, Rules, Section, SolverSection, WholeNumb
 Auto = Literal["auto"]
 TOLERANCE = 0.1  # of `cg_tolerance: auto`, and the paper's
 PAPER_SUBSAMPLE, PAPER_LAMBDA, PAPER_DROP, PAPER_BOOST = 0.1, 1.0, 0.6667, 1.5
+MANY_SAMPLES = 4000  # of classes, from which `start: auto` is adam
+WORDS = {">": "greater than", ">=": "greater than or equal to", "<": "less than", "<=": "less than or equal to"}
 PRECONDITIONERS = ("diagonal", "kronecker", "sampled")
 LEAST_ROWS, LEAST_SAMPLES = 2000, 64  # of J, K per sample, and of S, that `subsample: auto` does not go below
 
@@ -23,24 +26,24 @@ def _gradient_batch(value: Any) -> Any:
     raise ValueError("all or a number of samples is needed")
 
 
-def _auto_or(check: Callable[[float], bool], what: str) -> Callable[[Any], Any]:
-    """A check of `auto` or a number: one message instead of one for each of a union's members."""
+def _auto_or(*bounds: tuple[str, float, str]) -> Callable[[Any], Any]:
+    """A check of `auto` or a number within bounds: one message instead of one for each of a union's members."""
+    compared = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+    what = " and ".join(written if math.isinf(bound) else f"{WORDS[sign]} {written}" for sign, bound, written in bounds)
 
     def checked(value: Any) -> Any:
-        number = type(value) in (int, float)
-        if value == "auto" or (number and math.isfinite(value) and check(value)):
+        if value == "auto":
             return value
+        if type(value) in (int, float) and all(compared[sign](value, bound) for sign, bound, _ in bounds):
+            return float(value)
         raise ValueError(f"auto or a number {what} is needed")
 
     return checked
 
 
 def _subsample(value: Any) -> Any:
-    if value == "auto":
-        return value
-    if type(value) not in (int, float) or not (0 < value < math.inf):
-        raise ValueError("auto, a fraction (0, 1] or a whole number of samples is needed")
-    return samples_or_share(float(value))
+    checked = _auto_or((">", 0, "0"), ("<", math.inf, "finite"))(value)
+    return checked if checked == "auto" else samples_or_share(checked)
 
 
 def _early_termination(value: Any) -> Any:
@@ -84,20 +87,22 @@ class NewtonSection(SolverSection):
     subproblem: Literal["auto", "cg", "exact"] = "auto"
     jacobian_dtype: Literal["auto", "float16", "bfloat16"] = "auto"  # half precision of what J holds
     preconditioner: Literal["auto", "none", "diagonal", "kronecker", "sampled"] = "auto"  # auto: `cg` has none
-    cg_tolerance: Annotated[float | Auto, BeforeValidator(_auto_or(lambda v: 0 < v < 1, "between 0 and 1"))] = "auto"
+    cg_tolerance: Annotated[float | Auto, BeforeValidator(_auto_or((">", 0, "0"), ("<", 1, "1")))] = "auto"
     max_cg: Count = 250
     warm_start: bool = False  # begin each local solve at the last accepted step; cg without Gram coordinates
     early_termination: Annotated[EarlyTerminationSection, BeforeValidator(_early_termination)] = omitted()
     combine: Annotated[Literal["none", "previous"], BeforeValidator(_combine)] = "previous"
     replica_solve: Literal["average", "exact"] = "average"  # parallel.replicas > 1: each with its share of S, or all
+    start: Literal["auto", "none", "adam"] = "auto"  # before Newton; auto: adam with many samples of classes
+    start_passes: Count = 10  # over the samples
     damping: Literal["auto", "paper"] = "auto"  # paper: by drop and boost; a number for one of them means that, too
     lambda_: Annotated[
         float | Auto,
-        BeforeValidator(_auto_or(lambda v: 1e-10 <= v <= 1e10, "from 1e-10 to 1e10")),
+        BeforeValidator(_auto_or((">=", 1e-10, "0.0000000001"), ("<=", 1e10, "10000000000"))),
         Field(alias="lambda"),
     ] = "auto"
-    drop: Annotated[float | Auto, BeforeValidator(_auto_or(lambda v: 0 < v <= 1, "above 0, at most 1,"))] = "auto"
-    boost: Annotated[float | Auto, BeforeValidator(_auto_or(lambda v: v >= 1, "of at least 1"))] = "auto"
+    drop: Annotated[float | Auto, BeforeValidator(_auto_or((">", 0, "0"), ("<=", 1, "1")))] = "auto"
+    boost: Annotated[float | Auto, BeforeValidator(_auto_or((">=", 1, "1"), ("<", math.inf, "finite")))] = "auto"
     eta: Annotated[float, Field(gt=0, lt=1)] = 1.0e-4
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stop at |grad| <= tolerance * |first grad|
     patience: Count | None = None  # stop after so many iterations without a better validation figure
@@ -109,6 +114,11 @@ class NewtonSection(SolverSection):
     def by_paper(self) -> bool:
         """Whether λ follows the paper's rule, and with it a line search on α."""
         return self.damping == "paper" or self.drop != "auto" or self.boost != "auto"
+
+    def starts_by_adam(self, samples: int, classes: bool) -> bool:
+        """Whether passes of Adam come before the first iteration."""
+        wanted = classes and not self.by_paper and samples >= MANY_SAMPLES
+        return self.start == "adam" or (self.start == "auto" and wanted)
 
     @property
     def first_lambda(self) -> float:

@@ -173,7 +173,7 @@ NEWTON: list[Entry] = [
     ("solver.jacobian_dtype=bfloat16 & solver.jacobian=implicit", "solver", "jacobian_dtype needs jacobian: auto or"),
     ("solver.jacobian=sparse", "solver.jacobian", "'factored', 'dense' or 'implicit'"),
     ("solver.subproblem=gmres", "solver.subproblem", "'cg' or 'exact'"),
-    ("solver.preconditioner=ilu", "solver.preconditioner", "'diagonal' or 'kronecker'"),
+    ("solver.preconditioner=ilu", "solver.preconditioner", "'kronecker' or 'sampled'"),
     ("solver.cg_tolerance=0", "solver.cg_tolerance", "greater than 0"),
     ("solver.cg_tolerance=1", "solver.cg_tolerance", "less than 1"),
     ("solver.max_cg=0", "solver.max_cg", "greater than or equal to 1"),

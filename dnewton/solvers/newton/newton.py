@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from dnewton.arrays.namespace import Array, dot, epsilon, namespace, take
+from dnewton.arrays.namespace import Array, dot, epsilon
 from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
-from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton, Model
-from dnewton.curvature.matrix_free import MatrixFreeJacobian, MatrixFreeModel
+from dnewton.curvature.matrix_free import MatrixFreeModel
 from dnewton.data.sampling import Cycle
 from dnewton.errors import UserError
 from dnewton.model.objective import Evaluation, Objective
@@ -30,6 +29,7 @@ from dnewton.solvers.interface import (
 )
 from dnewton.solvers.newton import cg, combine
 from dnewton.solvers.newton.adaptive import Controller, Operations
+from dnewton.solvers.newton.first_passes import by_adam
 from dnewton.solvers.newton.progress import Progress, settings
 from dnewton.solvers.newton.systems import Systems
 
@@ -86,6 +86,7 @@ class Newton(Solver):
         self._broken = damping.Broken()
         self._progress: Progress
         self.state: State
+        self._starts_by_adam = options.starts_by_adam(total, objective.loss.targets == "classes")
 
     def start(self, state: State) -> IterationReport:
         """Evaluate the point that a run starts from, or is resumed at.
@@ -110,6 +111,8 @@ class Newton(Solver):
     def begin(self, start: StartPoint) -> IterationReport:
         """As :meth:`start`, from θ alone or from what a checkpoint holds. Collective over the world."""
         state = State(start.theta, self._options.first_lambda)
+        if start.saved is None and not start.given and self._starts_by_adam:
+            state.theta = self._after_adam(start.theta)
         if start.saved is not None:
             values = start.saved.values
             state = State(
@@ -123,7 +126,22 @@ class Newton(Solver):
             self._controller = Controller.restored(start.saved.values.get("controller", ""))
         report = self.start(state)
         self._progress.restore("" if start.saved is None else start.saved.values.get("progress", ""))
-        return report
+        if state.theta is start.theta:
+            return report
+        return replace(report, seen=report.seen + float(self._options.start_passes * self._objective.data.count))
+
+    def _after_adam(self, theta: Array) -> Array:
+        """θ after `start_passes`; as it was where they have led to no finite numbers. Collective over the world."""
+        with self._comm.phase("gradient"):
+            there = by_adam(self._objective, theta, self._options.start_passes, self._options.seed)
+            (squares,) = self._comm.sum_scalars([dot(there, there)])
+        return there if math.isfinite(squares) else theta
+
+    def describe(self) -> list[str]:
+        """What was derived from the sizes."""
+        rule = "lambda by drop and boost" if self._options.by_paper else "lambda by the gain ratio"
+        first = f"; first {self._options.start_passes} passes of Adam" if self._starts_by_adam else ""
+        return [f"newton: curvature of {self._subsamples.size} of {self._subsamples.total} samples; {rule}{first}"]
 
     def saved(self) -> SolverState:
         """The previous step, λ, and where f was evaluated."""
@@ -153,14 +171,14 @@ class Newton(Solver):
 
     def step(self) -> IterationReport:
         """One Newton iteration. Collective over the world."""
-        state = self.state
-        alpha, at, ratio, tried = self._by_line_search() if self._options.by_paper else self._by_damping()
+        state, by_paper = self.state, self._options.by_paper
+        alpha, at, ratio, tried = self._by_line_search() if by_paper else self._by_damping()
         direction, solution, waited, trials = tried
         if at is not None and not self._take(alpha, direction.p, at):
             at, ratio = None, -1.0
         if at is None:
             self._keep_point()
-        if self._options.by_paper:
+        if by_paper:
             state.damping = damping.update(state.damping, ratio, *self._options.factors)
         elif at is not None:
             rule = self._controller.damping
@@ -287,27 +305,9 @@ class Newton(Solver):
     # --- parts ------------------------------------------------------------------------------------------------------
 
     def _curvature(self) -> GaussNewton | MatrixFreeModel:
-        """The model at θ in the form that the strategy says; takes over the subsample's forward passes."""
-        objective = self._objective
-        theta = self.state.theta
-        how = self._strategy
-        network = objective.network
-        loss = objective.loss
-        regulariser = objective.regulariser
+        """The model at θ in the form that the plan says; takes over the subsample's forward passes."""
         with self._comm.phase("jacobian"):
-            tapes = [b.tape for b in self._at.subsample if b.tape is not None]
-            y = namespace(theta).concat([take(objective.data.y, b.indices) for b in self._at.subsample])
-            for batch in self._at.subsample:
-                batch.tape = None
-            z = namespace(theta).concat([t.z for t in tapes])
-            if how.how == "explicit":
-                half = None if self._options.jacobian_dtype == "auto" else self._options.jacobian_dtype
-                jac = jacobian.build(network, theta, tapes, how.held, how.chunk, half)
-                if half == "float16" and self._comm.minmax(float(jac.sound))[0] == 0.0:
-                    raise UserError("solver.jacobian_dtype: float16 ends at 65504 and J does not; use bfloat16 or auto")
-                return GaussNewton(jac, loss, z, y, regulariser)
-            passes = MatrixFreeJacobian(network, theta, tapes, how.chunk)
-            return MatrixFreeModel(passes, loss, z, y, regulariser)
+            return self._systems.model(self._objective, self.state.theta, self._at.subsample)
 
     def _direction(
         self, model: GaussNewton | MatrixFreeModel, lam: float

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dnewton.arrays.namespace import Array, namespace
+from collections.abc import Sequence
+
+from dnewton.arrays.namespace import Array, namespace, take
 from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.matrix_free import MatrixFreeModel
+from dnewton.curvature.matrix_free import MatrixFreeJacobian, MatrixFreeModel
+from dnewton.errors import UserError
 from dnewton.model.network import Network
+from dnewton.model.objective import Batch, Objective
 from dnewton.planning.curvature_plan import CurvaturePlan
 from dnewton.solvers.newton import cg, direct, early_termination, local_solver
 
@@ -33,6 +37,26 @@ class Systems:
             self.watch = early_termination.make(mode, stop.fraction, stop.every, comm, alone)
         self._solves = 0
         self._formed: local_solver.Formed = {}
+
+    def model(self, objective: Objective, theta: Array, batches: Sequence[Batch]) -> GaussNewton | MatrixFreeModel:
+        """The curvature at θ on the samples of some batches, whose forward passes it takes over.
+
+        Collective over the world where J's sweeps or the check of float16 send messages.
+        """
+        xp, plan, half = namespace(theta), self._plan, self._options.jacobian_dtype
+        tapes = [b.tape for b in batches if b.tape is not None]
+        y = xp.concat([take(objective.data.y, b.indices) for b in batches])
+        for batch in batches:
+            batch.tape = None
+        z = xp.concat([t.z for t in tapes])
+        if plan.how != "explicit":
+            passes = MatrixFreeJacobian(objective.network, theta, tapes, plan.chunk)
+            return MatrixFreeModel(passes, objective.loss, z, y, objective.regulariser)
+        dtype = None if half == "auto" else half
+        jac = jacobian.build(objective.network, theta, tapes, plan.held, plan.chunk, dtype)
+        if half == "float16" and self._comm.minmax(float(jac.sound))[0] == 0.0:
+            raise UserError("solver.jacobian_dtype: float16 ends at 65504 and J does not; use bfloat16 or auto")
+        return GaussNewton(jac, objective.loss, z, y, objective.regulariser)
 
     def new_point(self) -> None:
         """Forget what was formed for one J and serves several λ."""
