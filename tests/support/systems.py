@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import oracle
+from places import host, put
 from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, own_blocks, with_outputs
 
 from dnewton.comm.communicator import Comm
+from dnewton.curvature.gram import SampleMap, add_term, panel_width, panels_of
+from dnewton.curvature.jacobian import Jacobian, LocalSystem
 from dnewton.solvers.newton.newton import IterationReport, State
 
 NETS = {"mlp": ((5,), MLP), "cnn": ((2, 7, 6), CNN)}
@@ -38,6 +41,17 @@ def dense_pieces(problem: Problem, on: OnRanks, per_layer: bool) -> np.ndarray:
         system = g[np.ix_(block, block)] + LAMBDA * np.eye(len(block))
         expected[block] = np.linalg.solve(system, -gradient[block])
     return expected
+
+
+def gram(jacobian: Jacobian, unit: LocalSystem, mapped: SampleMap = lambda u, here: u) -> np.ndarray:
+    """A Aᵀ of a rank's unit, put together from the lower triangle of its terms."""
+    n = jacobian.samples * jacobian.outputs
+    total = np.zeros((n, n))
+    for term in jacobian.gram_terms(unit, mapped, "float64"):
+        matrix = put(np.zeros((n, n)))
+        add_term(term, panels_of(matrix, panel_width(jacobian.outputs, 5)))
+        total += host(matrix)
+    return np.tril(total) + np.tril(total, -1).T
 
 
 def run(on: OnRanks, iterations: int, theta: np.ndarray | None = None) -> list[tuple[IterationReport, np.ndarray]]:
