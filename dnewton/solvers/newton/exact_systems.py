@@ -27,9 +27,11 @@ from dnewton.arrays.namespace import (
 )
 from dnewton.comm.communicator import Comm
 from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.gram import add_squares, add_term, panel_width, panels_of, tile
+from dnewton.curvature.gram import Panel, add_squares, add_term, panel_width, panels_of, tile
 from dnewton.curvature.jacobian import LocalSystem
+from dnewton.grid import runs
 from dnewton.planning.costs import ROWS
+from dnewton.solvers.newton.distributed_cholesky import DistributedMatrix, width_of_panels
 
 RESIDUAL = 1e-3  # ‖(G + λI)d + g‖ / ‖g‖ of a solution that is good enough to step along
 REFINEMENTS = 2
@@ -203,14 +205,16 @@ class DualSystem(ExactSystem):
     def _form(self, dtype: str) -> Matrix:
         model = self._model
         rows = model.samples * model.outputs
-        terms = model.jacobian.gram_terms(self._unit, model.half_rows, dtype)
-        matrix = zeros((rows, rows), self._g, dtype)
-        panels = panels_of(matrix, panel_width(model.outputs, tile(matrix)))
-        for term in terms:
+        matrix: Array | None = None
+        if self._comm is None:
+            matrix = zeros((rows, rows), self._g, dtype)
+            panels = panels_of(matrix, panel_width(model.outputs, tile(matrix)))
+        else:  # half of the numbers
+            columns = runs(rows, width_of_panels(rows, model.outputs))
+            panels = [Panel(c.start, zeros((rows - c.start, c.stop - c.start), self._g, dtype)) for c in columns]
+        for term in model.jacobian.gram_terms(self._unit, model.half_rows, dtype):
             add_term(term, panels)
-        if self._comm is not None:
-            matrix = self._comm.bcast(self._comm.allreduce(matrix))
-        return LocalMatrix(matrix)
+        return LocalMatrix(matrix) if self._comm is None else DistributedMatrix(panels, self._comm)
 
     def _apply(self, factor: Factor, damping: float, right: Array) -> Array:
         model, xp = self._model, namespace(right)
