@@ -25,7 +25,7 @@ def setting(comm: Comm, net: str, loss: str, **options: object) -> tuple[Problem
     return problem, on, on.objective.gradient(on.theta, at)
 
 
-def dense_pieces(problem: Problem, on: OnRanks, per_layer: bool) -> np.ndarray:
+def dense_pieces(problem: Problem, on: OnRanks, per_layer: bool, damping: float = LAMBDA) -> np.ndarray:
     """The exact solution of every diagonal system, put together."""
     g = oracle.gauss_newton_matrix(
         problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C, problem.samples
@@ -38,7 +38,7 @@ def dense_pieces(problem: Problem, on: OnRanks, per_layer: bool) -> np.ndarray:
         blocks = [b[layer[b] == m] for b in blocks for m in range(layer.max() + 1)]
     expected = np.zeros(len(gradient))
     for block in blocks:
-        system = g[np.ix_(block, block)] + LAMBDA * np.eye(len(block))
+        system = g[np.ix_(block, block)] + damping * np.eye(len(block))
         expected[block] = np.linalg.solve(system, -gradient[block])
     return expected
 

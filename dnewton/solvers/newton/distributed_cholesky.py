@@ -6,7 +6,7 @@ every rank subtracts its product from the panels it owns (Golub and Van Loan 201
 the whole factor, half of n² numbers, so that solving with it takes no messages; all have the same bits, which are the
 owners'.
 
-By hand, and not by ScaLAPACK or SLATE: no wheel brings one of them (scalapack4py loads a library that must be there), it
+By hand, not by ScaLAPACK or SLATE: no wheel brings one of them (scalapack4py loads a library that must be there), it
 would have to be built for the MPI library of the run, and their 2-D grids pay from hundreds of ranks on only.
 """
 
