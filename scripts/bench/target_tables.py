@@ -37,7 +37,7 @@ def family(curves: dict[str, Curve], prefix: str) -> dict[str, Curve]:
 
 def thinned(curve: Curve) -> list[list[float]]:
     """About 60 points of a curve."""
-    return [list(p) for p in [*curve[:: max(1, len(curve) // 60)], curve[-1]]]
+    return [[float(f"{v:.5g}") for v in p] for p in [*curve[:: max(1, len(curve) // 60)], curve[-1]]]
 
 
 def quotient(a: float, b: float) -> float:
@@ -115,10 +115,8 @@ def regression_summary(rows: list[Row]) -> Row:
     A problem's ratio is the one of the hardest target that the best of ours reached on that seed; its quotient to the
     others is the smallest over the methods.
     """
-    print(
-        "\nOver seeds (median, worst): seconds of the default to the hardest target that any of ours reached, over the"
-    )
-    print("best of ours; times that it reaches each other method's best sooner")
+    print("\nOver seeds (median, worst): seconds of the default to the hardest target that any of ours reached, over")
+    print("those of the best of ours; how many times sooner it reaches the best of each other method")
     head = "".join(f"{p:>20}" for p in FAMILIES)
     print(f"  {'problem':30} {'to best of ours':>18}{head}")
     ratios: dict[str, float] = {}
@@ -157,7 +155,7 @@ def classification_row(curves: dict[str, Curve], main: str) -> Row:
     row: Row = {"best": best, "seconds": times, "final": {n: c[-1].held_out for n, c in curves.items()}}
     plain = {n: t for n, t in times.items() if n.startswith("Adam") and "decay" not in n}
     row["adam"] = min(plain, key=plain.__getitem__, default="")
-    row["ratio"] = quotient(times.get("default", math.inf), plain.get(row["adam"], math.inf))
+    row["ratio"] = quotient(times.get("default", math.inf), plain.get(row["adam"], math.nan))
     first = {n: row["final"][n] for n in curves if n.startswith(("Adam", "SGD"))}
     row["tuned"] = max(first, key=first.__getitem__, default="")
     mine = curves.get("default")
@@ -173,10 +171,9 @@ def show_classification(title: str, row: Row, grid: list[list[float]]) -> None:
     for name, took in row["seconds"].items():
         if not name.startswith("ours"):
             print(f"  {name:28} {took:>15.2f} s {row['final'][name]:>20.4f}")
-    print(
-        f"  default to {row['adam']}: {row['ratio']:.2f}; to the best at the end ({row['tuned']}): {row['points']:+.2f} "
-        f"points; after 50 iterations {row['after 50']:.4f}"
-    )
+    if row["adam"] and row["tuned"]:
+        print(f"  default to {row['adam']}: {row['ratio']:.2f}; after 50 iterations {row['after 50']:.4f}")
+        print(f"  default at the end minus {row['tuned']}: {row['points']:+.2f} points")
     if grid:
         flat = [v for line in grid for v in line]
         print("  accuracy at the end by lambda (down) and subsample (across):")
@@ -200,5 +197,5 @@ def classification_summary(rows: list[Row]) -> Row:
     kept = sum(f["points"][0] >= -0.3 for f in found.values())
     quick = [sum(f["ratio"][0] <= bound for f in found.values()) for bound in (1, 1.5, 2)]
     print(f"  within 0.3 points of the best on {kept} of {len(found)}")
-    print(f"  time over Adam's <= 1 on {quick[0]}, <= 1.5 on {quick[1]}, <= 2 on {quick[2]} of {len(found)}")
+    print(f"  time over Adam's: <= 1 on {quick[0]}, <= 1.5 on {quick[1]}, <= 2 on {quick[2]} of {len(found)}")
     return found
