@@ -55,10 +55,18 @@ def regression_row(curves: dict[str, Curve], main: str, noisy: bool) -> Row:
         value = NEAR * min(lowest(curve, "held_out") for curve in curves.values())
         targets.append((f"held-out {value:.3g}", "held_out", value))
     mine, ours = curves.get("default", []), family(curves, "ours")
-    row: Row = {"targets": [], "others": [], "train": lowest(mine, "train"), "held_out": {}}
+    row: Row = {
+        "targets": [],
+        "settings": {name: [] for name in ours},
+        "others": [],
+        "train": lowest(mine, "train"),
+        "held_out": {},
+    }
     for label, column, value in targets:
         times = {name: until(curve, main, column, value) for name, curve in ours.items()}
         best = min(times, key=times.__getitem__, default="")
+        for name, took in times.items():
+            row["settings"][name].append(took)
         here = until(mine, main, column, value)
         there = times.get(best, math.inf)
         of = {
@@ -92,6 +100,8 @@ def show_regression(title: str, row: Row, failed: dict[str, str]) -> None:
     print(f"  {'mean square error':20} {'default':>9} {'best of ours':>13} {'ratio':>6}  which")
     for t in row["targets"]:
         print(f"  {t['target']:20} {t['default']:>7.2f} s {t['best']:>11.2f} s {t['ratio']:>6.2f}  {t['which']}")
+    for name, times in row["settings"].items():
+        print(f"    {name:32}" + "".join(f"{took:>8.2f} s" for took in times))
     print(f"  {'other method':20} {'its best':>9} {'reached after':>13}   default after   sooner")
     for o in row["others"]:
         print(
@@ -135,6 +145,8 @@ def regression_summary(rows: list[Row]) -> Row:
         print(f"  {problem:30} {cells}")
     every = {p: min(s[p] for s in sooner.values() if p in s) for p in ratios if any(p in s for s in sooner.values())}
     for name, found in {**sooner, "all others": every}.items():
+        if not found:
+            continue
         counts = [sum(v >= bound for v in found.values()) for bound in (10, 3, 1)]
         print(
             f"  sooner than {name}: >= 10x on {counts[0]}, >= 3x on {counts[1]}, >= 1x on {counts[2]} of {len(found)}"

@@ -33,6 +33,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -217,6 +218,7 @@ def main(argv: list[str] | None = None) -> list[tables.Row]:
             problem = classification(name, seed, args.data, comm) if args.classify else regression(name, seed)
             if problem is not None:
                 rows.append(solve(problem, names[name].seconds, args, comm, places))
+                sys.stdout.flush()  # a long run is followed in a file
                 if args.json:
                     args.json.write_text(json.dumps({"clock": args.clock, "rows": rows}) + "\n")
     summary = (tables.classification_summary if args.classify else tables.regression_summary)(rows) if rows else {}
