@@ -72,7 +72,7 @@ def test_tables_of_known_curves() -> None:
         (math.inf, math.inf, ""),
     ]
     assert [t["ratio"] for t in row["targets"][:2]] == [2 / 3, 2]
-    assert row["settings"] == {"ours a": [3, 3, math.inf], "ours b": [math.inf] * 3}
+    assert row["settings"] == {"ours a": [3, 3, math.inf], "ours b": [4, math.inf, math.inf]}
     (other,) = row["others"]
     assert (other["loss"], other["seconds"], other["default"], other["sooner"]) == (5e-4, 30, 6, 5)
     summary = tables.regression_summary([{"problem": "p", **row}])
