@@ -24,8 +24,9 @@ or trf) has an analytic Jacobian, where that has at most 3e7 numbers. What anoth
 Classification: Newton by its defaults but the number of iterations, until the seconds are over; 12 first-order runs
 (FIRST_ORDER; batches of 128), the 5 without weight decay being "Adam" for the time to 98 % of the best accuracy.
 
-All regressions take at most 45 minutes on one core (--quick: 6), all classifications 40 (7) and the grid 25 for one
-seed. ranks_to_target.py compares numbers of ranks.
+On an idle core all regressions take about 40 minutes (--quick: 6), all classifications 40 (6), and the grid of one seed
+25; the seconds being the processor's, longer where other work shares it.
+ranks_to_target.py compares numbers of ranks.
 """
 
 from __future__ import annotations
