@@ -75,6 +75,8 @@ def test_tables_of_known_curves() -> None:
     assert row["settings"] == {"ours a": [3, 3, math.inf], "ours b": [4, math.inf, math.inf]}
     (other,) = row["others"]
     assert (other["loss"], other["seconds"], other["default"], other["sooner"]) == (5e-4, 30, 6, 5)
+    (noisy,) = tables.regression_row(curves, "cpu", noisy=True)["others"]
+    assert noisy["loss"] == 5e-3  # on the held-out part
     summary = tables.regression_summary([{"problem": "p", **row}])
     assert summary["ratios"] == {"p": 2}
     assert summary["all"] == {"p": 5}
