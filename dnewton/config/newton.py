@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
+import math
+import operator
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dnewton.config.types import Count, Rules, Section, SolverSection, WholeNumber, omitted, samples_or_share
+
+Auto = Literal["auto"]
+TOLERANCE = 0.1  # of `cg_tolerance: auto`, and the paper's
+PAPER_SUBSAMPLE, PAPER_LAMBDA, PAPER_DROP, PAPER_BOOST = 0.1, 1.0, 0.6667, 1.5
+MANY_SAMPLES = 4000  # of classes, from which `start: auto` is adam
+WORDS = {">": "greater than", ">=": "greater than or equal to", "<": "less than", "<=": "less than or equal to"}
+PRECONDITIONERS = ("diagonal", "kronecker", "sampled")
+LEAST_ROWS, LEAST_SAMPLES = 2000, 64  # of J, K per sample, and of S, that `subsample: auto` does not go below
 
 
 def _gradient_batch(value: Any) -> Any:
     if value == "all" or (type(value) is int and value > 0):
         return value
     raise ValueError("all or a number of samples is needed")
+
+
+def _auto_or(*bounds: tuple[str, float, str]) -> Callable[[Any], Any]:
+    """A check of `auto` or a number within bounds: one message instead of one for each of a union's members."""
+    compared = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+    what = " and ".join(written if math.isinf(bound) else f"{WORDS[sign]} {written}" for sign, bound, written in bounds)
+
+    def checked(value: Any) -> Any:
+        if value == "auto":
+            return value
+        if type(value) in (int, float) and all(compared[sign](value, bound) for sign, bound, _ in bounds):
+            return float(value)
+        raise ValueError(f"auto or a number {what} is needed")
+
+    return checked
+
+
+def _subsample(value: Any) -> Any:
+    checked = _auto_or((">", 0, "0"), ("<", math.inf, "finite"))(value)
+    return checked if checked == "auto" else samples_or_share(checked)
+
+
+def _early_termination(value: Any) -> Any:
+    """`early_termination: async` is short for `{mode: async}`."""
+    return {"mode": value} if isinstance(value, str) else value
 
 
 def _combine(value: Any) -> Any:
@@ -30,7 +66,7 @@ def _jacobian(value: Any) -> Any:
 class EarlyTerminationSection(Section):
     """When the local solves of the slowest ranks are cut off (Wang et al. 2018, section 5.1)."""
 
-    mode: Literal["async", "lockstep", "off"] = "async"
+    mode: Literal["async", "lockstep", "off"] = "off"
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
     every: Count = 5  # lockstep: CG iterations between two counts
 
@@ -44,22 +80,29 @@ class NewtonSection(SolverSection):
     name: Literal["newton"] = "newton"
     max_iterations: WholeNumber = 50
     C: Annotated[float, Field(gt=0)] = 1.0  # in units of l: the regulariser is |theta|^2 / (2 C l); inf means none
-    subsample: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(samples_or_share)] = 0.1
+    subsample: Annotated[float | Auto, BeforeValidator(_subsample)] = "auto"
     curvature: Literal["diagonal", "full"] = "diagonal"
     diagonal_unit: Literal["rank", "layer"] = "rank"
     jacobian: Annotated[Literal["auto", "factored", "dense", "implicit"], BeforeValidator(_jacobian)] = "auto"
     subproblem: Literal["auto", "cg", "exact"] = "auto"
     jacobian_dtype: Literal["auto", "float16", "bfloat16"] = "auto"  # half precision of what J holds
-    preconditioner: Literal["auto", "none", "diagonal", "kronecker"] = "auto"  # of cg; auto leaves `cg` without one
-    cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    preconditioner: Literal["auto", "none", "diagonal", "kronecker", "sampled"] = "auto"  # auto: `cg` has none
+    cg_tolerance: Annotated[float | Auto, BeforeValidator(_auto_or((">", 0, "0"), ("<", 1, "1")))] = "auto"
     max_cg: Count = 250
     warm_start: bool = False  # begin each local solve at the last accepted step; cg without Gram coordinates
-    early_termination: EarlyTerminationSection = omitted()
+    early_termination: Annotated[EarlyTerminationSection, BeforeValidator(_early_termination)] = omitted()
     combine: Annotated[Literal["none", "previous"], BeforeValidator(_combine)] = "previous"
     replica_solve: Literal["average", "exact"] = "average"  # parallel.replicas > 1: each with its share of S, or all
-    lambda_: Annotated[float, Field(alias="lambda", ge=1e-10, le=1e10)] = 1.0
-    drop: Annotated[float, Field(gt=0, le=1)] = 0.6667
-    boost: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.5
+    start: Literal["auto", "none", "adam"] = "auto"  # before Newton; auto: adam with many samples of classes
+    start_passes: Count = 10  # over the samples
+    damping: Literal["auto", "paper"] = "auto"  # paper: by drop and boost; a number for one of them means that, too
+    lambda_: Annotated[
+        float | Auto,
+        BeforeValidator(_auto_or((">=", 1e-10, "0.0000000001"), ("<=", 1e10, "10000000000"))),
+        Field(alias="lambda"),
+    ] = "auto"
+    drop: Annotated[float | Auto, BeforeValidator(_auto_or((">", 0, "0"), ("<=", 1, "1")))] = "auto"
+    boost: Annotated[float | Auto, BeforeValidator(_auto_or((">=", 1, "1"), ("<", math.inf, "finite")))] = "auto"
     eta: Annotated[float, Field(gt=0, lt=1)] = 1.0e-4
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stop at |grad| <= tolerance * |first grad|
     patience: Count | None = None  # stop after so many iterations without a better validation figure
@@ -67,12 +110,53 @@ class NewtonSection(SolverSection):
     gradient_batch: Annotated[int | Literal["all"], BeforeValidator(_gradient_batch)] = "all"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
+    @property
+    def by_paper(self) -> bool:
+        """Whether λ follows the paper's rule, and with it a line search on α."""
+        return self.damping == "paper" or self.drop != "auto" or self.boost != "auto"
+
+    def starts_by_adam(self, samples: int, classes: bool) -> bool:
+        """Whether passes of Adam come before the first iteration."""
+        wanted = classes and not self.by_paper and samples >= MANY_SAMPLES
+        return self.start == "adam" or (self.start == "auto" and wanted)
+
+    @property
+    def first_lambda(self) -> float:
+        """λ of the first iteration by the paper's rule."""
+        return PAPER_LAMBDA if self.lambda_ == "auto" else self.lambda_
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """`drop` and `boost` of the paper's rule."""
+        drop = PAPER_DROP if self.drop == "auto" else self.drop
+        return drop, PAPER_BOOST if self.boost == "auto" else self.boost
+
+    @property
+    def tolerance_of_cg(self) -> float:
+        """ξ in ‖r‖ ≤ ξ‖g‖."""
+        return TOLERANCE if self.cg_tolerance == "auto" else self.cg_tolerance
+
+    def subsample_size(self, samples: int, outputs: int) -> int:
+        """|S| of so many samples with so many outputs each.
+
+        `auto`: as many rows of J as there are samples, K to a sample, so that building J costs about what a gradient
+        does: all samples where there is one output.
+        """
+        wanted = PAPER_SUBSAMPLE if self.subsample == "auto" else self.subsample
+        size = round(wanted * samples) if wanted <= 1 else int(wanted)
+        if self.subsample == "auto" and not self.by_paper:
+            size = max(LEAST_SAMPLES, -(-max(samples, LEAST_ROWS) // outputs))
+        return max(1, min(samples, size))
+
     @model_validator(mode="before")
     @classmethod
     def _solved_in_step(cls, value: Any) -> Any:
         """Where all ranks solve in step a counter beside the solves has no use: `curvature: full` has one CG for all,
         products of `jacobian: implicit` are collectives with a count, of `replica_solve: exact` sums over replicas."""
-        if not isinstance(value, dict) or not isinstance(stop := value.get("early_termination", {}), dict):
+        if not isinstance(value, dict):
+            return value
+        stop = _early_termination(value.get("early_termination", {}))
+        if not isinstance(stop, dict):
             return value
         if value.get("curvature") == "full":
             why = "needs curvature: diagonal; with full use mode: off"
@@ -97,13 +181,13 @@ class NewtonSection(SolverSection):
     def _jacobian_serves(self) -> NewtonSection:
         if self.replica_solve == "exact" and self.curvature == "diagonal":
             for key in ("jacobian", "subproblem", "preconditioner"):
-                if getattr(self, key) in ("implicit", "exact", "diagonal", "kronecker"):
+                if getattr(self, key) in ("implicit", "exact", *PRECONDITIONERS):
                     raise ValueError(f"{key}: {getattr(self, key)} needs replica_solve: average; exact is plain CG")
-        if self.jacobian == "implicit" and self.preconditioner in ("diagonal", "kronecker"):
+        if self.jacobian == "implicit" and self.preconditioner in PRECONDITIONERS:
             raise ValueError(f"preconditioner: {self.preconditioner} needs jacobian: factored, dense or auto")
-        if self.preconditioner in ("diagonal", "kronecker") and self.curvature == "full":
+        if self.preconditioner in PRECONDITIONERS and self.curvature == "full":
             raise ValueError(f"preconditioner: {self.preconditioner} is of local systems: it needs curvature: diagonal")
-        if self.preconditioner in ("diagonal", "kronecker") and self.subproblem == "exact":
+        if self.preconditioner in PRECONDITIONERS and self.subproblem == "exact":
             raise ValueError(f"preconditioner: {self.preconditioner} needs subproblem: cg or auto")
         if self.jacobian == "implicit" and self.subproblem == "exact":
             raise ValueError("subproblem: exact needs a jacobian that is held: factored, dense or auto")

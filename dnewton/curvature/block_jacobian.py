@@ -81,7 +81,7 @@ class BlockJacobian(Protocol):
         ...
 
     def as_rows(self, part: slice = ALL) -> Array:
-        """J on the samples of a slice as a matrix, (n·K, variables)."""
+        """J on the samples of a slice, whose step may be more than one, as a matrix, (n·K, variables)."""
         ...
 
     @property
@@ -204,7 +204,12 @@ class Rows:
         return out
 
     def as_rows(self, part: slice = ALL) -> Array:
-        return self.rows.part() if part == ALL else self._some(part)
+        if part == ALL:
+            return self.rows.part()
+        if part.step in (None, 1):
+            return self._some(part)
+        chosen = [self._some(slice(i, i + 1)) for i in range(self.rows.shape[0] // self.outputs)[part]]
+        return namespace(chosen[0]).concat(chosen)
 
     def begin(self, v: Array) -> Array:
         return v[self.block.span]

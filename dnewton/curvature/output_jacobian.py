@@ -121,6 +121,8 @@ class PerSample:
     def _contract(d: Array, t: Array) -> Array:
         xp = namespace(t)
         (s, k, q, o) = d.shape
+        if k == 1:  # a product of vectors a sample: as small matrices they take several times as long
+            return xp.vecdot(xp.reshape(d, (s, q * o)), xp.reshape(t, (s, q * o)))[:, None]
         return xp.matmul(xp.reshape(d, (s, k, q * o)), xp.reshape(t, (s, q * o, 1)))[..., 0]
 
     def expand(self, w: Array, part: slice = ALL) -> Array:
@@ -136,6 +138,8 @@ class PerSample:
     def _expand(d: Array, w: Array) -> Array:
         xp = namespace(w)
         (s, k, q, o) = d.shape
+        if k == 1:
+            return xp.reshape(w * xp.reshape(d, (s, q * o)), (s, q, o))
         return xp.reshape(xp.matmul(w[:, None, :], xp.reshape(d, (s, k, q * o))), (s, q, o))
 
     def dense(self, samples: int, part: slice = ALL) -> Array:

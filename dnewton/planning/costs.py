@@ -20,6 +20,7 @@ OVERHEAD = 5e-5  # seconds that the calls of one product with a block take, howe
 EXPECTED_CG = 12.0
 EXPECTED_KRONECKER = 5.0  # assumed iterations of a solve to ‖r‖ ≤ 0.1 ‖g‖
 PRODUCTS = 30  # with J in a direction, over which building the rows is spread
+MOST_ROWS = 2048  # of J that a sampled preconditioner is made from
 CACHE = 8 << 20  # bytes of rows and D that are worked on at a time: they must stay in cache between two products
 ROWS = 64 << 20  # bytes of rows that a normal matrix is summed from at a time
 
@@ -225,3 +226,19 @@ def ways(
             (5 * sk * sk + 2 * rows + dense_d) * itemsize,
         ),
     }
+
+
+def sampled_bytes(
+    blocks: Sequence[BlockShape], held: Mapping[str, str], samples: int, outputs: int, itemsize: int, rows: int
+) -> float:
+    """Bytes of a solve with the sampled preconditioner, made from so many rows of J in float64."""
+    passed = kept = 0.0
+    for b in blocks:
+        factored = held[b.name] == "factored"
+        passed += samples * b.outputs * itemsize if factored else 0.0
+        if factored and not b.conv:
+            kept += 8.0 * (rows * (b.i + 1) / outputs + 2.0 * rows * b.o)
+        else:
+            kept += 8.0 * 3.0 * rows * b.size
+    vectors = 8.0 * 4 * sum(b.size for b in blocks)
+    return passed + CACHE + 64.0 * samples * outputs + 8.0 * 4 * rows**2 + kept + vectors

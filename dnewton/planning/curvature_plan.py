@@ -44,17 +44,20 @@ class CurvaturePlan:
     parts: Mapping[str, float]  # the planned peak, by what it is for
     rates: Rates
     note: str = ""  # for the log
+    keeps_jacobian: bool = False  # while trial points are evaluated
+    rows: int = 0  # the most that a sampled preconditioner may be made from
 
     @property
     def peak(self) -> float:
         """Planned peak of resident bytes on the largest rank."""
         p = self.parts
-        return p["process"] + p["vectors"] + p["data"] + p["subsample"] + max(p["passes"], p["curvature"])
+        both = p["passes"] + p["curvature"] if self.keeps_jacobian else max(p["passes"], p["curvature"])
+        return p["process"] + p["vectors"] + p["data"] + p["subsample"] + both
 
     @property
     def factors(self) -> bool:
         """Whether matrices are factored."""
-        return any(way in ("primal", "dual") for way in self.ways)
+        return any(way in (*EXACT, "sampled") for way in self.ways)
 
     def chunks(self, samples: int, subsample: int) -> tuple[int, ...]:
         """Sizes of the pieces that S is worked through in."""
@@ -168,13 +171,20 @@ def decide(
         raise UserError(_too_little(source, memory, least(batch), plan.grid.size))
     held_back = at.subsample_bytes(batch)
     left = memory - fixed - held_back
-    room = min(left, soft - fixed - held_back) - at.working_bytes(batch)
-    passes, rest = 0.0, at.pass_bytes(work.samples - work.subsample)
-    if not at.joined(batch):  # all passes, or what there is room for besides the one at work
-        passes = rest if room >= rest else max(0.0, room - at.pass_bytes(batch))
     found = _curvature(at, left, source)
     if found.size > left:
         raise UserError(_too_little(source, memory, fixed + held_back + found.size, plan.grid.size))
+    keeps = False
+    if not options.by_paper:  # J, with the passes of S, stays while a trial point has passes of its own
+        beside = at.working_bytes(batch) + (0.0 if at.joined(batch) else at.pass_bytes(batch))
+        keeps = found.how == "explicit" and found.size + held_back + beside <= left
+    if keeps:
+        held_back *= 2
+        left = memory - fixed - held_back
+    room = min(left, soft - fixed - held_back) - at.working_bytes(batch) - (found.size if keeps else 0.0)
+    passes, rest = 0.0, at.pass_bytes(work.samples - work.subsample)
+    if not at.joined(batch):  # all passes, or what there is room for besides the one at work
+        passes = rest if room >= rest else max(0.0, room - at.pass_bytes(batch))
     at_work = at.working_bytes(batch) + (0.0 if at.joined(batch) or passes == rest else at.pass_bytes(batch))
     parts = {
         "process": process,
@@ -186,7 +196,7 @@ def decide(
     }
     messages = found.how == "implicit" and options.curvature == "diagonal" and plan.grid.size > 1
     note = ", with messages while solving, all ranks in step" if messages else ""
-    return CurvaturePlan(*found[:4], batch, max(0.0, passes), parts, at.rates, note)
+    return CurvaturePlan(*found[:4], batch, max(0.0, passes), parts, at.rates, note, keeps, found.rows)
 
 
 def _too_little(source: str, memory: float, needed: float, ranks: int) -> str:
@@ -215,6 +225,7 @@ class Found(NamedTuple):
     ways: tuple[str, ...]
     chunk: int
     size: float
+    rows: int = 0
 
 
 def _curvature(at: _Setting, left: float, source: str) -> Found:
@@ -303,6 +314,12 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
     if options.curvature == "full":
         cost = costs.ways(at.blocks, held, s, k, item, at.rates)["dual" if options.subproblem == "exact" else "plain"]
         return Found("explicit", held, (), chunk, jacobian + max(chunk * temporary, cost.workspace))
+    if samples_preconditioner(options):
+        for rows in _halvings(min(costs.MOST_ROWS, s * k), least=k):
+            need = max(costs.sampled_bytes(unit, held, s, k, item, rows) for unit in at.units)
+            if jacobian + need * len(at.units) <= left:
+                size = jacobian + max(chunk * temporary, need * len(at.units))
+                return Found("explicit", held, ("sampled",) * len(at.units), chunk, size, rows)
     ways: list[str] = []
     lasting = passing = 0.0
     for unit in at.units:
@@ -324,6 +341,18 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
 EXACT = ("primal", "dual")
 
 
+def samples_preconditioner(options: NewtonSection) -> bool:
+    """Whether the local systems are preconditioned by G on few samples."""
+    if options.preconditioner == "sampled":
+        return True
+    return not options.by_paper and options.subproblem == "auto" and options.preconditioner == "auto"
+
+
+def _halvings(rows: int, least: int) -> list[int]:
+    """Numbers of rows to be tried, of one sample at least."""
+    return [r for i in range(rows.bit_length()) if (r := rows >> i) >= max(least, min(rows, 16))]
+
+
 def allowed_ways(
     found: Mapping[str, Cost], variables: int, rows: int, itemsize: int, options: NewtonSection
 ) -> dict[str, Cost]:
@@ -335,7 +364,7 @@ def allowed_ways(
         names = {options.preconditioner} if options.subproblem == "cg" else {options.preconditioner, "primal", "dual"}
     elif options.preconditioner == "none" or options.subproblem == "cg":
         names -= {"kronecker"}  # the paper's method has none, unless it is asked for
-    if options.warm_start or options.cg_tolerance < GRAM_FLOOR[itemsize]:
+    if options.warm_start or options.tolerance_of_cg < GRAM_FLOOR[itemsize]:
         names -= {"gram"}
     if options.subproblem == "cg" or variables > LARGEST_EXACT:
         names -= {"primal"}

@@ -66,6 +66,7 @@ class StartPoint:
     iteration: int = 0
     saved: SolverState | None = None
     position: int = 0  # batches done of the next iteration; one more than there are: all, and the workers have met
+    given: bool = False  # θ by the user: no method may walk away from it first
 
 
 class Solver(Protocol):

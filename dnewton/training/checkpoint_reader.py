@@ -31,7 +31,7 @@ def initial_state(job: Job, init: str | None) -> StartPoint:
     with job.comm.raise_together():
         seed = job.config.solver.seed
         theta = tensors.load(init, job.network, dtype) if init else init_weights.weights(job.network, seed, dtype)
-        return StartPoint(job.device.put(theta))
+        return StartPoint(job.device.put(theta), given=init is not None)
 
 
 def resumed_state(job: Job, out: RunDirectory, fresh: bool = False) -> tuple[StartPoint, Manifest] | None:

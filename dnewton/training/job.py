@@ -14,7 +14,6 @@ from dnewton.config.schema import Config, regulariser
 from dnewton.data import scale_check
 from dnewton.data.parts import Loaded, load_parts, open_parts
 from dnewton.data.samples import Samples, Streamed, Window
-from dnewton.data.sampling import subsample_size
 from dnewton.data.targets import Targets
 from dnewton.errors import UserError
 from dnewton.grid import ceil_div
@@ -191,7 +190,7 @@ def workload(
     rest = 0
     s = 1
     if isinstance(solver, NewtonSection):
-        s = ceil_div(subsample_size(solver.subsample, samples), replicas)
+        s = ceil_div(solver.subsample_size(samples, outputs), replicas)
         rest = samples - ceil_div(samples, replicas)
         samples -= rest
     batch = solver.batch_size if isinstance(solver, NewtonSection) else getattr(solver, "batch", solver.batch_size)

@@ -37,10 +37,10 @@ def test_the_contract() -> None:
         NET
         + """
 data:  {train: digits, test: digits, scale: standardize}
-solver: {name: newton, max_iterations: 50, C: 1.0, subsample: 0.1, curvature: diagonal, diagonal_unit: rank,
-         subproblem: auto, cg_tolerance: 0.1, max_cg: 250, early_termination: {mode: async, fraction: 0.5},
-         combine: previous,
-         lambda: 1.0, drop: 0.6667, boost: 1.5, eta: 1.0e-4, batch_size: 1024, gradient_batch: all, seed: 0}
+solver: {name: newton, max_iterations: 50, C: 1.0, subsample: auto, curvature: diagonal, diagonal_unit: rank,
+         subproblem: auto, cg_tolerance: auto, max_cg: 250, early_termination: {mode: off, fraction: 0.5},
+         combine: previous, damping: auto,
+         lambda: auto, drop: auto, boost: auto, eta: 1.0e-4, batch_size: 1024, gradient_batch: all, seed: 0}
 parallel: {grid: auto, replicas: 1, device: cpu, dtype: float32}
 output: {checkpoint_every: 10, keep: 3}
 """

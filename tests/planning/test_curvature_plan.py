@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import put
-from problems import MLP, OnRanks, Problem, flat, lay_out, relative
+from problems import MLP, OnRanks, Problem, by_paper, flat, lay_out, relative
 from systems import LAMBDA, NETS, dense_pieces, setting
 
 from dnewton.arrays.namespace import zeros
@@ -212,7 +212,7 @@ def decided(
     **options: object,
 ) -> curvature_plan.CurvaturePlan:
     config = Config.model_validate(
-        {"net": {"input": shape, "loss": loss, "layers": layers}, "solver": {"batch_size": batch, **options}}
+        {"net": {"input": shape, "loss": loss, "layers": layers}, "solver": by_paper({"batch_size": batch, **options})}
     )
     shapes = infer_shapes(config.net)
     work = grid_search.Workload(samples, subsample, shapes[-1].out_shape[0], batch)

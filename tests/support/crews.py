@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, whole
+from problems import CNN, MLP, OnRanks, Problem, by_paper, flat, lay_out, whole
 
 from dnewton.arrays.namespace import copy
 from dnewton.comm.communicator import Comm
@@ -62,7 +62,7 @@ def divided(
 def section(problem: Problem, **options: Any) -> SolverSection:
     """A solver's options, checked as from a file; C is not used: problems have their own."""
     net = {"input": list(problem.input), "loss": problem.loss, "layers": problem.layers}
-    return Config.model_validate({"net": net, "solver": options}).solver
+    return Config.model_validate({"net": net, "solver": by_paper(options)}).solver
 
 
 def crewed(problem: Problem, comm: Comm, replicas: int, **options: Any) -> OnCrew | Server | None:

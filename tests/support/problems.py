@@ -17,7 +17,6 @@ from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.matrix_free import MatrixFreeJacobian, MatrixFreeModel
 from dnewton.data.samples import Samples
-from dnewton.data.sampling import subsample_size
 from dnewton.grid import KINDS, Grid, Kind
 from dnewton.model.network import Network, Tape
 from dnewton.model.objective import Objective
@@ -44,6 +43,11 @@ CNN: Layers = [
 ]
 
 
+def by_paper(solver: dict[str, Any]) -> dict[str, Any]:
+    """Newton by the paper's rules, which the oracle follows, unless it is another method or `damping` is given."""
+    return solver if solver.get("name", "newton") != "newton" else {"damping": "paper", **solver}
+
+
 @dataclass
 class Problem:
     """A net with parameters in PyTorch's form, inputs and targets, float64."""
@@ -68,7 +72,7 @@ class Problem:
     @property
     def config(self) -> Config:
         net = {"input": list(self.input), "loss": self.loss, "layers": self.layers}
-        return Config.model_validate({"net": net, "solver": self.solver, "parallel": {"dtype": "float64"}})
+        return Config.model_validate({"net": net, "solver": by_paper(self.solver), "parallel": {"dtype": "float64"}})
 
     def objective_value(self) -> float:
         return oracle.objective(self.params, self.parsed, self.x, self.y, self.loss, self.C)
@@ -140,7 +144,7 @@ class OnRanks:
     def newton(self, objective: Objective | None = None, options: NewtonSection | None = None) -> Newton:
         """The solver with the strategy for these ranks."""
         options = options or self.problem.config.solver
-        size = subsample_size(options.subsample, self.problem.samples)
+        size = options.subsample_size(self.problem.samples, self.problem.outputs)
         work = grid_search.Workload(self.problem.samples, size, self.problem.outputs, options.batch_size, 8)
         how = curvature_plan.decide(self.plan, work, options)
         return Newton(objective or self.objective, options, self.comm, how)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from inside import Done, start
-from problems import Problem
+from problems import Problem, by_paper
 from safetensors.numpy import save_file
 
 from dnewton.config import strict_yaml
@@ -56,7 +56,7 @@ def write_problem(problem: Problem, folder: Path) -> dict[str, Any]:
     return {
         "net": {"input": list(problem.input), "loss": problem.loss, "layers": problem.layers},
         "data": {"train": "data.npz", "test": "data.npz"},
-        "solver": {"C": problem.C, **problem.solver},
+        "solver": by_paper({"C": problem.C, **problem.solver}),
         "parallel": {"dtype": "float64"},
     }
 

@@ -43,7 +43,7 @@ def dense_pieces(problem: Problem, on: OnRanks, per_layer: bool) -> np.ndarray:
 def run(on: OnRanks, iterations: int, theta: np.ndarray | None = None) -> list[tuple[IterationReport, np.ndarray]]:
     """The trajectory of the problem's solver section: the steps and whole weights."""
     solver = on.newton()
-    start = State(on.theta if theta is None else theta, on.problem.config.solver.lambda_)
+    start = State(on.theta if theta is None else theta, on.problem.config.solver.first_lambda)
     steps = [solver.start(start)]
     points = [flat(on.whole(start.theta))]
     for _ in range(iterations):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from pydantic import model_validator
 
-from dnewton.arrays.namespace import Array, copy, namespace
+from dnewton.arrays.namespace import Array, copy
 from dnewton.config.baselines import WorkersSection
 from dnewton.config.solver_register import SOLVERS
 from dnewton.config.types import Fraction, NotNegative, Positive
+from dnewton.solvers.adam_moments import Moments
 from dnewton.solvers.baselines.epoch_loop import Epochs, saved_or_zeros
 from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
 from dnewton.solvers.interface import SolverState, StartPoint
@@ -104,30 +104,31 @@ class Adam(FirstOrder):
     def prepare(self, start: StartPoint) -> None:
         """Take over θ and the moments."""
         super().prepare(start)
-        self._first = saved_or_zeros(start, "first")
-        self._second = saved_or_zeros(start, "second")
-        self._count = int(start.saved.values.get("count", "0")) if start.saved is not None else 0
+        options = self._own
+        self._moments = Moments(
+            saved_or_zeros(start, "first"),
+            saved_or_zeros(start, "second"),
+            int(start.saved.values.get("count", "0")) if start.saved is not None else 0,
+            options.beta1,
+            options.beta2,
+            options.epsilon,
+        )
 
     def update(self, share: Share, rate: float, count: int) -> None:
         """One step. Collective over the workers."""
-        options, xp = self._own, namespace(self._theta)
+        options = self._own
         g = self.workers.mean_gradient(self._theta, share)
         if options.weight_decay and options.name == "adam":
             g += options.weight_decay * self._theta
-        self._count += 1
-        self._first *= options.beta1
-        self._first += (1 - options.beta1) * g
-        self._second *= options.beta2
-        self._second += (1 - options.beta2) * g * g
+        step = self._moments.step(g, rate)
         if options.weight_decay and options.name == "adamw":
             self._theta *= 1 - rate * options.weight_decay
-        root = xp.sqrt(self._second) / math.sqrt(1 - options.beta2**self._count) + options.epsilon
-        self._theta -= rate / (1 - options.beta1**self._count) * self._first / root
+        self._theta -= step
 
     def saved(self) -> SolverState:
         """Both moments and the number of steps."""
-        values: dict[str, Any] = {**self.saved_values(), "count": str(self._count)}
-        return SolverState({"first": self._first, "second": self._second}, values=values)
+        values: dict[str, Any] = {**self.saved_values(), "count": str(self._moments.count)}
+        return SolverState({"first": self._moments.first, "second": self._moments.second}, values=values)
 
 
 SOLVERS.add("sgd")(data_parallel(SGDSection, SGD, vectors=7))

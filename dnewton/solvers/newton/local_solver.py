@@ -10,6 +10,9 @@ from dnewton.solvers.newton import preconditioners
 from dnewton.solvers.newton.cg import LocalSolver, PlainCG
 from dnewton.solvers.newton.direct import Exact
 from dnewton.solvers.newton.gram_cg import GramCG
+from dnewton.solvers.newton.sampled import SampledGaussNewton
+
+Formed = dict[LocalSystem, SampledGaussNewton]  # what does not depend on λ, kept while solves are repeated
 
 
 def make(
@@ -20,10 +23,14 @@ def make(
     damping: float,
     tolerance: float,
     start: Array | None = None,
+    *,
+    rows: int = 0,
+    formed: Formed | None = None,
 ) -> LocalSolver:
     """The system of one unit, to be solved as the plan says (:mod:`dnewton.planning.curvature_plan`).
 
-    CG begins at `start` if given. Communicates nothing.
+    CG begins at `start` if given. The sampled preconditioner is made from about `rows` rows of J, and what of it does
+    not depend on λ is taken from `formed` and left there. Communicates nothing.
     """
 
     def product(v: Array, u: LocalSystem) -> Array:
@@ -36,4 +43,9 @@ def make(
     if way == "gram":
         model.jacobian.make_input_grams(unit)
         return GramCG(model, g, unit, damping, tolerance)
+    if way == "sampled" and unit.size:
+        formed = {} if formed is None else formed
+        if unit not in formed:
+            formed[unit] = SampledGaussNewton(model, unit, rows // model.outputs)
+        return PlainCG(product, g, unit, tolerance, start, formed[unit].preconditioner(damping))
     return PlainCG(product, g, unit, tolerance, start, preconditioners.make(way, model, unit, damping))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from dnewton.arrays.namespace import Array, dot, epsilon, namespace, take
+from dnewton.arrays.namespace import Array, dot, epsilon
 from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
-from dnewton.curvature import jacobian
-from dnewton.curvature.gauss_newton import GaussNewton
-from dnewton.curvature.matrix_free import MatrixFreeJacobian, MatrixFreeModel
-from dnewton.data.sampling import Cycle, subsample_size
+from dnewton.curvature.gauss_newton import GaussNewton, Model
+from dnewton.curvature.matrix_free import MatrixFreeModel
+from dnewton.data.sampling import Cycle
 from dnewton.errors import UserError
 from dnewton.model.objective import Evaluation, Objective
+from dnewton.planning import costs
 from dnewton.planning.curvature_plan import CurvaturePlan
 from dnewton.solvers import damping, line_search
 from dnewton.solvers.interface import (
@@ -26,10 +27,15 @@ from dnewton.solvers.interface import (
     StartPoint,
     gradient_ending,
 )
-from dnewton.solvers.newton import cg, combine, direct, early_termination, local_solver
+from dnewton.solvers.newton import cg, combine
+from dnewton.solvers.newton.adaptive import Controller, Operations
+from dnewton.solvers.newton.first_passes import by_adam
 from dnewton.solvers.newton.progress import Progress, settings
+from dnewton.solvers.newton.systems import Systems
 
 MAX_TRIALS = 12
+MAX_SHORTER = 2  # trials of a step shorter than the direction
+MAX_SOLVES = 6  # of one iteration, with ever larger λ
 SUBSAMPLE, GRADIENT = 1, 2  # purposes of random draws
 
 
@@ -45,6 +51,15 @@ class State:
     evaluated: int = 0  # the iteration whose batches f and ∇f were evaluated in (older after rejected steps)
 
 
+class _Tried(NamedTuple):
+    """The last direction of an iteration, and how often f was evaluated."""
+
+    direction: combine.Direction
+    solution: cg.Solution
+    waited: float
+    trials: int
+
+
 class Newton(Solver):
     """The solver: :meth:`start` once, then :meth:`step` until it has converged or enough iterations are done."""
 
@@ -55,29 +70,23 @@ class Newton(Solver):
         self._comm = comm
         self._strategy = strategy
         network, total = objective.network, objective.data.count
-        size = subsample_size(options.subsample, total)
+        size = options.subsample_size(total, network.plan.outputs)
         self._subsamples = Cycle(total, size, options.seed, SUBSAMPLE)
         chosen = total if options.gradient_batch == "all" else min(options.gradient_batch, total)
         self._stochastic = options.gradient_batch != "all"
         self._gradient_draws = Cycle(total, chosen, options.seed, GRADIENT)
-        self._rank_unit = jacobian.local_systems(network.blocks, per_layer=False)[0]
-        self._units = jacobian.local_systems(network.blocks, options.diagonal_unit == "layer")
-        stop = options.early_termination
-        self._watch: early_termination.TerminationRule
-        if options.curvature == "diagonal" and strategy.how == "implicit":
-            self._watch = early_termination.make_joint(stop.mode, stop.fraction, comm)
-        else:
-            mode = "off" if options.curvature == "full" else stop.mode  # one solve for all ranks
-            alone = options.replica_solve != "exact"
-            self._watch = early_termination.make(mode, stop.fraction, stop.every, comm, alone)
+        self._systems = Systems(network, options, comm, strategy)
+        self._rank_unit = self._systems.rank_unit
         self._at: Evaluation
         self._grad: Array
         self._norm = math.nan
         self._active = 0
-        self._solves = 0
+        self._work = Operations(tuple(costs.blocks_of(network.plan)), size, network.plan.outputs)
+        self._controller = Controller.restored("")
         self._broken = damping.Broken()
         self._progress: Progress
         self.state: State
+        self._starts_by_adam = options.starts_by_adam(total, objective.loss.targets == "classes")
 
     def start(self, state: State) -> IterationReport:
         """Evaluate the point that a run starts from, or is resumed at.
@@ -101,7 +110,9 @@ class Newton(Solver):
 
     def begin(self, start: StartPoint) -> IterationReport:
         """As :meth:`start`, from θ alone or from what a checkpoint holds. Collective over the world."""
-        state = State(start.theta, self._options.lambda_)
+        state = State(start.theta, self._options.first_lambda)
+        if start.saved is None and not start.given and self._starts_by_adam:
+            state.theta = self._after_adam(start.theta)
         if start.saved is not None:
             values = start.saved.values
             state = State(
@@ -112,9 +123,25 @@ class Newton(Solver):
                 float(values["first_norm"]),
                 int(values["evaluated"]),
             )
+            self._controller = Controller.restored(start.saved.values.get("controller", ""))
         report = self.start(state)
         self._progress.restore("" if start.saved is None else start.saved.values.get("progress", ""))
-        return report
+        if state.theta is start.theta:
+            return report
+        return replace(report, seen=report.seen + float(self._options.start_passes * self._objective.data.count))
+
+    def _after_adam(self, theta: Array) -> Array:
+        """θ after `start_passes`; as it was where they have led to no finite numbers. Collective over the world."""
+        with self._comm.phase("gradient"):
+            there = by_adam(self._objective, theta, self._options.start_passes, self._options.seed)
+            (squares,) = self._comm.sum_scalars([dot(there, there)])
+        return there if math.isfinite(squares) else theta
+
+    def describe(self) -> list[str]:
+        """What was derived from the sizes."""
+        rule = "lambda by drop and boost" if self._options.by_paper else "lambda by the gain ratio"
+        first = f"; first {self._options.start_passes} passes of Adam" if self._starts_by_adam else ""
+        return [f"newton: curvature of {self._subsamples.size} of {self._subsamples.total} samples; {rule}{first}"]
 
     def saved(self) -> SolverState:
         """The previous step, λ, and where f was evaluated."""
@@ -122,6 +149,8 @@ class Newton(Solver):
         values = {"lambda": state.damping, "first_norm": state.first_norm, "evaluated": state.evaluated}
         vectors = {} if state.previous is None else {"previous": state.previous}
         written = {k: repr(v) for k, v in values.items()} | {"progress": self._progress.saved()}
+        if not self._options.by_paper:
+            written["controller"] = self._controller.saved()
         return SolverState(vectors, values=written)
 
     @property
@@ -142,27 +171,18 @@ class Newton(Solver):
 
     def step(self) -> IterationReport:
         """One Newton iteration. Collective over the world."""
-        state = self.state
-        model = self._curvature()
-        direction, solution, waited = self._direction(model, state.damping)
-        del model
-        self._comm.stops.safe_point()  # a solve that was cut short for a stop must not count
-        state.iteration += 1
-        if self._broken.seen(direction.slope + direction.curvature, state.iteration):
-            state.previous = None  # it may have come from there
-        alpha, at, trials = self._line_search(direction)
-        ratio = -1.0
-        if at is not None:
-            predicted = alpha * direction.slope + 0.5 * alpha**2 * direction.curvature
-            if predicted < 0:
-                ratio = (at.value - self._at.value) / predicted
-            else:
-                at = None
+        state, by_paper = self.state, self._options.by_paper
+        alpha, at, ratio, tried = self._by_line_search() if by_paper else self._by_damping()
+        direction, solution, waited, trials = tried
         if at is not None and not self._take(alpha, direction.p, at):
             at, ratio = None, -1.0
         if at is None:
             self._keep_point()
-        state.damping = damping.update(state.damping, ratio, self._options.drop, self._options.boost)
+        if by_paper:
+            state.damping = damping.update(state.damping, ratio, *self._options.factors)
+        elif at is not None:
+            rule = self._controller.damping
+            state.damping = rule.accepted(state.damping, ratio) if alpha == 1 else rule.rejected(state.damping)
         report = IterationReport(
             self._at.value,
             self._norm,
@@ -183,6 +203,94 @@ class Newton(Solver):
         self._progress.seen(report, direction.slope, direction.curvature)
         return report
 
+    def _by_line_search(self) -> tuple[float, Evaluation | None, float, _Tried]:
+        """One direction, and α along it (Wang et al. 2018, algorithm 2). Collective over the world."""
+        state = self.state
+        direction, solution, waited = self._direction(self._curvature(), state.damping)
+        self._comm.stops.safe_point()  # a solve that was cut short for a stop must not count
+        state.iteration += 1
+        if self._broken.seen(direction.slope + direction.curvature, state.iteration):
+            state.previous = None  # it may have come from there
+        alpha, at, trials = self._line_search(direction)
+        ratio = -1.0
+        if at is not None:
+            predicted = alpha * direction.slope + 0.5 * alpha**2 * direction.curvature
+            if predicted < 0:
+                ratio = (at.value - self._at.value) / predicted
+            else:
+                at = None
+        return alpha, at, ratio, _Tried(direction, solution, waited, trials)
+
+    def _by_damping(self) -> tuple[float, Evaluation | None, float, _Tried]:
+        """Directions for ever larger λ from the same J, until one lowers f as its model says. Collective."""
+        state, rule = self.state, self._controller.damping
+        model = self._curvature()
+        self._systems.new_point()
+        if not rule.scale:
+            wanted = None if self._options.lambda_ == "auto" else self._options.lambda_
+            state.damping = rule.begin(self._curvature_along_gradient(model), epsilon(state.theta), wanted)
+        state.iteration += 1
+        waited, trials = 0.0, 0
+        alpha, at = 1.0, None
+        keeps = self._strategy.keeps_jacobian
+        for solves in range(1, (MAX_SOLVES if keeps else 1) + 1):
+            direction, solution, seconds = self._direction(model, state.damping)
+            waited += seconds
+            self._comm.stops.safe_point()
+            if solves == 1:
+                self._learn(solution.iterations)
+            predicted = direction.slope + 0.5 * direction.curvature
+            if not keeps:
+                del model
+            if math.isfinite(predicted) and predicted < 0:
+                alpha, at, evaluated = self._shorten(direction)
+                trials += evaluated
+                if at is not None:
+                    break
+            elif not math.isfinite(predicted):
+                state.previous = None  # it may have come from there
+            state.damping = rule.rejected(state.damping)
+        self._systems.new_point()
+        self._broken.seen(predicted, state.iteration)
+        if at is None:
+            return 1.0, None, -1.0, _Tried(direction, solution, waited, trials)
+        ratio = (at.value - self._at.value) / (alpha * direction.slope + 0.5 * alpha**2 * direction.curvature)
+        return alpha, at, ratio, _Tried(direction, solution, waited, trials)
+
+    def _shorten(self, direction: combine.Direction) -> tuple[float, Evaluation | None, int]:
+        """α = 1, or where f does not fall there a shorter step by the parabola through f, its slope and f(θ + αp):
+        evaluations are far cheaper than another solve. Collective over the world."""
+        before, slope, eta = self._at.value, direction.slope, self._options.eta
+        alpha = 1.0
+        for trial in range(1, MAX_SHORTER + 2):
+            at = self._evaluate(self._moved(alpha, direction.p), trial=True)
+            rise = at.value - before
+            if math.isfinite(rise) and rise <= eta * alpha * (slope + 0.5 * alpha * direction.curvature):
+                return alpha, at, trial
+            del at
+            best = -0.5 * slope * alpha**2 / (rise - slope * alpha) if math.isfinite(rise) else 0.0
+            alpha = min(max(best, 0.1 * alpha), 0.5 * alpha)
+        return alpha, None, MAX_SHORTER + 1
+
+    def _curvature_along_gradient(self, model: GaussNewton | MatrixFreeModel) -> float:
+        """∇fᵀG∇f / ∇fᵀ∇f: the scale that λ is measured by. Collective over the world."""
+        with self._comm.phase("combine"):
+            along = self._plain(model, self._grad)
+        curvature = along.curvature / self._norm**2 if self._norm > 0 else 1.0
+        return curvature if math.isfinite(curvature) and curvature > 0 else 1.0
+
+    def _learn(self, iterations: int) -> None:
+        """The size of the preconditioner for the next solves, by the CG iterations of this one.
+
+        Collective over the world: two scalars.
+        """
+        most = self._strategy.rows
+        if not most:
+            return
+        with self._comm.phase("combine"):
+            total, active = self._comm.sum_scalars([float(iterations), float(iterations > 0)])
+        self._controller.sampled.solved(total / max(1.0, active), self._work, most)
+
     def _spent(self, trials: int, accepted: bool) -> float:
         """Gradient equivalents of an iteration but for its CG: evaluations, a gradient, the K-fold sweep over S."""
         s, outputs = self._subsamples.size, self._objective.network.plan.outputs
@@ -192,99 +300,38 @@ class Newton(Solver):
 
     def close(self, error: str = "") -> None:
         """Free the early-termination counter. Collective over the world."""
-        self._watch.close()
+        self._systems.watch.close()
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
     def _curvature(self) -> GaussNewton | MatrixFreeModel:
-        """The model at θ in the form that the strategy says; takes over the subsample's forward passes."""
-        objective = self._objective
-        theta = self.state.theta
-        how = self._strategy
-        network = objective.network
-        loss = objective.loss
-        regulariser = objective.regulariser
+        """The model at θ in the form that the plan says; takes over the subsample's forward passes."""
         with self._comm.phase("jacobian"):
-            tapes = [b.tape for b in self._at.subsample if b.tape is not None]
-            y = namespace(theta).concat([take(objective.data.y, b.indices) for b in self._at.subsample])
-            for batch in self._at.subsample:
-                batch.tape = None
-            z = namespace(theta).concat([t.z for t in tapes])
-            if how.how == "explicit":
-                half = None if self._options.jacobian_dtype == "auto" else self._options.jacobian_dtype
-                jac = jacobian.build(network, theta, tapes, how.held, how.chunk, half)
-                if half == "float16" and self._comm.minmax(float(jac.sound))[0] == 0.0:
-                    raise UserError("solver.jacobian_dtype: float16 ends at 65504 and J does not; use bfloat16 or auto")
-                return GaussNewton(jac, loss, z, y, regulariser)
-            passes = MatrixFreeJacobian(network, theta, tapes, how.chunk)
-            return MatrixFreeModel(passes, loss, z, y, regulariser)
+            return self._systems.model(self._objective, self.state.theta, self._at.subsample)
 
     def _direction(
         self, model: GaussNewton | MatrixFreeModel, lam: float
     ) -> tuple[combine.Direction, cg.Solution, float]:
         """The combined direction for one λ, the local solution, and the seconds this rank waited for others."""
-        comm = self._comm
-        unit = self._rank_unit
-        previous = self.state.previous
+        comm, previous = self._comm, self.state.previous
         with comm.phase("cg"):
             solution = self._solve(model, lam)
         with comm.phase("combine"):
             if self._options.combine == "none":
-                direction = combine.plain(model, unit, self._grad, solution.d, comm)
+                direction = self._plain(model, solution.d)
             else:
-                direction = combine.combine(model, unit, self._grad, solution.d, previous, lam, comm)
-            return direction, solution, self._watch.complete()
+                direction = combine.combine(model, self._rank_unit, self._grad, solution.d, previous, lam, comm)
+            return direction, solution, self._systems.watch.complete()
+
+    def _plain(self, model: Model, d: Array) -> combine.Direction:
+        return combine.plain(model, self._rank_unit, self._grad, d, self._comm)
 
     def _solve(self, model: GaussNewton | MatrixFreeModel, lam: float) -> cg.Solution:
         """The local systems, or the whole one. Collective over the world where J is not held or the system is whole."""
-        options = self._options
-        self._solves += 1
-        self._watch.begin(self._solves, self._active)
-        start = self.state.previous if options.warm_start else None
-        if options.curvature == "full":
-            solution = self._solve_whole(model, lam, start)
-            self._watch.finished(counts=False)
-            return solution
-        if not isinstance(model, GaussNewton):
-            return self._solve_jointly(model, lam, start)
-        systems = [
-            local_solver.make(way, model, self._grad, unit, lam, options.cg_tolerance, start)
-            for way, unit in zip(self._strategy.ways, self._units, strict=True)
-        ]
-        return cg.solve(systems, self._grad, options.max_cg, self._watch)
-
-    def _solve_whole(self, model: GaussNewton | MatrixFreeModel, lam: float, start: Array | None) -> cg.Solution:
-        """`curvature: full`. Collective over the world."""
-        options, comm = self._options, self._comm
-        if options.subproblem == "exact":
-            assert isinstance(model, GaussNewton)
-            start = direct.dual(model, self._grad, self._rank_unit, lam, comm)
-        return cg.solve_whole(
-            lambda v, unit: model.full_product(v, unit, lam, comm),
-            self._grad,
-            self._rank_unit,
-            self._norm,
-            options.cg_tolerance,
-            options.max_cg,
-            comm,
-            start,
-        )
-
-    def _solve_jointly(self, model: MatrixFreeModel, lam: float, start: Array | None) -> cg.Solution:
-        """The local systems where their products are sweeps over all ranks. Collective over the world."""
-        options, comm = self._options, self._comm
-        g = self._grad
-        zero = namespace(g).zeros_like(g)
-        assert isinstance(self._watch, early_termination.LockstepTermination)
-
-        def product(v: Array, unit: jacobian.LocalSystem) -> Array:
-            return model.joint_product(v, unit, lam, comm)
-
-        def idle(unit: jacobian.LocalSystem) -> None:
-            product(zero, unit)
-
-        systems = [cg.PlainCG(product, g, u, options.cg_tolerance, start) for u in self._units]
-        return cg.solve_jointly(systems, idle, g, options.max_cg, self._watch)
+        self._systems.begin(self._active)
+        start = self.state.previous if self._options.warm_start else None
+        rows = self._controller.sampled.rows
+        return self._systems.solve(model, self._grad, self._norm, lam, start, rows)
 
     def _take(self, alpha: float, p: Array, at: Evaluation) -> bool:
         """Move to an accepted trial point; False, and back, when f or ∇f is not finite there."""

@@ -16,7 +16,7 @@ from dnewton.config.newton import NewtonSection
 from dnewton.curvature.gauss_newton import GaussNewton, Model
 from dnewton.curvature.jacobian import LocalSystem
 from dnewton.curvature.matrix_free import MatrixFreeModel
-from dnewton.data.sampling import Indices, subsample_size
+from dnewton.data.sampling import Indices
 from dnewton.errors import UserError
 from dnewton.grid import cut
 from dnewton.model.objective import Objective
@@ -118,7 +118,7 @@ class ReplicatedNewton(Newton):
         groups: ProcessGroups,
     ) -> None:
         """Raises UserError for what replicas cannot do. Collective over all workers."""
-        size = subsample_size(options.subsample, objective.data.count)
+        size = options.subsample_size(objective.data.count, objective.network.plan.outputs)
         replicas = groups.layout.replicas
         if size < replicas:
             raise UserError(f"solver.subsample: {size} sample(s) cannot be shared by {replicas} replicas; take more")
@@ -143,10 +143,10 @@ class ReplicatedNewton(Newton):
         with comm.phase("combine"):
             whole: Model = shared
             if self._options.combine == "none":
-                direction = combine.plain(whole, unit, self._grad, solution.d, comm)
+                direction = self._plain(whole, solution.d)
             else:
                 direction = combine.combine(whole, unit, self._grad, solution.d, self.state.previous, lam, comm)
-            return direction, solution, self._watch.complete()
+            return direction, solution, self._systems.watch.complete()
 
     def _solve_shared(self, model: SharedModel, lam: float) -> cg.Solution:
         options = self._options
@@ -159,19 +159,18 @@ class ReplicatedNewton(Newton):
                 g,
                 self._rank_unit,
                 self._norm,
-                options.cg_tolerance,
+                options.tolerance_of_cg,
                 options.max_cg,
                 comm,
                 start,
             )
         if options.replica_solve == "exact":
-            self._solves += 1
-            self._watch.begin(self._solves, self._active)
+            self._systems.begin(self._active)
             systems = [
-                cg.PlainCG(lambda v, unit: model.block_product(v, unit, lam), g, unit, options.cg_tolerance, start)
-                for unit in self._units
+                cg.PlainCG(lambda v, unit: model.block_product(v, unit, lam), g, unit, options.tolerance_of_cg, start)
+                for unit in self._systems.units
             ]
-            return cg.solve(systems, g, options.max_cg, self._watch)
+            return cg.solve(systems, g, options.max_cg, self._systems.watch)
         solution = self._solve(model.own, lam)
         with comm.phase("combine"):
             mean = self._peers.bcast(self._peers.allreduce(solution.d) / self._peers.size)

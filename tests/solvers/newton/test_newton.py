@@ -73,8 +73,8 @@ def test_full_curvature_trajectory_on_every_number_of_ranks(comm: Comm, net: str
             problem.C,
             10,
             max_cg=20,
-            drop=options.drop,
-            boost=options.boost,
+            drop=options.factors[0],
+            boost=options.factors[1],
             eta=options.eta,
         )
     )
@@ -120,8 +120,8 @@ def test_diagonal_trajectory(comm: Comm, how: str, unit: str, batch: int) -> Non
             problem.C,
             6,
             max_cg=20,
-            drop=options.drop,
-            boost=options.boost,
+            drop=options.factors[0],
+            boost=options.factors[1],
             eta=options.eta,
             combine=how,
             subsets=[cycle.draw(k) for k in range(6)],

@@ -10,13 +10,12 @@ import oracle
 import pytest
 from crews import divided
 from places import same
-from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, relative, whole
+from problems import CNN, MLP, OnRanks, Problem, by_paper, flat, lay_out, relative, whole
 
 from dnewton.arrays.namespace import copy
 from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config
-from dnewton.data.sampling import subsample_size
 from dnewton.errors import UserError
 from dnewton.planning import curvature_plan, grid_search
 from dnewton.planning.replicas import RankDivision, layout
@@ -50,9 +49,9 @@ def newton(problem: Problem, comm: Comm, replicas: int, **options: Any) -> tuple
         )
         shared.groups = groups
         on.objective = shared
-    section = NewtonSection.model_validate({**OPTIONS, **options})
+    section = NewtonSection.model_validate(by_paper({**OPTIONS, **options}))
     work = grid_search.Workload(
-        problem.samples, subsample_size(section.subsample, problem.samples), problem.outputs, 4, 8
+        problem.samples, section.subsample_size(problem.samples, problem.outputs), problem.outputs, 4, 8
     )
     how = curvature_plan.decide(on.plan, work, section)
     solver = registry.make(section, on.objective, groups, how)

@@ -1,0 +1,174 @@
+"""λ, |S| and the size of the preconditioner by themselves."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from places import host
+from problems import CNN, MLP, Problem, lay_out, with_outputs
+
+from dnewton.comm.communicator import Comm
+from dnewton.config.newton import NewtonSection
+from dnewton.planning.costs import BlockShape, blocks_of
+from dnewton.solvers.damping import LARGEST
+from dnewton.solvers.interface import NO_PROGRESS, SolverState, StartPoint
+from dnewton.solvers.newton.adaptive import FIRST_ROWS, LEAST_ROWS, Controller, Damping, Operations, SampledRows
+from dnewton.solvers.newton.first_passes import by_adam
+from dnewton.solvers.newton.newton import Newton
+
+AUTO = {"damping": "auto", "C": math.inf}
+
+
+def test_nielsens_rule() -> None:
+    """λ₀ and the floor by the scale of G; down by the cubic, at most tenfold; up by 2, 4, 8, …"""
+    rule = Damping()
+    assert rule.begin(50.0, 1e-7, None) == pytest.approx(0.05)
+    assert rule.begin(50.0, 1e-7, 3.0) == 3.0
+    assert rule.accepted(1.0, 1.0) == pytest.approx(0.1) == rule.accepted(1.0, 7.0)
+    assert rule.accepted(1.0, 0.75) == pytest.approx(1 - 0.5**3)
+    assert rule.accepted(1.0, 0.5) == 1.0
+    assert rule.accepted(1.0, 0.0) == 2.0
+    assert rule.accepted(1e-12, 1.0) == pytest.approx(0.01 * 1e-7 * 50.0)
+    assert [rule.rejected(1.0) for _ in range(3)] == [2.0, 4.0, 8.0]
+    rule.accepted(1.0, 0.9)
+    assert rule.rejected(1.0) == 2.0
+    assert rule.rejected(LARGEST) == LARGEST
+
+
+@given(st.lists(st.floats(0, 300), min_size=1, max_size=40), st.integers(1, 5000), st.integers(1, 10**6))
+def test_the_rows_stay_within_bounds(iterations: list[float], most: int, samples: int) -> None:
+    block = BlockShape("a", 7, 9, 1, 1, "sample", True, 1, False, 9, 7, 0)
+    rows, work = SampledRows(), Operations((block,), samples, 3)
+    for count in iterations:
+        rows.solved(count, work, most)
+        assert min(most, LEAST_ROWS) <= rows.rows <= max(most, 1)
+
+
+def test_the_rows_follow_the_balance(comm: Comm) -> None:
+    """More of them while the iterations are dear, fewer while the preconditioner is."""
+    blocks = tuple(blocks_of(lay_out(Problem((5,), MLP), comm).plan))
+    rows = SampledRows()
+    rows.solved(200, Operations(blocks, 10**6, 3), 4096)
+    assert rows.rows == 2 * FIRST_ROWS
+    rows.solved(1, Operations(blocks, 1, 3), 4096)
+    assert rows.rows == FIRST_ROWS
+
+
+def test_what_is_kept_is_read_back() -> None:
+    controller = Controller.restored("")
+    controller.damping.begin(3.0, 1e-7, None)
+    controller.damping.rejected(1.0)
+    controller.sampled.rows = 77
+    assert Controller.restored(controller.saved()) == controller
+
+
+def test_the_size_of_the_subsample() -> None:
+    """As many rows of J as samples, but not fewer than a few; numbers and the paper's share mean what they did."""
+
+    def size(samples: int, outputs: int, **options: object) -> int:
+        return NewtonSection.model_validate(options).subsample_size(samples, outputs)
+
+    assert size(5000, 1) == 5000
+    assert size(50000, 10) == 5000
+    assert size(300, 10) == 200
+    assert size(100, 10) == 100
+    assert size(5000, 5000) == 64
+    assert size(5000, 1, damping="paper") == 500 == size(5000, 1, drop=0.5) == size(5000, 10, subsample=0.1)
+    assert size(5000, 10, subsample=7) == 7
+
+
+def solver_for(
+    comm: Comm, loss: str = "squared", net: str = "mlp", **options: object
+) -> tuple[Problem, Newton, object]:
+    layers = with_outputs(MLP if net == "mlp" else CNN, 1 if loss == "logistic" else 3)
+    problem = Problem((5,) if net == "mlp" else (2, 7, 6), layers, loss, samples=12, solver={**AUTO, **options})
+    on = lay_out(problem, comm)
+    return problem, on.newton(), on
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("options", [{}, {"curvature": "full"}, {"subproblem": "exact"}, {"jacobian": "implicit"}])
+@pytest.mark.parametrize("loss", ["squared", "cross_entropy", "logistic"])
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_f_falls_and_every_rank_decides_alike(comm: Comm, net: str, loss: str, options: dict[str, object]) -> None:
+    """f and ρ are the oracle's at the points that are reached; λ is the same on all ranks."""
+    problem, solver, on = solver_for(comm, loss, net, **options)
+    before = solver.begin(StartPoint(on.theta)).loss  # type: ignore[attr-defined]
+    for _ in range(5):
+        step = solver.step()
+        params = on.whole(solver.theta)  # type: ignore[attr-defined]
+        value = oracle.objective(params, problem.parsed, problem.x, problem.y, loss, problem.C)
+        assert step.loss == pytest.approx(value, rel=1e-10)
+        assert step.loss <= before
+        assert comm.minmax(step.damping or 0.0)[0] == comm.minmax(step.damping or 0.0)[1]
+        before = step.loss
+    solver.close()
+
+
+@pytest.mark.mpi
+def test_a_step_back_is_bounded_and_raises_lambda(comm: Comm) -> None:
+    """An objective that no step lowers: every iteration tries a bounded number of points, and the run ends."""
+    _, solver, on = solver_for(comm)
+    first = solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
+    evaluate = solver._evaluate
+    calls = 0
+
+    def worse(theta: object, trial: bool = False) -> object:
+        nonlocal calls
+        calls += trial
+        at = evaluate(theta, trial)
+        at.value = math.nan if calls % 2 else first.loss + 1.0
+        return at
+
+    solver._evaluate = worse  # type: ignore[method-assign, assignment]
+    lambdas = []
+    for _ in range(12):
+        step = solver.step()
+        lambdas.append(step.damping)
+        assert step.loss == first.loss and step.alpha == 0.0 and step.trials <= 18
+        if solver.ending:
+            break
+    assert lambdas == sorted(lambdas)
+    assert solver.ending == NO_PROGRESS
+    solver.close()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_it_goes_on_bit_for_bit_from_what_is_saved(comm: Comm, net: str) -> None:
+    _, solver, on = solver_for(comm, net=net)
+    solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
+    for _ in range(3):
+        solver.step()
+    saved = solver.saved()
+    kept = SolverState({k: v + 0.0 for k, v in saved.vectors.items()}, values=dict(saved.values))
+    theta = solver.theta + 0.0
+    expected = [solver.step() for _ in range(3)]
+    solver.close()
+    _, other, _ = solver_for(comm, net=net)
+    other.begin(StartPoint(theta, 3, kept))
+    found = [other.step() for _ in range(3)]
+    other.close()
+    assert [(s.loss, s.damping, s.cg) for s in found] == [(s.loss, s.damping, s.cg) for s in expected]
+    assert np.array_equal(host(other.theta), host(solver.theta))
+
+
+@pytest.mark.mpi
+def test_passes_of_adam_are_adams(comm: Comm) -> None:
+    """A pass over fewer samples than a batch is a step with the whole gradient, regularised, of size about the rate;
+    a given start is not left."""
+    problem, solver, on = solver_for(comm, "cross_entropy", start="adam", start_passes=1)
+    at = on.objective.evaluate(on.theta, np.arange(0), np.arange(problem.samples))  # type: ignore[attr-defined]
+    gradient = host(on.objective.gradient(on.theta, at))  # type: ignore[attr-defined]
+    moved = host(by_adam(on.objective, on.theta, 1, 0)) - host(on.theta)  # type: ignore[attr-defined]
+    assert np.allclose(moved, -3e-3 * gradient / (np.abs(gradient) + 1e-8), atol=1e-9)
+    solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
+    assert np.array_equal(host(solver.theta), host(on.theta) + moved)  # type: ignore[attr-defined]
+    solver.begin(StartPoint(on.theta, given=True))  # type: ignore[attr-defined]
+    assert np.array_equal(host(solver.theta), host(on.theta))  # type: ignore[attr-defined]
+    solver.close()
