@@ -85,8 +85,13 @@ def test_tables_of_known_curves(bench: SimpleNamespace) -> None:
         (math.inf, math.inf, ""),
     ]
     assert [t["ratio"] for t in row["targets"][:2]] == [2 / 3, 2]
+    assert row["settings"] == {"ours a": [3, 3, math.inf], "ours b": [4, math.inf, math.inf]}
     adam = row["others"][0]
     assert (adam["loss"], adam["seconds"], adam["default"], adam["sooner"]) == (5e-4, 30, 6, 5)
+    noisy = bench.tables.regression_row(curves, "cpu", noisy=True)
+    assert noisy["others"][0]["loss"] == 5e-3  # on the held-out part
+    assert bench.tables.ratio_to(noisy, "held-out") == 0  # none of ours gets there
+    assert math.isnan(bench.tables.ratio_to(noisy, "1e-3"))
     summary = bench.tables.regression_summary([{"problem": "p", **row}])
     assert summary["ratios"] == {"p": 2}
     assert summary["best"] == {"p": 9}  # L-BFGS, whose loss is the lowest

@@ -75,17 +75,17 @@ def tanh(*widths: int) -> list[Any]:
 
 REGRESSIONS: dict[str, Regression] = {
     "1-20-1 step": Regression(step, tanh(20, 1), 200, 200, 1.5),
-    "1-32-32-1 waves": Regression(waves, tanh(32, 32, 1), 400, 400, 2.5),
-    "2-64-64-1 smooth": Regression(smooth_2, tanh(64, 64, 1), 2000, 1000, 5),
-    "2-50-50-1 disc": Regression(disc, tanh(50, 50, 1), 1500, 1000, 4),
-    "2-48-48-1 cone, relu": Regression(cone, dense(48, 48, 1), 1500, 1000, 3),
-    "2-40-40-3 field": Regression(field, tanh(40, 40, 3), 1000, 1000, 4),
-    "3-64-64-2 arm": Regression(arm, tanh(64, 64, 2), 2000, 1000, 5),
-    "6-216-216-2 mixed": Regression(mixed_6, tanh(216, 216, 2), 3000, 1000, 8),
-    "10-128-128-128-1 smooth": Regression(smooth_10, tanh(128, 128, 128, 1), 4000, 1000, 8),
-    "1-30-30-1 waves, noisy": Regression(waves, tanh(30, 30, 1), 150, 150, 1.5, 0.2, True),
-    "10-32-32-1 Friedman, noisy": Regression(friedman, tanh(32, 32, 1), 1000, 500, 2.5, 0.2, True),
-    "10-16-1 diabetes": Regression(diabetes, tanh(16, 1), 353, 89, 1.5, 0.0, True),
+    "1-32-32-1 waves": Regression(waves, tanh(32, 32, 1), 400, 400, 2),
+    "2-64-64-1 smooth": Regression(smooth_2, tanh(64, 64, 1), 2000, 1000, 3),
+    "2-50-50-1 disc": Regression(disc, tanh(50, 50, 1), 1500, 1000, 3),
+    "2-48-48-1 cone, relu": Regression(cone, dense(48, 48, 1), 1500, 1000, 2),
+    "2-40-40-3 field": Regression(field, tanh(40, 40, 3), 1000, 1000, 3),
+    "3-64-64-2 arm": Regression(arm, tanh(64, 64, 2), 2000, 1000, 3),
+    "6-216-216-2 mixed": Regression(mixed_6, tanh(216, 216, 2), 3000, 1000, 6),
+    "10-128-128-128-1 smooth": Regression(smooth_10, tanh(128, 128, 128, 1), 4000, 1000, 6),
+    "1-30-30-1 waves, noisy": Regression(waves, tanh(30, 30, 1), 150, 150, 1.2, 0.2, True),
+    "10-32-32-1 Friedman, noisy": Regression(friedman, tanh(32, 32, 1), 1000, 500, 2, 0.2, True),
+    "10-16-1 diabetes": Regression(diabetes, tanh(16, 1), 353, 89, 1, 0.0, True),
 }
 
 

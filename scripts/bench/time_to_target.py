@@ -19,13 +19,15 @@ Regression (target_problems.py): targets of unit variance, and the mean square e
 own C; `ours` are the 12 settings of SETTINGS, which end where the last target, 1e-7, is reached. Adam has 5 rates with
 a cosine over the seconds, batches of 256; L-BFGS is full batch with strong Wolfe conditions; SciPy's least_squares (lm
 or trf) has an analytic Jacobian, where that has at most 3e7 numbers. What another method reaches beyond 1e-7 counts as
-1e-7, for SciPy computes in float64. `sooner` is 0 where the default never gets there.
+1e-7, for SciPy computes in float64; of noisy data it is the error on the held-out part. `sooner` is 0 where the default
+never gets there.
 
 Classification: Newton by its defaults but the number of iterations, until the seconds are over; 12 first-order runs
 (FIRST_ORDER; batches of 128), the 5 without weight decay being "Adam" for the time to 98 % of the best accuracy.
 
-All regressions take at most 45 minutes on one core (--quick: 6), all classifications 40 (7) and the grid 25 for one
-seed. ranks_to_target.py compares numbers of ranks.
+On an idle core all regressions take about 40 minutes (--quick: 6), all classifications 40 (6), and the grid of one seed
+25; the seconds being the processor's, longer where other work shares it.
+ranks_to_target.py compares numbers of ranks.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -225,6 +228,7 @@ def main(argv: list[str] | None = None) -> list[tables.Row]:
             problem = classification(name, seed, args.data, comm) if args.classify else regression(name, seed)
             if problem is not None:
                 rows.append(solve(problem, names[name].seconds, args, comm, places))
+                sys.stdout.flush()  # a long run is followed in a file
                 if args.json:
                     args.json.write_text(json.dumps({"clock": args.clock, "rows": rows}) + "\n")
     summary = (tables.classification_summary if args.classify else tables.regression_summary)(rows) if rows else {}
