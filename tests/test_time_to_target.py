@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 from dnewton.comm.communicator import Comm
+from dnewton.hardware import node
 from dnewton.hardware.device import HOST
 
 pytestmark = pytest.mark.serial
@@ -146,3 +149,14 @@ def test_methods_take_turns_to_the_end_of_the_time(bench: SimpleNamespace) -> No
     assert not failed
     assert {name: curve[-1].cpu for name, curve in curves.items()} == {"a": 8, "b": 9}
     assert "".join(order) == "aaabbaabaaaab"
+
+
+def test_a_job_takes_the_threads_that_the_script_says(bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its products would be worth more."""
+    for name in node.THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    sides = importlib.import_module("sides")
+    with threadpoolctl.threadpool_limits(limits=1), sides.threads(1):
+        assert "OMP_NUM_THREADS=1" in node.limit_threads(1, 2.0)
+        assert all(lib["num_threads"] == 1 for lib in threadpoolctl.threadpool_info())
+    assert not any(name in os.environ for name in node.THREAD_VARIABLES)
