@@ -315,25 +315,6 @@ def widened(array: Array, dtype: str, like: Array) -> Array:
     return (array.astype(xp.uint32) << 16).view(xp.float32).astype(like.dtype, copy=False)
 
 
-def symmetric_solve(matrix: Array, right: Array) -> Array | None:
-    """matrix⁻¹ right for a symmetric positive definite matrix and a vector; None when it is singular.
-
-    On the host by LAPACK as the array library brings it: SciPy would bring a second BLAS with threads of its own.
-    """
-    try:
-        if not on_cuda(matrix):
-            return namespace(matrix).linalg.solve(matrix, right)
-        from cupyx import errstate
-        from cupyx.scipy.linalg import solve_triangular
-
-        with errstate(linalg="raise"):
-            lower = cuda().linalg.cholesky(matrix)
-        half = solve_triangular(lower, right, lower=True, check_finite=False)
-        return solve_triangular(lower, half, trans=1, lower=True, overwrite_b=True, check_finite=False)
-    except np.linalg.LinAlgError:
-        return None
-
-
 def eigh(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues, ascending, and eigenvectors of a symmetric matrix. Raises LinAlgError."""
     if not on_cuda(matrix):

@@ -162,6 +162,20 @@ class Comm:
                 self._collective(self._groups[group], "Allreduce", MPI.IN_PLACE, flat[part])
             return self.buffers.back(buffer, array, in_place=True)
 
+    def reduce(self, array: Array, root: int) -> Array:
+        """Sum over the ranks, in place where the array is contiguous, on rank `root`; the others' arrays stay as they
+        are. Collective over the world."""
+        if self.size == 1:
+            return array
+        with self._counted(nbytes(array)):
+            buffer = self.buffers.out(array)
+            flat = buffer.reshape(buffer.size)
+            for part in runs(flat.size, max(1, MESSAGE_BYTES // buffer.itemsize)) or [slice(0, 0)]:
+                here = flat[part]
+                ends = (MPI.IN_PLACE, here) if self.rank == root else (here, None)
+                self._collective(self._mpi, "Reduce", *ends, root=root)
+            return self.buffers.back(buffer, array, in_place=True) if self.rank == root else array
+
     def gather_features(self, array: Array, group: Group, widths: Sequence[int]) -> Array:
         """Concatenate slices along the last axis, rank j of `group` holding `widths[j]`. Collective over `group`."""
         if self.grid.ranks_in(group) == 1:
@@ -228,13 +242,13 @@ class Comm:
         ends = [int(n) for n in np.cumsum(received) // sent.itemsize]
         return [out[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
-    def bcast(self, array: Array) -> Array:
-        """Rank 0's array on every rank, in place where it is contiguous. Collective over the world."""
+    def bcast(self, array: Array, root: int = 0) -> Array:
+        """One rank's array on every rank, in place where it is contiguous. Collective over the world."""
         if self.size == 1:
             return contiguous(array)
-        with self._counted(nbytes(array) if self.rank == 0 else 0):
+        with self._counted(nbytes(array) if self.rank == root else 0):
             buffer = self.buffers.out(array)
-            self._collective(self._mpi, "Bcast", _bytes(buffer), root=0)
+            self._collective(self._mpi, "Bcast", _bytes(buffer), root=root)
             return self.buffers.back(buffer, array, in_place=True)
 
     # --- point to point ---------------------------------------------------------------------------------------------

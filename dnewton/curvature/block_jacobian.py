@@ -5,13 +5,27 @@ Row (i, k) is Σ_q D[i,k,q,O] ⊗ φ[i,q,I] (Wang et al. 2018, equations 16-20).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from dnewton.arrays.namespace import Array, empty, namespace, nbytes, zeros
+from dnewton.arrays.namespace import (
+    Array,
+    block_bytes,
+    contiguous,
+    empty,
+    itemsize,
+    namespace,
+    nbytes,
+    sample_blocks,
+    zeros,
+)
+from dnewton.curvature.gram import GramTerm, SampleMap
 from dnewton.curvature.output_jacobian import OutputJacobian
 from dnewton.curvature.sample_store import ALL, SampleStore
+from dnewton.grid import runs
 from dnewton.model.block import Block
+from dnewton.planning.costs import ROWS
 
 
 def _times(phi: SampleStore, w: Array) -> Array:
@@ -38,6 +52,24 @@ def _transposed_times(e: Array, phi: SampleStore) -> Array:
         partial = xp.reshape(e[here, ...], (n, o)).T @ xp.reshape(part, (n, i))
         total = partial if total is None else total + partial
     return zeros((o, i), e) if total is None else total
+
+
+def _collected(
+    rows: Callable[[slice], Array],
+    mapped: SampleMap,
+    shape: tuple[int, int, int],
+    numbers: int,
+    like: Array,
+    dtype: str,
+) -> Array:
+    """The mapped rows of all samples, (S·K, columns), from `rows(part)`, of a size for which the temporaries, `numbers`
+    a sample, stay in cache."""
+    xp = namespace(like)
+    out = empty(shape, like, dtype)
+    for part in sample_blocks(shape[0], numbers * itemsize(like), block_bytes(like)):
+        some = xp.reshape(rows(part), (part.stop - part.start, *shape[1:]))
+        out[part, ...] = xp.astype(mapped(some, part), out.dtype, copy=False)
+    return xp.reshape(out, (shape[0] * shape[1], shape[2]))
 
 
 class BlockJacobian(Protocol):
@@ -76,8 +108,8 @@ class BlockJacobian(Protocol):
         """J Jᵀ y, (S, K) to (S, K)."""
         ...
 
-    def gram(self) -> Array:
-        """J Jᵀ as a matrix, (S·K, S·K)."""
+    def gram_terms(self, outputs: int, mapped: SampleMap, dtype: str) -> Iterator[GramTerm]:
+        """What A Aᵀ is the sum of, A the rows of J after `mapped`, one at a time, in a precision."""
         ...
 
     def as_rows(self, part: slice = ALL) -> Array:
@@ -136,27 +168,49 @@ class Factored:
             t += xp.sum(e, axis=(0, 1))
         return self.d.contract(t)
 
-    def gram(self) -> Array:
-        """For a dense layer the elementwise product of the Gram matrices of φ and D; else by the rows."""
+    def gram_terms(self, outputs: int, mapped: SampleMap, dtype: str) -> Iterator[GramTerm]:
+        """For a dense layer one term of D and φφᵀ; else the rows, of some output channels at a time."""
         xp = namespace(self.phi.like)
-        (s, q, _) = self.phi.shape
-        if q > 1:
-            rows = self.as_rows()
-            return rows @ rows.T
-        d = self.d.dense(s)
-        k, o = d.shape[1], d.shape[3]
-        self.make_inputs_gram()
-        flat = xp.reshape(d, (s * k, o))
-        gram = xp.reshape(flat @ flat.T, (s, k, s, k)) * self.inputs_gram[:, None, :, None]  # type: ignore[index]
-        return xp.reshape(gram, (s * k, s * k))
+        (s, q, i) = self.phi.shape
+        o = self.block.shape[0]
+        if not o:
+            return
+        if q == 1:
+            d = mapped(self.d.dense(s)[:, :, 0, :], slice(0, s))
+            factor = xp.astype(xp.reshape(contiguous(d), (s * outputs, o)), getattr(xp, dtype), copy=False)
+            yield GramTerm(factor, self._inputs_gram(dtype), outputs)
+            return
+        bias = int(self.block.has_bias)
+        for channels in runs(o, max(1, ROWS // max(1, s * outputs * (i + bias) * itemsize(self.phi.like)))):
+            width = (channels.stop - channels.start) * (i + bias)
+
+            def rows(part: slice, channels: slice = channels) -> Array:
+                return self._rows(self.d.dense(part.stop - part.start, part)[..., channels], part)
+
+            temporary = outputs * (q * o + width) + q * i
+            yield GramTerm(
+                _collected(rows, mapped, (s, outputs, width), temporary, self.phi.like, dtype), None, outputs
+            )
+
+    def _inputs_gram(self, dtype: str) -> Array:
+        """φφᵀ in a precision; kept in the weights'."""
+        xp = namespace(self.phi.like)
+        wanted = getattr(xp, dtype)
+        if self.phi.like.dtype == wanted:
+            self.make_inputs_gram()
+            return self.inputs_gram
+        flat = xp.astype(self.phi.part()[:, 0, :], wanted)
+        return flat @ flat.T + (1 if self.block.has_bias else 0)
 
     def as_rows(self, part: slice = ALL) -> Array:
+        n = self.phi.part(part).shape[0]
+        return self._rows(self.d.dense(n, part), part)
+
+    def _rows(self, d: Array, part: slice) -> Array:
+        """The rows that belong to some of D's output channels, (n·K, variables of these)."""
         xp = namespace(self.phi.like)
         phi = self.phi.part(part)
-        o = self.block.shape[0]
-        s = phi.shape[0]
-        d = self.d.dense(s, part)  # (n, K, Q, O)
-        k = d.shape[1]
+        (s, k, _, o) = d.shape
         weights = xp.matmul(xp.permute_dims(d, (0, 1, 3, 2)), phi[:, None, ...])  # (n, K, O, I)
         rows = xp.reshape(weights, (s * k, o * self.phi.shape[2]))
         if self.block.has_bias:
@@ -194,14 +248,15 @@ class Rows:
         parts = [rows @ back for _, rows in self.rows.pieces()]
         return namespace(y).reshape(parts[0] if len(parts) == 1 else namespace(y).concat(parts), y.shape)
 
-    def gram(self) -> Array:
-        if (whole := self.rows.array) is not None:
-            return whole @ whole.T
-        out = empty((self.rows.shape[0], self.rows.shape[0]), self.rows.like)
-        for here, left in self.rows.pieces():
-            for there, right in self.rows.pieces():
-                out[here, there] = left @ right.T
-        return out
+    def gram_terms(self, outputs: int, mapped: SampleMap, dtype: str) -> Iterator[GramTerm]:
+        samples, variables = self.rows.shape[0] // outputs, self.rows.shape[1]
+        for columns in runs(variables, max(1, ROWS // max(1, self.rows.shape[0] * itemsize(self.rows.like)))):
+            shape = (samples, outputs, columns.stop - columns.start)
+
+            def rows(part: slice, columns: slice = columns) -> Array:
+                return self._some(part)[:, columns]
+
+            yield GramTerm(_collected(rows, mapped, shape, outputs * variables, self.rows.like, dtype), None, outputs)
 
     def as_rows(self, part: slice = ALL) -> Array:
         if part == ALL:

@@ -35,6 +35,11 @@ class OutputHessian:
         """Rᵀ u / √|S| for u (..., n, K) of the samples of a slice."""
         return self._loss.half_transposed(self._state[here, ...], u) / math.sqrt(self.samples)
 
+    def half_rows(self, u: Array, here: slice) -> Array:
+        """Rᵀ u / √|S| along the second axis, for u (n, K, X) of the samples of a slice."""
+        xp = namespace(u)
+        return xp.permute_dims(self.half_transposed(xp.permute_dims(u, (2, 0, 1)), here), (1, 2, 0))
+
     def damped(self, out: Array, v: Array, unit: LocalSystem, damping: float) -> Array:
         """The unit's span of `out` with (λ + 1/C) v added."""
         part = out[unit.span]

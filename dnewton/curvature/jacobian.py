@@ -8,7 +8,7 @@ worked through in chunks, which bounds the temporaries: a chunk's K-fold sweep i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,7 @@ from dnewton.arrays.namespace import (
     zeros,
 )
 from dnewton.curvature.block_jacobian import BlockJacobian, Factored, Rows
+from dnewton.curvature.gram import GramTerm, SampleMap
 from dnewton.curvature.output_jacobian import OutputJacobian, PerSample, Pooled, Selection, Shared
 from dnewton.curvature.sample_store import SampleStore
 from dnewton.grid import ceil_div, even_slices
@@ -114,16 +115,10 @@ class Jacobian:
             u += j.gram_times(y)
         return u
 
-    def gram(self, unit: LocalSystem) -> Array:
-        """J Jᵀ of the unit as a matrix (S·K, S·K)."""
-        total = None
+    def gram_terms(self, unit: LocalSystem, mapped: SampleMap, dtype: str) -> Iterator[GramTerm]:
+        """What A Aᵀ of the unit is the sum of, A the rows of J after `mapped`, one at a time, in a precision."""
         for j in self.of(unit):
-            gram = j.gram()
-            if total is None:
-                total = gram
-            else:
-                total += gram
-        return total
+            yield from j.gram_terms(self.outputs, mapped, dtype)
 
     def make_input_grams(self, unit: LocalSystem) -> None:
         """Form φφᵀ for the unit's dense layers where products with it are cheaper than with φ."""

@@ -22,7 +22,11 @@ EXPECTED_KRONECKER = 5.0  # assumed iterations of a solve to ‖r‖ ≤ 0.1 ‖
 PRODUCTS = 30  # with J in a direction, over which building the rows is spread
 MOST_ROWS = 2048  # of J that a sampled preconditioner is made from
 CACHE = 8 << 20  # bytes of rows and D that are worked on at a time: they must stay in cache between two products
-ROWS = 64 << 20  # bytes of rows that a normal matrix is summed from at a time
+ROWS = 64 << 20  # bytes of rows that a matrix to factor is summed from at a time
+DIRECT_RATE = (
+    0.7  # of the rate of large products: forming a triangle in tiles, factoring (scripts/bench/direct_solve.py)
+)
+WIDE = 8  # bytes of a number of a matrix that had to be formed in float64
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,7 @@ def ways(
     grams = 0.0
     widest = 0.0
     kronecker = 0.0
-    dense_d = 0.0
+    dense_d = plain_d = 0.0
     rows = 0.0
     only_dense = True
     for b in blocks:
@@ -183,7 +187,8 @@ def ways(
             there = s * b.numbers("dense", outputs) * itemsize
             moved["plain"] += there
             moved["gram"] += 2.0 * there
-            flops["dual"] += 2.0 * sk * sk * b.o * b.i
+            flops["dual"] += sk * sk * b.o * b.i
+            rows = max(rows, sk * b.size)
             continue
         products, by_gram = 4.0 * s * b.q * b.o * b.i, 2.0 * s * s * b.o
         use = not b.conv and by_gram < products
@@ -191,9 +196,10 @@ def ways(
         flops["gram"] += by_gram if use else products
         flops["setup"] += 2.0 * s * s * b.i if use else 0.0
         flops["rows"] += 2.0 * sk * b.q * b.o * b.i
-        flops["dual"] += 2.0 * sk * sk * (b.o * b.i if b.conv else b.o) + 2.0 * s * s * b.i
+        flops["dual"] += sk * sk * (b.o * b.i if b.conv else b.o) + s * s * b.i
         grams += s * s if not b.conv and s < 2 * b.i else 0.0
         dense_d = max(dense_d, sk * b.q * b.o)
+        plain_d = max(plain_d, 0.0 if b.conv else sk * b.o)
         rows = max(rows, sk * b.size if b.conv else 0.0)
         widest = max(widest, s * b.outputs)
         for way in ("plain", "gram"):
@@ -218,12 +224,15 @@ def ways(
         ),
         "diagonal": Cost(EXPECTED_CG * plain, small + CACHE),
         "primal": Cost(
-            seconds(flops["rows"] + 2.0 * sk * n * n + n**3 / 3, 6.0 * sk * n * itemsize),
-            2 * n * n * itemsize + min(ROWS, 3 * sk * n * itemsize),
+            seconds((flops["rows"] + sk * n * n + n**3 / 3) / DIRECT_RATE, (6.0 * sk * n + 3 * n * n) * itemsize),
+            2 * n * n * WIDE + min(ROWS, 3 * sk * n * itemsize) * (1 + WIDE / itemsize),
         ),
         "dual": Cost(
-            seconds(flops["dual"] + sk**3 / 3, 12.0 * sk * sk * itemsize),
-            (5 * sk * sk + 2 * rows + dense_d) * itemsize,
+            seconds((flops["dual"] + sk**3 / 3) / DIRECT_RATE, 6.0 * sk * sk * itemsize),
+            (2 * sk * sk + s * s) * WIDE
+            + plain_d * (4 * itemsize + WIDE)
+            + min(ROWS, rows * itemsize) * (1 + WIDE / itemsize)
+            + CACHE,
         ),
     }
 

@@ -145,13 +145,13 @@ def figures(ours: Ours, decided: list[CurvaturePlan], options: NewtonSection, s:
 def equality(name: str, net: Net, comm: Comm, device: Device, rates: Rates) -> list[dict[str, Any]]:
     """The device against the host, on the net and on its smooth version."""
     shape, layers, s = net
-    options, rows = NewtonSection(subsample=0.1), []
+    options, rows = NewtonSection(damping="paper", subsample=0.1), []
     for kind, these, tolerances in (("", layers, KINKED), (", smooth", smooth(layers), SMOOTH)):
         found: list[dict[str, Any]] = []
         decided: list[CurvaturePlan] = []  # by the device's rates, for both
         for place in (device, HOST):
             ours = Ours(comm, shape, these, 10 * s, loss_of(name), device=place)
-            some, cg = first_of(ours, s), NewtonSection(subproblem="cg")
+            some, cg = first_of(ours, s), NewtonSection(damping="paper", subproblem="cg")
             decided = decided or [some.strategy(rates), some.strategy(rates, cg), planned(ours, options, rates)]
             found.append(figures(ours, decided, options, s))
         there, here = found
@@ -195,12 +195,12 @@ def iterations(name: str, net: Net, comm: Comm, device: Device, torch_device: st
     theirs = Theirs(ours, torch_device)
     solvers, batches = {}, []
     for label, settings in OURS.items():
-        options = NewtonSection(subsample=0.1, **settings)
+        options = NewtonSection(damping="paper", subsample=0.1, **settings)
         how = planned(ours, options, rates)
         solvers[label] = our_newton(ours, options, how)
         solvers[label].start(first_state(ours, options))
         batches.append(how.batch)
-    first, batch, options = next(iter(solvers.values())), batches[0], NewtonSection(subsample=0.1)
+    first, batch, options = next(iter(solvers.values())), batches[0], NewtonSection(damping="paper", subsample=0.1)
     others = {
         "torch jvp+vjp": TheirNewton(theirs, options, batch, kept=False),
         "torch linearize": TheirNewton(theirs, options, batch, kept=True),
@@ -237,7 +237,7 @@ def alone(name: str, net: Net, comm: Comm, device: Device, torch_device: str, ra
     batches = []
     for label, settings in OURS.items():
         release(device)
-        options = NewtonSection(subsample=0.1, **settings)
+        options = NewtonSection(damping="paper", subsample=0.1, **settings)
         ours = Ours(comm, shape, layers, 10 * s, loss_of(name), device=device)
         how = planned(ours, options, rates)
         batches.append(how.batch)
@@ -253,7 +253,7 @@ def alone(name: str, net: Net, comm: Comm, device: Device, torch_device: str, ra
         phases[label] = {p: 1e3 * statistics.median(row[p] for row in rows[2:]) for p in PHASES}
         peaks[label] = device.peak_bytes()
         del solver
-    theirs, options = Theirs(ours, torch_device), NewtonSection(subsample=0.1)
+    theirs, options = Theirs(ours, torch_device), NewtonSection(damping="paper", subsample=0.1)
     state = first_state(ours, options)
     for label, kept in (("torch jvp+vjp", False), ("torch linearize", True)):
         release(device)

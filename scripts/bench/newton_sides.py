@@ -13,7 +13,7 @@ from sides import Ours, Theirs, inner, torch_cg
 from dnewton.arrays import namespace
 from dnewton.config.newton import NewtonSection
 from dnewton.data.samples import Samples
-from dnewton.data.sampling import Cycle, in_batches, run, subsample_size
+from dnewton.data.sampling import Cycle, in_batches, run
 from dnewton.data.targets import Targets
 from dnewton.hardware.device import Device
 from dnewton.hardware.rates import Rates
@@ -27,7 +27,7 @@ from dnewton.training.job import DEVICE_SLACK, SHARE
 def planned(ours: Ours, options: NewtonSection, rates: Rates) -> curvature_plan.CurvaturePlan:
     """What a run on these samples would decide; on a GPU in half of the memory, as PyTorch is on it, too."""
     count, device = int(ours.y.shape[0]), ours.device
-    size = subsample_size(options.subsample, count)
+    size = options.subsample_size(count, ours.outputs)
     work = grid_search.Workload(count, size, ours.outputs, options.batch_size)
     if device.is_host:
         return curvature_plan.decide(ours.network.plan, work, options, rates=rates)
@@ -55,7 +55,7 @@ def our_newton(ours: Ours, options: NewtonSection, how: curvature_plan.Curvature
 
 def first_state(ours: Ours, options: NewtonSection) -> State:
     """θ as it was drawn, and the first λ."""
-    return State(namespace.copy(ours.theta), options.lambda_)
+    return State(namespace.copy(ours.theta), options.first_lambda)
 
 
 class Taken(NamedTuple):
@@ -76,7 +76,7 @@ class TheirNewton:
     def __init__(self, theirs: Theirs, options: NewtonSection, batch: int, kept: bool) -> None:
         """`theirs` has all samples; `kept`: one linearisation serves all products of an iteration."""
         self.theirs, self.options, self.batch, self.kept = theirs, options, batch, kept
-        size = subsample_size(options.subsample, theirs.samples)
+        size = options.subsample_size(theirs.samples, theirs.outputs)
         self.draws = Cycle(theirs.samples, size, options.seed, SUBSAMPLE)
 
     def start(self, state: State) -> None:

@@ -13,8 +13,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from places import ARRAYS, host, put, same
 from problems import CNN, MLP, Problem, lay_out, relative
+from systems import gram
 
 from dnewton.arrays import image_windows, namespace
+from dnewton.arrays.linear_algebra import Cholesky, subtract_product, symmetric_eigenvalues
 from dnewton.comm.communicator import Comm
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
@@ -160,13 +162,24 @@ def test_linear_algebra(n: int) -> None:
     rng = np.random.default_rng(3)
     root, right = rng.normal(size=(n, n + 2)), rng.normal(size=n)
     matrix = root @ root.T
-    found = namespace.symmetric_solve(put(matrix), put(right))
-    assert found is not None and relative(matrix @ host(found), right) < 1e-8
+    above = np.where(np.tri(n) > 0, matrix, 99.0)  # of a symmetric matrix the lower triangle is read
+    found = Cholesky.factor(put(above.copy()))
+    assert found is not None and relative(matrix @ host(found.solve(put(right))), right) < 1e-8
+    columns = rng.normal(size=(n, 3))
+    assert relative(matrix @ host(found.solve(put(columns))), columns) < 1e-8
+    lower = np.linalg.cholesky(matrix)
+    assert relative(lower @ host(found.forward(put(right))), right) < 1e-8
+    assert relative(lower.T @ host(found.backward(put(right))), right) < 1e-8
+    assert relative(host(found.solve_rows(put(columns.T.copy()))) @ lower.T, columns.T) < 1e-8
+    out = put(root.copy())
+    subtract_product(out, put(matrix), put(root.T.copy()))
+    assert relative(out, root - matrix @ root) < 1e-12
+    assert relative(symmetric_eigenvalues(put(above)), np.linalg.eigvalsh(matrix)) < 1e-12
     inverted = namespace.inverse(put(matrix), 0.5)
     assert relative(host(inverted) @ (matrix + 0.5 * np.eye(n)), np.eye(n)) < 1e-9
     values, vectors = (host(a) for a in namespace.eigh(put(matrix)))
     assert relative(vectors * values @ vectors.T, matrix) < 1e-12 and (np.diff(values) >= 0).all()
-    assert namespace.symmetric_solve(put(np.zeros((n, n))), put(right)) is None
+    assert Cholesky.factor(put(np.zeros((n, n)))) is None
     assert namespace.inverse(put(np.zeros((n, n))), 0.0) is None
 
 
@@ -229,7 +242,7 @@ def test_a_jacobian_in_half_precision(comm: Comm, net: str, representation: str,
         held.add_transposed(put(w), unit, back)
         assert relative(back, w.reshape(-1) @ rows) < 1e-12
         assert relative(held.gram_times(put(w), unit), (rows @ (rows.T @ w.reshape(-1))).reshape(w.shape)) < 1e-11
-        assert relative(held.gram(unit), rows @ rows.T) < 1e-12
+        assert relative(gram(held, unit), rows @ rows.T) < 1e-12
         bent = host(model.hessian_times(put((rows @ v).reshape(w.shape)), slice(0, problem.samples)))
         wanted = bent.reshape(-1) @ rows + (model.regulariser + damping) * v
         assert relative(model.block_product(put(v), unit, damping), wanted) < 1e-12

@@ -16,6 +16,12 @@ def test_long_messages_are_cut(comm: Comm, monkeypatch: pytest.MonkeyPatch, limi
     monkeypatch.setattr("dnewton.comm.communicator.MESSAGE_BYTES", 8 * limit)
     total = comm.allreduce(np.arange(23.0).reshape(1, 23) * (comm.rank + 1))
     assert same(total, np.arange(23.0).reshape(1, 23) * sum(range(1, comm.size + 1)))
+    for root in range(comm.size):
+        numbers = np.arange(23.0) * (comm.rank + 1)
+        found = comm.reduce(numbers, root)
+        wanted = np.arange(23.0) * (sum(range(1, comm.size + 1)) if comm.rank == root else comm.rank + 1)
+        assert same(found, wanted)
+        assert same(comm.bcast(np.full(3, float(comm.rank)), root), np.full(3, float(root)))
     widths = [r % 3 for r in range(comm.size)]  # some are empty
     mine = np.full((5, 2, widths[comm.rank]), float(comm.rank))
     whole = comm.gather_features(mine, "row", widths)

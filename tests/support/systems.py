@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import oracle
+from places import host, put
 from problems import CNN, MLP, OnRanks, Problem, flat, lay_out, own_blocks, with_outputs
 
 from dnewton.comm.communicator import Comm
+from dnewton.curvature.gram import SampleMap, add_term, panel_width, panels_of
+from dnewton.curvature.jacobian import Jacobian, LocalSystem
 from dnewton.solvers.newton.newton import IterationReport, State
 
 NETS = {"mlp": ((5,), MLP), "cnn": ((2, 7, 6), CNN)}
@@ -22,7 +25,7 @@ def setting(comm: Comm, net: str, loss: str, **options: object) -> tuple[Problem
     return problem, on, on.objective.gradient(on.theta, at)
 
 
-def dense_pieces(problem: Problem, on: OnRanks, per_layer: bool) -> np.ndarray:
+def dense_pieces(problem: Problem, on: OnRanks, per_layer: bool, damping: float = LAMBDA) -> np.ndarray:
     """The exact solution of every diagonal system, put together."""
     g = oracle.gauss_newton_matrix(
         problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C, problem.samples
@@ -35,9 +38,20 @@ def dense_pieces(problem: Problem, on: OnRanks, per_layer: bool) -> np.ndarray:
         blocks = [b[layer[b] == m] for b in blocks for m in range(layer.max() + 1)]
     expected = np.zeros(len(gradient))
     for block in blocks:
-        system = g[np.ix_(block, block)] + LAMBDA * np.eye(len(block))
+        system = g[np.ix_(block, block)] + damping * np.eye(len(block))
         expected[block] = np.linalg.solve(system, -gradient[block])
     return expected
+
+
+def gram(jacobian: Jacobian, unit: LocalSystem, mapped: SampleMap = lambda u, here: u) -> np.ndarray:
+    """A Aᵀ of a rank's unit, put together from the lower triangle of its terms."""
+    n = jacobian.samples * jacobian.outputs
+    total = np.zeros((n, n))
+    for term in jacobian.gram_terms(unit, mapped, "float64"):
+        matrix = put(np.zeros((n, n)))
+        add_term(term, panels_of(matrix, panel_width(jacobian.outputs, 5)))
+        total += host(matrix)
+    return np.tril(total) + np.tril(total, -1).T
 
 
 def run(on: OnRanks, iterations: int, theta: np.ndarray | None = None) -> list[tuple[IterationReport, np.ndarray]]:

@@ -207,6 +207,7 @@ class Newton(Solver):
         """One direction, and α along it (Wang et al. 2018, algorithm 2). Collective over the world."""
         state = self.state
         direction, solution, waited = self._direction(self._curvature(), state.damping)
+        self._systems.new_point()
         self._comm.stops.safe_point()  # a solve that was cut short for a stop must not count
         state.iteration += 1
         if self._broken.seen(direction.slope + direction.curvature, state.iteration):

@@ -14,7 +14,8 @@ from dnewton.errors import UserError
 from dnewton.model.network import Network
 from dnewton.model.objective import Batch, Objective
 from dnewton.planning.curvature_plan import CurvaturePlan
-from dnewton.solvers.newton import cg, direct, early_termination, local_solver
+from dnewton.solvers.newton import cg, early_termination, local_solver
+from dnewton.solvers.newton.exact_systems import DualSystem
 
 
 class Systems:
@@ -111,7 +112,9 @@ class Systems:
         options, comm = self._options, self._comm
         if options.subproblem == "exact":
             assert isinstance(model, GaussNewton)
-            start = direct.dual(model, gradient, self.rank_unit, lam, comm)
+            if not isinstance(system := self._formed.get(self.rank_unit), DualSystem):
+                system = self._formed[self.rank_unit] = DualSystem(model, gradient, self.rank_unit, comm)
+            start = system.solve(lam)
         return cg.solve_whole(
             lambda v, unit: model.full_product(v, unit, lam, comm),
             gradient,

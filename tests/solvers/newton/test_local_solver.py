@@ -15,9 +15,9 @@ from systems import LAMBDA, dense_pieces, run, setting
 from dnewton.comm.communicator import Comm
 from dnewton.config.loss_entry import LOSSES, loss_of
 from dnewton.curvature.jacobian import local_systems
-from dnewton.solvers.newton import cg, direct, early_termination, local_solver, preconditioners
+from dnewton.solvers.newton import cg, early_termination, local_solver, preconditioners
 from dnewton.solvers.newton.cg import LocalSolver, PlainCG
-from dnewton.solvers.newton.direct import Exact
+from dnewton.solvers.newton.exact_systems import DualSystem
 from dnewton.solvers.newton.gram_cg import GramCG
 
 
@@ -38,7 +38,7 @@ def test_every_way_equals_a_dense_solve(
         if way == "gram":
             model.jacobian.make_input_grams(unit)  # type: ignore[arg-type]
             return GramCG(model, grad, unit, LAMBDA, 1e-6)  # type: ignore[arg-type]
-        return Exact(model, grad, unit, LAMBDA, 1e-9, way)  # type: ignore[arg-type]
+        return local_solver.make(way, model, grad, unit, LAMBDA, 1e-9)  # type: ignore[arg-type]
 
     before = comm.ledger["cg"].bytes
     with on.comm.phase("cg"):
@@ -92,7 +92,7 @@ def test_the_whole_system_exactly(comm: Comm, net: str, loss: str) -> None:
     """`curvature: full` with `subproblem: exact`: the undiagonalised direction from one sum of a Gram matrix."""
     problem, on, grad = setting(comm, net, loss)
     (unit,) = local_systems(on.network.blocks, per_layer=False)
-    d = direct.dual(on.model(), grad, unit, LAMBDA, on.comm)
+    d = DualSystem(on.model(), grad, unit, on.comm).solve(LAMBDA)
     assert d is not None
     g = oracle.gauss_newton_matrix(
         problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C, problem.samples
@@ -100,7 +100,7 @@ def test_the_whole_system_exactly(comm: Comm, net: str, loss: str) -> None:
     gradient = flat(oracle.gradient(problem.params, problem.parsed, problem.x, problem.y, problem.loss, problem.C))
     expected = np.linalg.solve(g + LAMBDA * np.eye(len(g)), -gradient)
     assert relative(flat(on.whole(d)), expected) < 1e-8
-    in_parts = direct.dual(on.model(parts=3), grad, unit, LAMBDA, on.comm)
+    in_parts = DualSystem(on.model(parts=3), grad, unit, on.comm).solve(LAMBDA)
     assert relative(in_parts, d) < 1e-8
 
 
