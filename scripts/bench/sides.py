@@ -12,7 +12,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from dnewton.config.schema import Config
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.hardware.device import HOST, Device, open_device
+from dnewton.hardware.node import THREAD_VARIABLES
 from dnewton.hardware.rates import Rates
 from dnewton.model import init_weights
 from dnewton.model.network import Network
@@ -243,10 +244,21 @@ def torch_cg(
 
 
 @contextmanager
-def threads(n: int) -> Any:
+def threads(n: int) -> Iterator[None]:
+    """So many threads in PyTorch and in BLAS, also in libraries that are loaded and in jobs that are assembled inside:
+    a job without these variables takes as many threads as its products are worth."""
     torch.set_num_threads(n)
-    with threadpool_limits(limits=n):
-        yield
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(n)))
+    try:
+        with threadpool_limits(limits=n):
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def wait(device: Device) -> None:

@@ -11,6 +11,7 @@ from target_methods import Curve, Point
 
 TARGETS = (1e-3, 1e-5, 1e-7)
 NEAR = 1.05  # of noisy data, a target is this many times the lowest held-out error of all methods
+HELD_OUT = "held-out"  # so the label of that target begins
 FAMILIES = ("Adam", "L-BFGS", "SciPy")  # names of other methods begin so
 Row = dict[str, Any]
 
@@ -45,15 +46,20 @@ def quotient(a: float, b: float) -> float:
     return math.nan if math.isinf(a) and math.isinf(b) else a / b
 
 
+def label_of(target: float) -> str:
+    """1e-3 and the like."""
+    return f"{target:.0e}".replace("e-0", "e-")
+
+
 # --- regression ---------------------------------------------------------------------------------------------------
 
 
 def regression_row(curves: dict[str, Curve], main: str, noisy: bool) -> Row:
     """All figures of one problem and seed."""
-    targets = [(f"{t:.0e}".replace("e-0", "e-"), "train", t) for t in TARGETS]
+    targets = [(label_of(t), "train", t) for t in TARGETS]
     if noisy:
         value = NEAR * min(lowest(curve, "held_out") for curve in curves.values())
-        targets.append((f"held-out {value:.3g}", "held_out", value))
+        targets.append((f"{HELD_OUT} {value:.3g}", "held_out", value))
     mine, ours = curves.get("default", []), family(curves, "ours")
     row: Row = {
         "targets": [],
@@ -79,13 +85,12 @@ def regression_row(curves: dict[str, Curve], main: str, noisy: bool) -> Row:
         row["targets"].append(of)
     judged = "held_out" if noisy else "train"  # to fit the noise sooner is no merit
     for prefix in FAMILIES:
-        found = {name: lowest(curve, judged) for name, curve in family(curves, prefix).items()}
-        if not found:
-            continue
-        name = min(found, key=found.__getitem__)
-        loss = max(found[name], TARGETS[-1])  # SciPy computes in float64: beyond that the types are compared
-        took, by = (until(c, main, judged, loss) for c in (curves[name], mine))
-        row["others"].append({"method": name, "loss": loss, "seconds": took, "default": by, "sooner": took / by})
+        if some := family(curves, prefix):
+            # SciPy computes in float64: beyond the last target the types are compared
+            loss = max(min(lowest(curve, judged) for curve in some.values()), TARGETS[-1])
+            took, name = min((until(curve, main, judged, loss), name) for name, curve in some.items())
+            by = until(mine, main, judged, loss)
+            row["others"].append({"method": name, "loss": loss, "seconds": took, "default": by, "sooner": took / by})
     for prefix in ("default", "ours", *FAMILIES):
         if some := family(curves, prefix):
             row["held_out"][prefix] = min(lowest(curve, "held_out") for curve in some.values())
@@ -120,42 +125,63 @@ def spread(values: Iterable[float], worst: Callable[[list[float]], float]) -> tu
     return (statistics.median(known), worst(known)) if known else (math.nan, math.nan)
 
 
+def ratio_to(row: Row, target: str) -> float:
+    """The default's time over that of the best of ours, to the target whose label begins so; nan if none gets there, or
+    if it is a training loss of noisy data."""
+    noisy = any(t["target"].startswith(HELD_OUT) for t in row["targets"])
+    found = (t["ratio"] for t in row["targets"] if t["target"].startswith(target) and noisy == (target == HELD_OUT))
+    return next(found, math.nan)
+
+
+def sooner_than(row: Row, prefix: str) -> float:
+    """How much sooner the default reaches the best of a family, or with an empty prefix the best of all families."""
+    some = [o for o in row["others"] if o["method"].startswith(prefix)]
+    best = min(some, key=lambda o: (o["loss"], o["seconds"]), default=None)
+    return math.nan if best is None else float(best["sooner"])
+
+
+def over_seeds(
+    rows: list[Row], columns: list[str], figure: Callable[[Row, str], float], worst: Callable[[list[float]], float]
+) -> dict[str, list[float]]:
+    """Print a line per problem with median and worst of each column; the medians."""
+    width = max(len(r["problem"]) for r in rows)
+    print(f"  {'problem':{width}}" + "".join(f"{column:>20}" for column in columns))
+    medians: dict[str, list[float]] = {}
+    for problem in dict.fromkeys(r["problem"] for r in rows):
+        mine = [r for r in rows if r["problem"] == problem]
+        pairs = [spread((figure(r, column) for r in mine), worst) for column in columns]
+        medians[problem] = [middle for middle, _ in pairs]
+        print(f"  {problem:{width}}" + "".join(f"{middle:>12.2f} {end:>7.2f}" for middle, end in pairs))
+    return medians
+
+
+def kept(values: Iterable[float], bounds: tuple[float, ...], sign: str) -> str:
+    """On how many problems each bound is kept, of those that have a figure."""
+    known = [v for v in values if not math.isnan(v)]
+    counts = [sum(v >= bound if sign == ">=" else v <= bound for v in known) for bound in bounds]
+    return ", ".join(f"{sign} {b:g} on {n}" for b, n in zip(bounds, counts, strict=True)) + f" of {len(known)} problems"
+
+
 def regression_summary(rows: list[Row]) -> Row:
     """Medians and worst over seeds per problem, and on how many problems a bound is kept; printed and returned.
 
-    A problem's ratio is the one of the hardest target that the best of ours reached on that seed; its quotient to the
-    others is the smallest over the methods.
+    A problem's ratio to the best of ours is the largest of its medians over the targets; of noisy data, the held-out
+    error's. `best` is the method, of those that are not ours, with the lowest loss on that seed.
     """
-    print("\nOver seeds (median, worst): seconds of the default to the hardest target that any of ours reached, over")
-    print("those of the best of ours; how many times sooner it reaches the best of each other method")
-    head = "".join(f"{p:>20}" for p in FAMILIES)
-    print(f"  {'problem':30} {'to best of ours':>18}{head}")
-    ratios: dict[str, float] = {}
-    sooner: dict[str, dict[str, float]] = {prefix: {} for prefix in FAMILIES}
-    for problem in dict.fromkeys(r["problem"] for r in rows):
-        mine = [r for r in rows if r["problem"] == problem]
-        hardest = [[t["ratio"] for t in r["targets"] if math.isfinite(t["best"])][-1:] for r in mine]
-        ratios[problem], worst = spread((x for found in hardest for x in found), max)
-        cells = f"{ratios[problem]:>8.2f} {worst:>9.2f}"
-        for prefix in FAMILIES:
-            found = [o["sooner"] for r in mine for o in r["others"] if o["method"].startswith(prefix)]
-            middle, least = spread(found, min)
-            if not math.isnan(middle):
-                sooner[prefix][problem] = middle
-            cells += f"{middle:>10.1f}x {least:>7.1f}x"
-        print(f"  {problem:30} {cells}")
-    every = {p: min(s[p] for s in sooner.values() if p in s) for p in ratios if any(p in s for s in sooner.values())}
-    for name, found in {**sooner, "all others": every}.items():
-        if not found:
-            continue
-        counts = [sum(v >= bound for v in found.values()) for bound in (10, 3, 1)]
-        print(
-            f"  sooner than {name}: >= 10x on {counts[0]}, >= 3x on {counts[1]}, >= 1x on {counts[2]} of {len(found)}"
-        )
-    known = [v for v in ratios.values() if not math.isnan(v)]
-    within = [sum(v <= bound for v in known) for bound in (1.5, 2)]
-    print(f"  to the best of ours: <= 1.5 on {within[0]}, <= 2 on {within[1]} of {len(known)} problems (medians)")
-    return {"ratios": ratios, "sooner": sooner, "all": every}
+    print("\nThe default's seconds over those of the best of ours: median and worst seed")
+    targets = [*(label_of(t) for t in TARGETS), HELD_OUT]
+    found = over_seeds(rows, targets, ratio_to, max)
+    ratios = {p: max((v for v in values if not math.isnan(v)), default=math.nan) for p, values in found.items()}
+    for i, target in enumerate(targets):
+        print(f"  to {target}: {kept((values[i] for values in found.values()), (1, 1.5, 2), '<=')}")
+    print(f"  to the target that is worst: {kept(ratios.values(), (1, 1.5, 2), '<=')}")
+    print("\nHow many times sooner the default reaches the best loss of others: median and worst seed")
+    columns = ["the best of all", *FAMILIES]
+    found = over_seeds(rows, columns, lambda r, column: sooner_than(r, column if column in FAMILIES else ""), min)
+    for i, column in enumerate(columns):
+        print(f"  {column}: {kept((values[i] for values in found.values()), (10, 3, 1), '>=')}")
+    sooner = {c: {p: v[i] for p, v in found.items()} for i, c in enumerate(columns) if i}
+    return {"ratios": ratios, "sooner": sooner, "best": {p: values[0] for p, values in found.items()}}
 
 
 # --- classification -----------------------------------------------------------------------------------------------
