@@ -7,6 +7,7 @@ the operations. SciPy's linear algebra is imported when a matrix is first factor
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -44,12 +45,14 @@ class Cholesky:
             # NaN compares with nothing, so that LAPACK does not see it; it reaches the last pivot
             return cls(upper.T) if info == 0 and np.isfinite(upper[-1, -1]) else None
         try:
-            if not on_cuda(matrix):
-                return cls(namespace(matrix).linalg.cholesky(matrix))
-            from cupyx import errstate
+            if on_cuda(matrix):
+                from cupyx import errstate
 
-            with errstate(linalg="raise"):
-                return cls(contiguous(cuda().linalg.cholesky(matrix)))
+                with errstate(linalg="raise"):
+                    lower = contiguous(cuda().linalg.cholesky(matrix))
+            else:
+                lower = namespace(matrix).linalg.cholesky(matrix)
+            return cls(lower) if math.isfinite(float(lower[-1, -1])) else None
         except np.linalg.LinAlgError:
             return None
 

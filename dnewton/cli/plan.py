@@ -87,6 +87,7 @@ def show(
         how=how.how,
         joint_cg=grid_search.Workload.cg if joint else 0,
         units=max(1, len(how.ways)),
+        learns=how.learns,
         test_samples=test,
         itemsize=item,
     )

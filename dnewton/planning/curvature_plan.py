@@ -59,6 +59,11 @@ class CurvaturePlan:
         """Whether matrices are factored."""
         return any(way in (*EXACT, "sampled") for way in self.ways)
 
+    @property
+    def learns(self) -> bool:
+        """Whether the size of the preconditioner follows the iterations of CG."""
+        return self.rows > 0
+
     def chunks(self, samples: int, subsample: int) -> tuple[int, ...]:
         """Sizes of the pieces that S is worked through in."""
         joined = samples <= self.batch

@@ -19,7 +19,7 @@ SCALAR = 8
 class Iteration:
     """What one Newton iteration did: `trials` function evaluations, `cg` iterations of a full solve, columns combined.
 
-    `jacobian_batches` are the sizes of the chunks that S was cut into, `how` is how the curvature was held; `joint_cg`
+    An iteration with a preconditioner of G on few samples `learns` its size. `jacobian_batches` are the sizes of the chunks that S was cut into, `how` is how the curvature was held; `joint_cg`
     counts the iterations of diagonal solves by passes, in `units` systems per rank.
     """
 
@@ -32,6 +32,9 @@ class Iteration:
     how: str = "explicit"
     joint_cg: int = 0
     units: int = 1
+    solves: int = 1  # of the same system with ever larger λ
+    learns: bool = False  # the size of the preconditioner
+    scales: bool = False  # λ by the curvature along the gradient, in the first iteration
     test_samples: int = 0
     itemsize: int = 4
 
@@ -47,9 +50,11 @@ def iteration_bytes(plan: NetPlan, did: Iteration) -> dict[str, int]:
     held = did.how == "explicit"
     forward = forward_numbers(plan)
     backward = backward_numbers(plan, 1, samples=1)
-    images = ranks * n * outputs * s if held else n * s * forward  # of the columns
-    combine = images * item + ranks * (n + n * (n + 1) // 2) * SCALAR
+    image = (ranks * outputs * s if held else s * forward) * item  # of a column
+    combine = n * image + ranks * (n + n * (n + 1) // 2) * SCALAR
     combine += ((n + 1) if did.combined else 1) * SCALAR
+    combine = did.solves * combine + (ranks * 2 * SCALAR if did.learns else 0)
+    combine += image + (2 * ranks + 1) * SCALAR if did.scales else 0
     product = ranks * outputs * s if did.how != "implicit" else s * (forward + backward)
     cg = did.full_cg * (product * item + ranks * 2 * SCALAR)
     if did.how == "implicit" and not did.full_cg:

@@ -144,6 +144,9 @@ def worker(comm: Comm, name: str, iterations: int, kind: str = "cpu", samples: i
             job.strategy.chunks(count, s),
             trials=step.trials,
             columns=2 if moved else 1,
+            solves=step.extra.get("solves", 1),
+            learns=job.strategy.learns,
+            scales="solves" in step.extra and not rows,
         )
         moved |= bool(step.alpha)
         stated = traffic_forecast.iteration_bytes(job.plan, did)

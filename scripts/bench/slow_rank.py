@@ -25,7 +25,7 @@ import yaml
 from smooth_functions import smooth_10
 
 MODES = ("off", "lockstep", "async")
-RANK = "exec taskset -c $((${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-0}} % 2)) \"$@\""
+RANK = 'exec taskset -c $((${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-0}} % 2)) "$@"'
 
 
 def train(folder: Path, mode: str, iterations: int, extra: list[str]) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from dnewton.solvers.newton.newton import State
 
 @pytest.mark.mpi
 @pytest.mark.at16
-@pytest.mark.parametrize("curvature", ["diagonal", "full"])
+@pytest.mark.parametrize(("curvature", "rule"), [("diagonal", "paper"), ("full", "paper"), ("diagonal", "auto")])
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
-def test_forecast_equals_the_counted_bytes(comm: Comm, net: str, curvature: str) -> None:
-    solver = {"curvature": curvature, "subsample": 0.5, "max_cg": 5, "early_termination": {"mode": "off"}}
+def test_forecast_equals_the_counted_bytes(comm: Comm, net: str, curvature: str, rule: str) -> None:
+    solver = {"curvature": curvature, "damping": rule, "subsample": 0.5, "max_cg": 5}
     problem = Problem((5,) if net == "mlp" else (2, 7, 6), MLP if net == "mlp" else CNN, samples=12, solver=solver)
     for grid, batch in product(grids(comm.size), (4, 100)):
         on = lay_out(problem, comm, grid, batch=batch)
@@ -36,6 +36,9 @@ def test_forecast_equals_the_counted_bytes(comm: Comm, net: str, curvature: str)
                 columns=1 + (iteration > 0),
                 itemsize=8,
                 full_cg=step.cg if curvature == "full" else 0,
+                solves=step.extra.get("solves", 1),
+                learns=rule == "auto",
+                scales=rule == "auto" and iteration == 0,
             )
             expected = traffic_forecast.iteration_bytes(on.plan, did)
             for phase in ("function", "gradient", "jacobian", "cg", "combine"):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dnewton.arrays.namespace import Array, dot, host, least_squares, zeros
@@ -50,6 +51,17 @@ def plain(model: Model, unit: LocalSystem, g: Array, d: Array, comm: Comm) -> Di
     slopes, inner, ju = _products(model, unit, g, [d], comm)
     (curvature,) = comm.bcast_scalars([_curvature(model, ju, inner)[0, 0] if comm.rank == 0 else 0.0])
     return Direction(d, float(slopes[0]), curvature)
+
+
+def curvature_along(model: Model, unit: LocalSystem, g: Array, norm: float, comm: Comm) -> float:
+    """gᵀGg / gᵀg, by which λ is measured; 1 where that is no positive number. `norm` is ‖g‖ over all ranks.
+
+    Collective over the world: one sum of K|S| numbers, and scalars.
+    """
+    with comm.phase("combine"):
+        curvature = plain(model, unit, g, g, comm).curvature
+    scale = curvature / norm**2 if norm > 0 else 1.0
+    return scale if math.isfinite(scale) and scale > 0 else 1.0
 
 
 def _products(

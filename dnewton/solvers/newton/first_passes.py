@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 
-from dnewton.arrays.namespace import Array, copy, namespace
+from dnewton.arrays.namespace import Array, copy, dot, namespace
+from dnewton.comm.communicator import Comm
 from dnewton.data.sampling import in_batches, permutation
 from dnewton.grid import ceil_div
 from dnewton.model.objective import Objective
@@ -37,3 +38,11 @@ def by_adam(objective: Objective, theta: Array, passes: int, seed: int) -> Array
             rate = 0.5 * RATE * (1 + math.cos(math.pi * moments.count / steps))
             theta -= moments.step(g, rate)
     return theta
+
+
+def after_adam(objective: Objective, theta: Array, passes: int, seed: int, comm: Comm) -> Array:
+    """As :func:`by_adam`, or θ as it was where the passes have led to no finite numbers. Collective over the world."""
+    with comm.phase("gradient"):
+        there = by_adam(objective, theta, passes, seed)
+        (squares,) = comm.sum_scalars([dot(there, there)])
+    return there if math.isfinite(squares) else theta

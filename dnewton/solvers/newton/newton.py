@@ -29,7 +29,7 @@ from dnewton.solvers.interface import (
 )
 from dnewton.solvers.newton import cg, combine
 from dnewton.solvers.newton.adaptive import Controller, Operations
-from dnewton.solvers.newton.first_passes import by_adam
+from dnewton.solvers.newton.first_passes import after_adam
 from dnewton.solvers.newton.progress import Progress, settings
 from dnewton.solvers.newton.systems import Systems
 
@@ -58,6 +58,7 @@ class _Tried(NamedTuple):
     solution: cg.Solution
     waited: float
     trials: int
+    solves: int = 1
 
 
 class Newton(Solver):
@@ -112,7 +113,8 @@ class Newton(Solver):
         """As :meth:`start`, from θ alone or from what a checkpoint holds. Collective over the world."""
         state = State(start.theta, self._options.first_lambda)
         if start.saved is None and not start.given and self._starts_by_adam:
-            state.theta = self._after_adam(start.theta)
+            passes, seed = self._options.start_passes, self._options.seed
+            state.theta = after_adam(self._objective, start.theta, passes, seed, self._comm)
         if start.saved is not None:
             values = start.saved.values
             state = State(
@@ -129,13 +131,6 @@ class Newton(Solver):
         if state.theta is start.theta:
             return report
         return replace(report, seen=report.seen + float(self._options.start_passes * self._objective.data.count))
-
-    def _after_adam(self, theta: Array) -> Array:
-        """θ after `start_passes`; as it was where they have led to no finite numbers. Collective over the world."""
-        with self._comm.phase("gradient"):
-            there = by_adam(self._objective, theta, self._options.start_passes, self._options.seed)
-            (squares,) = self._comm.sum_scalars([dot(there, there)])
-        return there if math.isfinite(squares) else theta
 
     def describe(self) -> list[str]:
         """What was derived from the sizes."""
@@ -173,7 +168,7 @@ class Newton(Solver):
         """One Newton iteration. Collective over the world."""
         state, by_paper = self.state, self._options.by_paper
         alpha, at, ratio, tried = self._by_line_search() if by_paper else self._by_damping()
-        direction, solution, waited, trials = tried
+        direction, solution, waited, trials, solves = tried
         if at is not None and not self._take(alpha, direction.p, at):
             at, ratio = None, -1.0
         if at is None:
@@ -199,6 +194,7 @@ class Newton(Solver):
             seen=self._spent(trials, at is not None),
             seen_per_cg=4 / 3 * self._subsamples.size,  # by passes: a tangent sweep is two forward passes
             solved=True,
+            extra={} if by_paper else {"solves": solves},
         )
         self._progress.seen(report, direction.slope, direction.curvature)
         return report
@@ -229,14 +225,16 @@ class Newton(Solver):
         self._systems.new_point()
         if not rule.scale:
             wanted = None if self._options.lambda_ == "auto" else self._options.lambda_
-            state.damping = rule.begin(self._curvature_along_gradient(model), epsilon(state.theta), wanted)
+            scale = combine.curvature_along(model, self._rank_unit, self._grad, self._norm, self._comm)
+            state.damping = rule.begin(scale, epsilon(state.theta), wanted)
         state.iteration += 1
-        waited, trials = 0.0, 0
+        waited, trials, iterations = 0.0, 0, 0
         alpha, at = 1.0, None
         keeps = self._strategy.keeps_jacobian
         for solves in range(1, (MAX_SOLVES if keeps else 1) + 1):
             direction, solution, seconds = self._direction(model, state.damping)
             waited += seconds
+            iterations += solution.iterations
             self._comm.stops.safe_point()
             if solves == 1:
                 self._learn(solution.iterations)
@@ -253,10 +251,11 @@ class Newton(Solver):
             state.damping = rule.rejected(state.damping)
         self._systems.new_point()
         self._broken.seen(predicted, state.iteration)
+        tried = _Tried(direction, replace(solution, iterations=iterations), waited, trials, solves)
         if at is None:
-            return 1.0, None, -1.0, _Tried(direction, solution, waited, trials)
+            return 1.0, None, -1.0, tried
         ratio = (at.value - self._at.value) / (alpha * direction.slope + 0.5 * alpha**2 * direction.curvature)
-        return alpha, at, ratio, _Tried(direction, solution, waited, trials)
+        return alpha, at, ratio, tried
 
     def _shorten(self, direction: combine.Direction) -> tuple[float, Evaluation | None, int]:
         """α = 1, or where f does not fall there a shorter step by the parabola through f, its slope and f(θ + αp):
@@ -272,13 +271,6 @@ class Newton(Solver):
             best = -0.5 * slope * alpha**2 / (rise - slope * alpha) if math.isfinite(rise) else 0.0
             alpha = min(max(best, 0.1 * alpha), 0.5 * alpha)
         return alpha, None, MAX_SHORTER + 1
-
-    def _curvature_along_gradient(self, model: GaussNewton | MatrixFreeModel) -> float:
-        """∇fᵀG∇f / ∇fᵀ∇f: the scale that λ is measured by. Collective over the world."""
-        with self._comm.phase("combine"):
-            along = self._plain(model, self._grad)
-        curvature = along.curvature / self._norm**2 if self._norm > 0 else 1.0
-        return curvature if math.isfinite(curvature) and curvature > 0 else 1.0
 
     def _learn(self, iterations: int) -> None:
         """The size of the preconditioner for the next solves, by the CG iterations of this one.
@@ -300,7 +292,7 @@ class Newton(Solver):
         return FORWARD * trials * total + (BACKWARD * total if accepted else FORWARD * s) + sweep
 
     def close(self, error: str = "") -> None:
-        """Free the early-termination counter. Collective over the world."""
+        """Free the early-termination counter. Collective."""
         self._systems.watch.close()
 
     # --- parts ------------------------------------------------------------------------------------------------------
