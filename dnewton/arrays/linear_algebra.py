@@ -93,6 +93,15 @@ class Cholesky:
         return xp.linalg.solve(lower.T if transposed else lower, right)
 
 
+def product(a: Array, b: Array, room: Array) -> Array:
+    """a b for matrices; on the host in the memory of `room`, a flat array of at least its length: a product that is
+    only looked at would else cost as much again in fresh pages."""
+    if not on_host(a):
+        return a @ b
+    out = room[: a.shape[0] * b.shape[1]].reshape(a.shape[0], b.shape[1])
+    return np.matmul(a, b, out=out)
+
+
 def subtract_product(out: Array, a: Array, b: Array) -> None:
     """out -= a bᵀ for (n, k) and (m, k); in one call, without a temporary, where all are of the host and in C order."""
     if on_host(out) and out.size and a.shape[1] and all(x.flags.c_contiguous for x in (out, a, b)):

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dnewton.arrays.namespace import Array, namespace, on_cuda
+from dnewton.arrays.linear_algebra import product
+from dnewton.arrays.namespace import Array, empty, namespace, on_cuda
 from dnewton.grid import runs
 
 SampleMap = Callable[[Array, slice], Array]  # (n, K, X) of the samples of a slice to the same shape, sample by sample
@@ -27,10 +28,10 @@ class GramTerm:
     inputs: Array | None  # P, (S, S); None for ones
     outputs: int
 
-    def block(self, rows: slice, columns: slice) -> Array:
-        """The term's block; the slices begin and end with a sample."""
+    def block(self, rows: slice, columns: slice, room: Array) -> Array:
+        """The term's block, perhaps in the memory of `room`; the slices begin and end with a sample."""
         xp = namespace(self.factor)
-        part = self.factor[rows, :] @ self.factor[columns, :].T
+        part = product(self.factor[rows, :], self.factor[columns, :].T, room)
         if self.inputs is None:
             return part
         k = self.outputs
@@ -71,11 +72,14 @@ def panels_of(matrix: Array, width: int) -> list[Panel]:
 
 def add_term(term: GramTerm, panels: Sequence[Panel]) -> None:
     """The panels += the term, on the lower triangle and on the tiles on the diagonal."""
+    step = panel_width(term.outputs, tile(term.factor))
+    widest = max((int(panel.values.shape[1]) for panel in panels), default=0)
+    room = empty((step * widest,), term.factor)
     for panel in panels:
-        for here in runs(int(panel.values.shape[0]), panel_width(term.outputs, tile(term.factor))):
+        for here in runs(int(panel.values.shape[0]), step):
             rows = slice(panel.start + here.start, panel.start + here.stop)
             part = panel.values[here, :]
-            part += term.block(rows, panel.columns)
+            part += term.block(rows, panel.columns, room)
 
 
 def add_squares(matrix: Array, factor: Array) -> None:
