@@ -19,7 +19,7 @@ SCALAR = 8
 class Iteration:
     """What one Newton iteration did: `trials` function evaluations, `cg` iterations of a full solve, columns combined.
 
-    An iteration with a preconditioner of G on few samples `learns` its size. `jacobian_batches` are the sizes of the chunks that S was cut into, `how` is how the curvature was held; `joint_cg`
+    `jacobian_batches` are the sizes of the chunks that S was cut into, `how` is how the curvature was held; `joint_cg`
     counts the iterations of diagonal solves by passes, in `units` systems per rank.
     """
 
@@ -33,7 +33,7 @@ class Iteration:
     joint_cg: int = 0
     units: int = 1
     solves: int = 1  # of the same system with ever larger λ
-    learns: bool = False  # the size of the preconditioner
+    learns: bool = False  # the size of the preconditioner of G on few samples
     scales: bool = False  # λ by the curvature along the gradient, in the first iteration
     test_samples: int = 0
     itemsize: int = 4
