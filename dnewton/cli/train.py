@@ -195,7 +195,11 @@ def _about(resumed: Manifest, job: Job, start: StartPoint, missing: list[int]) -
     within = f" and {start.position} step(s) of the next" if start.position else ""
     notes = [f"resuming after iteration {start.iteration}{within}"]
     now = json.loads(json.dumps(job.config.resolved()))
-    differing = [text for text in changes(resumed.config, now) if not text.startswith("parallel.rates")]
+    keys = json.loads(
+        type(job.config.solver).model_validate({}).model_dump_json(by_alias=True)
+    )  # an earlier version may lack some
+    before = {**resumed.config, "solver": {**keys, **resumed.config["solver"]}}
+    differing = [text for text in changes(before, now) if not text.startswith("parallel.rates")]
     notes += [f"changed since the checkpoint: {text}" for text in differing]
     if missing:
         notes.append(f"warning: metrics.jsonl has no line for iteration(s) {', '.join(map(str, missing[:5]))}")
