@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import weakref
+from dataclasses import replace
 
 import numpy as np
 import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from places import host
+from places import host, same
 from problems import CNN, MLP, Problem, lay_out, with_outputs
 
 from dnewton.comm.communicator import Comm
+from dnewton.comm.stop import TIME_LIMIT, Stopped
 from dnewton.config.newton import NewtonSection
 from dnewton.planning.costs import BlockShape, blocks_of
 from dnewton.solvers.damping import LARGEST
@@ -139,6 +142,54 @@ def test_a_step_back_is_bounded_and_raises_lambda(comm: Comm) -> None:
 
 
 @pytest.mark.mpi
+def test_a_point_without_a_finite_gradient_raises_lambda(comm: Comm) -> None:
+    """f falls there, so that no solve was in vain; with the same λ the same J would lead there for ever."""
+    _, solver, on = solver_for(comm)
+    solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
+    gradient = solver._objective.gradient
+    solver._objective.gradient = lambda *args: math.nan * gradient(*args)  # type: ignore[method-assign]
+    steps = [solver.step() for _ in range(3)]
+    assert all(step.alpha == 0.0 for step in steps)
+    lambdas = [step.damping or 0.0 for step in steps]
+    assert lambdas[0] < lambdas[1] < lambdas[2]
+    solver.close()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("options", [{}, {"subproblem": "exact"}])
+def test_nothing_of_the_jacobian_stays_where_memory_does_not_hold_it(comm: Comm, options: dict[str, object]) -> None:
+    """Neither J nor what was formed from it is there while a trial point is evaluated."""
+    _, solver, on = solver_for(comm, **options)
+    solver._strategy = replace(solver._strategy, keeps_jacobian=False)
+    solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
+    models: list[weakref.ref[object]] = []
+    curvature, evaluate = solver._curvature, solver._evaluate
+
+    def built() -> object:
+        model = curvature()
+        models.append(weakref.ref(model))
+        return model
+
+    def evaluated(theta: object, trial: bool = False) -> object:
+        assert not trial or models[-1]() is None
+        return evaluate(theta, trial)
+
+    solver._curvature = built  # type: ignore[method-assign, assignment]
+    solver._evaluate = evaluated  # type: ignore[method-assign, assignment]
+    for _ in range(2):
+        solver.step()
+    assert len(models) == 2
+    solver.close()
+
+
+def test_lambda_is_not_known_before_the_first_jacobian(comm: Comm) -> None:
+    for options, known in (({}, None), ({"lambda": 0.5}, 0.5), ({"damping": "paper"}, 1.0)):
+        _, solver, on = solver_for(comm, **options)
+        assert solver.begin(StartPoint(on.theta)).damping == known  # type: ignore[attr-defined]
+        solver.close()
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 def test_it_goes_on_bit_for_bit_from_what_is_saved(comm: Comm, net: str) -> None:
     _, solver, on = solver_for(comm, net=net)
@@ -156,6 +207,20 @@ def test_it_goes_on_bit_for_bit_from_what_is_saved(comm: Comm, net: str) -> None
     other.close()
     assert [(s.loss, s.damping, s.cg) for s in found] == [(s.loss, s.damping, s.cg) for s in expected]
     assert np.array_equal(host(other.theta), host(solver.theta))
+
+
+def test_a_stop_while_adam_is_at_work(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is done yet, and the solver can say so."""
+
+    def stopped(*_: object) -> None:
+        raise Stopped(TIME_LIMIT, 0)
+
+    monkeypatch.setattr("dnewton.solvers.newton.newton.after_adam", stopped)
+    _, solver, on = solver_for(comm, start="adam")
+    with pytest.raises(Stopped):
+        solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
+    assert solver.iteration == 0 and same(solver.theta, on.theta)  # type: ignore[attr-defined]
+    solver.close()
 
 
 @pytest.mark.mpi
