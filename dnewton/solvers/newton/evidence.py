@@ -2,9 +2,9 @@
 
 With E_D = Σ‖z - y‖² over l samples of K outputs, E_W = ‖θ‖² and a posterior ∝ exp(-β E_D - α E_W), l·f is
 E_D + (α/β) E_W, so that 1/(2C) = α/β. Of s_i, the eigenvalues of J Jᵀ, γ = Σ s_i/(s_i + α/β) is the number of
-parameters that the data determine, and for fixed J the evidence is largest where α = γ/(2 E_W) and β = (K l - γ)/(2 E_D)
-(MacKay 1992; within Gauss-Newton iterations Foresee and Hagan 1997). J Jᵀ is the sum of what the ranks' blocks give, so
-that γ does not depend on how many ranks there are.
+parameters that the data determine; for fixed J the evidence is largest where α = γ/(2 E_W), β = (K l - γ)/(2 E_D)
+(MacKay 1992; within Gauss-Newton iterations Foresee and Hagan 1997). J Jᵀ is the sum of what the ranks' blocks
+give, so that γ does not depend on how many ranks there are.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ FASTEST = 4.0  # the most that C changes by in an iteration
 SMALLEST = 0.01  # relative change of C that is made: f must be able to come to rest
 LOWER = 1.5  # C is limited to its value over this
 FALLEN = 1.0  # where the evidence has fallen so much, in natural logarithms
+SAMPLED = 0.1  # and so much times γ where J is of other samples each time
 RENEWED = 0.25  # of the K·l residuals: where it has risen so much, no limit holds any longer
 LEFT = 0.01  # of the K·l residuals, the share that is never counted as fitted by parameters
 PROBES = 4  # of the estimate where eigenvalues are not found
@@ -75,20 +76,20 @@ def estimate(spectrum: Spectrum, ratio: float, e_d: float, e_w: float, count: in
 class Limit:
     """What C must not exceed, by what has become of the evidence.
 
-    The estimate takes J for fixed. Where further steps lower f but turn towards weights that the data determine in ever
-    more directions, f falls and the evidence with it: the fit follows the noise. Each time it has fallen, C is limited to
-    less than it was, until it no longer does.
+    The estimate takes J for fixed. Where further steps lower f but turn towards weights that the data determine in
+    ever more directions, f falls and the evidence with it: the fit follows the noise. Each time it has fallen, C is
+    limited to less than it was, until it no longer does.
     """
 
     most: float = math.inf
     highest: float = -math.inf  # evidence since `most` was set
     begun: float = math.inf  # evidence when it was
 
-    def after(self, c: float, evidence: float, count: int) -> Limit:
-        """With the evidence at another point, which was found with C = `c`."""
+    def after(self, c: float, evidence: float, count: int, error: float = 0.0) -> Limit:
+        """With the evidence at another point, which was found with C = `c`; `error`: falls that may be by chance."""
         if evidence > self.begun + RENEWED * count:  # another fit altogether
             return Limit(highest=evidence)
-        if evidence >= self.highest - FALLEN:
+        if evidence >= self.highest - FALLEN - error:
             return replace(self, highest=max(evidence, self.highest))
         return Limit(c / LOWER, begun=evidence)
 
@@ -237,7 +238,8 @@ class EvidenceNewton(Newton):
         new = estimate(found, ratio, e_d, squares, count)
         wanted, limit = self._C, Limit(*self._standing.limit)
         if new is not None:
-            limit = limit.after(self._C, new.evidence, count)
+            error = 0.0 if model.samples == samples else SAMPLED * new.gamma
+            limit = limit.after(self._C, new.evidence, count, error)
             wanted = min(max(new.C, self._C / FASTEST), self._C * FASTEST, limit.most)
         if abs(wanted / self._C - 1) > SMALLEST:
             self._move_to(1 / (wanted * samples), squares)
