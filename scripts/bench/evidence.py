@@ -65,6 +65,7 @@ TASKS = {
     "noise 0.1, 400": (400, 0.1, "float32"),
     "noise 0.2, 300": (300, 0.2, "float32"),
     "noise 0.3, 200": (200, 0.3, "float32"),
+    "noise 0.3, 2000": (2000, 0.3, "float32"),  # more rows of J than eigenvalues are found of
     "no noise, 400": (400, 0.0, "float64"),
 }
 

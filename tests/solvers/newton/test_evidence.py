@@ -210,3 +210,17 @@ def test_runs(tmp_path: Path) -> None:
         (["solver={name: adam, C: auto}"], "solver.C"),
     ):
         fails(train(2, tmp_path, values, "refused", settings=settings), word)
+
+
+@pytest.mark.mpi
+def test_c_is_limited_where_the_fit_follows_the_noise(comm: Comm) -> None:
+    """As many variables as there can be, and little to be learnt from: the evidence falls sooner or later."""
+    on, solver = auto(comm)
+    solver.begin(StartPoint(copy(on.theta)))
+    found = []
+    for _ in range(8):
+        c = solver.step().extra["C"]
+        found.append((c, Limit(*solver._standing.limit).most))
+    solver.close()
+    assert all(c <= most * 1.02 for c, most in found)
+    assert found[-1][1] < 1e3
