@@ -241,6 +241,7 @@ class Newton(Solver):
             predicted = direction.slope + 0.5 * direction.curvature
             if not keeps:
                 del model
+                self._systems.new_point()
             if math.isfinite(predicted) and predicted < 0:
                 alpha, at, evaluated = self._shorten(direction)
                 trials += evaluated
