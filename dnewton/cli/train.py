@@ -155,11 +155,9 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
     finally:
         close()
     if stop is not None:
-        at = f"after iteration {trainer.iteration}"
+        at = f"after iteration {trainer.iteration}" if trainer.begun else "before anything was done"
         remedy = f"continue with --resume {out.path}"
-        if not trainer.begun:
-            at = "before anything was done"
-        elif not trainer.saved:
+        if trainer.begun and not trainer.saved:
             at += ", for which there is no checkpoint"
         if resumed is None and not trainer.saved:
             remedy = "start again, or use --resume auto"

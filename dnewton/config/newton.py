@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from numbers import Real
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -34,7 +35,8 @@ def _auto_or(*bounds: tuple[str, float, str]) -> Callable[[Any], Any]:
     def checked(value: Any) -> Any:
         if value == "auto":
             return value
-        if type(value) in (int, float) and all(compared[sign](value, bound) for sign, bound, _ in bounds):
+        number = isinstance(value, Real) and not isinstance(value, bool)  # NumPy's numbers, too
+        if number and all(compared[sign](value, bound) for sign, bound, _ in bounds):
             return float(value)
         raise ValueError(f"auto or a number {what} is needed")
 

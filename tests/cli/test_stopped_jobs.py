@@ -131,6 +131,18 @@ def test_a_limit_of_time_is_kept(folder: Path) -> None:
 
 
 @pytest.mark.jobs(2)
+def test_a_job_that_is_stopped_before_its_first_iteration(folder: Path) -> None:
+    """While passes of Adam lead to where Newton starts."""
+    job = Job(folder, 2, *ENDLESS, sets=["solver.start=adam", "solver.start_passes=1000000"])
+    log = job.out / "log.txt"
+    until(lambda: log.exists() and "  iter " in log.read_text())
+    os.kill(ranks_of(job.out)[1], signal.SIGTERM)
+    code, out, err = job.end()
+    assert code == launch.REQUEUE, err
+    assert "stopped by SIGTERM on rank 1 before anything was done; start again" in out
+
+
+@pytest.mark.jobs(2)
 def test_checkpoints_by_the_clock_change_nothing(tmp_path: Path) -> None:
     sets = [*SGD, "output.checkpoint_every=0", "output.checkpoint_minutes=0.0005", "output.keep=1000"]
     few = [*SGD, "solver.max_iterations=6"]

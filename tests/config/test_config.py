@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,6 +70,13 @@ def test_values() -> None:
     assert loaded.net.layers[0].options.kernel == (3, 1)
     assert schema.regulariser(loaded, 10) == 0.0 and schema.regulariser(load(NET), 10) == 0.1
     assert load(loaded.dump()) == loaded
+
+
+@pytest.mark.parametrize("key", ["subsample", "cg_tolerance", "lambda", "drop"])
+def test_numbers_of_numpy_are_numbers(key: str) -> None:
+    for number in (np.float64(0.5), np.float32(0.5)):
+        value = NewtonSection.model_validate({key: number}).model_dump(by_alias=True)[key]
+        assert type(value) is float and value == 0.5
 
 
 def test_full_curvature_turns_early_termination_off() -> None:

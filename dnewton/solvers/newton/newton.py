@@ -107,11 +107,13 @@ class Newton(Solver):
             raise UserError(f"the objective is {at.value} at the starting point; scale the data or the weights")
         if state.iteration == 0:
             state.first_norm = self._norm
-        return IterationReport(at.value, self._norm, at.metric, at.samples, state.damping, seen=float(at.samples))
+        unknown = not (self._options.by_paper or self._controller.damping.scale) and self._options.lambda_ == "auto"
+        lam = None if unknown else state.damping  # measured by the first Jacobian
+        return IterationReport(at.value, self._norm, at.metric, at.samples, lam, seen=float(at.samples))
 
     def begin(self, start: StartPoint) -> IterationReport:
         """As :meth:`start`, from θ alone or from what a checkpoint holds. Collective over the world."""
-        state = State(start.theta, self._options.first_lambda)
+        self.state = state = State(start.theta, self._options.first_lambda)  # a stop while Adam is at work asks for it
         if start.saved is None and not start.given and self._starts_by_adam:
             passes, seed = self._options.start_passes, self._options.seed
             state.theta = after_adam(self._objective, start.theta, passes, seed, self._comm)
@@ -135,7 +137,7 @@ class Newton(Solver):
     def describe(self) -> list[str]:
         """What was derived from the sizes."""
         rule = "lambda by drop and boost" if self._options.by_paper else "lambda by the gain ratio"
-        first = f"; first {self._options.start_passes} passes of Adam" if self._starts_by_adam else ""
+        first = f"; a new run begins with {self._options.start_passes} passes of Adam" if self._starts_by_adam else ""
         return [f"newton: curvature of {self._subsamples.size} of {self._subsamples.total} samples; {rule}{first}"]
 
     def saved(self) -> SolverState:
@@ -169,15 +171,18 @@ class Newton(Solver):
         state, by_paper = self.state, self._options.by_paper
         alpha, at, ratio, tried = self._by_line_search() if by_paper else self._by_damping()
         direction, solution, waited, trials, solves = tried
+        tried_in_vain = at is None  # λ has risen with every trial
         if at is not None and not self._take(alpha, direction.p, at):
             at, ratio = None, -1.0
         if at is None:
             self._keep_point()
+        rule = self._controller.damping
         if by_paper:
             state.damping = damping.update(state.damping, ratio, *self._options.factors)
-        elif at is not None:
-            rule = self._controller.damping
-            state.damping = rule.accepted(state.damping, ratio) if alpha == 1 else rule.rejected(state.damping)
+        elif at is not None and alpha == 1:
+            state.damping = rule.accepted(state.damping, ratio)
+        elif not tried_in_vain:
+            state.damping = rule.rejected(state.damping)
         report = IterationReport(
             self._at.value,
             self._norm,
@@ -239,7 +244,7 @@ class Newton(Solver):
             if solves == 1:
                 self._learn(solution.iterations)
             predicted = direction.slope + 0.5 * direction.curvature
-            if not keeps:
+            if not keeps:  # what was formed for several λ may hold J, too
                 del model
                 self._systems.new_point()
             if math.isfinite(predicted) and predicted < 0:

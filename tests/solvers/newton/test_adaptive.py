@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import weakref
+from dataclasses import replace
 
 import numpy as np
 import oracle
@@ -136,6 +138,54 @@ def test_a_step_back_is_bounded_and_raises_lambda(comm: Comm) -> None:
     assert lambdas == sorted(lambdas)
     assert solver.ending == NO_PROGRESS
     solver.close()
+
+
+@pytest.mark.mpi
+def test_a_point_without_a_finite_gradient_raises_lambda(comm: Comm) -> None:
+    """f falls there, so that no solve was in vain; with the same λ the same J would lead there for ever."""
+    _, solver, on = solver_for(comm)
+    solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
+    gradient = solver._objective.gradient
+    solver._objective.gradient = lambda *args: math.nan * gradient(*args)  # type: ignore[method-assign]
+    steps = [solver.step() for _ in range(3)]
+    assert all(step.alpha == 0.0 for step in steps)
+    lambdas = [step.damping or 0.0 for step in steps]
+    assert lambdas[0] < lambdas[1] < lambdas[2]
+    solver.close()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("options", [{}, {"subproblem": "exact"}])
+def test_nothing_of_the_jacobian_stays_where_memory_does_not_hold_it(comm: Comm, options: dict[str, object]) -> None:
+    """Neither J nor what was formed from it is there while a trial point is evaluated."""
+    _, solver, on = solver_for(comm, **options)
+    solver._strategy = replace(solver._strategy, keeps_jacobian=False)
+    solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
+    models: list[weakref.ref[object]] = []
+    curvature, evaluate = solver._curvature, solver._evaluate
+
+    def built() -> object:
+        model = curvature()
+        models.append(weakref.ref(model))
+        return model
+
+    def evaluated(theta: object, trial: bool = False) -> object:
+        assert not trial or models[-1]() is None
+        return evaluate(theta, trial)
+
+    solver._curvature = built  # type: ignore[method-assign, assignment]
+    solver._evaluate = evaluated  # type: ignore[method-assign, assignment]
+    for _ in range(2):
+        solver.step()
+    assert len(models) == 2
+    solver.close()
+
+
+def test_lambda_is_not_known_before_the_first_jacobian(comm: Comm) -> None:
+    for options, known in (({}, None), ({"lambda": 0.5}, 0.5), ({"damping": "paper"}, 1.0)):
+        _, solver, on = solver_for(comm, **options)
+        assert solver.begin(StartPoint(on.theta)).damping == known  # type: ignore[attr-defined]
+        solver.close()
 
 
 @pytest.mark.mpi
