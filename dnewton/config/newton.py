@@ -81,7 +81,8 @@ class NewtonSection(SolverSection):
 
     name: Literal["newton"] = "newton"
     max_iterations: WholeNumber = 50
-    C: Annotated[float, Field(gt=0)] = 1.0  # in units of l: the regulariser is |theta|^2 / (2 C l); inf means none
+    # in units of l: the regulariser is |theta|^2 / (2 C l); inf means none, auto by the evidence (squared loss)
+    C: Annotated[float | Auto, BeforeValidator(_auto_or((">", 0, "0")))] = 1.0
     subsample: Annotated[float | Auto, BeforeValidator(_subsample)] = "auto"
     curvature: Literal["diagonal", "full"] = "diagonal"
     diagonal_unit: Literal["rank", "layer"] = "rank"
@@ -178,6 +179,12 @@ class NewtonSection(SolverSection):
         if stop.get("mode") == "async":
             raise ValueError(f"early_termination: {{mode: async}} {why}")
         return {**value, "early_termination": {"mode": instead, **stop}}
+
+    @model_validator(mode="after")
+    def _evidence_of_all_samples(self) -> NewtonSection:
+        if self.C == "auto" and self.gradient_batch != "all":
+            raise ValueError("C: auto needs gradient_batch: all")
+        return self
 
     @model_validator(mode="after")
     def _jacobian_serves(self) -> NewtonSection:

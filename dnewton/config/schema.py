@@ -10,11 +10,12 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from dnewton.config import strict_yaml
 from dnewton.config.layer_entry import LayerEntry
-from dnewton.config.loss_entry import LossEntry
+from dnewton.config.loss_entry import LOSSES, LossEntry
 from dnewton.config.newton import NewtonSection
 from dnewton.config.solver_register import choose
 from dnewton.config.types import Count, Positive, Section, SolverSection, omitted
 
+START_C = 1.0  # of `C: auto`
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -157,6 +158,12 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _evidence_has_its_loss(self) -> Config:
+        if self.solver.C == "auto" and LOSSES.name_of(type(self.net.loss)) != "squared":
+            raise ValueError("solver.C: auto needs net.loss: squared; give a number")
+        return self
+
     def resolved(self) -> dict[str, Any]:
         """Plain values with every default filled in, in the form that the YAML file has."""
         return self.model_dump(by_alias=True)
@@ -172,5 +179,6 @@ class Config(Section):
 
 
 def regulariser(config: Config, samples: int) -> float:
-    """1/C of the objective's ‖θ‖²/(2C): C is given in units of the `samples` training samples."""
-    return 0.0 if math.isinf(config.solver.C) else 1.0 / (config.solver.C * samples)
+    """1/C of the objective's ‖θ‖²/(2C): C is given in units of the `samples` training samples; where `auto` begins."""
+    c = START_C if config.solver.C == "auto" else config.solver.C
+    return 0.0 if math.isinf(c) else 1.0 / (c * samples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -56,7 +56,7 @@ class SolverSection(Section):
     if TYPE_CHECKING:  # no fields of this class: the order of fields is the order in config.yaml
         name: str
         max_iterations: int
-        C: float
+        C: float | Literal["auto"]
         tolerance: float
         patience: int | None
         batch_size: int

@@ -52,6 +52,12 @@ def permutation(seed: int, purpose: int, counter: int, total: int) -> Indices:
     return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, counter, 0])).permutation(total)
 
 
+def signs(seed: int, purpose: int, counter: int, total: int) -> np.ndarray[Any, Any]:
+    """1.0 or -1.0, `total` times, drawn by (seed, purpose, counter); float64."""
+    random = np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, counter, 0]))
+    return 2.0 * random.integers(0, 2, total) - 1.0
+
+
 def run(lo: int, hi: int) -> Indices:
     """The samples from lo to hi."""
     return np.arange(lo, hi)

@@ -22,6 +22,8 @@ EXPECTED_KRONECKER = 5.0  # assumed iterations of a solve to ‖r‖ ≤ 0.1 ‖
 PRODUCTS = 30  # with J in a direction, over which building the rows is spread
 MOST_ROWS = 2048  # of J that a sampled preconditioner is made from
 CACHE = 8 << 20  # bytes of rows and D that are worked on at a time: they must stay in cache between two products
+EVIDENCE_ROWS = 1000  # of J J^T whose eigenvalues `C: auto` finds; beyond, they are estimated
+LANCZOS_STEPS = 30  # from each of the vectors by which they are
 ROWS = 64 << 20  # bytes of rows that a matrix to factor is summed from at a time
 DIRECT_RATE = (
     0.7  # of the rate of large products: forming a triangle in tiles, factoring (scripts/bench/direct_solve.py)
@@ -251,3 +253,8 @@ def sampled_bytes(
             kept += 8.0 * 3.0 * rows * b.size
     vectors = 8.0 * 4 * sum(b.size for b in blocks)
     return passed + CACHE + 64.0 * samples * outputs + 8.0 * 4 * rows**2 + kept + vectors
+
+
+def evidence_bytes(rows: int) -> float:
+    """What `C: auto` needs for the eigenvalues of J Jᵀ of so many rows: it, its sum over ranks and LAPACK's copies."""
+    return 8.0 * (4 * rows**2 if rows <= EVIDENCE_ROWS else (LANCZOS_STEPS + 6) * rows)

@@ -162,6 +162,8 @@ def decide(
     """
     at = _Setting(plan, work, options, rates or Rates(), tuple(costs.blocks_of(plan)))
     vectors = float(VECTORS * at.numbers * work.itemsize)
+    if options.C == "auto":  # beside J and the passes, as vectors are
+        vectors += costs.evidence_bytes(work.subsample * work.outputs)
     data = data_bytes(plan, work)
     fixed = process + vectors + data
     batch = min(options.batch_size, 1 << 30)

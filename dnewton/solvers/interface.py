@@ -43,6 +43,7 @@ class IterationReport:
     seen: float = 0.0  # gradient equivalents spent: samples times forward and backward passes (docs/solvers.md)
     seen_per_cg: float = 0.0  # and for each CG iteration
     solved: bool = False  # an inner solver ran: its iterations are reported
+    score: float | None = None  # the best weights have the lowest; None: by f
     extra: Mapping[str, Any] = field(default_factory=dict)  # figures of this solver alone, the same on rank 0
 
 

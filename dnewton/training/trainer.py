@@ -217,7 +217,7 @@ class Trainer:
                 (validation,) = comm.bcast_scalars([validation])
                 score = -validation if name == "accuracy" else validation
             else:
-                score = step.loss
+                score = step.loss if step.score is None else step.score
             self._saver.consider(job.solver.theta, job.solver.iteration, score)
             record.update(self._gathered(step, scores))
             self.ended = self._ending()

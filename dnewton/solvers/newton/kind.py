@@ -10,6 +10,7 @@ from dnewton.planning.memory import Budget
 from dnewton.planning.replicas import ProcessGroups
 from dnewton.solvers.interface import Solver
 from dnewton.solvers.kind import SolverKind
+from dnewton.solvers.newton.evidence import EvidenceNewton
 from dnewton.solvers.newton.newton import Newton
 from dnewton.solvers.newton.replicated import ReplicaComm, ReplicatedNewton, SharedObjective
 
@@ -20,6 +21,8 @@ def _make(objective: Objective, options: NewtonSection, groups: ProcessGroups, h
         assert groups.workers is not None
         comm = ReplicaComm(objective.comm, groups.workers, groups.replica)
         return ReplicatedNewton(objective, options, comm, how, groups)
+    if options.C == "auto":
+        return EvidenceNewton(objective, options, objective.comm, how)
     return Newton(objective, options, objective.comm, how)
 
 

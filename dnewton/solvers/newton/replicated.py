@@ -120,6 +120,8 @@ class ReplicatedNewton(Newton):
         """Raises UserError for what replicas cannot do. Collective over all workers."""
         size = options.subsample_size(objective.data.count, objective.network.plan.outputs)
         replicas = groups.layout.replicas
+        if options.C == "auto":
+            raise UserError("solver.C: auto needs parallel.replicas: 1; give a number")
         if size < replicas:
             raise UserError(f"solver.subsample: {size} sample(s) cannot be shared by {replicas} replicas; take more")
         if options.curvature == "full" and options.subproblem == "exact":

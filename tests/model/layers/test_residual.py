@@ -143,7 +143,13 @@ def config(layers: list[Any], **solver: Any) -> dict[str, Any]:
     return {
         "net": {"input": [2], "loss": "squared", "layers": layers},
         "data": {"train": "d.npz"},
-        "solver": {"C": float("inf"), "subsample": 1.0, "early_termination": {"mode": "lockstep"}, **solver},
+        "solver": {
+            "damping": "paper",
+            "C": float("inf"),
+            "subsample": 1.0,
+            "early_termination": {"mode": "lockstep"},
+            **solver,
+        },
         "parallel": {"dtype": "float64"},
     }
 
