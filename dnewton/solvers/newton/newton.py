@@ -114,7 +114,7 @@ class Newton(Solver):
     def begin(self, start: StartPoint) -> IterationReport:
         """As :meth:`start`, from θ alone or from what a checkpoint holds. Collective over the world."""
         self.state = state = State(start.theta, self._options.first_lambda)  # a stop while Adam is at work asks for it
-        if start.saved is None and not start.given and self._starts_by_adam:
+        if start.saved is None and self._starts_by_adam and (not start.given or self._options.start == "adam"):
             passes, seed = self._options.start_passes, self._options.seed
             state.theta = after_adam(self._objective, start.theta, passes, seed, self._comm)
         if start.saved is not None:

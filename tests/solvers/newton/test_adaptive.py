@@ -225,8 +225,7 @@ def test_a_stop_while_adam_is_at_work(comm: Comm, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.mpi
 def test_passes_of_adam_are_adams(comm: Comm) -> None:
-    """A pass over fewer samples than a batch is a step with the whole gradient, regularised, of size about the rate;
-    a given start is not left."""
+    """A pass over fewer samples than a batch is a step with the whole gradient, regularised, of size about the rate;"""
     problem, solver, on = solver_for(comm, "cross_entropy", start="adam", start_passes=1)
     at = on.objective.evaluate(on.theta, np.arange(0), np.arange(problem.samples))  # type: ignore[attr-defined]
     gradient = host(on.objective.gradient(on.theta, at))  # type: ignore[attr-defined]
@@ -235,5 +234,17 @@ def test_passes_of_adam_are_adams(comm: Comm) -> None:
     solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
     assert np.array_equal(host(solver.theta), host(on.theta) + moved)  # type: ignore[attr-defined]
     solver.begin(StartPoint(on.theta, given=True))  # type: ignore[attr-defined]
+    assert np.array_equal(host(solver.theta), host(on.theta) + moved)  # asked for  # type: ignore[attr-defined]
+    solver.close()
+
+
+@pytest.mark.mpi
+def test_a_given_start_is_not_left_unless_asked(comm: Comm) -> None:
+    """`start: auto` with many samples of classes."""
+    _, solver, on = solver_for(comm, "cross_entropy", start_passes=1)
+    solver._starts_by_adam = True
+    solver.begin(StartPoint(on.theta, given=True))  # type: ignore[attr-defined]
     assert np.array_equal(host(solver.theta), host(on.theta))  # type: ignore[attr-defined]
+    solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
+    assert not np.array_equal(host(solver.theta), host(on.theta)) or not solver.theta.size  # type: ignore[attr-defined]
     solver.close()
