@@ -59,7 +59,7 @@ def test_training_stays_under_max_resident(large: Path, ranks: int, batch: objec
             "layers": [{"dense": {"units": 8, "activation": "relu"}}, {"dense": {"units": 3}}],
         },
         "data": {"train": "x.npy", "scale": "standardize", "max_resident": "600MiB"},
-        "solver": {"max_iterations": 2, "subsample": 0.05, "gradient_batch": batch},
+        "solver": {"start": "none", "max_iterations": 2, "subsample": 0.05, "gradient_batch": batch},
         "output": {"checkpoint_every": 0},
     }
     result = train(ranks, large, net, f"run-{ranks}-{batch}", "--overwrite")

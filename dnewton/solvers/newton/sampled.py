@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dnewton.arrays.linear_algebra import Cholesky
-from dnewton.arrays.namespace import Array, contiguous, copy, diagonal, namespace
+from dnewton.arrays.namespace import Array, contiguous, copy, diagonal, namespace, ones
 from dnewton.curvature.block_jacobian import BlockJacobian, Factored
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.jacobian import LocalSystem
@@ -141,7 +141,7 @@ def _part(model: GaussNewton, j: BlockJacobian, some: slice) -> _Part:
         n = phi.shape[0]
         phi = xp.astype(phi, xp.float64)
         if j.block.has_bias:
-            phi = xp.concat([phi, xp.ones_like(phi[:, :1])], axis=1)
+            phi = xp.concat([phi, ones((n, 1), phi)], axis=1)
         d = xp.permute_dims(j.d.dense(n, some)[:, :, 0, :], (2, 0, 1))  # (O, n, K)
         half = model.half_transposed(xp.astype(d, xp.float64), some) * math.sqrt(model.samples / n)
         return _Dense(phi, contiguous(xp.permute_dims(half, (1, 2, 0))), j.block.has_bias)
