@@ -11,6 +11,7 @@ from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
 from dnewton.curvature.gauss_newton import GaussNewton, Model
 from dnewton.curvature.matrix_free import MatrixFreeModel
+from dnewton.data.samples import Streamed
 from dnewton.data.sampling import Cycle
 from dnewton.errors import UserError
 from dnewton.model.objective import Evaluation, Objective
@@ -88,6 +89,8 @@ class Newton(Solver):
         self._progress: Progress
         self.state: State
         self._starts_by_adam = options.starts_by_adam(total, objective.loss.targets == "classes")
+        if self._starts_by_adam and options.start == "auto":  # batches in random order would be read piece by piece
+            self._starts_by_adam = comm.minmax(float(isinstance(objective.data.x, Streamed)))[1] == 0.0
 
     def start(self, state: State) -> IterationReport:
         """Evaluate the point that a run starts from, or is resumed at.
@@ -300,8 +303,6 @@ class Newton(Solver):
     def close(self, error: str = "") -> None:
         """Free the early-termination counter. Collective."""
         self._systems.watch.close()
-
-    # --- parts ------------------------------------------------------------------------------------------------------
 
     def _curvature(self) -> GaussNewton | MatrixFreeModel:
         """The model at θ in the form that the plan says; takes over the subsample's forward passes."""
