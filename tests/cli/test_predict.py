@@ -178,7 +178,7 @@ def test_streaming_changes_nothing(folder: Path) -> None:
     net = {
         **NET,
         "data": {"train": "x.npy", "test": "x.npy", "validation": "x.npy"},
-        "solver": {"max_iterations": 2, "subsample": 500, "early_termination": {"mode": "off"}},
+        "solver": {"max_iterations": 2, "subsample": 500, "start": "none"},
     }
     for batch in ("all", "2000"):
         for name, limit in (("held", "auto"), ("streamed", "1MiB")):
