@@ -28,6 +28,10 @@ class LossSection(Section):
         """The prediction that outputs stand for, in the units of real targets; z itself but for a link function."""
         return z
 
+    def probabilities(self, z: Array) -> Array | None:
+        """Of every class (N, classes), for outputs (N, K) of the known classes; None where the loss has none."""
+        return None
+
     def value(self, z: Array, y: Array) -> float:
         """Sum of ξ over the samples, float64."""
         raise NotImplementedError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,15 +43,23 @@ class Loaded:
     targets: Targets
 
 
-def open_parts(section: DataSection, input_shape: tuple[int, ...], seed: int, comm: Comm) -> Parts:
-    """Open every part that the section names. Raises UserError alike on all ranks. Collective over the world."""
+def open_parts(
+    section: DataSection, input_shape: tuple[int, ...], seed: int, comm: Comm, given: Mapping[str, Source] | None = None
+) -> Parts:
+    """Open every part that the section names; those that are `given`, by `train`, `test` and `validation`, are not
+    files. Raises UserError alike on all ranks. Collective over the world."""
+    given = given or {}
     opening = Opening("data.train", math.prod(input_shape), comm, section.target)
-    train = _open(section.train, opening, input_shape)
+    train = given.get("train") or open_part(section.train, opening)
+    check_shapes(train, input_shape, opening.key)
 
     def other(key: str, part: DataPart | None) -> Source | None:
         if part is None:
             return None
-        source = _open(part, Opening(key, opening.features, comm, section.target, train.zero_based), input_shape)
+        source = given.get(key.removeprefix("data."))
+        if source is None:
+            source = open_part(part, Opening(key, opening.features, comm, section.target, train.zero_based))
+        check_shapes(source, input_shape, key)
         check_columns(source, train.columns, "the training file")
         return source
 
@@ -68,12 +77,6 @@ def check_columns(source: Source, wanted: tuple[str, ...] | None, owner: str) ->
         return
     k, (name, other) = next((k, p) for k, p in enumerate(zip(source.columns, wanted, strict=True)) if p[0] != p[1])
     raise UserError(f"{source.name}: feature {k} is {name!r}, in {owner} it is {other!r}; the columns must agree")
-
-
-def _open(part: DataPart, opening: Opening, input_shape: tuple[int, ...]) -> Source:
-    source = open_part(part, opening)
-    check_shapes(source, input_shape, opening.key)
-    return source
 
 
 def divide(source: Source, share: float, seed: int) -> tuple[Source, Source]:

@@ -16,6 +16,11 @@ class Logistic(LossSection):
         """One output."""
         return "" if outputs == 1 else f"logistic needs one output, the last layer has {outputs}"
 
+    def probabilities(self, z: Array) -> Array:
+        """1 - p and p."""
+        p = _sigmoid(z)
+        return namespace(z).concat([1 - p, p], axis=1)
+
     def value(self, z: Array, y: Array) -> float:
         """Sum of ξ."""
         xp = namespace(z)
