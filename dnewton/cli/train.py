@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from dnewton import __version__
 from dnewton.cli import console
@@ -92,11 +92,11 @@ def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str, l
     return loaded, source, notes
 
 
-def _main(comm: Comm) -> None:
+def _main(comm: Comm, argv: Sequence[str]) -> None:
     started = time.perf_counter()
     stops = comm.stops = StopAgreement(comm, TIMEOUT)
     catch_signals(comm, stops)
-    args = arguments(sys.argv[1:], comm.rank)
+    args = arguments(argv, comm.rank)
     config, source, notes = _configuration(args, comm)
     stops.timeout = config.parallel.timeout
     limit_time(stops, args.max_seconds)
@@ -204,6 +204,6 @@ def _about(resumed: Manifest, job: Job, start: StartPoint, missing: list[int]) -
     return notes
 
 
-def main(argv: Any = None) -> NoReturn:
+def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point. Collective over all processes."""
-    run(_main, trains=True)
+    run(_main, argv, trains=True)
