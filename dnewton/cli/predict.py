@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -67,8 +66,8 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     return args
 
 
-def _main(comm: Comm) -> None:
-    args = arguments(sys.argv[1:], comm.rank)
+def _main(comm: Comm, argv: Sequence[str]) -> None:
+    args = arguments(argv, comm.rank)
     part, section = _data_part(args)
     with comm.raise_together():
         path = _model_path(args.model)
@@ -208,6 +207,6 @@ def _write(args: argparse.Namespace, model: Described, z: Values, y: Values | No
     print("\n".join(lines), flush=True)
 
 
-def main(argv: Any = None) -> NoReturn:
+def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point. Collective over all processes."""
-    run(_main)
+    run(_main, argv, needs_mpi=False)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from dnewton import __version__
 from dnewton.cli import console
@@ -89,11 +89,11 @@ def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str, l
     return loaded, source, notes
 
 
-def _main(comm: Comm) -> None:
+def _main(comm: Comm, argv: Sequence[str]) -> None:
     started = time.perf_counter()
     stops = comm.stops = StopAgreement(comm, TIMEOUT)
     catch_signals(comm, stops)
-    args = arguments(sys.argv[1:], comm.rank)
+    args = arguments(argv, comm.rank)
     config, source, notes = _configuration(args, comm)
     stops.timeout = config.parallel.timeout
     limit_time(stops, args.max_seconds)
@@ -172,6 +172,6 @@ def _doubts(trainer: Trainer, job: Job) -> str:
     return no_better(name, record[f"train_{name}"], job.baseline, job.config.data)
 
 
-def main(argv: Any = None) -> NoReturn:
+def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point. Collective over all processes."""
-    run(_main, trains=True)
+    run(_main, argv, trains=True)
