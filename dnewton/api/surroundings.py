@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dnewton.cli.launch import say
 from dnewton.comm.communicator import Comm
 from dnewton.comm.stop import StopAgreement
 from dnewton.comm.watchdog import Unanswered
@@ -72,11 +72,11 @@ def failing_together(comm: Comm) -> Iterator[None]:
     except Unanswered as silence:
         if comm.size == 1:
             raise
-        print(f"dnewton: {silence}; ending the job", file=sys.stderr, flush=True)
+        say(f"{silence}; ending the job")
         comm.abort()
     except BaseException:
         if comm.size == 1:
             raise
         trace = traceback.format_exc()
-        print(f"dnewton: rank {comm.rank} of {comm.size} failed; ending the job\n{trace}", file=sys.stderr, flush=True)
+        say(f"rank {comm.rank} of {comm.size} failed; ending the job\n{trace}")
         comm.abort()
