@@ -16,6 +16,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dnewton.api.columns import columns as columns
+    from dnewton.api.estimators import DNewtonClassifier as DNewtonClassifier
+    from dnewton.api.estimators import DNewtonRegressor as DNewtonRegressor
     from dnewton.api.fit import fit as fit
     from dnewton.api.losses import Loss as Loss
     from dnewton.api.losses import loss as loss
@@ -40,6 +42,8 @@ _HOMES = {  # name: its module and its name there
         name: ("dnewton.api.nets", name)
         for name in ("net", "dense", "conv", "maxpool", "avgpool", "global_avgpool", "flatten", "residual")
     },
+    "DNewtonRegressor": ("dnewton.api.estimators", "DNewtonRegressor"),
+    "DNewtonClassifier": ("dnewton.api.estimators", "DNewtonClassifier"),
     "Loss": ("dnewton.api.losses", "Loss"),
     "loss": ("dnewton.api.losses", "loss"),
     "UserError": ("dnewton.errors", "UserError"),

@@ -31,7 +31,7 @@ from dnewton.storage import tensors
 from dnewton.storage.model_header import Described, described
 from dnewton.storage.run_directory import STATE
 from dnewton.storage.tensors import Contents
-from dnewton.storage.whole_tensors import gathered
+from dnewton.storage.whole_tensors import cut, gathered
 from dnewton.training import prediction
 from dnewton.training.scores import score
 
@@ -147,6 +147,33 @@ class Model:
             with failing_together(comm), kept():
                 node.limit_threads(comm.ranks_on_node, comm.cores)
                 yield comm, Network(self.plan, comm.on_grid(self.plan.grid))
+        finally:
+            comm.free()
+
+    # --- in memory ---------------------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickling keeps: the bytes of the safetensors file, and the figures. Collective."""
+        from safetensors.numpy import save
+
+        state = {name: getattr(self, name) for name in ("device", "history", "stopped", "message", "out")}
+        return {**state, "safetensors": save(self.weights(), {"format": "1", **self.header})}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from safetensors.numpy import load
+
+        content = state.pop("safetensors")
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])["__metadata__"]
+        comm = ranks.opened(None)
+        try:
+            net = described("model", header).net
+            plan = prediction.plan_for(net, comm, prediction.BATCH, np.inf, "float64", prediction.BATCH, "model")
+            network = Network(plan, comm.on_grid(plan.grid))
+            tensors_ = load(content)
+            dtype = str(next(iter(tensors_.values())).dtype)
+            self.__dict__.update(state, header=header, plan=plan, theta=cut(network, tensors_, dtype), mpi=None)
+            self.__post_init__()
         finally:
             comm.free()
 
