@@ -132,10 +132,10 @@ class DNewtonRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
 
     `hidden_layers`: units of each hidden layer; `activation`: as in the YAML file; `C`: of the regulariser
     ‖θ‖²/(2 C l), a number, infinity for none, or "auto" (by the evidence); `max_iter`, `tol`: the run ends after so
-    many iterations, or where the gradient is `tol` times the first; `patience`: it ends after so many iterations without a
-    better error on a `validation_fraction` of the samples, and keeps the best weights; `scale`: standardise features
-    and targets; `warm_start`: begin at the weights of the last fit; `solver`, `parallel`: further entries of these
-    sections. Fitted: `model_` (a :class:`dnewton.Model`), `n_iter_`, `loss_`, `n_features_in_`.
+    many iterations, or where the gradient is `tol` times the first; `patience`: it ends after so many iterations
+    without a better error on a `validation_fraction` of the samples, and keeps the best weights; `scale`: standardise
+    features and targets; `warm_start`: begin at the weights of the last fit; `solver`, `parallel`: further entries of
+    these sections. Fitted: `model_` (a :class:`dnewton.Model`), `n_iter_`, `loss_`, `n_features_in_`.
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DNewtonRegressor:

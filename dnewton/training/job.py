@@ -23,6 +23,7 @@ from dnewton.hardware import calibration, node
 from dnewton.hardware.device import Device, open_device
 from dnewton.model.network import Network
 from dnewton.model.objective import Objective
+from dnewton.model.weighted_loss import loss_of
 from dnewton.planning import costs, curvature_plan, grid_search
 from dnewton.planning.memory import Budget
 from dnewton.planning.net_plan import NetPlan, infer_shapes
@@ -132,7 +133,7 @@ def assemble(
     targets = loaded.targets
     notes.extend(_streams(loaded, groups.workers))
     notes.extend(scale_check.about_features(loaded.train, window.width, config.data, groups.workers))
-    y = loaded.train.y
+    y = loaded.train.targets
     notes.extend(scale_check.about_targets(y, config.data, config.net.loss, targets))
     shared = groups.layout.replicas > 1 and isinstance(options, NewtonSection)
     beside = {"test": loaded.test, "validation": loaded.validation}
@@ -143,9 +144,9 @@ def assemble(
         network,
         network.comm,
         train,
-        config.net.loss,
-        targets.metric_sum(config.net.loss),
-        regulariser(config, parts.train.samples),
+        loss_of(config.net.loss, loaded.train),
+        targets.metric_sum(config.net.loss, weighted=loaded.train.total is not None),
+        regulariser(config, loaded.train.weight),
         how.batch,
         passes,
     )
@@ -170,7 +171,7 @@ def assemble(
         description,
         how,
         notes,
-        scale_check.baseline(y, targets),
+        scale_check.baseline(y, targets, loaded.train.weights),
     )
 
 
