@@ -28,6 +28,10 @@ class LossSection(Section):
         """The prediction that outputs stand for, in the units of real targets; z itself but for a link function."""
         return z
 
+    def probabilities(self, z: Array) -> Array | None:
+        """The probabilities (N, classes) that outputs (N, K) stand for; None of a loss without a model of classes."""
+        return None
+
     def value(self, z: Array, y: Array) -> float:
         """Sum of ξ over the samples, float64."""
         raise NotImplementedError

@@ -120,6 +120,16 @@ class Targets:
             return np.asarray(z[:, 0] > 0).astype(int)
         return np.asarray(np.argmax(z[:, : len(self.classes)], axis=1))
 
+    def probabilities(self, z: Array, loss: LossSection) -> Values:
+        """The probabilities (N, classes) of the labels by outputs z (N, K), in the order of `classes`; outputs beyond
+        the known classes do not count. Raises UserError where there are no labels, or the loss has none."""
+        if self.classes is None:
+            raise UserError("--probabilities: the model predicts values, not labels; leave it out")
+        found = loss.probabilities(np.asarray(z[:, : len(self.classes)]))
+        if found is None:
+            raise UserError("--probabilities: the model's loss has none; cross_entropy and logistic have")
+        return np.asarray(found)
+
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values."""
         classes = None if self.classes is None else self.classes.tolist()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dnewton.data.file_kinds import guard, open_bytes
-from dnewton.data.format_register import FORMATS, Format, Opening
+from dnewton.data.format_register import FORMATS, Features, Format, Opening
 from dnewton.data.formats.text import BadLine, Rows, gathered_targets, is_number, is_text, parse_file, parse_numbers
 from dnewton.data.formats.text import source as parsed_source
 from dnewton.data.sources import Source
@@ -32,13 +32,15 @@ class Table:
     targets: tuple[int, ...]  # column numbers
     words: bool  # the one target column holds words
     names: tuple[str, ...] | None = None  # of the features, where there is a header
+    unlabelled: bool = False  # what the target columns hold does not count, and lines may end before them
 
 
-def plan(path: str, features: int | None, wanted: list[Target] | None) -> Table:
+def plan(path: str, features: int | None, wanted: list[Target] | None, unlabelled: Features | None = None) -> Table:
     """Find out the layout from the first lines.
 
     Targets are the columns named (or numbered from 0) in `wanted`, else those after the first `features` columns, else
-    the last one. Raises UserError when the columns do not fit.
+    the last one; `unlabelled`: all columns but the features, where these are known by name. Raises UserError when the
+    columns do not fit.
     """
     every: list[bytes] = []
     lines: list[bytes] = []
@@ -54,6 +56,7 @@ def plan(path: str, features: int | None, wanted: list[Target] | None) -> Table:
     try:
         fields = _fields(first, delimiter)
         sample = _fields(lines[1] if len(lines) > 1 else first, delimiter)
+        longest = max((_fields(line, delimiter) for line in [first, *lines[1:]]), key=len)
     except csv.Error as error:
         raise UserError(f"{path}: cannot be read as a table: {error}") from None
     header = not any(is_number(f) for f in fields)
@@ -62,9 +65,14 @@ def plan(path: str, features: int | None, wanted: list[Target] | None) -> Table:
     skip = len(_MARK) if every[0].startswith(_MARK) else 0
     if header:
         skip = sum(len(line) for line in every[: every.index(lines[0]) + 1])
+    if unlabelled is not None and not header:
+        fields = longest
     columns = len(fields)
-    if columns == features:
-        targets: tuple[int, ...] = ()  # samples without labels
+    known = set(unlabelled.names or ()) if unlabelled is not None and header else set()
+    if known and len(known) == features and known <= {f.decode("utf-8", "replace") for f in fields}:
+        targets: tuple[int, ...] = tuple(j for j, f in enumerate(fields) if f.decode("utf-8", "replace") not in known)
+    elif columns == features:
+        targets = ()  # samples without labels
     elif wanted is not None:
         targets = tuple(_column(path, t, [f.decode("utf-8", "replace") for f in fields], header) for t in wanted)
         if len(set(targets)) < len(targets):
@@ -78,9 +86,10 @@ def plan(path: str, features: int | None, wanted: list[Target] | None) -> Table:
     if columns == len(targets):
         raise UserError(f"{path}: has {columns} column(s) and no features")
     sample = sample if header else fields
-    words = len(targets) == 1 and len(sample) > targets[0] and not is_number(sample[targets[0]])
+    labelled = len(targets) == 1 and unlabelled is None
+    words = labelled and len(sample) > targets[0] and not is_number(sample[targets[0]])
     names = tuple(f.decode("utf-8", "replace") for j, f in enumerate(fields) if j not in targets) if header else None
-    return Table(delimiter, columns, skip, targets, words, names)
+    return Table(delimiter, columns, skip, targets, words, names, unlabelled is not None and bool(targets))
 
 
 def _delimiter(lines: list[bytes]) -> bytes:
@@ -128,6 +137,8 @@ def parse(text: bytes, table: Table) -> Rows:
     if text and not text.endswith(b"\n"):
         text += b"\n"
     lines = None
+    if table.unlabelled:
+        text = _without_targets(text, table)
     if b"#" in text or _BLANK_LINE.search(text) or text[:1].isspace() or b'"' in text:
         every = text.split(b"\n")[:-1]
         lines = [i for i, line in enumerate(every) if _holds_data(line)]
@@ -142,6 +153,26 @@ def parse(text: bytes, table: Table) -> Rows:
         raise BadLine(error.line if lines is None else lines[error.line], str(error)) from None
     at = np.arange(len(numbers)) if lines is None else np.array(lines, dtype=np.int64)
     return _rows(numbers, words, at, table)
+
+
+def _without_targets(text: bytes, table: Table) -> bytes:
+    """The text with 0 in the target columns, whatever they held; lines stay lines."""
+    out = []
+    for line in text.split(b"\n")[:-1]:
+        try:
+            fields = _fields(line, table.delimiter) if _holds_data(line) else None
+        except csv.Error:
+            fields = None
+        if fields is None:
+            out.append(line)
+            continue
+        while len(fields) < table.columns and len(fields) in table.targets:
+            fields.append(b"")
+        for j in table.targets:
+            if j < len(fields):
+                fields[j] = b"0"
+        out.append(table.delimiter.join(fields))
+    return b"\n".join([*out, b""])
 
 
 def _rows(numbers: Any, words: Any, lines: Any, table: Table) -> Rows:
@@ -247,20 +278,20 @@ def _quoted(lines: list[bytes], places: Any, table: Table) -> Rows:
 
 
 def _with_delimiter(table: Table, delimiter: bytes) -> Table:
-    return Table(delimiter, table.columns, table.skip, table.targets, table.words)
+    return replace(table, delimiter=delimiter)
 
 
 def _open_table(path: str, labels: str | None, opening: Opening) -> Source:
     comm = opening.comm
     wanted = None if opening.target is None else list(opening.target)
     with comm.raise_together():
-        table = plan(path, opening.features, wanted)
+        table = plan(path, opening.features, wanted, opening.unlabelled)
     parsed = parse_file(path, lambda block: parse(block, table), comm, table.skip)
     if not parsed.starts[-1]:
         raise UserError(f"{path}: holds no samples")
     features = parsed_source(path, parsed, table.columns - len(table.targets), comm)
     features = replace(features, columns=table.names)
-    if not table.targets:
+    if not table.targets or table.unlabelled:
         return features
     y = gathered_targets(path, parsed, comm)
     return replace(features, targets=lambda: y)

@@ -16,6 +16,10 @@ class CrossEntropy(LossSection):
         """One output has no classes."""
         return "" if outputs > 1 else "cross_entropy needs two outputs or more; use logistic for one"
 
+    def probabilities(self, z: Array) -> Array:
+        """softmax(z)."""
+        return self.state(z, z)
+
     def value(self, z: Array, y: Array) -> float:
         """Sum of ξ."""
         xp = namespace(z)

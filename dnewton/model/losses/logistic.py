@@ -16,6 +16,12 @@ class Logistic(LossSection):
         """One output."""
         return "" if outputs == 1 else f"logistic needs one output, the last layer has {outputs}"
 
+    def probabilities(self, z: Array) -> Array:
+        """1 - p and p, each to its last digits also where it is small."""
+        xp = namespace(z)
+        both = xp.concat([-z, z], axis=1)
+        return xp.exp(-xp.logaddexp(-both, xp.zeros_like(both)))
+
     def value(self, z: Array, y: Array) -> float:
         """Sum of ξ."""
         xp = namespace(z)
