@@ -66,14 +66,14 @@ def run(
         if (comm is None or comm.rank == 0) and library.told_rank(os.environ) == 0:
             print(f"dnewton: error: {one_line(error)}", file=sys.stderr)
     except Unanswered as silence:
-        _say(f"{silence}; ending the job")
+        say(f"{silence}; ending the job")
         _abort(comm)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except BaseException:
         trace = traceback.format_exc()
         who = f"rank {comm.rank} of {comm.size}" if comm is not None else "this process"
-        _say(f"{who} failed; ending the job\n{trace}")
+        say(f"{who} failed; ending the job\n{trace}")
         _abort(comm)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # a full disk
@@ -103,7 +103,8 @@ def _abort(comm: Comm | None) -> None:
     comm.abort()
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line of this rank on standard error."""
     print(f"dnewton: {text}", file=sys.stderr, flush=True)
 
 
@@ -131,10 +132,10 @@ def catch_signals(comm: Comm, stops: StopAgreement) -> None:
     def handle(number: int, _: object) -> None:
         name, now = signal.Signals(number).name, time.monotonic()
         if not stops.armed:
-            _say(f"{name} on rank {comm.rank} before the training; ending the job")
+            say(f"{name} on rank {comm.rank} before the training; ending the job")
             comm.abort(REQUEUE)
         elif number == signal.SIGINT and first and now - first[0] > DUPLICATE:
-            _say(f"{name} again on rank {comm.rank}; ending the job at once")
+            say(f"{name} again on rank {comm.rank}; ending the job at once")
             comm.abort(128 + number)
         if number == signal.SIGINT and not first:
             first.append(now)

@@ -13,29 +13,26 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 
-from dnewton.arrays.namespace import to_device, to_host
 from dnewton.cli import predictions
 from dnewton.cli.launch import run
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
 from dnewton.config import strict_yaml
-from dnewton.config.schema import DataPart, DataSection
+from dnewton.config.schema import DataPart, DataSection, FilePair
 from dnewton.data.file_kinds import kind_of
 from dnewton.data.format_register import FORMATS, Features, Opening
 from dnewton.data.parts import check_columns
 from dnewton.data.readers import find_part, open_part
 from dnewton.data.samples import Samples, Window, check_shapes, load
-from dnewton.data.sampling import in_batches
 from dnewton.data.sources import Source, Values
 from dnewton.errors import UserError, one_line
 from dnewton.hardware import node
 from dnewton.hardware.device import open_device
 from dnewton.model.network import Network
-from dnewton.planning import grid_search
-from dnewton.planning.net_plan import infer_shapes
 from dnewton.storage import tensors
 from dnewton.storage.model_header import Described, described
 from dnewton.storage.run_directory import STATE
+from dnewton.training.prediction import outputs, plan_for, probabilities
 from dnewton.training.scores import score
 
 EXAMPLES = (
@@ -91,7 +88,7 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
         path = _model_path(args.model)
         model = described(path, tensors.read_metadata(path))
         if args.probabilities:
-            model.targets.probabilities(np.zeros((0, model.targets.outputs)), model.net.loss)
+            _probabilities(model, np.zeros((0, model.targets.outputs)))
         if comm.rank == 0:
             for name in (args.out, args.scores):
                 if name is not None and name != predictions.STDOUT:
@@ -99,11 +96,13 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
     node.limit_threads(comm.ranks_on_node, comm.cores)
     features = math.prod(model.net.input)
     target = section.target
-    if target is None and model.target is not None:
+    weights = None
+    if (target is None and model.target is not None) or model.weights is not None:
         with comm.raise_together():
-            target = model.target if _is_table(part) else None
+            if _is_table(part):
+                target, weights = target or model.target, model.weights
     known = Features(model.columns) if args.unlabelled else None
-    source = open_part(part, Opening("--data", features, comm, target, model.zero_based, known))
+    source = open_part(part, Opening("--data", features, comm, target, model.zero_based, weights, known))
     check_shapes(source, model.net.input, "--data")
     check_columns(source, model.columns, "the training file")
     labelled = source.targets is not None and not args.unlabelled
@@ -131,6 +130,8 @@ def _data_part(args: argparse.Namespace) -> tuple[DataPart, DataSection]:
         names = {"train": "--data", "target": "--target", "max_resident": "--memory"}
         first = error.errors()[0] if hasattr(error, "errors") else {"loc": ("train",), "msg": str(error)}
         raise UserError(f"{names.get(str(first['loc'][0]), '--data')}: {one_line(first['msg'])}") from None
+    if isinstance(section.train, FilePair) and section.train.w is not None:
+        raise UserError("--data: predictions and their scores take no weights; leave w out")
     return find_part(section.train, os.getcwd()), section
 
 
@@ -160,16 +161,11 @@ def _prepare(
     model: Described, path: str, source: Source, args: argparse.Namespace, section: DataSection, comm: Comm
 ) -> tuple[Network, Values, Samples]:
     """The network with its weights on this rank, and the samples. Collective over the world."""
-    shapes = infer_shapes(model.net, path)
-    outputs = shapes[-1].out_shape[0]
     device, notes = open_device(args.device, "auto", comm, f"--device {args.device}")
     free = device.free_bytes() if not device.is_host else node.available_memory() / comm.ranks_on_node
     memory = comm.minmax(0.5 * free)[0]
     resident = memory if section.max_resident == "auto" else float(section.max_resident)
-    work = grid_search.Workload(source.samples, 1, outputs, args.batch_size, np.dtype(args.dtype).itemsize, cg=0)
-    plan = grid_search.choose(
-        shapes, comm.size, work, memory=memory, machine=grid_search.Machine.shared(comm.least_cores)
-    )
+    plan = plan_for(model.net, comm, source.samples, memory, args.dtype, args.batch_size, path)
     on_grid = comm.on_grid(plan.grid)
     network = Network(plan, on_grid)
     window = Window.of(
@@ -198,20 +194,13 @@ def _prepare(
     return network, device.put(theta), Samples(x, y)
 
 
-def outputs(network: Network, theta: Values, samples: Samples, batch_size: int) -> Values:
-    """z^L of all samples (N, K), float64. Collective over the world."""
-    batches = in_batches(np.arange(samples.count), batch_size)
-    passes = (network.forward(theta, to_device(x, theta), keep=False) for x in samples.batches(batches))
-    return np.concatenate([to_host(tape.z).astype(np.float64) for tape in passes])
-
-
 def _write(args: argparse.Namespace, model: Described, z: Values, y: Values | None) -> None:
     """Predictions to the file, figures to the terminal and to --scores. On rank 0."""
     means = model.net.loss.mean(z)
     found = predictions.Predictions(
         model.targets.decode(means),
         z,
-        model.targets.probabilities(z, model.net.loss) if args.probabilities else None,
+        _probabilities(model, z) if args.probabilities else None,
         model.targets.classes,
         predictions.value_names(z.shape[1], model.target),
     )
@@ -224,6 +213,13 @@ def _write(args: argparse.Namespace, model: Described, z: Values, y: Values | No
         if args.scores:
             Path(args.scores).write_text(json.dumps(figures.as_json(), indent=1) + "\n")
     print("\n".join(lines), file=_figures(args), flush=True)
+
+
+def _probabilities(model: Described, z: Values) -> Values:
+    try:
+        return probabilities(model.net, model.targets, z)
+    except UserError as error:
+        raise UserError(f"--probabilities: {error}; leave it out") from None
 
 
 def _figures(args: argparse.Namespace) -> IO[str]:

@@ -181,6 +181,13 @@ def read_metadata(path: str) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
+def dtype_of(path: str) -> str:
+    """float32 or float64: that of a file's first tensor, half precision counting as float32. Raises UserError."""
+    with _opened(path) as file:
+        first = next(iter(file.keys()), None)
+        return "float64" if first is not None and file.get_slice(first).get_dtype() == "F64" else "float32"
+
+
 def header_hash(path: str) -> str:
     """SHA-256 of a safetensors file up to the first tensor. Raises UserError."""
     with open(path, "rb") as file:

@@ -13,9 +13,10 @@ import pytest
 
 from dnewton.cli import predict
 from dnewton.cli.predictions import Predictions, value_names, write
-from dnewton.config.loss_entry import loss_of
+from dnewton.config.schema import Config, NetSection
 from dnewton.data.targets import Targets
 from dnewton.errors import UserError
+from dnewton.training.prediction import probabilities
 
 RNG = np.random.default_rng(2)
 WORDS = np.array(["ant", 'bee, "or" so', "cat"])
@@ -74,18 +75,23 @@ def test_names_that_cannot_be() -> None:
         predict.arguments([*need, "--probabilities"], 0)
 
 
+def net(loss: str) -> NetSection:
+    outputs = 1 if loss == "logistic" else 3
+    return Config.model_validate({"net": {"input": [2], "loss": loss, "layers": [{"dense": {"units": outputs}}]}}).net
+
+
 def test_probabilities() -> None:
     """Against their definition; they sum to 1 over the classes that there are, and are not lost where small."""
     labels = Targets(3, np.array([4, 9]), np.zeros(3), np.ones(3))
-    found = labels.probabilities(Z, loss_of("cross_entropy"))
+    found = probabilities(net("cross_entropy"), labels, Z)
     assert np.allclose(found, np.exp(Z[:, :2]) / np.exp(Z[:, :2]).sum(axis=1, keepdims=True), rtol=1e-14)
     two = Targets(1, np.array([4, 9]), np.zeros(1), np.ones(1))
     z = np.array([[-800.0], [-50.0], [0.0], [2.0], [50.0]])
-    found = two.probabilities(z, loss_of("logistic"))
+    found = probabilities(net("logistic"), two, z)
     assert np.allclose(found[1:, 1], 1 / (1 + np.exp(-z[1:, 0])), rtol=1e-14, atol=0)
     assert np.allclose(found[1:, 0], 1 / (1 + np.exp(z[1:, 0])), rtol=1e-14, atol=0)
     assert found[0].tolist() == [1.0, 0.0]
-    with pytest.raises(UserError, match="the model's loss has none"):
-        labels.probabilities(Z, loss_of("squared"))
+    with pytest.raises(UserError, match="loss gives no probabilities"):
+        probabilities(net("squared"), labels, Z)
     with pytest.raises(UserError, match="values"):
-        Targets(3, None, np.zeros(3), np.ones(3)).probabilities(Z, loss_of("cross_entropy"))
+        probabilities(net("cross_entropy"), Targets(3, None, np.zeros(3), np.ones(3)), Z)

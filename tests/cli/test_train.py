@@ -185,7 +185,7 @@ def main(c, argv):
     if c.rank == c.size - 1:
         raise RuntimeError("something broke")
     c.sum_scalars([1.0])
-launch.run(main, [])
+launch.run(main, None)
 """
 
 

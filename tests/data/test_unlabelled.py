@@ -24,7 +24,7 @@ def read(comm: Comm, folder: Path, name: str, text: str, names: tuple[str, ...] 
     path = folder / name
     if comm.rank == 0:
         path.write_text(text)
-    opening = Opening("--data", 3, comm, None, None, Features(names))
+    opening = Opening("--data", 3, comm, unlabelled=Features(names))
     source = open_part(comm.text_from_root(str(path)), opening)
     assert source.targets is None
     assert source.fetch is not None

@@ -20,13 +20,13 @@ class CrossEntropy(LossSection):
         """softmax(z)."""
         return self.state(z, z)
 
-    def value(self, z: Array, y: Array) -> float:
-        """Sum of ξ."""
+    def terms(self, z: Array, y: Array) -> Array:
+        """What ξ is the sum of, per sample."""
         xp = namespace(z)
         z = xp.astype(z, xp.float64)
         z = z - xp.max(z, axis=1, keepdims=True)
         log_sum = xp.log(xp.sum(xp.exp(z), axis=1))
-        return float(xp.sum(log_sum - xp.sum(z * xp.astype(y, xp.float64), axis=1)))
+        return log_sum - xp.sum(z * xp.astype(y, xp.float64), axis=1)
 
     def gradient(self, z: Array, y: Array) -> Array:
         """p - y."""

@@ -22,11 +22,11 @@ class Logistic(LossSection):
         both = xp.concat([-z, z], axis=1)
         return xp.exp(-xp.logaddexp(-both, xp.zeros_like(both)))
 
-    def value(self, z: Array, y: Array) -> float:
-        """Sum of ξ."""
+    def terms(self, z: Array, y: Array) -> Array:
+        """What ξ is the sum of, per output."""
         xp = namespace(z)
         z, y = xp.astype(z, xp.float64), xp.astype(y, xp.float64)
-        return float(xp.sum(xp.logaddexp(z, xp.zeros_like(z)) - y * z))
+        return xp.logaddexp(z, xp.zeros_like(z)) - y * z
 
     def gradient(self, z: Array, y: Array) -> Array:
         """p - y."""
