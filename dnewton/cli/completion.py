@@ -33,13 +33,14 @@ def whole_parser(files: Any, folders: Any) -> argparse.ArgumentParser:
     whole.add_argument("--version", action="store_true", help="the version")
     below = whole.add_subparsers(dest="verb", metavar="VERB")
     for verb, summary in verbs.SUMMARIES.items():
-        own = verbs.module_of(verb).make_parser()
-        for action in own._actions:
+        make = getattr(verbs.module_of(verb), "make_parser", None)  # a verb without completes as a word alone
+        own = [] if make is None else [make()]
+        for action in [action for parser in own for action in parser._actions]:
             if "FILE" in str(action.metavar) or action.metavar in ("IN", "OUT"):
                 action.complete = files
             elif "DIR" in str(action.metavar):
                 action.complete = folders
-        below.add_parser(verb, help=summary, parents=[own], add_help=False)
+        below.add_parser(verb, help=summary, parents=own, add_help=False)
     return whole
 
 

@@ -25,7 +25,7 @@ def main_of(verb: str) -> Main:
 
 
 def module_of(verb: str) -> Any:
-    """The module of a verb, with `main` and `make_parser`."""
+    """The module of a verb, with `main` and `make_parser`, of which completion and tests ask the options."""
     return _MODULES[verb]()
 
 

@@ -138,7 +138,9 @@ def test_completion(shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert word.lstrip("-") in script
     if shell == "bash":
         (tmp_path / "script").write_text(script)
-        asked = "source script; COMP_WORDS=(dnewton predict --prob); COMP_CWORD=2; _shtab_dnewton; echo ${COMPREPLY[@]}"
+        asked = (
+            "source ./script; COMP_WORDS=(dnewton predict --prob); COMP_CWORD=2; _shtab_dnewton; echo ${COMPREPLY[@]}"
+        )
         found = subprocess.run(["bash", "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert found.stdout.split() == ["--probabilities"], found.stderr
 
