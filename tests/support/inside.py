@@ -40,6 +40,7 @@ MAINS = {
     "dnewton.plan": "dnewton.cli.plan",
     "dnewton.info": "dnewton.cli.info",
     "dnewton.data": "dnewton.data.__main__",
+    "fit_job": "fit_job",
 }
 HOMES = (1, 3, 4, 16)  # sizes of sessions; a test that needs n ranks runs at the first that has them
 PATIENCE = 20.0  # seconds for the other ranks to come to the end of a job that failed on one
