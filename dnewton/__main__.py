@@ -1,46 +1,63 @@
-"""`python -m dnewton VERB ...`: the same as `python -m dnewton.VERB ...`."""
+"""`dnewton VERB ...` and `python -m dnewton VERB ...`: the same as `python -m dnewton.VERB ...`."""
 
 from __future__ import annotations
 
+import difflib
+import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import NoReturn
 
-VERBS = ("train", "predict", "plan", "compare", "convert")
+from dnewton import __version__
+from dnewton.cli import verbs
+from dnewton.comm.library import told_rank
+
+USAGE = """\
+usage: dnewton VERB ...
+       mpirun -np P dnewton VERB ...
+
+Distributed Newton training of neural networks with MPI.
+
+verbs:
+{verbs}
+
+options:
+  -h, --help   this text; after a verb, that verb's options and examples
+  --version    the version
+
+examples:
+  mpirun -np 4 dnewton train --net cnn.yaml --out runs/cnn
+  dnewton predict --model runs/cnn --data digits --out labels.csv
+"""
 
 
-def main() -> None:
-    """Hand over to the verb's command line, of which alone anything is imported."""
-    verb = sys.argv[1] if len(sys.argv) > 1 else ""
-    if verb not in VERBS:
-        print(f"dnewton: error: {verb or 'nothing'} is no verb; use one of {', '.join(VERBS)}", file=sys.stderr)
-        sys.exit(2)
-    if verb != "convert":  # whose command line begins with the verb
-        del sys.argv[1]
-    sys.exit(_main_of(verb)())
+def usage() -> str:
+    """The text of `dnewton --help`."""
+    width = max(map(len, verbs.SUMMARIES)) + 2
+    return USAGE.format(verbs="\n".join(f"  {verb:<{width}} {text}" for verb, text in verbs.SUMMARIES.items()))
 
 
-def _main_of(verb: str) -> Callable[[], Any]:
-    if verb == "train":
-        from dnewton.cli import interrupt as interrupt  # before MPI
-        from dnewton.cli import train
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Hand over to the verb's command line, of which alone anything is imported. `argv`: sys.argv's by default."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = words[0] if words else ""
+    if verb in verbs.SUMMARIES:
+        sys.exit(verbs.main_of(verb)(words[1:]))
+    if verb == "--version":
+        _say(f"dnewton {__version__}")
+    if verb in ("-h", "--help", "help"):
+        _say(usage().rstrip())
+    near = difflib.get_close_matches(verb, verbs.SUMMARIES, n=1)
+    cure = f"did you mean {near[0]}?" if near else f"use one of {', '.join(verbs.SUMMARIES)}"
+    if told_rank(os.environ) == 0:
+        print(f"dnewton: error: {repr(verb) if verb else 'nothing'} is no verb; {cure}", file=sys.stderr)
+    sys.exit(2)
 
-        return train.main
-    if verb == "predict":
-        from dnewton.cli import predict
 
-        return predict.main
-    if verb == "compare":
-        from dnewton.cli import compare
-
-        return compare.main
-    if verb == "convert":
-        from dnewton.cli import convert
-
-        return convert.main
-    from dnewton.cli import plan
-
-    return plan.main
+def _say(text: str) -> NoReturn:
+    if told_rank(os.environ) == 0:
+        print(text)
+    sys.exit(0)
 
 
 if __name__ == "__main__":

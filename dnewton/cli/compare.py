@@ -107,9 +107,15 @@ def check(config: Config, ranks: int, source: str) -> None:
     kind_of(config.solver).check(config.solver, layout(config, ranks, source), source)
 
 
-def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
-    """Parse the command line. Raises UserError."""
-    parser = Parser("python -m dnewton.compare", "Run several solvers on one net from the same start.", rank)
+EXAMPLES = (
+    "mpirun -np 4 dnewton compare --net mlp.yaml --solvers newton,adam --budget 60s",
+    "mpirun -np 4 dnewton compare --net cnn.yaml --solvers sgd --sweep learning_rate=0.1,0.01 --budget 2m",
+)
+
+
+def make_parser(rank: int = 0) -> Parser:
+    """The options. Only rank 0 prints."""
+    parser = Parser("dnewton compare", "Run several solvers on one net from the same start.", rank, EXAMPLES)
     parser.add_argument("--net", metavar="FILE", required=True, help="YAML file, or the name of a shipped net")
     parser.add_argument("--solvers", metavar="A,B,...", required=True, help=f"of {', '.join(SOLVERS.names())}")
     parser.add_argument("--budget", metavar="TIME", help="training time of each run, such as 60s, without evaluations")
@@ -120,7 +126,12 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     parser.add_argument("--init", metavar="FILE", help="start from the weights of a safetensors file")
     parser.add_argument("--out", metavar="DIR", help="folder for the runs (default: runs/compare-<net>-<time>)")
     parser.add_argument("--overwrite", action="store_true", help="replace the runs that --out holds")
-    return parser.parse_args(argv)
+    return parser
+
+
+def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
+    """Parse the command line. Raises UserError."""
+    return make_parser(rank).parse_args(argv)
 
 
 def _main(comm: Comm, argv: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Command line: `mpirun -np P python -m dnewton.data convert IN OUT`."""
+"""Command line: `mpirun -np P dnewton convert IN OUT`, or `python -m dnewton.data convert IN OUT`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from dnewton.cli.launch import run
+from dnewton.cli.launch import ASK, run
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
 from dnewton.config import strict_yaml
@@ -17,11 +17,15 @@ from dnewton.data.format_register import Opening
 from dnewton.data.readers import open_part
 from dnewton.errors import UserError
 
+EXAMPLES = (
+    "dnewton convert higgs.csv.gz higgs.h5 --target 0",
+    "mpirun -np 4 dnewton convert train.svm.xz train.npy --features 780",
+)
 
-def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
-    """Parse the command line. Raises UserError."""
-    parser = Parser("python -m dnewton.data", "Write a data set so that ranks can read their columns.", rank)
-    parser.add_argument("verb", choices=("convert",))
+
+def make_parser(rank: int = 0) -> Parser:
+    """The options. Only rank 0 prints."""
+    parser = Parser("dnewton convert", "Write a data set so that ranks can read their columns.", rank, EXAMPLES)
     parser.add_argument("input", metavar="IN", help="any readable file")
     parser.add_argument("output", metavar="OUT", help="a .npy (targets go to NAME.y.npy) or .h5 file")
     parser.add_argument("--labels", metavar="FILE", help="the file of targets that belongs to a .npy or idx file")
@@ -30,7 +34,12 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     parser.add_argument("--features", type=int, help="width of LIBSVM text (default: its largest index)")
     parser.add_argument("--target", metavar="COLUMN", help="the column(s) of a table that hold the targets")
     parser.add_argument("--overwrite", action="store_true", help="replace what OUT holds")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
+    """Parse the command line. Raises UserError."""
+    args = make_parser(rank).parse_args(argv)
     if args.features is not None and args.features < 1:
         raise UserError(f"--features {args.features}: at least 1 is needed")
     return args
@@ -57,3 +66,14 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point. Collective over all processes."""
     run(_main, argv, needs_mpi=False)
+
+
+def main_of_data(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of `python -m dnewton.data`, whose first word is the verb. Collective over all processes."""
+    run(_main_of_data, argv, needs_mpi=False)
+
+
+def _main_of_data(comm: Comm, argv: Sequence[str]) -> None:
+    if argv and argv[0] not in ("convert", *ASK):
+        raise UserError(f"dnewton.data: {argv[0]!r} is no verb; the only one is convert")
+    _main(comm, argv[1:] if argv and argv[0] == "convert" else argv)

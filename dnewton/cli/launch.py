@@ -25,7 +25,6 @@ SHUTDOWN = 0.8  # seconds that a job takes to end
 DUPLICATE = 1.0  # seconds in which a second SIGINT counts as the first: a terminal and a launcher may both send it
 REQUEUE = 85  # exit code: stopped before the end; continue with --resume
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-LAUNCHERS = ("PMI", "OMPI_COMM_WORLD", "MV2_COMM_WORLD")  # prefixes of the variables _SIZE and _RANK
 
 
 ASK = ("-h", "--help", "--version")
@@ -33,11 +32,18 @@ ASK = ("-h", "--help", "--version")
 Main = Callable[[Comm, Sequence[str]], None]
 
 
-def run(main: Main, argv: Sequence[str] | None, trains: bool = False, needs_mpi: bool = True) -> NoReturn:
+def run(
+    main: Main,
+    argv: Sequence[str] | None,
+    trains: bool = False,
+    needs_mpi: bool = True,
+    any_launcher: bool = False,
+) -> NoReturn:
     """Run a command line on the whole job and exit. `argv`: sys.argv's words after the first by default.
 
     `trains`: a batch job's tasks are its ranks. `needs_mpi`: also where no launcher started this process; a command
-    line of one process otherwise loads no MPI library, and one that only asks for help never does.
+    line of one process otherwise loads no MPI library, and one that only asks for help never does. `any_launcher`: also
+    where the launcher does not fit the MPI library.
 
     A UserError (raised alike on all ranks) prints one line on rank 0 and exits 2 everywhere; any other exception
     prints this rank's traceback and ends the whole job at once with code 1. Collective over all processes.
@@ -51,13 +57,13 @@ def run(main: Main, argv: Sequence[str] | None, trains: bool = False, needs_mpi:
     code = 0
     try:
         comm = _communicator(words, needs_mpi)
-        if comm.uses_mpi:
+        if comm.uses_mpi and not any_launcher:
             check_launcher(comm.size, os.environ, trains)
         with _silent_beside_others(comm):
             main(comm, words)
     except UserError as error:
         code = 2
-        if (comm is None or comm.rank == 0) and _told_rank(os.environ) == 0:
+        if (comm is None or comm.rank == 0) and library.told_rank(os.environ) == 0:
             print(f"dnewton: error: {one_line(error)}", file=sys.stderr)
     except Unanswered as silence:
         say(f"{silence}; ending the job")
@@ -84,7 +90,7 @@ def _communicator(words: Sequence[str], needs_mpi: bool) -> Comm:
 @contextmanager
 def _silent_beside_others(comm: Comm) -> Iterator[None]:
     """One answer is enough where a launcher started several processes that do without MPI."""
-    if comm.uses_mpi or _told_rank(os.environ) == 0:
+    if comm.uses_mpi or library.told_rank(os.environ) == 0:
         yield
         return
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
@@ -105,10 +111,10 @@ def say(text: str) -> None:
 def check_launcher(ranks: int, environment: Mapping[str, str], trains: bool = True) -> None:
     """Raise UserError where the launcher started several processes and MPI sees each as a job of one rank: the launcher
     and the MPI library use different protocols (PMI)."""
-    told = {f"{name}_SIZE": _number(environment.get(f"{name}_SIZE")) for name in LAUNCHERS}
+    told = {f"{name}_SIZE": library.number(environment.get(f"{name}_SIZE")) for name in library.LAUNCHERS}
     if not any(told.values()):
         slurm = ["SLURM_STEP_NUM_TASKS", *(["SLURM_NTASKS"] if trains else [])]
-        told = {name: _number(environment.get(name)) for name in slurm}
+        told = {name: library.number(environment.get(name)) for name in slurm}
     for name, size in told.items():
         if ranks == 1 and size > 1:
             raise UserError(
@@ -116,16 +122,6 @@ def check_launcher(ranks: int, environment: Mapping[str, str], trains: bool = Tr
                 "with MPICH or Intel MPI use srun --mpi=pmi2 or their own mpiexec, with Open MPI srun --mpi=pmix or "
                 "its mpirun (for one rank in a larger allocation: mpiexec -n 1)"
             )
-
-
-def _number(text: str | None) -> int:
-    return int(text) if text is not None and text.isdigit() else 0
-
-
-def _told_rank(environment: Mapping[str, str]) -> int:
-    """The rank that the launcher states, for where MPI may see every process as rank 0."""
-    names = [*(f"{name}_RANK" for name in LAUNCHERS), "SLURM_PROCID"]
-    return next((_number(environment[name]) for name in names if name in environment), 0)
 
 
 def catch_signals(comm: Comm, stops: StopAgreement) -> None:

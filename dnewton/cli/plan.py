@@ -28,13 +28,24 @@ from dnewton.training.job import workload
 PROCESS = 100 << 20  # bytes that the interpreter and its libraries take
 
 
-def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
-    """Parse the command line. Raises UserError."""
-    parser = Parser("python -m dnewton.plan", "Show how a net is laid out on ranks.", rank)
+EXAMPLES = (
+    "dnewton plan --net cnn.yaml --ranks 16",
+    "dnewton plan --net mine.yaml --ranks 64 --set parallel.dtype=float64",
+)
+
+
+def make_parser(rank: int = 0) -> Parser:
+    """The options. Only rank 0 prints."""
+    parser = Parser("dnewton plan", "Show how a net is laid out on ranks; needs no MPI.", rank, EXAMPLES)
     parser.add_argument("--net", required=True, metavar="FILE", help="YAML file, or the name of a shipped net")
     parser.add_argument("--ranks", required=True, type=int, help="number of MPI ranks")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a YAML entry")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
+    """Parse the command line. Raises UserError."""
+    args = make_parser(rank).parse_args(argv)
     if args.ranks < 1:
         raise UserError(f"--ranks {args.ranks}: at least one is needed")
     return args

@@ -1,4 +1,4 @@
-"""Command line: `mpirun -np P python -m dnewton.predict --model RUN|FILE --data FILE`."""
+"""Command line: `dnewton predict --model RUN|FILE --data FILE`, alone or on MPI ranks."""
 
 from __future__ import annotations
 
@@ -6,40 +6,47 @@ import argparse
 import json
 import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
-from dnewton.arrays.namespace import to_device, to_host
+from dnewton.cli import predictions
 from dnewton.cli.launch import run
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
 from dnewton.config import strict_yaml
 from dnewton.config.schema import DataPart, DataSection, FilePair
 from dnewton.data.file_kinds import kind_of
-from dnewton.data.format_register import FORMATS, Opening
+from dnewton.data.format_register import FORMATS, Features, Opening
 from dnewton.data.parts import check_columns
 from dnewton.data.readers import find_part, open_part
 from dnewton.data.samples import Samples, Window, check_shapes, load
-from dnewton.data.sampling import in_batches
 from dnewton.data.sources import Source, Values
 from dnewton.errors import UserError, one_line
 from dnewton.hardware import node
 from dnewton.hardware.device import open_device
 from dnewton.model.network import Network
-from dnewton.planning import grid_search
-from dnewton.planning.net_plan import infer_shapes
 from dnewton.storage import tensors
 from dnewton.storage.model_header import Described, described
 from dnewton.storage.run_directory import STATE
+from dnewton.training.prediction import outputs, plan_for, probabilities
 from dnewton.training.scores import score
 
+EXAMPLES = (
+    "dnewton predict --model runs/cnn --data digits --out labels.csv",
+    "dnewton predict --model model.safetensors --data new.csv --unlabelled --probabilities --out - | head",
+    "mpirun -np 4 dnewton predict --model runs/cnn --data large.h5 --out p.npy --scores scores.json",
+)
 
-def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
-    """Parse the command line. Raises UserError."""
-    parser = Parser("python -m dnewton.predict", "Predict with a trained model, on any number of MPI ranks.", rank)
+
+def make_parser(rank: int = 0) -> Parser:
+    """The options. Only rank 0 prints."""
+    parser = Parser(
+        "dnewton predict", "Predict with a trained model, in one process or on any number of MPI ranks.", rank, EXAMPLES
+    )
     parser.add_argument("--model", metavar="RUN|FILE", required=True, help="run directory or model file")
     parser.add_argument(
         "--data",
@@ -51,18 +58,26 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
         "--out",
         metavar="FILE",
         default="predictions.txt",
-        help="where the labels or values go, a line per sample, or arrays if it ends in .npz (default: %(default)s)",
+        help="where the labels or values go, by its ending: .csv, .json (tables), .npy, .npz, .h5 (arrays), .txt "
+        "(a line per sample), or - for a table on standard output (default: %(default)s)",
     )
+    parser.add_argument("--probabilities", action="store_true", help="also write the probability of each class")
     parser.add_argument("--scores", metavar="FILE", help="also write accuracy, AUC, confusion matrix or RMSE as JSON")
-    parser.add_argument("--unlabelled", action="store_true", help="ignore the labels that the data hold")
+    parser.add_argument("--unlabelled", action="store_true", help="never look at labels, which may be missing")
     parser.add_argument("--target", metavar="COLUMN", help="data.target: the column(s) of a table that hold the labels")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=1024, help="samples at a time (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
     parser.add_argument("--memory", metavar="SIZE", default="auto", help="samples beyond it are streamed, such as 4GiB")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
+    """Parse the command line. Raises UserError."""
+    args = make_parser(rank).parse_args(argv)
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: at least 1 is needed")
+    predictions.check(args.out, args.probabilities)
     return args
 
 
@@ -72,10 +87,12 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
     with comm.raise_together():
         path = _model_path(args.model)
         model = described(path, tensors.read_metadata(path))
+        if args.probabilities:
+            _probabilities(model, np.zeros((0, model.targets.outputs)))
         if comm.rank == 0:
-            _check_writable(args.out)
-            if args.scores:
-                _check_writable(args.scores)
+            for name in (args.out, args.scores):
+                if name is not None and name != predictions.STDOUT:
+                    _check_writable(name)
     node.limit_threads(comm.ranks_on_node, comm.cores)
     features = math.prod(model.net.input)
     target = section.target
@@ -84,7 +101,8 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
         with comm.raise_together():
             if _is_table(part):
                 target, weights = target or model.target, model.weights
-    source = open_part(part, Opening("--data", features, comm, target, model.zero_based, weights))
+    known = Features(model.columns) if args.unlabelled else None
+    source = open_part(part, Opening("--data", features, comm, target, model.zero_based, weights, known))
     check_shapes(source, model.net.input, "--data")
     check_columns(source, model.columns, "the training file")
     labelled = source.targets is not None and not args.unlabelled
@@ -143,16 +161,11 @@ def _prepare(
     model: Described, path: str, source: Source, args: argparse.Namespace, section: DataSection, comm: Comm
 ) -> tuple[Network, Values, Samples]:
     """The network with its weights on this rank, and the samples. Collective over the world."""
-    shapes = infer_shapes(model.net, path)
-    outputs = shapes[-1].out_shape[0]
     device, notes = open_device(args.device, "auto", comm, f"--device {args.device}")
     free = device.free_bytes() if not device.is_host else node.available_memory() / comm.ranks_on_node
     memory = comm.minmax(0.5 * free)[0]
     resident = memory if section.max_resident == "auto" else float(section.max_resident)
-    work = grid_search.Workload(source.samples, 1, outputs, args.batch_size, np.dtype(args.dtype).itemsize, cg=0)
-    plan = grid_search.choose(
-        shapes, comm.size, work, memory=memory, machine=grid_search.Machine.shared(comm.least_cores)
-    )
+    plan = plan_for(model.net, comm, source.samples, memory, args.dtype, args.batch_size, path)
     on_grid = comm.on_grid(plan.grid)
     network = Network(plan, on_grid)
     window = Window.of(
@@ -177,38 +190,41 @@ def _prepare(
     )
     if comm.rank == 0:
         for note in notes:
-            print(note)
+            print(note, file=_figures(args))
     return network, device.put(theta), Samples(x, y)
-
-
-def outputs(network: Network, theta: Values, samples: Samples, batch_size: int) -> Values:
-    """z^L of all samples (N, K), float64. Collective over the world."""
-    batches = in_batches(np.arange(samples.count), batch_size)
-    passes = (network.forward(theta, to_device(x, theta), keep=False) for x in samples.batches(batches))
-    return np.concatenate([to_host(tape.z).astype(np.float64) for tape in passes])
 
 
 def _write(args: argparse.Namespace, model: Described, z: Values, y: Values | None) -> None:
     """Predictions to the file, figures to the terminal and to --scores. On rank 0."""
     means = model.net.loss.mean(z)
-    predicted = model.targets.decode(means)
-    temporary = args.out + ".tmp"
-    if args.out.endswith(".npz"):
-        with open(temporary, "wb") as file:
-            np.savez(file, prediction=predicted, output=z)
-    else:
-        rows = predicted[:, None] if predicted.ndim == 1 else predicted
-        numbers = rows.dtype.kind == "f"
-        text = "\n".join(",".join(f"{v:.9g}" if numbers else str(v) for v in row) for row in rows.tolist())
-        Path(temporary).write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, args.out)
-    lines = [f"{len(z)} samples, predictions in {args.out}"]
+    found = predictions.Predictions(
+        model.targets.decode(means),
+        z,
+        _probabilities(model, z) if args.probabilities else None,
+        model.targets.classes,
+        predictions.value_names(z.shape[1], model.target),
+    )
+    predictions.write(args.out, found)
+    where = "on standard output" if args.out == predictions.STDOUT else f"in {args.out}"
+    lines = [f"{len(z)} samples, predictions {where}"]
     if y is not None:
         figures = score(means, y.astype(np.float64), model.targets)
         lines += figures.lines()
         if args.scores:
             Path(args.scores).write_text(json.dumps(figures.as_json(), indent=1) + "\n")
-    print("\n".join(lines), flush=True)
+    print("\n".join(lines), file=_figures(args), flush=True)
+
+
+def _probabilities(model: Described, z: Values) -> Values:
+    try:
+        return probabilities(model.net, model.targets, z)
+    except UserError as error:
+        raise UserError(f"--probabilities: {error}; leave it out") from None
+
+
+def _figures(args: argparse.Namespace) -> IO[str]:
+    """Where what is said about the predictions goes: never between them."""
+    return sys.stderr if args.out == predictions.STDOUT else sys.stdout
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

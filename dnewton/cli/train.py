@@ -31,9 +31,17 @@ from dnewton.training.trainer import Trainer
 TIMEOUT = 600.0  # seconds, until the configuration is known
 
 
-def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
-    """Parse the command line. Raises UserError."""
-    parser = Parser("python -m dnewton.train", "Train a neural network on MPI ranks.", rank)
+EXAMPLES = (
+    "mpirun -np 4 dnewton train --net cnn.yaml --out runs/cnn",
+    "mpirun -np 4 dnewton train --net mine.yaml --set solver.C=10 --set parallel.grid=[2,2]",
+    "mpirun -np 8 dnewton train --resume runs/cnn",
+    "srun dnewton train --net mine.yaml --out runs/mine --resume auto --max-seconds 3600",
+)
+
+
+def make_parser(rank: int = 0) -> Parser:
+    """The options. Only rank 0 prints."""
+    parser = Parser("dnewton train", "Train a neural network on MPI ranks.", rank, EXAMPLES)
     parser.add_argument("--net", metavar="FILE", help="YAML file, or the name of a shipped net such as cnn.yaml")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a YAML entry")
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/<net>-<time>)")
@@ -52,8 +60,12 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
         help=f"before S seconds are over write a checkpoint and exit with {REQUEUE}",
     )
     parser.add_argument("--calibrate", action="store_true", help="measure the machine's rates again, and keep them")
-    parser.add_argument("--version", action="version", version=f"dnewton {__version__}")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
+    """Parse the command line. Raises UserError."""
+    args = make_parser(rank).parse_args(argv)
     args.auto = args.resume == "auto"
     if args.auto:
         if not args.out or not args.net:
@@ -68,7 +80,7 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     if args.init == "":
         raise UserError("--init needs the name of a safetensors file, not an empty one")
     if not args.net and not args.resume:
-        raise UserError("--net FILE or --resume DIR is needed; see python -m dnewton.train --help")
+        raise UserError("--net FILE or --resume DIR is needed; see dnewton train --help")
     if args.max_seconds is not None and not 0 < args.max_seconds < math.inf:
         raise UserError(f"--max-seconds {args.max_seconds:g}: a number of seconds above 0 is needed")
     return args

@@ -21,6 +21,7 @@ RANK_VARIABLES = (
     "PALS_RANKID",
     "ALPS_APP_PE",
 )
+LAUNCHERS = ("PMI", "OMPI_COMM_WORLD", "MV2_COMM_WORLD")  # prefixes of the variables _SIZE and _RANK
 
 
 def mpi() -> Any:
@@ -47,13 +48,30 @@ def started_by_launcher(environment: Mapping[str, str] | None = None) -> bool:
     A batch script's own shell is none of its ranks. `environment`: os.environ by default.
     """
     variables = os.environ if environment is None else environment
-    tasks = variables.get("SLURM_STEP_NUM_TASKS", "")
-    return any(name in variables for name in RANK_VARIABLES) or (tasks.isdecimal() and int(tasks) > 1)
+    several = number(variables.get("SLURM_STEP_NUM_TASKS")) > 1
+    return several or any(name in variables for name in RANK_VARIABLES)
+
+
+def told_rank(environment: Mapping[str, str]) -> int:
+    """The rank that the launcher states, for where MPI is not asked or may see every process as rank 0; else 0."""
+    names = [*(f"{name}_RANK" for name in LAUNCHERS), "PMIX_RANK", "SLURM_PROCID"]
+    return next((number(environment[name]) for name in names if name in environment), 0)
+
+
+def number(text: str | None) -> int:
+    """A variable's whole number; 0 where it is missing or something else."""
+    return int(text) if text is not None and text.isdecimal() else 0
 
 
 def version() -> str:
     """The library's own text about its name and version, in one line."""
     return one_line(mpi().Get_library_version())
+
+
+def thread_level() -> str:
+    """Which of its threads may call the library, as MPI grants it: single, funneled, serialized or multiple."""
+    names = {getattr(mpi(), f"THREAD_{n.upper()}"): n for n in ("single", "funneled", "serialized", "multiple")}
+    return names[mpi().Query_thread()]
 
 
 def takes_device_memory() -> bool | None:

@@ -11,6 +11,13 @@ from dnewton.data.sources import Source
 
 
 @dataclass(frozen=True)
+class Features:
+    """What is known of the features where labels do not count: their names, if the training table had a header."""
+
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Opening:
     """What opening a file takes besides its name: the YAML key for messages, the declared features, the CSV targets."""
 
@@ -20,6 +27,7 @@ class Opening:
     target: Sequence[str | int] | None = None
     zero_based: bool | None = None  # how the training file counts its features, if it is LIBSVM text
     weights: str | int | None = None  # the column or array with weights of the samples; see needs_weights
+    unlabelled: Features | None = None  # labels are not looked at, and may be missing
 
     @property
     def needs_weights(self) -> bool:

@@ -105,6 +105,27 @@ def test_a_model_needs_no_run_directory_and_no_labels(folder: Path, tmp_path: Pa
 
 
 @pytest.mark.jobs(3)
+def test_tables_without_looking_at_labels(folder: Path, tmp_path: Path) -> None:
+    """Labels that are missing, and probabilities on standard output, where nothing else goes."""
+    rows = (folder / "test.csv").read_text().splitlines()
+    damaged = [row.rpartition(",")[0] + ("", ",", ",?")[k % 3] for k, row in enumerate(rows[1:])]
+    (tmp_path / "new.csv").write_text("\n".join([rows[0], *damaged]) + "\n")
+    words = ["--model", str(folder / "run"), "--unlabelled", "--probabilities", "--data"]
+    whole = predict(1, tmp_path, *words, str(folder / "test.csv"), "--out", "p.npz")
+    assert whole.returncode == 0 and "accuracy" not in whole.stdout, whole.stderr
+    streamed = predict(3, tmp_path, *words, "new.csv", "--out", "-")
+    assert streamed.returncode == 0 and streamed.stderr == "20 samples, predictions on standard output\n"
+    head, *lines = (line.split(",") for line in streamed.stdout.splitlines())
+    assert head == ["label", "p_setosa", "p_versicolor", "p_virginica"]
+    with np.load(tmp_path / "p.npz") as arrays:
+        assert [line[0] for line in lines] == arrays["prediction"].tolist()
+        p = np.exp(arrays["output"]) / np.exp(arrays["output"]).sum(1, keepdims=True)
+        assert np.allclose(np.array([line[1:] for line in lines], dtype=float), p, rtol=1e-10)
+        assert np.allclose(arrays["probabilities"], p, rtol=1e-14)
+    fails(predict(1, tmp_path, "--model", str(folder / "run"), "--data", "new.csv"), "new.csv", "line 2")
+
+
+@pytest.mark.jobs(3)
 def test_regression_in_the_targets_own_units(tmp_path: Path) -> None:
     y = np.stack([X @ [1, 2, 0, 0, 1], 1e4 + X[:, 1]], axis=1)
     np.savez(tmp_path / "d.npz", x=X, y=y)

@@ -133,7 +133,7 @@ def test_without_an_mpi_library(tmp_path: Path) -> None:
     )
     planned = without_mpi(tmp_path, "plan", "--net", "net.yaml", "--ranks", "4")
     assert planned.returncode == 0 and "4 rank(s)" in planned.stdout, planned.stderr
-    converted = without_mpi(tmp_path, "convert", "convert", "d.npz", "d.npy")
+    converted = without_mpi(tmp_path, "convert", "d.npz", "d.npy")
     assert converted.returncode == 0 and np.array_equal(np.load(tmp_path / "d.npy"), x), converted.stderr
     trained = without_mpi(tmp_path, "train", "--net", "net.yaml", "--out", "run")
     assert trained.returncode == 2 and trained.stdout == ""

@@ -38,7 +38,8 @@ MAINS = {
     "dnewton.predict": "dnewton.cli.predict",
     "dnewton.compare": "dnewton.cli.compare",
     "dnewton.plan": "dnewton.cli.plan",
-    "dnewton.data": "dnewton.cli.convert",
+    "dnewton.info": "dnewton.cli.info",
+    "dnewton.data": "dnewton.data.__main__",
     "fit_job": "fit_job",
 }
 HOMES = (1, 3, 4, 16)  # sizes of sessions; a test that needs n ranks runs at the first that has them

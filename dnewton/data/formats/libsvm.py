@@ -106,6 +106,16 @@ def _without_extras(text: bytes) -> bytes:
     return b"\n".join(out)
 
 
+def _without_labels(text: bytes) -> bytes:
+    """The text with the label 0 on every line, whatever it was, or where there was none; lines stay lines."""
+    out = []
+    for line in text.split(b"\n"):
+        words = line.split(b"#", 1)[0].split()
+        pairs = [w for w in (words[1:] if words and b":" not in words[0] else words) if not w.startswith(b"qid:")]
+        out.append(b" ".join([b"0", *pairs]) if words else b"")
+    return b"\n".join(out)
+
+
 def _labels_per_line(raw: Any, starts: Any, heads: Any, lines: Any) -> int:
     """1, or the number of comma-separated targets that every line begins with."""
     commas = np.flatnonzero(raw == 44)
@@ -191,7 +201,11 @@ def _open_libsvm(path: str, labels: str | None, opening: Opening) -> Source:
     comm, width = opening.comm, opening.features
     with comm.raise_together(), guard(path), open_bytes(path) as file:
         skip = 3 if file.read(3) == b"\xef\xbb\xbf" else 0  # a mark that some programs begin UTF-8 files with
-    parsed = parse_file(path, lambda block: parse(block, width, opening.zero_based), comm, skip)
+
+    def parsed_block(block: bytes) -> Rows:
+        return parse(_without_labels(block) if opening.unlabelled else block, width, opening.zero_based)
+
+    parsed = parse_file(path, parsed_block, comm, skip)
     if not parsed.starts[-1]:
         raise UserError(f"{path}: holds no samples")
     columns = [rows.columns for rows in parsed.blocks.values() if len(rows.columns)]
@@ -203,8 +217,11 @@ def _open_libsvm(path: str, labels: str | None, opening: Opening) -> Source:
     if most - base >= features:
         with comm.raise_together():
             _refuse_last_index(path, parsed, base, features)
+    source = parsed_source(path, parsed, features, comm, base, zero_based)
+    if opening.unlabelled:
+        return source
     y = gathered_targets(path, parsed, comm)
-    return replace(parsed_source(path, parsed, features, comm, base, zero_based), targets=lambda: y)
+    return replace(source, targets=lambda: y)
 
 
 def _refuse_last_index(path: str, parsed: Parsed, base: int, features: int) -> None:

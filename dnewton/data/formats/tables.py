@@ -42,6 +42,7 @@ class Table:
     words: bool  # the one target column holds words
     names: tuple[str, ...] | None = None  # of the features, where there is a header
     weight: int | None = None  # the column with weights of the samples
+    unlabelled: bool = False  # what the target columns hold does not count, and lines may end before them
 
     @property
     def features(self) -> list[int]:
@@ -53,9 +54,10 @@ def plan(path: str, features: int | None, wanted: list[Target] | None, opening: 
     """Find out the layout from the first lines.
 
     Targets are the columns named (or numbered from 0) in `wanted`, else those after the first `features` columns, else
-    the last one; the column of weights that the opening names does not count. Raises UserError when the columns do not
-    fit.
+    the last one; the column of weights that the opening names does not count. Without labels all columns but the
+    features count as targets, where the features are known by name. Raises UserError when the columns do not fit.
     """
+    unlabelled = None if opening is None else opening.unlabelled
     every: list[bytes] = []
     lines: list[bytes] = []
     with guard(path), open_bytes(path) as file:
@@ -70,6 +72,7 @@ def plan(path: str, features: int | None, wanted: list[Target] | None, opening: 
     try:
         fields = _fields(first, delimiter)
         sample = _fields(lines[1] if len(lines) > 1 else first, delimiter)
+        longest = max((_fields(line, delimiter) for line in [first, *lines[1:]]), key=len)
     except csv.Error as error:
         raise UserError(f"{path}: cannot be read as a table: {error}") from None
     header = not any(is_number(f) for f in fields)
@@ -78,19 +81,23 @@ def plan(path: str, features: int | None, wanted: list[Target] | None, opening: 
     skip = len(_MARK) if every[0].startswith(_MARK) else 0
     if header:
         skip = sum(len(line) for line in every[: every.index(lines[0]) + 1])
+    if unlabelled is not None and not header:
+        fields = longest
     columns = len(fields)
+    targets: tuple[int, ...] = ()  # of samples without labels
     heads = [f.decode("utf-8", "replace") for f in fields]
     weight = None if opening is None else _weight_column(path, opening, heads, header)
     others = [j for j in range(columns) if j != weight]
-    if len(others) == features:
-        targets: tuple[int, ...] = ()  # samples without labels
-    elif wanted is not None:
+    known = set(unlabelled.names or ()) if unlabelled is not None and header else set()
+    if known and len(known) == features and known <= set(heads):
+        targets = tuple(j for j in others if heads[j] not in known)
+    elif len(others) != features and wanted is not None:
         targets = tuple(_column(path, t, heads, header) for t in wanted)
         if weight in targets:
             raise UserError(f"{path}: data.weights and data.target name the same column")
         if len(set(targets)) < len(targets):
             raise UserError(f"{path}: data.target names a column twice")
-    else:
+    elif len(others) != features:
         targets = tuple(others[len(others) - 1 if features is None else min(features, len(others)) :])
     if features is not None and len(others) - len(targets) != features:
         also = "" if weight is None else " and one the weights"
@@ -101,9 +108,12 @@ def plan(path: str, features: int | None, wanted: list[Target] | None, opening: 
     if len(others) == len(targets):
         raise UserError(f"{path}: has {columns} column(s) and no features")
     sample = sample if header else fields
-    words = len(targets) == 1 and len(sample) > targets[0] and not is_number(sample[targets[0]])
+    words = unlabelled is None and len(targets) == 1 and len(sample) > targets[0] and not is_number(sample[targets[0]])
     names = tuple(heads[j] for j in others if j not in targets) if header else None
-    return Table(delimiter, columns, skip, targets, words, names, weight)
+    if unlabelled is None:
+        return Table(delimiter, columns, skip, targets, words, names, weight)
+    ignored = tuple(j for j in range(columns) if j in targets or j == weight)
+    return Table(delimiter, columns, skip, ignored, words, names, unlabelled=bool(ignored))
 
 
 def _weight_column(path: str, opening: Opening, names: list[str], header: bool) -> int | None:
@@ -168,6 +178,8 @@ def parse(text: bytes, table: Table) -> Rows:
     if text and not text.endswith(b"\n"):
         text += b"\n"
     lines = None
+    if table.unlabelled:
+        text = _without_targets(text, table)
     if b"#" in text or _BLANK_LINE.search(text) or text[:1].isspace() or b'"' in text:
         every = text.split(b"\n")[:-1]
         lines = [i for i, line in enumerate(every) if _holds_data(line)]
@@ -182,6 +194,26 @@ def parse(text: bytes, table: Table) -> Rows:
         raise BadLine(error.line if lines is None else lines[error.line], str(error)) from None
     at = np.arange(len(numbers)) if lines is None else np.array(lines, dtype=np.int64)
     return _rows(numbers, words, at, table)
+
+
+def _without_targets(text: bytes, table: Table) -> bytes:
+    """The text with 0 in the target columns, whatever they held; lines stay lines."""
+    out = []
+    for line in text.split(b"\n")[:-1]:
+        try:
+            fields = _fields(line, table.delimiter) if _holds_data(line) else None
+        except csv.Error:
+            fields = None
+        if fields is None:
+            out.append(line)
+            continue
+        while len(fields) < table.columns and len(fields) in table.targets:
+            fields.append(b"")
+        for j in table.targets:
+            if j < len(fields):
+                fields[j] = b"0"
+        out.append(table.delimiter.join(fields))
+    return b"\n".join([*out, b""])
 
 
 def _rows(numbers: Any, words: Any, lines: Any, table: Table) -> Rows:
@@ -288,7 +320,7 @@ def _quoted(lines: list[bytes], places: Any, table: Table) -> Rows:
 
 
 def _with_delimiter(table: Table, delimiter: bytes) -> Table:
-    return Table(delimiter, table.columns, table.skip, table.targets, table.words, weight=table.weight)
+    return replace(table, delimiter=delimiter)
 
 
 def _open_table(path: str, labels: str | None, opening: Opening) -> Source:
@@ -304,7 +336,7 @@ def _open_table(path: str, labels: str | None, opening: Opening) -> Source:
     if table.weight is not None:
         w = gathered_weights(parsed, comm)
         features = replace(features, weights=lambda: w)
-    if not table.targets:
+    if not table.targets or table.unlabelled:
         return features
     y = gathered_targets(path, parsed, comm)
     return replace(features, targets=lambda: y)

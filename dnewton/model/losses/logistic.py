@@ -17,9 +17,10 @@ class Logistic(LossSection):
         return "" if outputs == 1 else f"logistic needs one output, the last layer has {outputs}"
 
     def probabilities(self, z: Array) -> Array:
-        """1 - p and p."""
-        p = _sigmoid(z)
-        return namespace(z).concat([1 - p, p], axis=1)
+        """1 - p and p, each to its last digits also where it is small."""
+        xp = namespace(z)
+        both = xp.concat([-z, z], axis=1)
+        return xp.exp(-xp.logaddexp(-both, xp.zeros_like(both)))
 
     def terms(self, z: Array, y: Array) -> Array:
         """What ξ is the sum of, per output."""
