@@ -71,7 +71,7 @@ def test_function_gradient_and_products(comm: Comm, loss: str, net: str) -> None
         models = [on.model(representation=r, parts=2) for r in ("factored", "dense")]
         for model in [*models, on.by_passes(chunk=4)]:
             assert relative(flat(on.whole(model.full_product(v, unit, DAMPING, on.comm))), expected) < 1e-11
-        (image,) = models[0].images([v], unit, on.comm)
+        image = models[0].images([v], unit, on.comm)[0, ...]
         d = flat(direction(p))
         curved = models[0].quadratic(image, image) + on.objective.regulariser * float(d @ d)
         assert curved == pytest.approx(float(d @ dense @ d), rel=1e-10)
