@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import oracle
 from places import host, put
 
-from dnewton.arrays.namespace import namespace
+from dnewton.arrays.namespace import namespace, take
 from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config
@@ -17,9 +17,12 @@ from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.matrix_free import MatrixFreeJacobian, MatrixFreeModel
 from dnewton.data.samples import Samples
+from dnewton.data.sources import from_arrays
+from dnewton.data.weights import joined
 from dnewton.grid import KINDS, Grid, Kind
 from dnewton.model.network import Network, Tape
 from dnewton.model.objective import Objective
+from dnewton.model.weighted_loss import loss_of
 from dnewton.planning import curvature_plan, grid_search
 from dnewton.planning.net_plan import NetPlan, infer_shapes
 from dnewton.solvers.newton import cg, early_termination
@@ -59,6 +62,7 @@ class Problem:
     C: float = 0.7
     seed: int = 0
     solver: dict[str, Any] = field(default_factory=dict)
+    weights: np.ndarray | None = None  # of the samples
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -73,6 +77,23 @@ class Problem:
     def config(self) -> Config:
         net = {"input": list(self.input), "loss": self.loss, "layers": self.layers}
         return Config.model_validate({"net": net, "solver": by_paper(self.solver), "parallel": {"dtype": "float64"}})
+
+    def on(self, x: np.ndarray) -> Samples:
+        """All samples, of which a rank has the columns x."""
+        if self.weights is None:
+            return Samples(put(x), put(self.y))
+        y, total = joined(self.y, self.weights, from_arrays("problem", self.x, self.y))
+        return Samples(put(x), put(y), total)
+
+    @property
+    def repeated(self) -> Problem:
+        """The same problem with each sample as often as its weight says."""
+        assert self.weights is not None
+        times = self.weights.astype(int)
+        assert (times == self.weights).all()
+        twin = replace(self, samples=int(times.sum()), weights=None)
+        twin.x, twin.y = np.repeat(self.x, times, axis=0), np.repeat(self.y, times, axis=0)
+        return twin
 
     def objective_value(self) -> float:
         return oracle.objective(self.params, self.parsed, self.x, self.y, self.loss, self.C)
@@ -129,7 +150,8 @@ class OnRanks:
 
     def targets(self, indices: np.ndarray | None = None) -> Any:
         """Targets of some samples, or of all, where the arrays are."""
-        return put(self.problem.y if indices is None else self.problem.y[indices])
+        y = self.objective.data.y
+        return y if indices is None else take(y, indices)
 
     def tapes(self, indices: np.ndarray, parts: int = 1) -> list[Tape]:
         return [self.objective.forward(self.theta, part, keep=True) for part in np.array_split(indices, parts)]
@@ -173,13 +195,14 @@ def lay_out(
         x = x[:, :, None, :]
     if x.ndim == 4:
         x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    data = problem.on(x)
     objective = Objective(
         network,
         comm,
-        Samples(put(x), put(problem.y)),
-        problem.config.net.loss,
+        data,
+        loss_of(problem.config.net.loss, data),
         lambda z, y: 0.0,
-        1.0 / (problem.C * problem.samples),
+        1.0 / (problem.C * data.weight),
         batch,
         memory,
     )

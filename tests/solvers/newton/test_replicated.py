@@ -105,6 +105,20 @@ def test_full_curvature_does_not_depend_on_the_replicas(comm: Comm, replicas: in
         assert here[1] == pytest.approx(there["grad_norm"], rel=1e-5)
 
 
+@pytest.mark.parametrize("replicas", [2, 3, 4])
+def test_weights_are_shared_with_the_samples(comm: Comm, replicas: int) -> None:
+    """Replicas whose shares weigh differently, against one that has each sample as often as its weight says."""
+    if comm.size < replicas:
+        pytest.skip("too few ranks")
+    weights = np.array([3, 1, 2, 0, 4, 1, 1, 1, 2, 1, 5], dtype=float)
+    problem = Problem((6,), MLP, samples=11, weights=weights, solver={"C": 0.7})
+    options = {"curvature": "full", "combine": "previous", "cg_tolerance": 1e-10, "max_cg": 60}
+    runs = [newton(problem, comm, replicas, **options), newton(problem.repeated, comm, 1, **options)]
+    found = [None if made is None else run(made, 3) for made in runs]
+    if found[0] is not None and found[1] is not None:
+        close(found[0], found[1])
+
+
 @pytest.mark.parametrize("unit", ["rank", "layer"])
 @pytest.mark.parametrize("combine", ["previous", "none"])
 @pytest.mark.parametrize("replicas", [2, 3, 4])
