@@ -41,5 +41,5 @@ errors = model.history["train_rmse"] ** 2
 for iteration in range(0, len(errors), 5):
     print(f"iteration {iteration:3d}: mean square error {errors[iteration]:.1e}")
 held_out = model.scores(unseen, surface(unseen))["rmse"] ** 2
-print(f"ended ({model.stopped}) after {len(errors) - 1} iterations at {errors[-1]:.1e}, on unseen points {held_out:.1e}")
+print(f"ended ({model.stopped}) after {len(errors) - 1} iterations at {errors[-1]:.1e}, unseen points {held_out:.1e}")
 assert errors[-1] < 1e-7

@@ -1,7 +1,7 @@
 """scikit-learn's estimators over :func:`dnewton.fit`: small nets of dense layers for tables, in pipelines and searches.
 
-They follow https://scikit-learn.org/stable/developers/develop.html. A fitted one pickles: its weights travel as the
-bytes of a safetensors file.
+They follow https://scikit-learn.org/stable/developers/develop.html. A fitted one can be copied and kept as bytes: its
+weights travel as those of a safetensors file.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         self,
         hidden_layers: Sequence[int] = (32, 32),
         activation: str = "tanh",
-        C: float | str = 1.0,
-        max_iter: int = 200,
+        C: float | str = "auto",
+        max_iter: int = 100,
         tol: float = 1e-5,
         patience: int | None = None,
         validation_fraction: float = 0.1,
@@ -113,14 +113,19 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         return 0
 
     def _weights(self, x: Any, y: Any, weights: Any) -> tuple[Any, Any, Any]:
-        """Samples, targets and weights without samples of weight 0, which change nothing but the paths of rounding."""
-        if weights is None:
-            return x, y, None
+        """Samples, targets and weights in an order of their own: samples that occur several times once, with the sum of
+        their weights, and none of weight 0. So a sample of weight 2 and one that is there twice give the same bits."""
+        given = weights is not None
         weights = _check_sample_weight(weights, x, dtype=np.float64, ensure_non_negative=True)
         used = weights > 0
         if not used.any():
             raise ValueError("sample_weight is zero for all samples; at least one must count")
-        return x[used], y[used], weights[used]
+        x, y, weights = x[used], y[used], weights[used]
+        columns = y.reshape(len(y), -1)
+        places = np.unique(columns, return_inverse=True)[1].reshape(columns.shape)  # labels may be words
+        _, first, group = np.unique(np.hstack([x, places]), axis=0, return_index=True, return_inverse=True)
+        sums = np.bincount(group.ravel(), weights)
+        return x[first], y[first], sums if given or len(first) < len(x) else None
 
     def _checked(self, x: Any) -> Any:
         check_is_fitted(self, "model_")

@@ -95,6 +95,7 @@ def fit(
             world.stops = stops
             with interruptible(stops):
                 outcome = run(config, world, stops, source, in_memory, wishes)
+            stops.close()
     finally:
         world.free()
     return Model(

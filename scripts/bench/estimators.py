@@ -1,4 +1,4 @@
-"""DNewtonRegressor and DNewtonClassifier against scikit-learn's MLPRegressor and MLPClassifier: time and held-out error.
+"""DNewtonRegressor and DNewtonClassifier against scikit-learn's MLPRegressor and MLPClassifier: seconds and errors.
 
     OMP_NUM_THREADS=1 python scripts/bench/estimators.py [--seeds 5] [--sets diabetes digits] [--json FILE]
 
