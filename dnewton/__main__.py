@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-VERBS = ("train", "predict", "plan", "compare", "convert")
+VERBS = ("train", "predict", "plan", "compare", "convert", "export")
 
 
 def main() -> None:
@@ -38,6 +38,10 @@ def _main_of(verb: str) -> Callable[[], Any]:
         from dnewton.cli import convert
 
         return convert.main
+    if verb == "export":
+        from dnewton.cli import export
+
+        return export.main
     from dnewton.cli import plan
 
     return plan.main

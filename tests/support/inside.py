@@ -38,6 +38,7 @@ MAINS = {
     "dnewton.compare": "dnewton.cli.compare",
     "dnewton.plan": "dnewton.cli.plan",
     "dnewton.data": "dnewton.cli.convert",
+    "dnewton.export": "dnewton.cli.export",
 }
 HOMES = (1, 3, 4, 16)  # sizes of sessions; a test that needs n ranks runs at the first that has them
 PATIENCE = 20.0  # seconds for the other ranks to come to the end of a job that failed on one
