@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -101,9 +104,40 @@ def by_numpy(folder: Path, x: np.ndarray, head: str) -> Result:
     return {head: scores, "label": module.predict(x)}
 
 
+def by_torch(folder: Path, x: np.ndarray, head: str) -> Result:
+    """In float64 input: what is read from files comes as it is."""
+    torch = pytest.importorskip("torch")
+    net = module_of(folder / "e.py").load()
+    given = torch.from_numpy(x.astype(np.float64))
+    with torch.no_grad():
+        if head == "values":
+            return {"values": net.predict(given).numpy()}
+        scores = net.probabilities(given) if head == "probabilities" else net(given)
+        return {head: scores.numpy(), "label": net.predict(given)}
+
+
+def by_c(folder: Path, x: np.ndarray, head: str) -> Result:
+    """As a program that reads numbers."""
+    cc = shutil.which("cc") or pytest.skip("no C compiler")
+    options = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion", "-O1", "-DDNEWTON_MAIN"]
+    subprocess.run([cc, *options, "-o", "e", "e.c", "-lm"], cwd=folder, check=True)
+    text = "\n".join(" ".join(f"{v:.17g}" for v in row) for row in x.reshape(len(x), -1).tolist())
+    said = subprocess.run([folder / "e"], input=text, capture_output=True, text=True, check=True).stdout
+    lines = said.splitlines()
+    declared = re.search(r"e_OUTPUTS = (\d+)", (folder / "e.c").read_text())
+    assert declared is not None
+    columns = int(declared[1])
+    if head == "values":
+        return {"values": np.array([line.split() for line in lines], dtype=float)}
+    rows = [line.rsplit(" ", columns) for line in lines]
+    return {head: np.array([row[1:] for row in rows], dtype=float), "label": [row[0] for row in rows]}
+
+
 RUN: dict[str, tuple[str, Callable[[Path, np.ndarray, str], Result]]] = {
     "onnx": ("e.onnx", by_onnx),
+    "torch": ("e.safetensors", by_torch),
     "numpy": ("e.npz", by_numpy),
+    "c": ("e.c", by_c),
 }
 
 
@@ -194,13 +228,52 @@ def test_every_loss_and_kind_of_target(tmp_path: Path, head: str, form: str) -> 
     if classes is not None:
         place = (z[:, 0] > 0).astype(int) if outputs == 1 else np.argmax(z[:, : len(classes)], axis=1)
         assert len(set(place)) > 1
-        assert list(result["label"]) == [classes[p] for p in place]
+        wanted = [classes[p] for p in place]
+        assert list(result["label"]) == ([str(label) for label in wanted] if form == "c" else wanted)
 
 
-@pytest.mark.parametrize("form", ["onnx", "numpy"])
+@pytest.mark.parametrize("form", ["onnx", "c"])
+def test_double_keeps_small_differences_of_large_numbers(tmp_path: Path, form: str) -> None:
+    """Features and targets around 10⁹ that differ by about one: float32 has steps of 64 there."""
+    net = {"input": [3], "loss": "squared", "layers": [{"dense": {"units": 2, "activation": "tanh"}}]}
+    scaling = np.full(3, 1e9), np.ones(3)
+    targets = {"shift": [1e9, -1e9], "spread": [1.0, 2.0]}
+    params = write_model(tmp_path / "m.safetensors", net, scaling=scaling, targets=targets)
+    x = 1e9 + RNG.normal(size=(5, 3))
+    z = net_outputs(net, params, x, scaling)
+    result = exported(tmp_path, form, x, "values", "--double")["values"]
+    assert np.allclose(result - [1e9, -1e9], z * [1.0, 2.0], rtol=0, atol=1e-5)
+
+
+def test_float64_models_stay_so_where_the_format_can(tmp_path: Path) -> None:
+    net = NETS["nested"]
+    x, scaling = inputs(net)
+    params = write_model(tmp_path / "m.safetensors", net, scaling=scaling, dtype="float64")
+    wanted = softmax(net_outputs(net, params, x, scaling))
+    for form in ("torch", "numpy"):
+        assert np.allclose(exported(tmp_path, form, x, "probabilities", "--overwrite")["probabilities"], wanted, 1e-12)
+
+
+def test_c_with_static_buffers_and_a_short_sample(tmp_path: Path) -> None:
+    """Static buffers say the same; a sample that is cut off ends the program."""
+    x, scaling = inputs(NETS["nested"])
+    write_model(tmp_path / "m.safetensors", NETS["nested"], scaling=scaling)
+    first = exported(tmp_path, "c", x, "probabilities")
+    text = (tmp_path / "e.c").read_text()
+    (tmp_path / "e.c").write_text("#define DNEWTON_STATIC\n" + text)
+    again = by_c(tmp_path, x, "probabilities")
+    assert np.array_equal(first["probabilities"], again["probabilities"])
+    short = subprocess.run([tmp_path / "e"], input="1 2 3", capture_output=True, text=True, check=False)
+    assert short.returncode == 1 and "not 64 numbers" in short.stderr
+
+
+SHIPPED = [("onnx", name) for name in shipped_nets()]
+SHIPPED += [(form, name) for form in ("torch", "numpy", "c") for name in ("cnn.yaml", "mlp_regression.yaml")]
+
+
 @pytest.mark.jobs(1)
-@pytest.mark.parametrize("name", shipped_nets())
-def test_shipped_nets_say_what_predict_says(tmp_path: Path, name: str, form: str) -> None:
+@pytest.mark.parametrize(("form", "name"), SHIPPED)
+def test_shipped_nets_say_what_predict_says(tmp_path: Path, form: str, name: str) -> None:
     text, _ = read_net(name)
     net = parse.load(text, name, []).resolved()["net"]
     x, scaling = inputs(net)
@@ -218,4 +291,4 @@ def test_shipped_nets_say_what_predict_says(tmp_path: Path, name: str, form: str
         assert np.allclose(result["values"], predicted["prediction"], rtol=1e-5)
     else:
         close(result[head], softmax(predicted["output"]))
-        assert np.array_equal(result["label"], predicted["prediction"])
+        assert np.array_equal(np.array(result["label"], dtype=np.int64), predicted["prediction"])
