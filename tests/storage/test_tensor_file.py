@@ -23,13 +23,14 @@ LAYERS = [
     "flatten",
     {"dense": {"units": 5, "activation": "tanh"}},
     {"dense": {"units": 5, "activation": "tanh"}},
+    {"dense": {"units": 5, "activation": "tanh"}},
     {"dense": {"units": 2}},
 ]
-OURS = ["layers.0", "layers.1.layers.0", "layers.3", "layers.4", "layers.5"]
+OURS = ["layers.0", "layers.1.layers.0", "layers.3", "layers.4", "layers.5", "layers.6"]
 MODULES = {
-    "sequential": ["0", "2.0", "8", "10", "12"],
-    "nested": ["body.0.conv", "body.1.0", "head.2", "head.10", "head.11"],
-    "named layers": ["layers.0", "layers.2.0", "layers.4", "layers.6", "layers.8"],
+    "sequential": ["0", "2.0", "6", "8", "10", "12"],
+    "nested": ["body.0.conv", "body.1.0", "head.2", "head.9", "head.10", "head.11"],
+    "named layers": ["layers.0", "layers.2.0", "layers.4", "layers.9", "layers.11", "layers.13"],
 }
 
 
