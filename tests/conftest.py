@@ -21,8 +21,10 @@ import places  # before anything imports CuPy
 import pytest
 from hypothesis import HealthCheck, settings
 
-from dnewton.comm.communicator import MPI, Comm
+from dnewton.comm import library
+from dnewton.comm.communicator import Comm
 
+MPI = library.mpi()
 LIMIT = float(os.environ.get("DNEWTON_TEST_TIMEOUT", "300"))  # seconds for one test, and for ranks to meet after it
 LEDGER = os.environ.get("DNEWTON_TEST_LEDGER")  # a file that collects which tests ran
 

@@ -131,7 +131,8 @@ CALLS = {
     "loads",
 }
 ALLOWED = {"re.compile", "json.loads"}
-REGISTER = {("config.register", "import_module")}  # of constants in its own tables: no file and no user names a module
+# of constants in their own tables: no file and no user names a module
+REGISTER = {("config.register", "import_module"), ("", "import_module")}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

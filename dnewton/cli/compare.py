@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from dnewton.cli import compare_report, console
 from dnewton.cli.launch import run
@@ -123,8 +123,8 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _main(comm: Comm) -> None:
-    args = arguments(sys.argv[1:], comm.rank)
+def _main(comm: Comm, argv: Sequence[str]) -> None:
+    args = arguments(argv, comm.rank)
     budget = None if args.budget is None else seconds(args.budget)
     text, folder = load_config.read(args.net, comm)
     todo = plans(text, folder, args.net, args.solvers.split(","), swept(args.sweep), args.set, budget is not None)
@@ -207,6 +207,6 @@ def say(comm: Comm, text: str) -> None:
         print(text, flush=True)
 
 
-def main(argv: Any = None) -> NoReturn:
+def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point. Collective over all processes."""
-    run(_main)
+    run(_main, argv)

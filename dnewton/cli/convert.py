@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from typing import NoReturn
@@ -37,9 +36,9 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     return args
 
 
-def _main(comm: Comm) -> None:
+def _main(comm: Comm, argv: Sequence[str]) -> None:
     started = time.perf_counter()
-    args = arguments(sys.argv[1:], comm.rank)
+    args = arguments(argv, comm.rank)
     target = strict_yaml.parse(args.target, "--target") if args.target is not None else None
     target = target if target is None or isinstance(target, list) else [target]
     opening = Opening("IN", args.features, comm, target)
@@ -55,6 +54,6 @@ def _main(comm: Comm) -> None:
         print(f"{shape} to {' and '.join(written)} in {time.perf_counter() - started:.1f} s", flush=True)
 
 
-def main() -> NoReturn:
+def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point. Collective over all processes."""
-    run(_main)
+    run(_main, argv, needs_mpi=False)

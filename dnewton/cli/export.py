@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
+from dnewton.cli.launch import run
 from dnewton.cli.parser import Parser
+from dnewton.comm.communicator import Comm
 from dnewton.errors import UserError, one_line
 from dnewton.export_formats import program as programs
 from dnewton.export_formats.register import EXPORT_FORMATS, SUFFIXES, format_of
 from dnewton.storage.run_directory import model_path
 
 
-def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line. Raises UserError."""
-    parser = Parser("python -m dnewton.export", "Write a trained model for other programs, in one process.", 0)
+def make_parser(rank: int = 0) -> Parser:
+    """The options. Only rank 0 prints."""
+    parser = Parser("python -m dnewton.export", "Write a trained model for other programs, in one process.", rank)
     parser.add_argument("model", metavar="RUN|FILE", help="run directory, checkpoint or model file")
     parser.add_argument("--to", choices=EXPORT_FORMATS.names(), help="the format (default: by the suffix of -o)")
     parser.add_argument("-o", "--out", metavar="FILE", help="what to write (default: the model's name, here)")
@@ -25,7 +27,12 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--double", action="store_true", help="onnx, c: inputs and outputs in float64 (the net is in float32)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
+    """Parse the command line. Raises UserError."""
+    args = make_parser(rank).parse_args(argv)
     if args.to is None and args.out is None:
         raise UserError(f"--to or -o is needed: one of {', '.join(SUFFIXES)}, or a file such as model.onnx")
     if args.out is None:
@@ -60,9 +67,8 @@ def _write(path: str, content: bytes) -> None:
         raise UserError(f"{path}: cannot be written: {one_line(error.strerror or error)}") from None
 
 
-def export(argv: Sequence[str]) -> list[str]:
-    """Write the files and return a line about them. Raises UserError."""
-    args = arguments(argv)
+def export(args: argparse.Namespace) -> str:
+    """Write the files of a parsed command line and return a line about them. Raises UserError."""
     form = EXPORT_FORMATS[args.to]
     if args.double and not form.takes_double:
         raise UserError(f"--double: --to {args.to} takes float32 and float64 as they come; leave it out")
@@ -73,15 +79,16 @@ def export(argv: Sequence[str]) -> list[str]:
     for name, content in files.items():
         _write(name, content)
     sizes = " and ".join(f"{name} ({len(content):,} bytes)" for name, content in files.items())
-    return [f"{args.model}: {len(program.steps)} layers with {program.weights:,} weights to {sizes}"]
+    return f"{args.model}: {len(program.steps)} layers with {program.weights:,} weights to {sizes}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
-    try:
-        for line in export(sys.argv[1:] if argv is None else argv):
-            print(line, flush=True)
-    except UserError as error:
-        print(f"dnewton: error: {one_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+def _main(comm: Comm, argv: Sequence[str]) -> None:
+    args = arguments(argv, comm.rank)
+    with comm.raise_together():
+        if comm.rank == 0:
+            print(export(args), flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point, for one process: no launcher is needed."""
+    run(_main, argv, needs_mpi=False)

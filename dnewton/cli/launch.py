@@ -8,12 +8,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import NoReturn
 
 import numpy as np
 
+from dnewton.comm import library
 from dnewton.comm.communicator import Comm
 from dnewton.comm.stop import StopAgreement
 from dnewton.comm.watchdog import Unanswered
@@ -27,41 +28,77 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LAUNCHERS = ("PMI", "OMPI_COMM_WORLD", "MV2_COMM_WORLD")  # prefixes of the variables _SIZE and _RANK
 
 
-def run(main: Callable[[Comm], None], trains: bool = False) -> NoReturn:
-    """Run a command line on the whole job and exit. `trains`: a batch job's tasks are its ranks.
+ASK = ("-h", "--help", "--version")
+
+Main = Callable[[Comm, Sequence[str]], None]
+
+
+def run(main: Main, argv: Sequence[str] | None, trains: bool = False, needs_mpi: bool = True) -> NoReturn:
+    """Run a command line on the whole job and exit. `argv`: sys.argv's words after the first by default.
+
+    `trains`: a batch job's tasks are its ranks. `needs_mpi`: also where no launcher started this process; a command
+    line of one process otherwise loads no MPI library, and one that only asks for help never does.
 
     A UserError (raised alike on all ranks) prints one line on rank 0 and exits 2 everywhere; any other exception
     prints this rank's traceback and ends the whole job at once with code 1. Collective over all processes.
     """
-    comm = Comm.world()
+    words = list(sys.argv[1:] if argv is None else argv)
     np.seterr(all="ignore")  # overflow and NaN at a trial point are expected, and checked where they matter
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    comm: Comm | None = None
     code = 0
     try:
-        check_launcher(comm.size, os.environ, trains)
-        main(comm)
+        comm = _communicator(words, needs_mpi)
+        if comm.uses_mpi:
+            check_launcher(comm.size, os.environ, trains)
+        with _silent_beside_others(comm):
+            main(comm, words)
     except UserError as error:
         code = 2
-        if comm.rank == 0 and _told_rank(os.environ) == 0:
+        if (comm is None or comm.rank == 0) and _told_rank(os.environ) == 0:
             print(f"dnewton: error: {one_line(error)}", file=sys.stderr)
     except Unanswered as silence:
-        _say(f"{silence}; ending the job")
-        comm.abort()
+        say(f"{silence}; ending the job")
+        _abort(comm)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except BaseException:
         trace = traceback.format_exc()
-        _say(f"rank {comm.rank} of {comm.size} failed; ending the job\n{trace}")
-        comm.abort()
+        who = f"rank {comm.rank} of {comm.size}" if comm is not None else "this process"
+        say(f"{who} failed; ending the job\n{trace}")
+        _abort(comm)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # a full disk
             stream.flush()
     sys.exit(code)
 
 
-def _say(text: str) -> None:
+def _communicator(words: Sequence[str], needs_mpi: bool) -> Comm:
+    options = words[: words.index("--")] if "--" in words else words
+    asks = any(word in ASK for word in options)
+    return Comm.alone() if asks or not (needs_mpi or library.started_by_launcher()) else Comm.world()
+
+
+@contextmanager
+def _silent_beside_others(comm: Comm) -> Iterator[None]:
+    """One answer is enough where a launcher started several processes that do without MPI."""
+    if comm.uses_mpi or _told_rank(os.environ) == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def _abort(comm: Comm | None) -> None:
+    if comm is None:
+        sys.exit(1)
+    comm.abort()
+
+
+def say(text: str) -> None:
+    """A line of this rank on standard error."""
     print(f"dnewton: {text}", file=sys.stderr, flush=True)
 
 
@@ -99,10 +136,10 @@ def catch_signals(comm: Comm, stops: StopAgreement) -> None:
     def handle(number: int, _: object) -> None:
         name, now = signal.Signals(number).name, time.monotonic()
         if not stops.armed:
-            _say(f"{name} on rank {comm.rank} before the training; ending the job")
+            say(f"{name} on rank {comm.rank} before the training; ending the job")
             comm.abort(REQUEUE)
         elif number == signal.SIGINT and first and now - first[0] > DUPLICATE:
-            _say(f"{name} again on rank {comm.rank}; ending the job at once")
+            say(f"{name} again on rank {comm.rank}; ending the job at once")
             comm.abort(128 + number)
         if number == signal.SIGINT and not first:
             first.append(now)

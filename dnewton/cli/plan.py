@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 from dnewton.arrays.namespace import DEVICE_SLACK
+from dnewton.cli.launch import run
+from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
 from dnewton.config import parse, schema
 from dnewton.config.layer_entry import LayerSpec
@@ -25,28 +28,35 @@ from dnewton.training.job import workload
 PROCESS = 100 << 20  # bytes that the interpreter and its libraries take
 
 
-def main() -> int:
-    """Plan a net for a number of ranks in one process; needs no mpirun."""
-    parser = argparse.ArgumentParser(prog="python -m dnewton.plan", description="Show how a net is laid out on ranks.")
+def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
+    """Parse the command line. Raises UserError."""
+    parser = Parser("python -m dnewton.plan", "Show how a net is laid out on ranks.", rank)
     parser.add_argument("--net", required=True, metavar="FILE", help="YAML file, or the name of a shipped net")
     parser.add_argument("--ranks", required=True, type=int, help="number of MPI ranks")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a YAML entry")
-    args = parser.parse_args()
-    try:
-        if args.ranks < 1:
-            raise UserError(f"--ranks {args.ranks}: at least one is needed")
-        text, folder = read_net(args.net)
-        settings = parse.load(text, args.net, args.set)
-        shapes = infer_shapes(settings.net, args.net)
-        named = {k: v for k in ("train", "test", "validation") if (v := getattr(settings.data, k)) is not None}
-        data = settings.data.model_copy(update={k: find_part(v, folder) for k, v in named.items()})
-        parts = open_parts(data, settings.net.input, settings.solver.seed, Comm.world())
-        tested = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
-        show(settings, shapes, args.ranks, parts.train.samples, tested, args.net)
-    except UserError as error:
-        print(f"dnewton: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    args = parser.parse_args(argv)
+    if args.ranks < 1:
+        raise UserError(f"--ranks {args.ranks}: at least one is needed")
+    return args
+
+
+def _main(comm: Comm, argv: Sequence[str]) -> None:
+    args = arguments(argv, comm.rank)
+    text, folder = read_net(args.net)
+    settings = parse.load(text, args.net, args.set)
+    shapes = infer_shapes(settings.net, args.net)
+    named = {k: v for k in ("train", "test", "validation") if (v := getattr(settings.data, k)) is not None}
+    data = settings.data.model_copy(update={k: find_part(v, folder) for k, v in named.items()})
+    parts = open_parts(data, settings.net.input, settings.solver.seed, comm)
+    tested = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
+    with comm.raise_together():
+        if comm.rank == 0:
+            show(settings, shapes, args.ranks, parts.train.samples, tested, args.net)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Plan a net for a number of ranks, in one process: no launcher is needed."""
+    run(_main, argv, needs_mpi=False)
 
 
 def show(

@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +17,7 @@ from dnewton.cli.launch import run
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
 from dnewton.config import strict_yaml
-from dnewton.config.schema import DataPart, DataSection
+from dnewton.config.schema import DataPart, DataSection, FilePair
 from dnewton.data.file_kinds import kind_of
 from dnewton.data.format_register import FORMATS, Opening
 from dnewton.data.parts import check_columns
@@ -67,8 +66,8 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     return args
 
 
-def _main(comm: Comm) -> None:
-    args = arguments(sys.argv[1:], comm.rank)
+def _main(comm: Comm, argv: Sequence[str]) -> None:
+    args = arguments(argv, comm.rank)
     part, section = _data_part(args)
     with comm.raise_together():
         path = _model_path(args.model)
@@ -80,10 +79,12 @@ def _main(comm: Comm) -> None:
     node.limit_threads(comm.ranks_on_node, comm.cores)
     features = math.prod(model.net.input)
     target = section.target
-    if target is None and model.target is not None:
+    weights = None
+    if (target is None and model.target is not None) or model.weights is not None:
         with comm.raise_together():
-            target = model.target if _is_table(part) else None
-    source = open_part(part, Opening("--data", features, comm, target, model.zero_based))
+            if _is_table(part):
+                target, weights = target or model.target, model.weights
+    source = open_part(part, Opening("--data", features, comm, target, model.zero_based, weights))
     check_shapes(source, model.net.input, "--data")
     check_columns(source, model.columns, "the training file")
     labelled = source.targets is not None and not args.unlabelled
@@ -111,6 +112,8 @@ def _data_part(args: argparse.Namespace) -> tuple[DataPart, DataSection]:
         names = {"train": "--data", "target": "--target", "max_resident": "--memory"}
         first = error.errors()[0] if hasattr(error, "errors") else {"loc": ("train",), "msg": str(error)}
         raise UserError(f"{names.get(str(first['loc'][0]), '--data')}: {one_line(first['msg'])}") from None
+    if isinstance(section.train, FilePair) and section.train.w is not None:
+        raise UserError("--data: predictions and their scores take no weights; leave w out")
     return find_part(section.train, os.getcwd()), section
 
 
@@ -208,6 +211,6 @@ def _write(args: argparse.Namespace, model: Described, z: Values, y: Values | No
     print("\n".join(lines), flush=True)
 
 
-def main(argv: Any = None) -> NoReturn:
+def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point. Collective over all processes."""
-    run(_main)
+    run(_main, argv, needs_mpi=False)

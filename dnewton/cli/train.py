@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from dnewton import __version__
 from dnewton.cli import console
@@ -21,14 +20,12 @@ from dnewton.comm.communicator import Comm
 from dnewton.comm.stop import StopAgreement, Stopped
 from dnewton.config.schema import Config
 from dnewton.errors import UserError
-from dnewton.solvers.interface import STOPPED, StartPoint
-from dnewton.storage.manifest import Manifest
+from dnewton.solvers.interface import STOPPED
 from dnewton.storage.run_directory import RunDirectory
 from dnewton.training import load_config
-from dnewton.training.checkpoint_reader import initial_state, resumed_state
+from dnewton.training.begin import begin
 from dnewton.training.ending import no_better
 from dnewton.training.job import Job, assemble
-from dnewton.training.run_identity import changes
 from dnewton.training.trainer import Trainer
 
 TIMEOUT = 600.0  # seconds, until the configuration is known
@@ -92,11 +89,11 @@ def _configuration(args: argparse.Namespace, comm: Comm) -> tuple[Config, str, l
     return loaded, source, notes
 
 
-def _main(comm: Comm) -> None:
+def _main(comm: Comm, argv: Sequence[str]) -> None:
     started = time.perf_counter()
     stops = comm.stops = StopAgreement(comm, TIMEOUT)
     catch_signals(comm, stops)
-    args = arguments(sys.argv[1:], comm.rank)
+    args = arguments(argv, comm.rank)
     config, source, notes = _configuration(args, comm)
     stops.timeout = config.parallel.timeout
     limit_time(stops, args.max_seconds)
@@ -127,24 +124,11 @@ def _main(comm: Comm) -> None:
 
 
 def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float, source: str) -> Stopped | None:
-    comm, checkpoint = job.comm, None
-    if args.resume or args.auto:
-        checkpoint = resumed_state(job, out, fresh=args.auto)
-    start, resumed = checkpoint or (initial_state(job, args.init), None)
-    notes = [
-        f"dnewton {__version__}: {source} on {job.groups.world.size} rank(s), run directory {out.path}",
-        *job.notes,
-    ]
-    with comm.raise_together():  # only now: a mistake reported above changes no file
-        if comm.rank == 0 and resumed is not None:
-            last = start.iteration - (resumed.unreported is not None)
-            before, missing = out.reopen(job.config.dump(), last, out.checkpoint(start.iteration, start.position))
-            started -= before
-            notes += _about(resumed, job, start, missing)
-        elif comm.rank == 0:
-            if args.auto and (kept := out.set_aside()):
-                notes.append(f"warning: no checkpoint could be used; the files of the run before are in {kept}")
-            out.create(job.config.dump())
+    comm = job.comm
+    title = f"dnewton {__version__}: {source} on {job.groups.world.size} rank(s), run directory {out.path}"
+    beginning = begin(job, out, [title], args.init, "auto" if args.auto else "yes" if args.resume else "no")
+    start, resumed, notes = beginning.start, beginning.resumed, beginning.notes
+    started -= beginning.before
     show, close = console.display(comm.rank, out.log)
     for text in [*notes, console.HEADER]:
         show(text)
@@ -188,22 +172,6 @@ def _doubts(trainer: Trainer, job: Job) -> str:
     return no_better(name, record[f"train_{name}"], job.baseline, job.config.data)
 
 
-def _about(resumed: Manifest, job: Job, start: StartPoint, missing: list[int]) -> list[str]:
-    """Notes for the log of a resumed run."""
-    within = f" and {start.position} step(s) of the next" if start.position else ""
-    notes = [f"resuming after iteration {start.iteration}{within}"]
-    now = json.loads(json.dumps(job.config.resolved()))
-    keys = json.loads(
-        type(job.config.solver).model_validate({}).model_dump_json(by_alias=True)
-    )  # an earlier version may lack some
-    before = {**resumed.config, "solver": {**keys, **resumed.config["solver"]}}
-    differing = [text for text in changes(before, now) if not text.startswith("parallel.rates")]
-    notes += [f"changed since the checkpoint: {text}" for text in differing]
-    if missing:
-        notes.append(f"warning: metrics.jsonl has no line for iteration(s) {', '.join(map(str, missing[:5]))}")
-    return notes
-
-
-def main(argv: Any = None) -> NoReturn:
+def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point. Collective over all processes."""
-    run(_main, trains=True)
+    run(_main, argv, trains=True)

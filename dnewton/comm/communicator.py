@@ -1,7 +1,8 @@
 """The one wrapper over mpi4py: groups of the grid, counted collectives, agreement, abort on error.
 
 Every collective is counted under the current phase: calls, payload bytes that this rank passes in, and seconds.
-The communicator is duplicated once at start; COMM_WORLD is named here and nowhere else.
+The communicator is duplicated once at start; COMM_WORLD is named here and nowhere else. MPI is loaded by the first
+communicator that needs it: :meth:`Comm.alone` needs none.
 """
 
 from __future__ import annotations
@@ -13,18 +14,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import mpi4py
 import numpy as np
 
-mpi4py.rc.thread_level = "serialized"
-from mpi4py import MPI as MPI  # noqa: E402  (for the other parts of the wrapper)
-
-from dnewton.arrays.namespace import Array, contiguous, empty, itemsize, namespace, nbytes, on_host  # noqa: E402
-from dnewton.comm.device_buffers import DeviceBuffers  # noqa: E402
-from dnewton.comm.stop_hooks import StopHooks  # noqa: E402
-from dnewton.comm.traffic import Ledger  # noqa: E402
-from dnewton.errors import UserError, one_line  # noqa: E402
-from dnewton.grid import Grid, Group, runs  # noqa: E402
+from dnewton.arrays.namespace import Array, contiguous, empty, itemsize, namespace, nbytes, on_host
+from dnewton.comm import library, place
+from dnewton.comm.alone import Alone, Names
+from dnewton.comm.device_buffers import DeviceBuffers
+from dnewton.comm.stop_hooks import StopHooks
+from dnewton.comm.traffic import Ledger
+from dnewton.errors import UserError, one_line
+from dnewton.grid import Grid, Group, runs
 
 MESSAGE_BYTES = 4 << 20  # longer messages are cut: faster (scripts/bench/overlap.py), and counts stay under 2³¹
 IDLE_YIELDS, IDLE_SLEEP = 5, 2e-4  # sched_yield() so often, then sleep so many seconds
@@ -35,11 +34,14 @@ class Comm:
     """One rank's view of the job: its place on the grid and the collectives it may call."""
 
     def __init__(self, mpi: Any, grid: Grid | None = None, yield_when_idle: bool = False) -> None:
-        """Collective over `mpi`, an mpi4py intracommunicator that from now on belongs to this object.
+        """Collective over `mpi`, an mpi4py intracommunicator that from now on belongs to this object, or an Alone.
 
         `yield_when_idle`: there are more ranks than cores, so waiting yields the core instead of spinning on it.
         """
         self._mpi = mpi
+        self.uses_mpi = not isinstance(mpi, Alone)
+        self._lib: Any = library.mpi() if self.uses_mpi else Names  # for its constants
+        self._made: list[Any] = []  # communicators to be freed, of this object and all derived from it
         self.yield_when_idle = yield_when_idle
         self.place_on_node = 0
         self.ranks_on_node = 1
@@ -61,14 +63,27 @@ class Comm:
         }
 
     def _group(self, name: Group, color: int, key: int) -> Any:
-        ranks = self.grid.ranks_in(name)
-        return self._mpi if ranks in (1, self.size) else self._mpi.Split(color, key)
+        if self.grid.ranks_in(name) in (1, self.size):
+            return self._mpi
+        self._made.append(self._mpi.Split(color, key))
+        return self._made[-1]
 
     @classmethod
     def world(cls) -> Comm:
-        """The whole job. Collective over all processes."""
-        comm = cls(MPI.COMM_WORLD.Dup())
-        comm.place_on_node, comm.ranks_on_node, comm.cores = comm._node()
+        """The whole job. Collective over all processes. Raises UserError where there is no MPI library."""
+        return cls.of(library.mpi().COMM_WORLD)
+
+    @classmethod
+    def alone(cls) -> Comm:
+        """This process by itself, without an MPI library."""
+        return cls.of(Alone())
+
+    @classmethod
+    def of(cls, mpi: Any) -> Comm:
+        """The ranks of any mpi4py intracommunicator, which is duplicated and stays its owner's. Collective over it."""
+        comm = cls(mpi.Dup())
+        comm._made.append(comm._mpi)
+        comm.place_on_node, comm.ranks_on_node, comm.cores = place.on_node(comm._mpi, comm._lib.COMM_TYPE_SHARED)
         comm.least_cores = comm.minmax(comm.cores)[0]
         comm.yield_when_idle = comm.least_cores < 1.0
         comm.ledger = Ledger()
@@ -80,9 +95,12 @@ class Comm:
 
     def split(self, color: int) -> Comm:
         """The ranks that pass the same `color`, in rank order, with this object's ledger. Collective over the ranks."""
-        return self._shared(Comm(self._mpi.Split(color, self.rank), yield_when_idle=self.yield_when_idle))
+        part = Comm(self._mpi.Split(color, self.rank), yield_when_idle=self.yield_when_idle)
+        part._made.append(part._mpi)
+        return self._shared(part)
 
     def _shared(self, other: Comm) -> Comm:
+        self._adopt(other)
         other.ledger = self.ledger
         other.stops = self.stops
         other.buffers = self.buffers
@@ -94,7 +112,20 @@ class Comm:
 
     def dup(self) -> Comm:
         """The same ranks with a communicator and a ledger of their own. Collective over the ranks."""
-        return Comm(self._mpi.Dup(), yield_when_idle=self.yield_when_idle)
+        other = Comm(self._mpi.Dup(), yield_when_idle=self.yield_when_idle)
+        other._made.append(other._mpi)
+        return self._adopt(other)
+
+    def _adopt(self, other: Comm) -> Comm:
+        self._made.extend(other._made)
+        other._made = self._made
+        return other
+
+    def free(self) -> None:
+        """Give back the communicators of :meth:`world` or :meth:`of` and of all objects that were made of it, which
+        cannot be used any more: MPI libraries have about 2,000 communicators. Collective over the ranks."""
+        while self._made:
+            self._made.pop().Free()
 
     def _collective(self, mpi: Any, name: str, *args: Any, **options: Any) -> None:
         """A collective of `mpi` by its blocking name, begun and then waited for: see :meth:`wait`."""
@@ -159,7 +190,7 @@ class Comm:
             flat = buffer.reshape(buffer.size)
             step = max(1, MESSAGE_BYTES // buffer.itemsize)
             for part in runs(flat.size, step) or [slice(0, 0)]:  # nobody stays away from a sum of nothing
-                self._collective(self._groups[group], "Allreduce", MPI.IN_PLACE, flat[part])
+                self._collective(self._groups[group], "Allreduce", self._lib.IN_PLACE, flat[part])
             return self.buffers.back(buffer, array, in_place=True)
 
     def reduce(self, array: Array, root: int) -> Array:
@@ -172,7 +203,7 @@ class Comm:
             flat = buffer.reshape(buffer.size)
             for part in runs(flat.size, max(1, MESSAGE_BYTES // buffer.itemsize)) or [slice(0, 0)]:
                 here = flat[part]
-                ends = (MPI.IN_PLACE, here) if self.rank == root else (here, None)
+                ends = (self._lib.IN_PLACE, here) if self.rank == root else (here, None)
                 self._collective(self._mpi, "Reduce", *ends, root=root)
             return self.buffers.back(buffer, array, in_place=True) if self.rank == root else array
 
@@ -218,7 +249,7 @@ class Comm:
             self._collective(self._mpi, "Allgather", np.array([array.shape[0]], dtype=np.int64), counts)
             out = self.buffers.room((int(counts.sum()), *array.shape[1:]), array)
             local_rows = self.buffers.out(array)
-            row = MPI.BYTE.Create_contiguous(math.prod(out.shape[1:]) * out.itemsize).Commit()
+            row = self._lib.BYTE.Create_contiguous(math.prod(out.shape[1:]) * out.itemsize).Commit()
             self._collective(
                 self._mpi, "Allgatherv", [_bytes(local_rows), len(local_rows), row], [_bytes(out), counts, row]
             )
@@ -237,7 +268,9 @@ class Comm:
             self._collective(self._mpi, "Alltoall", given, received)
             out = self.buffers.room(int(received.sum()) // itemsize(flat[0]), flat[0])
             sent = self.buffers.out(namespace(flat[0]).concat(flat))
-            self._collective(self._mpi, "Alltoallv", [_bytes(sent), given, MPI.BYTE], [_bytes(out), received, MPI.BYTE])
+            self._collective(
+                self._mpi, "Alltoallv", [_bytes(sent), given, self._lib.BYTE], [_bytes(out), received, self._lib.BYTE]
+            )
             out = self.buffers.back(out, flat[0])
         ends = [int(n) for n in np.cumsum(received) // sent.itemsize]
         return [out[start:end] for start, end in zip([0, *ends], ends, strict=False)]
@@ -265,9 +298,9 @@ class Comm:
 
     def arrived(self, source: int | None = None, tag: int | None = None) -> tuple[int, int] | None:
         """Sender and tag of a message that can be received now, of any rank and tag by default; never waits."""
-        status = MPI.Status()
-        sender = MPI.ANY_SOURCE if source is None else source
-        kind = MPI.ANY_TAG if tag is None else tag
+        status = self._lib.Status()
+        sender = self._lib.ANY_SOURCE if source is None else source
+        kind = self._lib.ANY_TAG if tag is None else tag
         waiting = self._mpi.Iprobe(sender, kind, status)
         return (int(status.Get_source()), int(status.Get_tag())) if waiting else None
 
@@ -302,7 +335,7 @@ class Comm:
         buffer = np.array([-value, value], dtype=np.float64)
         if self.size > 1:
             with self._counted(buffer.nbytes):
-                self._collective(self._mpi, "Allreduce", MPI.IN_PLACE, buffer, op=MPI.MAX)
+                self._collective(self._mpi, "Allreduce", self._lib.IN_PLACE, buffer, op=self._lib.MAX)
         return -float(buffer[0]), float(buffer[1])
 
     def text_from_root(self, text: str | None) -> str:
@@ -333,7 +366,7 @@ class Comm:
         except (OSError, MemoryError) as error:
             message = one_line(error) or type(error).__name__
         failed = np.array([self.rank if message is not None else self.size], dtype=np.int64)
-        self._collective(self._mpi, "Allreduce", MPI.IN_PLACE, failed, op=MPI.MIN)
+        self._collective(self._mpi, "Allreduce", self._lib.IN_PLACE, failed, op=self._lib.MIN)
         if failed[0] < self.size:
             raise UserError(self._text_from(message or "", int(failed[0])))
 
@@ -343,27 +376,13 @@ class Comm:
 
     def begin_max(self, values: Array, largest: Array) -> Any:
         """Begin to find the element-wise maximum over the ranks, in `largest`; returns the request. Collective."""
-        return self._mpi.Iallreduce(values, largest, op=MPI.MAX)
+        return self._mpi.Iallreduce(values, largest, op=self._lib.MAX)
 
     def barrier(self) -> None:
         """Wait for all. Collective over the world."""
         self._collective(self._mpi, "Barrier")
 
     # --- machine ----------------------------------------------------------------------------------------------------
-
-    def _node(self) -> tuple[int, int, float]:
-        """This rank's place among the ranks on this node, their number, and its fair share of the cores they may use.
-
-        Collective over the world.
-        """
-        node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
-        allowed = np.zeros(4096, dtype=np.int32)
-        allowed[[c for c in os.sched_getaffinity(0) if c < allowed.size]] = 1
-        users = np.empty_like(allowed)
-        node.Allreduce(allowed, users)
-        place, ranks = int(node.Get_rank()), int(node.Get_size())
-        node.Free()
-        return place, ranks, float(np.sum(allowed[users > 0] / users[users > 0]))
 
     def array_from_root(self, array: Array | None) -> Array:
         """Rank 0's array of numbers of the host on every rank. Collective over the world."""
@@ -373,11 +392,7 @@ class Comm:
 
     def node_sharing(self, number: int) -> int:
         """How many ranks of this node pass the same number. Collective over the world."""
-        node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
-        every = np.empty(node.Get_size(), dtype=np.int64)
-        node.Allgather(np.array([number], dtype=np.int64), every)
-        node.Free()
-        return int(np.sum(every == number))
+        return place.sharing(self._mpi, self._lib.COMM_TYPE_SHARED, number)
 
 
 def _bytes(array: Array) -> Array:

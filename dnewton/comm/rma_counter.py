@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dnewton.comm.communicator import MPI, Comm
+from dnewton.comm.communicator import Comm
 
 
 class OneSidedCounter:
@@ -20,7 +20,8 @@ class OneSidedCounter:
     def __init__(self, comm: Comm) -> None:
         """Collective over the world: allocates the window and opens a shared epoch for its whole life."""
         self._comm = comm
-        self._window = MPI.Win.Allocate(8 * self.SLOTS if comm.rank == 0 else 0, 8, comm=comm._mpi)
+        self._lib = comm._lib
+        self._window = comm._lib.Win.Allocate(8 * self.SLOTS if comm.rank == 0 else 0, 8, comm=comm._mpi)
         self._window.Lock_all()
         if comm.rank == 0:
             for slot in range(self.SLOTS):
@@ -33,19 +34,21 @@ class OneSidedCounter:
 
     def clear(self, slot: int) -> None:
         """Set a slot to zero; only rank 0, while no rank uses the slot."""
-        self._window.Accumulate(np.zeros(1, dtype=np.int64), 0, target=slot, op=MPI.REPLACE)
+        self._window.Accumulate(np.zeros(1, dtype=np.int64), 0, target=slot, op=self._lib.REPLACE)
         self._window.Flush(0)
 
     def add(self, slot: int) -> None:
         """Add one; the request is completed by :meth:`complete`."""
         with self._comm._counted(8, "early_termination"):
-            self._pending_add = self._window.Raccumulate(self._one, 0, target=slot, op=MPI.SUM)
+            self._pending_add = self._window.Raccumulate(self._one, 0, target=slot, op=self._lib.SUM)
 
     def poll(self, slot: int) -> int | None:
         """The slot's value if a read has come back, else None; never waits."""
         if self._pending_read is None:
             with self._comm._counted(8, "early_termination"):
-                self._pending_read = self._window.Rget_accumulate(self._one, self._read, 0, target=slot, op=MPI.NO_OP)
+                self._pending_read = self._window.Rget_accumulate(
+                    self._one, self._read, 0, target=slot, op=self._lib.NO_OP
+                )
         if not self._pending_read.Test():
             return None
         self._pending_read = None

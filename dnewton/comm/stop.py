@@ -233,6 +233,16 @@ class StopAgreement(StopHooks):
             else:
                 self._watchdog.answered(source, message[16:].tobytes().rstrip(b"\0").decode(), number)
 
+    def close(self) -> None:
+        """Take in what others have sent, so that the communicator can be given back. Collective over the world."""
+        for _ in range(2):
+            self._channel.barrier()
+            while (arrived := self._channel.arrived()) is not None:
+                self._channel.receive(np.zeros(16 + TEXT, dtype=np.uint8), *arrived)
+        for request, _ in self._sent:
+            self._channel.wait(request)
+        self._sent = []
+
     def _tell(self, rank: int, tag: int, number: int = 0, text: str = "") -> None:
         message = np.zeros(16 + TEXT, dtype=np.uint8)
         message[:16].view(np.int64)[:] = self._generation, number

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
-from dnewton.arrays.namespace import Array
+from dnewton.arrays.namespace import Array, namespace
 from dnewton.config.layer_entry import inside
 from dnewton.config.register import Register
 from dnewton.config.types import Section
@@ -28,9 +28,17 @@ class LossSection(Section):
         """The prediction that outputs stand for, in the units of real targets; z itself but for a link function."""
         return z
 
+    def probabilities(self, z: Array) -> Array | None:
+        """Of every class (N, classes), for outputs (N, K) of the known classes; None where the loss has none."""
+        return None
+
+    def terms(self, z: Array, y: Array) -> Array:
+        """What ξ is the sum of, per sample: float64, (N,) or (N, K)."""
+        raise NotImplementedError
+
     def value(self, z: Array, y: Array) -> float:
         """Sum of ξ over the samples, float64."""
-        raise NotImplementedError
+        return float(namespace(z).sum(self.terms(z, y)))
 
     def gradient(self, z: Array, y: Array) -> Array:
         """∂ξ/∂z per sample, (N, K)."""
@@ -51,6 +59,39 @@ class LossSection(Section):
     def half_transposed(self, state: Array, u: Array) -> Array:
         """Rᵀ u per sample."""
         return self.half(state, u)
+
+    def root_gradient(self, z: Array, y: Array) -> tuple[Array, Array | None]:
+        """√w ∂ξ/∂z per sample, and √w, (N,), with w the weights of the samples; (∂ξ/∂z, None) where there are none."""
+        return self.gradient(z, y), None
+
+    def root_weights(self, state: Array) -> Array | None:
+        """√w per sample, (N,), of a state; None where samples have no weights."""
+        return None
+
+
+class Loss(Protocol):
+    """What the passes and the curvature ask of a loss: a :class:`LossSection`, or one with weights of samples."""
+
+    @property
+    def targets(self) -> str:
+        """See :class:`LossSection`, here and below."""
+        ...
+
+    def value(self, z: Array, y: Array) -> float: ...
+
+    def gradient(self, z: Array, y: Array) -> Array: ...
+
+    def state(self, z: Array, y: Array) -> Array: ...
+
+    def hessian_product(self, state: Array, u: Array) -> Array: ...
+
+    def half(self, state: Array, u: Array) -> Array: ...
+
+    def half_transposed(self, state: Array, u: Array) -> Array: ...
+
+    def root_gradient(self, z: Array, y: Array) -> tuple[Array, Array | None]: ...
+
+    def root_weights(self, state: Array) -> Array | None: ...
 
 
 LOSSES = Register[type[LossSection]](

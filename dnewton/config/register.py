@@ -45,6 +45,14 @@ class Register(Generic[T]):
 
         return register
 
+    def extend(self, name: str, module: str, thing: T) -> bool:
+        """A user's own object under a new name, or again under the one that the same `module` gave it; else False."""
+        if self._modules.get(name, module) != module:
+            return False
+        self._modules[name] = module
+        self._objects[name] = thing
+        return True
+
     def __getitem__(self, name: str) -> T:
         """The object of a name; its module is imported if nobody has yet. Raises ValueError for an unknown name."""
         if name not in self:

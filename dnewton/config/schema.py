@@ -13,7 +13,7 @@ from dnewton.config.layer_entry import LayerEntry
 from dnewton.config.loss_entry import LOSSES, LossEntry
 from dnewton.config.newton import NewtonSection
 from dnewton.config.solver_register import choose
-from dnewton.config.types import Count, Positive, Section, SolverSection, omitted
+from dnewton.config.types import Count, NotNegative, Positive, Section, SolverSection, omitted
 
 START_C = 1.0  # of `C: auto`
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -68,10 +68,11 @@ class NetSection(Section):
 
 
 class FilePair(Section):
-    """Samples and their targets in two files (.npy, idx)."""
+    """Samples and their targets in two files (.npy, idx), and weights of the samples in a third one."""
 
     x: Name
     y: Name
+    w: Name | None = None
 
 
 def _part(value: Any) -> Any:
@@ -81,6 +82,35 @@ def _part(value: Any) -> Any:
     if isinstance(value, (dict, FilePair)):
         return FilePair.model_validate(value)
     raise ValueError("a bundled set, a file, a list of files or {x: FILE, y: FILE} is needed")
+
+
+def _weights(value: Any) -> Any:
+    if type(value) in (int, str) and value != "":
+        return value
+    raise ValueError("a column's name or number, an array's name or a file (.npy, .csv, .tsv, .txt) is needed")
+
+
+def _class_weights(value: Any) -> Any:
+    """A mapping's labels as text: JSON, YAML and --set write numbers in different ways."""
+    if value == "balanced":
+        return value
+    if not isinstance(value, dict) or not value:
+        raise ValueError("balanced or {label: weight} is needed")
+    found = {}
+    for label, weight in value.items():
+        if type(label) not in (int, float, str) or type(weight) not in (int, float):
+            raise ValueError("every entry is label: weight, labels as in the data, weights as numbers")
+        if not (0 <= weight < math.inf):
+            raise ValueError(f"the weight of {label} is {weight}; weights are finite and not negative")
+        found[label_text(label)] = float(weight)
+    if len(found) < len(value):
+        raise ValueError("a label is given twice")
+    return found
+
+
+def label_text(label: Any) -> str:
+    """A label as `data.class_weights` names it; whole numbers without a point."""
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
 
 def _columns(value: Any) -> Any:
@@ -103,12 +133,22 @@ class DataSection(Section):
     scale: Literal["none", "standardize", "minmax", "unit", "mean_image"] = "none"
     scale_targets: Literal["none", "standardize"] = "none"  # regression only; errors are reported unscaled
     target: Annotated[list[str | int], BeforeValidator(_columns)] | None = None  # of tables of text: default the last
+    weights: Annotated[str | int, BeforeValidator(_weights)] | None = None  # a column, an array, or a file
+    class_weights: Annotated[Literal["balanced"] | dict[str, NotNegative], BeforeValidator(_class_weights)] | None = (
+        None
+    )
     max_resident: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = "auto"  # per rank; beyond it, stream
 
     @model_validator(mode="after")
     def _one_use_of_split(self) -> DataSection:
         if self.split is not None and self.test is not None and self.validation is not None:
             raise ValueError("split makes a test or a validation part, and both are given")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_given_once(self) -> DataSection:
+        if self.weights is not None and isinstance(self.train, FilePair) and self.train.w is not None:
+            raise ValueError("weights and train's w are two ways to give the same; leave one out")
         return self
 
 
@@ -178,7 +218,8 @@ class Config(Section):
         return strict_yaml.dump(self.resolved())
 
 
-def regulariser(config: Config, samples: int) -> float:
-    """1/C of the objective's ‖θ‖²/(2C): C is given in units of the `samples` training samples; where `auto` begins."""
+def regulariser(config: Config, samples: float) -> float:
+    """1/C of the objective's ‖θ‖²/(2C): C is given in units of the `samples` training samples, or of the sum of their
+    weights; where `auto` begins."""
     c = START_C if config.solver.C == "auto" else config.solver.C
     return 0.0 if math.isinf(c) else 1.0 / (c * samples)

@@ -8,17 +8,18 @@ from typing import Protocol
 
 from dnewton.arrays.namespace import Array, dot, namespace
 from dnewton.comm.communicator import Comm
-from dnewton.config.loss_entry import LossSection
+from dnewton.config.loss_entry import Loss
 from dnewton.curvature.jacobian import Jacobian, LocalSystem
 
 
 class OutputHessian:
     """B and its square root R at one point, and the regulariser 1/C: what does not depend on how J is held."""
 
-    def __init__(self, loss: LossSection, z: Array, y: Array, regulariser: float) -> None:
+    def __init__(self, loss: Loss, z: Array, y: Array, regulariser: float) -> None:
         """`z` and `y` are outputs and targets on S, (S, K)."""
         self._loss = loss
         self._state = loss.state(z, y)
+        self.root_weights = loss.root_weights(self._state)  # √w of the samples' weights, (S,), if they have some
         self.regulariser = regulariser
         self.samples = int(z.shape[0])
         self.outputs = int(z.shape[1])
@@ -75,7 +76,7 @@ class Model(Protocol):
 class GaussNewton(OutputHessian):
     """The curvature at one point with this rank's Jacobian held explicitly."""
 
-    def __init__(self, jacobian: Jacobian, loss: LossSection, z: Array, y: Array, regulariser: float) -> None:
+    def __init__(self, jacobian: Jacobian, loss: Loss, z: Array, y: Array, regulariser: float) -> None:
         """`z` and `y` are outputs and targets on S, (S, K)."""
         super().__init__(loss, z, y, regulariser)
         self.jacobian = jacobian

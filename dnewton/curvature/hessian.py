@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dnewton.arrays.namespace import Array, namespace
-from dnewton.config.loss_entry import LossSection
+from dnewton.config.loss_entry import Loss
 from dnewton.model.block import Block
 from dnewton.model.cotangent import Cotangent
 from dnewton.model.layers.activation import ACTIVATIONS
@@ -23,7 +23,7 @@ class Hessian:
     """The Hessian of the mean loss at θ, without regulariser and damping; symmetric, in general indefinite."""
 
     def __init__(
-        self, network: Network, theta: Array, batches: Sequence[tuple[Tape, Array]], loss: LossSection, samples: int
+        self, network: Network, theta: Array, batches: Sequence[tuple[Tape, Array]], loss: Loss, samples: int
     ) -> None:
         """`batches`: forward passes at θ with what the backward sweep needs, and their targets (N, K); sums over them
         are divided by `samples`. The passes and θ are kept as they are, not copied."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from dnewton.arrays.namespace import Array, namespace
 from dnewton.comm.communicator import Comm
-from dnewton.config.loss_entry import LossSection
+from dnewton.config.loss_entry import Loss
 from dnewton.curvature.gauss_newton import OutputHessian
 from dnewton.curvature.jacobian import LocalSystem
 from dnewton.grid import ceil_div, even_slices
@@ -54,7 +54,7 @@ class MatrixFreeJacobian:
 class MatrixFreeModel(OutputHessian):
     """The curvature at one point, J by passes."""
 
-    def __init__(self, passes: MatrixFreeJacobian, loss: LossSection, z: Array, y: Array, regulariser: float) -> None:
+    def __init__(self, passes: MatrixFreeJacobian, loss: Loss, z: Array, y: Array, regulariser: float) -> None:
         """`z` and `y` are outputs and targets on S, (S, K)."""
         super().__init__(loss, z, y, regulariser)
         self.passes = passes

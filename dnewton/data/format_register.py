@@ -19,6 +19,12 @@ class Opening:
     comm: Comm
     target: Sequence[str | int] | None = None
     zero_based: bool | None = None  # how the training file counts its features, if it is LIBSVM text
+    weights: str | int | None = None  # the column or array with weights of the samples; see needs_weights
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether a file without the weights' column or array is refused: the training file; others may lack it."""
+        return self.weights is not None and self.key == "data.train"
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,8 @@ class Format:
     open: Callable[[str, str | None, Opening], Source]
     packed: bool = False  # read as .gz, .bz2 and .xz, too
     labels_apart: bool = False  # targets may be in another file
-    is_table: bool = False  # targets may be named or numbered columns
+    is_table: bool = False  # targets and weights may be named or numbered columns
+    has_arrays: bool = False  # weights may be a named array
 
 
 _FORMATS = "dnewton.data.formats"
@@ -68,5 +75,15 @@ def opened_by_each(read: Callable[[str, str | None], Source]) -> Callable[[str, 
     def open_file(path: str, labels: str | None, opening: Opening) -> Source:
         with opening.comm.raise_together():
             return read(path, labels)
+
+    return open_file
+
+
+def arrays_opened_by_each(read: Callable[[str, Opening], Source]) -> Callable[[str, str | None, Opening], Source]:
+    """Likewise of a file of named arrays, in which the opening may name the weights."""
+
+    def open_file(path: str, labels: str | None, opening: Opening) -> Source:
+        with opening.comm.raise_together():
+            return read(path, opening)
 
     return open_file

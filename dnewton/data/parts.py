@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dnewton.comm.communicator import Comm
 from dnewton.config.loss_entry import LossSection
 from dnewton.config.schema import DataPart, DataSection
+from dnewton.data import weights
 from dnewton.data.format_register import Opening
 from dnewton.data.readers import open_part
 from dnewton.data.samples import Samples, Window, check_shapes, load
@@ -42,15 +44,27 @@ class Loaded:
     targets: Targets
 
 
-def open_parts(section: DataSection, input_shape: tuple[int, ...], seed: int, comm: Comm) -> Parts:
-    """Open every part that the section names. Raises UserError alike on all ranks. Collective over the world."""
-    opening = Opening("data.train", math.prod(input_shape), comm, section.target)
-    train = _open(section.train, opening, input_shape)
+def open_parts(
+    section: DataSection, input_shape: tuple[int, ...], seed: int, comm: Comm, given: Mapping[str, Source] | None = None
+) -> Parts:
+    """Open every part that the section names; those that are `given`, by `train`, `test` and `validation`, are not
+    files. Raises UserError alike on all ranks. Collective over the world."""
+    given = given or {}
+    of_file = section.weights if weights.is_file(section.weights) else None
+    inside = section.weights if of_file is None else None
+    opening = Opening("data.train", math.prod(input_shape), comm, section.target, weights=inside)
+    train = given.get("train") or open_part(section.train, opening)
+    check_shapes(train, input_shape, opening.key)
+    if of_file is not None:
+        train = weights.with_file(train, str(of_file), weights.KEY, comm)
 
     def other(key: str, part: DataPart | None) -> Source | None:
         if part is None:
             return None
-        source = _open(part, Opening(key, opening.features, comm, section.target, train.zero_based), input_shape)
+        source = given.get(key.removeprefix("data."))
+        if source is None:
+            source = open_part(part, replace(opening, key=key, zero_based=train.zero_based))
+        check_shapes(source, input_shape, key)
         check_columns(source, train.columns, "the training file")
         return source
 
@@ -68,12 +82,6 @@ def check_columns(source: Source, wanted: tuple[str, ...] | None, owner: str) ->
         return
     k, (name, other) = next((k, p) for k, p in enumerate(zip(source.columns, wanted, strict=True)) if p[0] != p[1])
     raise UserError(f"{source.name}: feature {k} is {name!r}, in {owner} it is {other!r}; the columns must agree")
-
-
-def _open(part: DataPart, opening: Opening, input_shape: tuple[int, ...]) -> Source:
-    source = open_part(part, opening)
-    check_shapes(source, input_shape, opening.key)
-    return source
 
 
 def divide(source: Source, share: float, seed: int) -> tuple[Source, Source]:
@@ -95,7 +103,7 @@ def load_parts(
     resident: float,
     comm: Comm,
 ) -> Loaded:
-    """Every part's columns and targets on this rank; at most `resident` bytes of columns are kept in memory.
+    """Every part's columns, targets and weights on this rank; at most `resident` bytes of columns are kept in memory.
 
     Raises UserError alike on all ranks. Collective over the world.
     """
@@ -105,6 +113,8 @@ def load_parts(
         targets = Targets.fit(y, outputs, loss, section.scale_targets, parts.train.origin, held)
     scaling: Scaling | str = section.scale
     left = resident
+    every = (parts.train, parts.test, parts.validation)
+    weighted = section.class_weights is not None or any(s is not None and s.weights is not None for s in every)
 
     def part(source: Source | None, raw: Values | None = None) -> Samples | None:
         nonlocal scaling, left
@@ -112,10 +122,16 @@ def load_parts(
             return None
         with comm.raise_together():
             encoded = targets.encode(source.all_targets() if raw is None else raw, dtype, source.origin)
+            total = None
+            if weighted:
+                own = weights.of_samples(source)
+                if section.class_weights is not None and source is parts.train:
+                    own = own * weights.of_classes(section.class_weights, encoded, own, targets)
+                encoded, total = weights.joined(encoded, own, source)
         x, scaling = load(source, window, scaling, dtype, comm, left, section.max_resident != "auto")
         if isinstance(x, np.ndarray):
             left -= x.nbytes
-        return Samples(x, encoded)
+        return Samples(x, encoded, total)
 
     train = part(parts.train, y)
     test, validation = part(parts.test), part(parts.validation)

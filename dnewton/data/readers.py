@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 
 from dnewton.config.schema import DataPart, FilePair
+from dnewton.data import weights
 from dnewton.data.bundled import NAMES, read_bundled
 from dnewton.data.file_kinds import check_regular, kind_of
 from dnewton.data.format_register import FORMATS, Opening
@@ -24,10 +25,16 @@ def find_part(part: DataPart, folder: str) -> DataPart:
     The name of a bundled set, and a name that is not found, stay as they are.
     """
     if isinstance(part, FilePair):
-        return FilePair(x=_find(part.x, folder), y=_find(part.y, folder))
+        w = None if part.w is None else _find(part.w, folder)
+        return FilePair(x=_find(part.x, folder), y=_find(part.y, folder), w=w)
     if isinstance(part, str):
         return _find(part, folder)
     return [_find(name, folder) for name in part]
+
+
+def find_weights(name: str | int | None, folder: str) -> str | int | None:
+    """`data.weights`, likewise where it is a file."""
+    return _find(name, folder) if isinstance(name, str) and weights.is_file(name) else name
 
 
 def _find(name: str, folder: str) -> str:
@@ -40,7 +47,8 @@ def _find(name: str, folder: str) -> str:
 def open_part(part: DataPart, opening: Opening) -> Source:
     """The source of one part of the data. Raises UserError alike on all ranks. Collective over the world."""
     if isinstance(part, FilePair):
-        return _open_file(part.x, part.y, opening)
+        source = _open_file(part.x, part.y, opening)
+        return source if part.w is None else weights.with_file(source, part.w, f"{opening.key}.w", opening.comm)
     if isinstance(part, str):
         return _open_bundled(part, opening) if is_bundled(part) else _open_file(part, None, opening)
     sources = []
@@ -54,6 +62,8 @@ def open_part(part: DataPart, opening: Opening) -> Source:
 def _open_bundled(name: str, opening: Opening) -> Source:
     if opening.key not in ("data.train", "data.test", "--data"):
         raise UserError(f"{opening.key}: {name} is a bundled set with a train and a test part; name a file")
+    if opening.needs_weights:
+        raise UserError(f"data.weights: {name} is a bundled set and has none; give a file (.npy, .csv, .tsv, .txt)")
     part = "train" if opening.key.endswith("train") else "test"
     x = y = None
     with opening.comm.raise_together():
@@ -80,5 +90,10 @@ def _open_file(path: str, labels: str | None, opening: Opening) -> Source:
     if opening.target is not None and not kind.is_table:
         raise UserError(
             f"{opening.key}: {path} is not a table of text, its labels have a fixed place; leave target out"
+        )
+    if opening.needs_weights and not (kind.is_table or (kind.has_arrays and isinstance(opening.weights, str))):
+        raise UserError(
+            f"data.weights: {path} has no {'column' if isinstance(opening.weights, int) else 'column or array'} "
+            f"{opening.weights!r}, it is {kind.words}; give a file (.npy, .csv, .tsv, .txt)"
         )
     return kind.open(path, labels, opening)

@@ -113,20 +113,40 @@ class Streamed:
 
 @dataclass(frozen=True)
 class Samples:
-    """One data set on this rank: its columns of every sample, and the targets (N, K) of all."""
+    """One data set on this rank: its columns of every sample, and the targets (N, K) of all.
+
+    Samples with weights have them as a last column of the targets, (N, K + 1), scaled to mean 1: wherever the targets
+    of a batch go its weights go with them, and only the loss and the metric of such samples need to know.
+    """
 
     x: Array | Streamed
     y: Array
+    total: float | None = None  # the sum of the weights as they were given; None: the samples have none
 
     @property
     def count(self) -> int:
         """Number of samples."""
         return int(self.y.shape[0])
 
+    @property
+    def targets(self) -> Array:
+        """The targets alone, (N, K)."""
+        return self.y if self.total is None else self.y[:, :-1]
+
+    @property
+    def weights(self) -> Array | None:
+        """The weights, of mean 1, (N,); None where there are none."""
+        return None if self.total is None else self.y[:, -1]
+
+    @property
+    def weight(self) -> float:
+        """The sum of the weights; the number of samples where they have none."""
+        return self.count if self.total is None else self.total
+
     def on(self, like: Array) -> Samples:
         """The samples where `like` is; what is streamed goes there batch by batch, by whoever asks for it."""
         x = self.x if isinstance(self.x, Streamed) else to_device(self.x, like)
-        return Samples(x, to_device(self.y, like))
+        return Samples(x, to_device(self.y, like), self.total)
 
     def batches(self, wanted: Sequence[Values]) -> Iterator[Array]:
         """The columns of batches of samples."""

@@ -111,11 +111,22 @@ def about_targets(y: Values, section: DataSection, loss: LossSection, targets: T
     return []
 
 
-def baseline(y: Values, targets: Targets) -> float:
+def baseline(y: Values, targets: Targets, weights: Values | None = None) -> float:
     """The score of a model that knows no features: rmse of the mean target, or accuracy of the most frequent class."""
+    if weights is not None:
+        return _weighted_baseline(y.astype(np.float64), targets, weights.astype(np.float64))
     mean = y.mean(axis=0, dtype=np.float64)
     if targets.classes is None:
         return float(np.sqrt((np.square(y - mean).mean(axis=0) * targets.spread**2).mean()))
     if targets.outputs == 1:
         return float(max(mean[0], 1 - mean[0]))
     return float(np.bincount(np.argmax(y, axis=1)).max() / len(y))
+
+
+def _weighted_baseline(y: Values, targets: Targets, weights: Values) -> float:
+    mean = np.average(y, axis=0, weights=weights)
+    if targets.classes is None:
+        return float(np.sqrt((np.average(np.square(y - mean), axis=0, weights=weights) * targets.spread**2).mean()))
+    if targets.outputs == 1:
+        return float(max(mean[0], 1 - mean[0]))
+    return float(np.bincount(np.argmax(y, axis=1), weights).max() / weights.sum())

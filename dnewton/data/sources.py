@@ -53,6 +53,7 @@ class Source:
     locate: Callable[[int], str] | None = None  # what a row is called, where it is not simply the file's
     columns: tuple[str, ...] | None = None  # names of the features, of tables with a header
     zero_based: bool | None = None  # of LIBSVM text: its features are counted from 0
+    weights: Callable[[], Values] | None = None  # of the samples, one number for each; None: all count alike
 
     @property
     def features(self) -> int:
@@ -104,6 +105,8 @@ def joined(sources: Sequence[Source], name: str) -> Source:
             )
         if (other.targets is None) != (first.targets is None):
             raise UserError(f"{(other if other.targets is None else first).name}: has no labels, the other files have")
+        if (other.weights is None) != (first.weights is None):
+            raise UserError(f"{(other if other.weights is None else first).name}: has no weights, the other files have")
     starts = np.cumsum([0, *(s.samples for s in sources)])
 
     def blocks(lo: int, hi: int) -> Iterator[Values]:
@@ -129,6 +132,9 @@ def joined(sources: Sequence[Source], name: str) -> Source:
             raise UserError(f"{name}: the files' targets differ in kind or number")
         return np.concatenate(parts)
 
+    def weights() -> Values:
+        return np.concatenate([np.ravel(s.weights()) for s in sources if s.weights])
+
     def locate(row: int) -> str:
         k = int(np.searchsorted(starts, row, side="right")) - 1
         return sources[k].origin.row(row - int(starts[k]))
@@ -144,6 +150,7 @@ def joined(sources: Sequence[Source], name: str) -> Source:
         repeatable=all(s.repeatable for s in sources),
         fetch=fetch,
         locate=locate,
+        weights=weights if first.weights else None,
     )
 
 
@@ -169,4 +176,5 @@ def subset(source: Source, indices: Values) -> Source:
         rows=rows if source.rows else None,
         targets=(lambda: source.all_targets()[indices]) if source.targets else None,
         locate=lambda row: source.origin.row(int(indices[row])),
+        weights=(lambda: source.weights()[indices]) if source.weights else None,  # type: ignore[misc]
     )

@@ -152,9 +152,11 @@ class Targets:
         """accuracy or rmse."""
         return "rmse" if self.classes is None else "accuracy"
 
-    def metric_sum(self, loss: LossSection) -> Callable[[Array, Array], float]:
+    def metric_sum(self, loss: LossSection, weighted: bool = False) -> Callable[[Array, Array], float]:
         """Of a batch's outputs and targets: the number of right answers, or squared errors of the loss's predictions in
-        the targets' units."""
+        the targets' units; each times the sample's weight where the last column of the targets is that."""
+        if weighted:
+            return self._weighted_sum(loss)
         if self.classes is None:
             squares = self.spread**2
 
@@ -172,6 +174,20 @@ class Targets:
             return float(xp.sum(xp.astype(same, xp.int64)))
 
         return right
+
+    def _weighted_sum(self, loss: LossSection) -> Callable[[Array, Array], float]:
+        squares, two = self.spread**2, self.outputs == 1
+
+        def total(z: Array, weighted: Array) -> float:
+            xp = namespace(z)
+            y, w = weighted[:, :-1], xp.astype(weighted[:, -1], xp.float64)
+            if self.classes is None:
+                d = loss.mean(xp.astype(z, xp.float64)) - xp.astype(y, xp.float64)
+                return float(xp.sum(xp.sum(to_device(squares, d) * d**2, axis=1) * w))
+            same = (z[:, 0] > 0) == (y[:, 0] > 0.5) if two else xp.argmax(z, axis=1) == xp.argmax(y, axis=1)
+            return float(xp.sum(xp.astype(same, xp.float64) * w))
+
+        return total
 
     def metric_value(self, total: float, samples: int) -> float:
         """The metric from a sum over `samples` samples."""

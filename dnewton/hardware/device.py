@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import zlib
 from dataclasses import dataclass, field
 
 from dnewton.arrays import namespace
 from dnewton.arrays.namespace import Array, host, to_device
-from dnewton.comm.communicator import MPI, Comm
+from dnewton.comm import library
+from dnewton.comm.communicator import Comm
 from dnewton.comm.device_buffers import straight
 from dnewton.errors import UserError, one_line
 
@@ -68,27 +68,19 @@ def open_device(kind: str, buffers: str, comm: Comm, asked: str, computes: bool 
     sharing = comm.node_sharing(zlib.crc32(identity.encode()) if computes else -1)
     device = Device(like, name, sharing) if computes else HOST
     most = int(comm.minmax(float(device.sharing))[1])
-    passed, why = straight(buffers, os.environ, str(MPI.Get_library_version()), _takes_device_memory)
+    where = f"device: {name} (GPU {number} on this node)"
+    if not comm.uses_mpi:
+        return device, [where]
+    passed, why = straight(buffers, os.environ, library.version(), library.takes_device_memory)
     comm.buffers.straight = passed = comm.minmax(float(passed))[0] == 1.0
-    notes = [
-        f"device: {name} (GPU {number} on this node); messages "
-        + (f"from its memory ({why})" if passed else f"through the host's memory ({why})")
-    ]
+    way = "from its memory" if passed else "through the host's memory"
+    notes = [f"{where}; messages {way} ({why})"]
     if most > 1:
         notes.append(
             f"warning: {most} ranks share a GPU and wait for each other there; start as many ranks on a node as it has "
             "GPUs"
         )
     return device, notes
-
-
-def _takes_device_memory() -> bool | None:
-    """Whether the MPI library says that it takes CUDA buffers; None when it has no way to say so.
-
-    `MPIX_Query_cuda_support` is an extension of Open MPI, MPICH and their kin that mpi4py does not wrap.
-    """
-    query = getattr(ctypes.CDLL(MPI.__file__), "MPIX_Query_cuda_support", None)
-    return None if query is None else bool(query())
 
 
 def _open(place: int, asked: str) -> tuple[Array, str, int, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dnewton.arrays.namespace import Array, dot, itemsize, namespace, take, to_device
 from dnewton.comm.communicator import Comm
-from dnewton.config.loss_entry import LossSection
+from dnewton.config.loss_entry import Loss
 from dnewton.data.samples import Samples
 from dnewton.data.sampling import Indices, in_batches, joined, rest_of
 from dnewton.model.network import Network, Tape
@@ -44,7 +44,7 @@ class Objective:
         network: Network,
         comm: Comm,
         data: Samples,
-        loss: LossSection,
+        loss: Loss,
         metric: Callable[[Array, Array], float],
         regulariser: float,
         batch_size: int,

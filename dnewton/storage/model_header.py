@@ -21,6 +21,7 @@ from dnewton.data.samples import Window
 from dnewton.data.scaling import Scaling
 from dnewton.data.sources import Source
 from dnewton.data.targets import Targets
+from dnewton.data.weights import is_file
 from dnewton.errors import UserError
 from dnewton.model.network import Network
 
@@ -39,6 +40,7 @@ class Described:
     zero_based: bool | None
     target: list[str | int] | None
     columns: tuple[str, ...] | None
+    weights: str | int | None = None  # a column of tables that is neither feature nor target
 
 
 def describe(
@@ -62,6 +64,8 @@ def describe(
         "target": config.data.target,
         "columns": train.columns if len(train.columns or ()) <= MAX_NAMES else None,
     }
+    if config.data.weights is not None and not is_file(config.data.weights):
+        about["weights"] = config.data.weights
     return {_KEY: json.dumps(about), **numbers}
 
 
@@ -92,7 +96,8 @@ def described(path: str, metadata: Mapping[str, str]) -> Described:
         columns = tuple(about["columns"]) if about["columns"] else None
         if columns is not None and len(columns) != features:
             raise ValueError("columns")
-        return Described(net, Scaling(shift, factor), targets, about["zero_based"], about["target"], columns)
+        scaling, weights = Scaling(shift, factor), about.get("weights")
+        return Described(net, scaling, targets, about["zero_based"], about["target"], columns, weights)
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError, zlib.error):
         raise UserError(f"{path}: the description of the model in its header is damaged") from None
 

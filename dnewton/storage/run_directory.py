@@ -46,6 +46,8 @@ def model_path(name: str, key: str = "") -> str:
 class RunDirectory:
     """Paths of a run directory and the files that grow while training."""
 
+    keeps = True  # whether anything is written
+
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         self._waiting: dict[str, list[str]] = {}  # lines of files that could not be written yet

@@ -46,6 +46,13 @@ def read_metadata(path: str) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
+def dtype_of(path: str) -> str:
+    """float32 or float64: that of a file's first weight, half precision counting as float32. Raises UserError."""
+    with opened(path) as file:
+        first = next((name for name in list(file.keys()) if name not in BUFFERS), None)
+        return "float64" if first is not None and file.get_slice(first).get_dtype() == "F64" else "float32"
+
+
 def shapes_of(specs: Sequence[LayerSpec]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights and biases of a net's layers, in the order of model files."""
     shapes: dict[str, tuple[int, ...]] = {}

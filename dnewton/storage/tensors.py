@@ -24,6 +24,7 @@ from dnewton.model.network import Network
 from dnewton.storage import checksum, parallel_file
 from dnewton.storage.parallel_file import Piece
 from dnewton.storage.tensor_file import FURTHER, check_dtype, names_in, opened, shapes_of
+from dnewton.storage.tensor_file import dtype_of as dtype_of
 from dnewton.storage.tensor_file import read_metadata as read_metadata
 
 _DTYPES = {"float32": "F32", "float64": "F64"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from dnewton.arrays.namespace import Array
 from dnewton.errors import UserError, one_line
 from dnewton.model import init_weights
 from dnewton.solvers.interface import SolverState, StartPoint
-from dnewton.storage import manifest, tensors
+from dnewton.storage import manifest, tensors, whole_tensors
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import STATE, RunDirectory
 from dnewton.training.job import Job
@@ -22,15 +23,20 @@ class OtherRun(UserError):
     """A checkpoint of another net, data set, solver or seed."""
 
 
-def initial_state(job: Job, init: str | None) -> StartPoint:
-    """θ drawn by the seed, or read from a model file.
+def initial_state(job: Job, init: str | Mapping[str, np.ndarray] | None) -> StartPoint:
+    """θ drawn by the seed, read from a model file, or cut from whole tensors.
 
-    Raises UserError when the file does not fit the net. Collective over the world.
+    Raises UserError when they do not fit the net. Collective over the world.
     """
     dtype = job.config.parallel.dtype
     with job.comm.raise_together():
         seed = job.config.solver.seed
-        theta = tensors.load(init, job.network, dtype) if init else init_weights.weights(job.network, seed, dtype)
+        if isinstance(init, Mapping):
+            theta = whole_tensors.cut(job.network, init, dtype)
+        elif init:
+            theta = tensors.load(init, job.network, dtype)
+        else:
+            theta = init_weights.weights(job.network, seed, dtype)
         return StartPoint(job.device.put(theta), given=init is not None)
 
 

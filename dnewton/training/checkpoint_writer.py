@@ -71,6 +71,14 @@ class Saver:
         return None if self._best is None else self._best[0]
 
     @property
+    def final_theta(self) -> Array:
+        """This rank's blocks of the final weights."""
+        if self.final_iteration == self._job.solver.iteration:
+            return self._job.solver.theta
+        assert self._best_theta is not None
+        return self._best_theta
+
+    @property
     def final_iteration(self) -> int:
         """The iteration whose weights are the final ones: with `solver.patience` the best by validation."""
         best = self.best_iteration
@@ -97,6 +105,8 @@ class Saver:
         began = time.perf_counter()
         if final == self._last:
             return True
+        if not out.keeps:
+            return False
         contents = self._contents(state)
         if not self._finite(contents):
             self._tell(f"warning: no checkpoint after iteration {state.iteration}: its values are not finite")
@@ -139,7 +149,7 @@ class Saver:
 
     def write_best(self) -> None:
         """Bring best.safetensors up to date. Raises UserError alike on all ranks. Collective over the workers."""
-        if self._best is not None and not self._best_written:
+        if self._out.keeps and self._best is not None and not self._best_written:
             self._write_best(self._out.best)
             self._best_written = True
 
@@ -148,6 +158,8 @@ class Saver:
 
         Raises UserError alike on all ranks. Collective over the workers.
         """
+        if not self._out.keeps:
+            return
         if self.final_iteration != self._job.solver.iteration:
             self._write_best(self._out.model)
         else:

@@ -9,6 +9,7 @@ from dnewton.solvers.interface import NO_GRADIENT, NO_PROGRESS, TOLERANCE
 
 NEARLY = 0.99  # of the deviation of the targets: a model that leaves so much explains nothing
 ITERATIONS, PATIENCE, TIME = "iterations", "patience", "time"  # beside the solver's own reasons
+CALLBACK = "callback"  # somebody who watches the run asked for it
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Standing:
     iteration: int
     metric: str  # accuracy or rmse
     best: int | None  # the iteration of the best weights
-    folder: str  # the run directory
+    folder: str  # the run directory; empty where there is none
 
 
 def reason(solver: str, iteration: int, best: int | None, max_iterations: int, patience: int | None, over: bool) -> str:
@@ -64,32 +65,43 @@ def reason(solver: str, iteration: int, best: int | None, max_iterations: int, p
 def ending(why: str, config: Config, at: Standing) -> Ending:
     """A reason with its line."""
     solver = config.solver
-    onward = f"--resume {at.folder}" if config.output.checkpoint_every else f"--init {at.folder}/model.safetensors"
+
+    def more(key: str, value: object) -> str:
+        """How the run goes on with another setting."""
+        if not at.folder:
+            section, name = key.split(".")
+            return f"fit(..., init=model, {section}={{{name!r}: {value!r}}})"
+        kept = config.output.checkpoint_every
+        onward = f"--resume {at.folder}" if kept else f"--init {at.folder}/model.safetensors"
+        return f"{onward} --set {key}={value}"
+
+    again = "--set solver.seed=N" if at.folder else "solver={'seed': N}"
     texts = {
         ITERATIONS: (
-            f"solver.max_iterations is {solver.max_iterations}; for more: {onward} "
-            f"--set solver.max_iterations={max(2 * solver.max_iterations, 1)}"
+            f"solver.max_iterations is {solver.max_iterations}; for more: "
+            f"{more('solver.max_iterations', max(2 * solver.max_iterations, 1))}"
         ),
         TOLERANCE: (
-            f"|g| is at most solver.tolerance ({solver.tolerance:g}) times the first one; for a smaller one: {onward} "
-            f"--set solver.tolerance={solver.tolerance / 10:g}"
+            f"|g| is at most solver.tolerance ({solver.tolerance:g}) times the first one; for a smaller one: "
+            f"{more('solver.tolerance', float(f'{solver.tolerance / 10:g}'))}"
         ),
         NO_GRADIENT: (
             "|g| is 0, no step can be taken from here; if f should be lower, start from other weights "
-            "(--set solver.seed=N) or see whether the data are scaled"
+            f"({again}) or see whether the data are scaled"
         ),
         NO_PROGRESS: (
             f"f no longer falls by more than rounding of {config.parallel.dtype}; if it should be lower, "
-            + (f"{onward} --set parallel.dtype=float64, or " if config.parallel.dtype == "float32" else "")
-            + "start from other weights (--set solver.seed=N)"
+            + (f"{more('parallel.dtype', 'float64')}, or " if config.parallel.dtype == "float32" else "")
+            + f"start from other weights ({again})"
         ),
         PATIENCE: (
-            f"no better validation {at.metric} for {solver.patience} iterations (solver.patience); for more: {onward} "
-            f"--set solver.patience={2 * (solver.patience or 1)}"
+            f"no better validation {at.metric} for {solver.patience} iterations (solver.patience); for more: "
+            f"{more('solver.patience', 2 * (solver.patience or 1))}"
         ),
         TIME: "the time that was given is over; give more of it for a longer run",
     }
     kept = ""
     if solver.patience is not None and at.best is not None:
-        kept = f"; model.safetensors holds the weights of iteration {at.best}, the best by validation"
+        holds = "model.safetensors" if at.folder else "the model"
+        kept = f"; {holds} holds the weights of iteration {at.best}, the best by validation"
     return Ending(why, f"ended after iteration {at.iteration} ({why}): {texts[why]}{kept}")

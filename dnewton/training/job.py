@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from dnewton.config.schema import Config, regulariser
 from dnewton.data import scale_check
 from dnewton.data.parts import Loaded, load_parts, open_parts
 from dnewton.data.samples import Samples, Streamed, Window
+from dnewton.data.sources import Source
 from dnewton.data.targets import Targets
 from dnewton.errors import UserError
 from dnewton.grid import ceil_div
@@ -21,6 +23,7 @@ from dnewton.hardware import calibration, node
 from dnewton.hardware.device import Device, open_device
 from dnewton.model.network import Network
 from dnewton.model.objective import Objective
+from dnewton.model.weighted_loss import loss_of
 from dnewton.planning import costs, curvature_plan, grid_search
 from dnewton.planning.memory import Budget
 from dnewton.planning.net_plan import NetPlan, infer_shapes
@@ -58,9 +61,11 @@ class Job:
     baseline: float  # the training score of a model that knows no features
 
 
-def assemble(config: Config, world: Comm, source: str, calibrate: bool = False) -> Job | Server:
+def assemble(
+    config: Config, world: Comm, source: str, calibrate: bool = False, given: Mapping[str, Source] | None = None
+) -> Job | Server:
     """Plan the layout, read the data and build the solver; `source` names the configuration in messages, `calibrate`
-    measures the machine's rates again.
+    measures the machine's rates again, `given` are parts of the data that are no files.
 
     A rank that serves gets its server instead.
 
@@ -74,7 +79,7 @@ def assemble(config: Config, world: Comm, source: str, calibrate: bool = False) 
     groups = ProcessGroups.of(divided, world)
     notes = [*about_device]
     check_width(config, math.prod(config.net.input))
-    parts = open_parts(config.data, config.net.input, config.solver.seed, world)
+    parts = open_parts(config.data, config.net.input, config.solver.seed, world, given)
     memory = _memory_per_rank(config, world, device)
     resident = world.minmax(_resident(config, memory, device, world))[0]  # alike on all ranks: the plan depends on it
     scored = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
@@ -128,7 +133,7 @@ def assemble(config: Config, world: Comm, source: str, calibrate: bool = False) 
     targets = loaded.targets
     notes.extend(_streams(loaded, groups.workers))
     notes.extend(scale_check.about_features(loaded.train, window.width, config.data, groups.workers))
-    y = loaded.train.y
+    y = loaded.train.targets
     notes.extend(scale_check.about_targets(y, config.data, config.net.loss, targets))
     shared = groups.layout.replicas > 1 and isinstance(options, NewtonSection)
     beside = {"test": loaded.test, "validation": loaded.validation}
@@ -139,9 +144,9 @@ def assemble(config: Config, world: Comm, source: str, calibrate: bool = False) 
         network,
         network.comm,
         train,
-        config.net.loss,
-        targets.metric_sum(config.net.loss),
-        regulariser(config, parts.train.samples),
+        loss_of(config.net.loss, loaded.train),
+        targets.metric_sum(config.net.loss, weighted=loaded.train.total is not None),
+        regulariser(config, loaded.train.weight),
         how.batch,
         passes,
     )
@@ -166,7 +171,7 @@ def assemble(config: Config, world: Comm, source: str, calibrate: bool = False) 
         description,
         how,
         notes,
-        scale_check.baseline(y, targets),
+        scale_check.baseline(y, targets, loaded.train.weights),
     )
 
 

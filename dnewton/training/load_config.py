@@ -10,7 +10,7 @@ from dnewton.comm.communicator import Comm
 from dnewton.config import parse
 from dnewton.config.schema import Config
 from dnewton.config.shipped_nets import read_net
-from dnewton.data.readers import find_part
+from dnewton.data.readers import find_part, find_weights
 from dnewton.errors import UserError
 
 PARTS = ("train", "test", "validation")
@@ -51,4 +51,5 @@ def configure(text: str, folder: str, source: str, overrides: Sequence[str]) -> 
     notes = parse.notes_on(text, source, list(overrides))
     named = {k: v for k in PARTS if (v := getattr(loaded.data, k)) is not None}
     parts = {k: find_part(v, folder) for k, v in named.items()}
-    return loaded.model_copy(update={"data": loaded.data.model_copy(update=parts)}), notes
+    found = {**parts, "weights": find_weights(loaded.data.weights, folder)}
+    return loaded.model_copy(update={"data": loaded.data.model_copy(update=found)}), notes

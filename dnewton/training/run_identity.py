@@ -8,26 +8,37 @@ from typing import Any
 
 import numpy as np
 
-from dnewton.arrays.namespace import to_host
+from dnewton.arrays.namespace import Array, to_host
 from dnewton.storage import checksum
 from dnewton.storage.manifest import Manifest
 from dnewton.training.job import Job
 from dnewton.training.load_config import PARTS
 
+NAMING = (*PARTS, "weights")  # keys of the data section that may name files
+
 
 def identity(job: Job) -> dict[str, Any]:
     """What must not change between a checkpoint and its resumption."""
     config = job.config.resolved()
-    y = np.asarray(to_host(job.objective.data.y), dtype=np.float32)
-    targets = np.ascontiguousarray(y.reshape(len(y), -1))
+    samples = job.objective.data
+    weights = {}  # a run without them has the identity that it had in earlier versions
+    if samples.weights is not None:
+        weights = {"weights": _checksum(samples.weights), "sum of weights": samples.total}
     return {
         "net": {**config["net"], "layers": _without_splits(config["net"]["layers"])},
-        "data": {k: _names_only(v) if k in PARTS else v for k, v in config["data"].items() if k != "max_resident"},
+        "data": {k: _names_only(v) if k in NAMING else v for k, v in config["data"].items() if k != "max_resident"},
         "solver": config["solver"]["name"],
         "seed": config["solver"]["seed"],
-        "samples": job.objective.data.count,
-        "targets": f"{checksum.partial(targets, 0, 0):016x}",
+        "samples": samples.count,
+        "targets": _checksum(samples.targets),
+        **weights,
     }
+
+
+def _checksum(values: Array) -> str:
+    """Of one number or several a sample, in float32."""
+    y = np.asarray(to_host(values), dtype=np.float32)
+    return f"{checksum.partial(np.ascontiguousarray(y.reshape(len(y), -1)), 0, 0):016x}"
 
 
 def _without_splits(layers: Any) -> Any:
@@ -38,19 +49,19 @@ def _without_splits(layers: Any) -> Any:
 
 
 def _names_only(part: Any) -> Any:
-    """A data part without its folders, which may differ from machine to machine."""
+    """A data part, or a file of weights, without its folders, which may differ from machine to machine."""
     if isinstance(part, dict):
         return {k: _names_only(v) for k, v in part.items()}
     if isinstance(part, list):
         return [_names_only(v) for v in part]
-    return os.path.basename(part) if part else part
+    return os.path.basename(part) if isinstance(part, str) else part
 
 
 def difference(checkpoint: Manifest, job: Job) -> str:
     """What makes a checkpoint another run's, or nothing."""
     before, now = dict(checkpoint.identity), json.loads(json.dumps(identity(job)))
     if checkpoint.config.get("parallel", {}).get("dtype") != job.config.parallel.dtype:
-        before["targets"] = now["targets"]  # of another precision
+        before |= {k: now[k] for k in ("targets", "weights") if k in now and k in before}  # of another precision
     return _first_difference(before, now) or ""
 
 

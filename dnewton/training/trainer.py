@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dnewton.arrays.namespace import Array
 from dnewton.comm.stop import CHECKPOINT, Stopped
 from dnewton.data.samples import Samples
 from dnewton.data.sampling import run
@@ -19,7 +20,7 @@ from dnewton.solvers.interface import IterationReport, StartPoint
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import STOPPED, RunDirectory
 from dnewton.training.checkpoint_writer import Saver, State, reported
-from dnewton.training.ending import Ending, Standing, ending, reason
+from dnewton.training.ending import CALLBACK, Ending, Standing, ending, reason
 from dnewton.training.job import Job
 from dnewton.training.metrics import Metrics
 
@@ -40,9 +41,13 @@ class Trainer:
         resumed: Manifest | None = None,
         budget: float | None = None,
         tell: Callable[[str], None] = lambda text: None,
+        watch: Callable[[Record], str] | None = None,
     ) -> None:
         """`started` is the clock (perf_counter) that `seconds` counts from; a resumed run has its first line. `tell`
         gets warnings, on all ranks.
+
+        `watch`, if given on all ranks, is called on rank 0 with the figures of every iteration; the run ends where it
+        returns a text, which says why.
 
         With a `budget`, the run ends after the iteration in which so many seconds of training are over; what the job
         sent before this run is then not counted as the run's.
@@ -56,6 +61,7 @@ class Trainer:
         self._show = show
         self._resumed = resumed
         self._tell = tell
+        self._watch = watch
         self._metrics = Metrics(job.comm, job.device, from_now=budget is not None)
         self.records: list[Record] = []
         self._samples_seen = resumed.samples_seen if resumed else 0.0
@@ -164,6 +170,12 @@ class Trainer:
         return self._before.iteration if self._before is not None else self._job.solver.iteration
 
     @property
+    def final_theta(self) -> Array:
+        """This rank's blocks of the weights that the run ends with, or has where it was stopped."""
+        patient = self._saver.final_iteration != self._job.solver.iteration
+        return self._before.theta if self._before is not None and not patient else self._saver.final_theta
+
+    @property
     def final_iteration(self) -> int:
         """The iteration whose weights model.safetensors holds at the end."""
         return self._saver.final_iteration
@@ -188,7 +200,8 @@ class Trainer:
         why = reason(job.solver.ending, iteration, best, options.max_iterations, options.patience, over)
         if not why:
             return None
-        return ending(why, job.config, Standing(iteration, job.targets.metric_name, best, str(self._out.path)))
+        folder = str(self._out.path) if self._out.keeps else ""
+        return ending(why, job.config, Standing(iteration, job.targets.metric_name, best, folder))
 
     def _trained(self) -> float:
         """Seconds of the run without evaluations for the record, messages for the report, and files."""
@@ -220,13 +233,22 @@ class Trainer:
                 score = step.loss if step.score is None else step.score
             self._saver.consider(job.solver.theta, job.solver.iteration, score)
             record.update(self._gathered(step, scores))
-            self.ended = self._ending()
+            self.ended = self._watched(record) or self._ending()
             if self.ended is not None:
                 record[STOPPED] = self.ended.as_json()
         if comm.rank == 0:
             self._out.record(record)
             self.records.append(record)
             self._show(record)
+
+    def _watched(self, record: Record) -> Ending | None:
+        """The end that whoever watches asks for. Collective over the workers."""
+        if self._watch is None:
+            return None
+        why = self._watch(record) if self._job.comm.rank == 0 else ""
+        why = self._job.comm.text_from_root(why)
+        at = f"ended after iteration {self._job.solver.iteration} ({CALLBACK})"
+        return Ending(CALLBACK, f"{at}: {why}") if why else None
 
     def _metric_over(self, samples: Samples) -> float:
         """The metric's sum over a data set, each replica taking its share. Collective over the workers."""

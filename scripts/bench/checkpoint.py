@@ -24,7 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dnewton.comm.communicator import MPI, Comm
+from dnewton.comm import library
+from dnewton.comm.communicator import Comm
 from dnewton.config.schema import Config
 from dnewton.model.network import Network
 from dnewton.planning import grid_search
@@ -33,6 +34,7 @@ from dnewton.planning.net_plan import infer_shapes
 from dnewton.storage import tensors
 from dnewton.storage.tensors import Contents
 
+MPI = library.mpi()
 WIDTHS = (6000, 4000, 500)
 
 

@@ -140,7 +140,8 @@ def differences(name: str, folder: Path, samples: int) -> tuple[list[str], int]:
     row, wrong = [name.removesuffix(".yaml")], 0
     for form, (file, run) in FORMATS.items():
         try:
-            export.export([str(folder / "m.safetensors"), "--to", form, "-o", str(folder / file), "--overwrite"])
+            words = [str(folder / "m.safetensors"), "--to", form, "-o", str(folder / file), "--overwrite"]
+            export.export(export.arguments(words, rank=0))
             found, labels = run(folder, x, real)
         except (ImportError, FileNotFoundError) as error:
             row.append(f"- ({error})")

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -223,12 +223,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.worker:
 
-        def work(comm: Comm) -> None:
+        def work(comm: Comm, _: Sequence[str]) -> None:
             report = worker(comm, args.worker, args.iterations, args.device, args.samples)
             if comm.rank == 0:
                 print(json.dumps(report))
 
-        run(work)
+        run(work, None)
     reports = []
     print(
         f"{'net':10} {'threads':>7} {'iter/s':>8} "

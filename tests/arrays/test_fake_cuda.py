@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from places import ARRAYS
 
-from dnewton.comm.communicator import MPI, Comm
+from dnewton.comm import library
+from dnewton.comm.communicator import Comm
 
 pytestmark = pytest.mark.skipif(ARRAYS == "cuda", reason="makes a second one, which libraries mix up with the first")
 
+MPI = library.mpi()
 HERE = Path(__file__).parents[1] / "fake_cuda"
 REAL = os.environ.get("DNEWTON_REAL_CUPY")  # a Python that has the real CuPy; no GPU is needed
 

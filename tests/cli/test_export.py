@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import builtins
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from inside import start
+from jobs import environment
 from models import write_model
 from runs import train
 from safetensors.numpy import load_file
@@ -25,6 +28,13 @@ NET: dict[str, Any] = {
 SCALING = np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.25, 2.0])
 
 
+def exit_code(*words: str) -> Any:
+    """Of a command line."""
+    with np.errstate(), pytest.raises(SystemExit) as stop:
+        export.main(words)
+    return stop.value.code
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -36,17 +46,17 @@ def test_the_suffix_decides_and_a_run_gives_its_name(folder: Path, capsys: pytes
     run = folder / "runs" / "surface"
     run.mkdir(parents=True)
     (folder / "m.safetensors").rename(run / "model.safetensors")
-    assert export.main(["runs/surface", "--to", "numpy"]) == 0
+    assert exit_code("runs/surface", "--to", "numpy") == 0
     said = capsys.readouterr().out
     assert "2 layers with 26 weights to surface.npz" in said and "surface.py" in said
-    assert export.main(["runs/surface", "-o", "net.c"]) == 0
+    assert exit_code("runs/surface", "-o", "net.c") == 0
     assert "int net_predict(const float *x, float *out);" in Path("net.c").read_text()
     assert not list(folder.glob("*.tmp"))
 
 
 def test_a_verb_of_the_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["dnewton", "export", "m.safetensors", "-o", "2nd net.c"])
-    with pytest.raises(SystemExit) as stop:
+    with np.errstate(), pytest.raises(SystemExit) as stop:
         verbs.main()
     assert stop.value.code == 0
     assert "int model_2nd_net_predict(" in Path("2nd net.c").read_text()
@@ -75,7 +85,7 @@ def test_mistakes_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str],
     Path("old.py").write_text("mine\n")
     save_file(load_file("m.safetensors"), "bare.safetensors")
     before = Path("m.safetensors").read_bytes()
-    assert export.main(line.split()) == 2
+    assert exit_code(*line.split()) == 2
     said = capsys.readouterr().err
     assert said.startswith("dnewton: error: ") and said.count("\n") == 1 and words in said, said
     assert Path("old.py").read_text() == "mine\n" and Path("m.safetensors").read_bytes() == before
@@ -92,7 +102,7 @@ def test_a_missing_library_is_named_with_its_cure(folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"pip install 'dnewton\[onnx\]'"):
-        export.export(["m.safetensors", "--to", "onnx"])
+        export.export(export.arguments(["m.safetensors", "--to", "onnx"], rank=0))
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch", "numpy", "c"])
@@ -103,7 +113,7 @@ def test_a_layer_that_a_format_does_not_know(folder: Path, form: str, monkeypatc
         pytest.importorskip("onnx")
     monkeypatch.delitem(import_module(f"dnewton.export_formats.{form}_format")._LAYERS, "dense")
     with pytest.raises(UserError, match=r"m.safetensors: layer dense \(layers.0\) cannot be exported to this format"):
-        export.export(["m.safetensors", "--to", form, "-o", "n" + export.SUFFIXES[form]])
+        export.export(export.arguments(["m.safetensors", "--to", form, "-o", "n" + export.SUFFIXES[form]], rank=0))
 
 
 @pytest.mark.jobs(1)
@@ -111,7 +121,7 @@ def test_what_went_to_pytorch_is_a_start(folder: Path) -> None:
     """The exported file, whose scaling is not taken, and the same layers in an `nn.Sequential`."""
     rng = np.random.default_rng(3)
     np.savez(folder / "d.npz", x=rng.normal(size=(20, 3)), y=rng.normal(size=(20, 2)))
-    assert export.main(["m.safetensors", "--to", "torch", "-o", "t.safetensors"]) == 0
+    assert exit_code("m.safetensors", "--to", "torch", "-o", "t.safetensors") == 0
     config = {"net": NET, "data": {"train": "d.npz"}}
     result = train(1, folder, config, "run", "--init", "t.safetensors", "--init-only")
     assert result.returncode == 0, result.stderr
@@ -129,3 +139,14 @@ def test_what_went_to_pytorch_is_a_start(folder: Path) -> None:
     said = start(1, "--model", "again", "--data", "x.npy", "--out", "p.npz", cwd=folder, module="dnewton.predict")
     assert said.returncode == 0, said.stderr
     assert np.allclose(np.load("p.npz")["output"], net(torch.from_numpy(x)).detach().numpy(), atol=1e-6)
+
+
+@pytest.mark.serial
+def test_no_mpi_library_is_loaded(folder: Path) -> None:
+    code = (
+        "import sys; sys.modules['mpi4py'] = None\nfrom dnewton.cli.export import main\n"
+        "try: main(['m.safetensors', '--to', 'c'])\nfinally: assert 'libmpi' not in open('/proc/self/maps').read()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Path("m.c").exists()

@@ -181,11 +181,11 @@ def test_plan_prints_the_layout(tmp_path: Path) -> None:
 CRASH = """
 import sys
 from dnewton.cli import launch
-def main(c):
+def main(c, argv):
     if c.rank == c.size - 1:
         raise RuntimeError("something broke")
     c.sum_scalars([1.0])
-launch.run(main)
+launch.run(main, None)
 """
 
 

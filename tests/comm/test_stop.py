@@ -236,3 +236,14 @@ def test_worlds_of_one_rank_are_refused(ranks: int, environment: dict[str, str],
         return
     with pytest.raises(UserError, match=f"{wrong}, but MPI sees 1 rank.*mpiexec"):
         check_launcher(ranks, environment)
+
+
+def test_nothing_stays_in_a_channel_that_is_given_back(watched: Comm) -> None:
+    """A message that nobody received would reach whoever gets the same communicator later."""
+    stops = watched.stops
+    assert isinstance(stops, StopAgreement)
+    for rank in set(range(watched.size)) - {watched.rank}:
+        stops._tell(rank, 3, 5)
+    stops.close()
+    watched.barrier()
+    assert stops._channel.arrived() is None and not stops._sent

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from places import same
 
-from dnewton.comm.communicator import MPI, Comm
+from dnewton.comm.communicator import Comm
 from dnewton.config.loss_entry import loss_of
 from dnewton.data.bundled import read_bundled
 from dnewton.data.formats.npz import open_npz
@@ -24,7 +24,7 @@ def load_columns(
     source: Source, shape: tuple[int, ...], units: SplitAxis, bounds: tuple[int, int], how: str | Scaling, dtype: str
 ) -> tuple[np.ndarray, Scaling]:
     """Columns on one rank alone."""
-    x, scaling = load(source, Window.of(shape, units, bounds), how, dtype, Comm(MPI.COMM_SELF.Dup()))
+    x, scaling = load(source, Window.of(shape, units, bounds), how, dtype, Comm.alone())
     return np.asarray(x), scaling
 
 

@@ -29,9 +29,10 @@ import pytest
 from jobs import device_arguments, environment
 
 from dnewton.cli import launch
-from dnewton.comm import communicator
-from dnewton.comm.communicator import MPI, Comm
+from dnewton.comm import library
+from dnewton.comm.communicator import Comm
 
+MPI = library.mpi()
 MAINS = {
     "dnewton.train": "dnewton.cli.train",
     "dnewton.predict": "dnewton.cli.predict",
@@ -39,6 +40,7 @@ MAINS = {
     "dnewton.plan": "dnewton.cli.plan",
     "dnewton.data": "dnewton.cli.convert",
     "dnewton.export": "dnewton.cli.export",
+    "fit_job": "fit_job",
 }
 HOMES = (1, 3, 4, 16)  # sizes of sessions; a test that needs n ranks runs at the first that has them
 PATIENCE = 20.0  # seconds for the other ranks to come to the end of a job that failed on one
@@ -175,19 +177,21 @@ def _as_a_process(world: MPI.Intracomm, argv: list[str], folder: str) -> Iterato
     """What a process has for itself, here for a while."""
     before = os.getcwd()
     handlers = {number: signal.getsignal(number) for number in launch.SIGNALS}
-    real = Comm.world
+    real = Comm.of
+    # What a launcher says: a job of several ranks is then one that uses MPI, and only its first rank prints help.
+    launched = {"PMI_RANK": str(world.rank), "PMI_SIZE": str(world.size)} if world.size > 1 else {}
 
-    def kept() -> Comm:
-        _worlds.append(real())
+    def kept(mpi: Any) -> Comm:
+        _worlds.append(real(mpi))
         return _worlds[-1]
 
     os.chdir(folder)
     try:
         with (
-            mock.patch.dict(os.environ, environment(), clear=True),
+            mock.patch.dict(os.environ, {**environment(), **launched}, clear=True),
             mock.patch.object(sys, "argv", argv),
-            mock.patch.object(communicator, "MPI", _Only(world)),
-            mock.patch.object(Comm, "world", kept),
+            mock.patch.object(library, "mpi", lambda: _Only(world)),
+            mock.patch.object(Comm, "of", kept),
             np.errstate(),
         ):
             yield

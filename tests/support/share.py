@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from dnewton.comm.communicator import MPI
+from dnewton.comm import library
 
+MPI = library.mpi()
 T = TypeVar("T")
 
 _channel = MPI.COMM_WORLD.Dup()

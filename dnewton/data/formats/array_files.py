@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from dnewton.data.file_kinds import BLOCK_BYTES, guard
+from dnewton.data.format_register import Opening
 from dnewton.data.sources import Values, block_rows
 from dnewton.errors import UserError, one_line
 
@@ -179,6 +180,27 @@ def pick(path: str, names: list[str]) -> tuple[str, str | None]:
         listed = ", ".join(sorted(names)) or "nothing"
         raise UserError(f"{path}: has no array 'x'; x and y are needed (found {listed})")
     return x, find(Y_NAMES)
+
+
+def pick_weights(path: str, names: list[str], opening: Opening | None) -> str | None:
+    """The array of a file that `data.weights` names; None where the file need not have it and has not.
+
+    Raises UserError where it must have it.
+    """
+    if opening is None or opening.weights is None or opening.weights in names:
+        return None if opening is None else opening.weights  # type: ignore[return-value]
+    if opening.needs_weights:
+        listed = ", ".join(sorted(names)) or "nothing"
+        raise UserError(f"data.weights: {path} has no array {opening.weights!r} (found {listed})")
+    return None
+
+
+def check_weights(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], samples: int) -> None:
+    """Raise UserError unless an array can hold the weights of so many samples."""
+    if dtype.kind not in "fiub":
+        raise UserError(f"data.weights: {name}: weights must be numbers, they have dtype {dtype}")
+    if math.prod(shape) != samples or max(shape, default=0) != samples:
+        raise UserError(f"data.weights: {name}: one weight per sample ({samples}) is needed, they are {list(shape)}")
 
 
 def stream_blocks(file: IO[bytes], raw: RawArray, lo: int, hi: int) -> Iterator[Values]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from dnewton.data.file_kinds import BLOCK_BYTES
-from dnewton.data.format_register import FORMATS, Format, begins_with, opened_by_each
-from dnewton.data.formats.array_files import check_samples, check_targets, pick, runs
+from dnewton.data.format_register import FORMATS, Format, Opening, arrays_opened_by_each, begins_with
+from dnewton.data.formats.array_files import check_samples, check_targets, check_weights, pick, pick_weights, runs
 from dnewton.data.sources import Source, Values
 from dnewton.errors import UserError, one_line
 from dnewton.grid import ceil_div
@@ -19,14 +20,15 @@ from dnewton.grid import ceil_div
 _DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError)
 
 
-def open_hdf5(path: str, reverse: bool = False) -> Source:
-    """The data sets x and y at the root of an HDF5 file; `reverse` for MATLAB's column-major axes."""
+def open_hdf5(path: str, opening: Opening | None = None, reverse: bool = False) -> Source:
+    """The data sets x and y, and perhaps weights, at the root of a file; `reverse` for MATLAB's column-major axes."""
     import h5py  # half a second that other formats need not spend
 
     try:
         with h5py.File(path, "r") as file:
             names = [n for n in file if isinstance(file.get(n), h5py.Dataset)]
             x_name, y_name = pick(path, names)
+            w_name = pick_weights(path, names, opening)
             x = file[x_name]
             if x.shape is None:
                 raise UserError(f"{path}: x is empty")
@@ -34,6 +36,7 @@ def open_hdf5(path: str, reverse: bool = False) -> Source:
             check_samples(path, shape, dtype)
             rows_per_chunk = (x.chunks[-1] if reverse else x.chunks[0]) if x.chunks else 1
             y = None if y_name is None else _labels(file[y_name], path)
+            w = None if w_name is None else np.asarray(file[w_name][()])
     except _DAMAGE as error:
         raise UserError(f"{path}: not a readable HDF5 file: {one_line(error)}") from None
     if y is not None:
@@ -42,6 +45,8 @@ def open_hdf5(path: str, reverse: bool = False) -> Source:
         if y.ndim == 2 and 1 in y.shape and y.size == shape[0]:
             y = y.reshape(y.size)
         check_targets(path, y.shape, y.dtype, shape[0])
+    if w is not None:
+        check_weights(f"{path}: data set {w_name!r}", w.shape, w.dtype, shape[0])
     features = math.prod(shape[1:])
 
     def read(x: Any, first: int, last: int, lo: int, hi: int) -> Values:
@@ -79,7 +84,8 @@ def open_hdf5(path: str, reverse: bool = False) -> Source:
             out[a:b] = part[indices[a:b] - indices[a]]
         return out
 
-    return Source(path, shape[0], tuple(shape[1:]), dtype, blocks, None if y is None else lambda: y, rows)
+    source = Source(path, shape[0], tuple(shape[1:]), dtype, blocks, None if y is None else lambda: y, rows)
+    return source if w is None else replace(source, weights=lambda: w)
 
 
 def _labels(y: Any, path: str) -> Values:
@@ -93,5 +99,5 @@ def _labels(y: Any, path: str) -> Values:
 
 
 FORMATS.add(".h5", ".hdf5")(
-    Format("an HDF5 file", begins_with(b"\x89HDF\r\n\x1a\n"), opened_by_each(lambda path, _: open_hdf5(path)))
+    Format("an HDF5 file", begins_with(b"\x89HDF\r\n\x1a\n"), arrays_opened_by_each(open_hdf5), has_arrays=True)
 )

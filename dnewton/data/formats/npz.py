@@ -10,13 +10,15 @@ from functools import partial
 import numpy as np
 
 from dnewton.data.file_kinds import guard
-from dnewton.data.format_register import FORMATS, Format, begins_with, opened_by_each
+from dnewton.data.format_register import FORMATS, Format, Opening, arrays_opened_by_each, begins_with
 from dnewton.data.formats.array_files import (
     RawArray,
     as_text,
     check_samples,
     check_targets,
+    check_weights,
     pick,
+    pick_weights,
     read_header,
     stream_blocks,
 )
@@ -24,14 +26,16 @@ from dnewton.data.sources import Source, Values
 from dnewton.errors import UserError, one_line
 
 
-def open_npz(path: str) -> Source:
-    """An archive with x and y; members that are not compressed are read like `.npy` files."""
+def open_npz(path: str, opening: Opening | None = None) -> Source:
+    """An archive with x and y, and perhaps weights; members that are not compressed are read like `.npy` files."""
     try:
         with guard(path), zipfile.ZipFile(path) as archive:
             names = [n.removesuffix(".npy") for n in archive.namelist()]
             x, y = pick(path, names)
+            w = pick_weights(path, names, opening)
             raw = _member(archive, x, path)
             other = _member(archive, y, path) if y is not None else None
+            third = _member(archive, w, path) if w is not None else None
             stored = archive.getinfo(f"{x}.npy").compress_type == zipfile.ZIP_STORED
     except (ValueError, RuntimeError) as error:  # damaged names, an unknown or encrypted archive
         raise UserError(f"{path}: cannot be read as .npz: {one_line(error)}") from None
@@ -40,9 +44,13 @@ def open_npz(path: str) -> Source:
     if y is not None and other is not None:
         check_targets(path, other.shape, other.dtype, raw.shape[0])
         targets = partial(_load, path, y)
+    weights = None
+    if w is not None and third is not None:
+        check_weights(f"{path}: array {w!r}", third.shape, third.dtype, raw.shape[0])
+        weights = partial(_load, path, w)
     if stored:
         raw.check_size()
-        return Source(path, raw.shape[0], raw.shape[1:], raw.dtype, raw.blocks, targets, raw.rows)
+        return Source(path, raw.shape[0], raw.shape[1:], raw.dtype, raw.blocks, targets, raw.rows, weights=weights)
 
     def blocks(lo: int, hi: int) -> Iterator[Values]:
         if raw.fortran:  # rare: a row of it cannot be read by itself
@@ -52,7 +60,7 @@ def open_npz(path: str) -> Source:
             read_header(file, path)
             yield from stream_blocks(file, raw, lo, hi)
 
-    return Source(path, raw.shape[0], raw.shape[1:], raw.dtype, blocks, targets, repeatable=False)
+    return Source(path, raw.shape[0], raw.shape[1:], raw.dtype, blocks, targets, repeatable=False, weights=weights)
 
 
 def _load(path: str, key: str) -> Values:
@@ -80,5 +88,5 @@ def _member(archive: zipfile.ZipFile, key: str, path: str) -> RawArray:
 
 
 FORMATS.add(".npz")(
-    Format("an .npz", begins_with(b"PK\x03\x04", b"PK\x05\x06"), opened_by_each(lambda path, _: open_npz(path)))
+    Format("an .npz", begins_with(b"PK\x03\x04", b"PK\x05\x06"), arrays_opened_by_each(open_npz), has_arrays=True)
 )

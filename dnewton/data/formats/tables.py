@@ -11,7 +11,16 @@ import numpy as np
 
 from dnewton.data.file_kinds import guard, open_bytes
 from dnewton.data.format_register import FORMATS, Format, Opening
-from dnewton.data.formats.text import BadLine, Rows, gathered_targets, is_number, is_text, parse_file, parse_numbers
+from dnewton.data.formats.text import (
+    BadLine,
+    Rows,
+    gathered_targets,
+    gathered_weights,
+    is_number,
+    is_text,
+    parse_file,
+    parse_numbers,
+)
 from dnewton.data.formats.text import source as parsed_source
 from dnewton.data.sources import Source
 from dnewton.errors import UserError
@@ -32,13 +41,20 @@ class Table:
     targets: tuple[int, ...]  # column numbers
     words: bool  # the one target column holds words
     names: tuple[str, ...] | None = None  # of the features, where there is a header
+    weight: int | None = None  # the column with weights of the samples
+
+    @property
+    def features(self) -> list[int]:
+        """The columns that are neither targets nor weights."""
+        return [j for j in range(self.columns) if j not in self.targets and j != self.weight]
 
 
-def plan(path: str, features: int | None, wanted: list[Target] | None) -> Table:
+def plan(path: str, features: int | None, wanted: list[Target] | None, opening: Opening | None = None) -> Table:
     """Find out the layout from the first lines.
 
     Targets are the columns named (or numbered from 0) in `wanted`, else those after the first `features` columns, else
-    the last one. Raises UserError when the columns do not fit.
+    the last one; the column of weights that the opening names does not count. Raises UserError when the columns do not
+    fit.
     """
     every: list[bytes] = []
     lines: list[bytes] = []
@@ -63,24 +79,48 @@ def plan(path: str, features: int | None, wanted: list[Target] | None) -> Table:
     if header:
         skip = sum(len(line) for line in every[: every.index(lines[0]) + 1])
     columns = len(fields)
-    if columns == features:
+    heads = [f.decode("utf-8", "replace") for f in fields]
+    weight = None if opening is None else _weight_column(path, opening, heads, header)
+    others = [j for j in range(columns) if j != weight]
+    if len(others) == features:
         targets: tuple[int, ...] = ()  # samples without labels
     elif wanted is not None:
-        targets = tuple(_column(path, t, [f.decode("utf-8", "replace") for f in fields], header) for t in wanted)
+        targets = tuple(_column(path, t, heads, header) for t in wanted)
+        if weight in targets:
+            raise UserError(f"{path}: data.weights and data.target name the same column")
         if len(set(targets)) < len(targets):
             raise UserError(f"{path}: data.target names a column twice")
     else:
-        targets = tuple(range(columns - 1 if features is None else min(features, columns), columns))
-    if features is not None and columns - len(targets) != features:
+        targets = tuple(others[len(others) - 1 if features is None else min(features, len(others)) :])
+    if features is not None and len(others) - len(targets) != features:
+        also = "" if weight is None else " and one the weights"
         raise UserError(
-            f"{path}: has {columns} columns, {len(targets)} of them targets, and net.input declares {features} features"
+            f"{path}: has {columns} columns, {len(targets)} of them targets{also}, and net.input declares {features} "
+            "features"
         )
-    if columns == len(targets):
+    if len(others) == len(targets):
         raise UserError(f"{path}: has {columns} column(s) and no features")
     sample = sample if header else fields
     words = len(targets) == 1 and len(sample) > targets[0] and not is_number(sample[targets[0]])
-    names = tuple(f.decode("utf-8", "replace") for j, f in enumerate(fields) if j not in targets) if header else None
-    return Table(delimiter, columns, skip, targets, words, names)
+    names = tuple(heads[j] for j in others if j not in targets) if header else None
+    return Table(delimiter, columns, skip, targets, words, names, weight)
+
+
+def _weight_column(path: str, opening: Opening, names: list[str], header: bool) -> int | None:
+    """The number of the column that `data.weights` names; None where a file need not have it and has not.
+
+    By its number it is looked for where there are more columns than features and targets. Raises UserError where the
+    file must have it.
+    """
+    wanted = opening.weights
+    if wanted is None:
+        return None
+    if not opening.needs_weights:
+        targets = 1 if opening.target is None else len(opening.target)
+        spare = opening.features is None or len(names) > opening.features + targets
+        if not (spare if isinstance(wanted, int) else header and wanted in names):
+            return None
+    return _column(path, wanted, names, header, "data.weights")
 
 
 def _delimiter(lines: list[bytes]) -> bytes:
@@ -98,15 +138,15 @@ def _delimiter(lines: list[bytes]) -> bytes:
     return next((d for d in _DELIMITERS if d in lines[0]), b" ")
 
 
-def _column(path: str, target: Target, names: list[str], header: bool) -> int:
+def _column(path: str, target: Target, names: list[str], header: bool, key: str = "data.target") -> int:
     if isinstance(target, int):
         if not -len(names) <= target < len(names):
-            raise UserError(f"{path}: data.target: there is no column {target}; the file has {len(names)} columns")
+            raise UserError(f"{path}: {key}: there is no column {target}; the file has {len(names)} columns")
         return target % len(names)
     if not header:
-        raise UserError(f"{path}: data.target: the file has no header to find {target!r} in; give the column's number")
+        raise UserError(f"{path}: {key}: the file has no header to find {target!r} in; give the column's number")
     if target not in names:
-        raise UserError(f"{path}: data.target: no column is called {target!r}; there are {', '.join(names[:20])}")
+        raise UserError(f"{path}: {key}: no column is called {target!r}; there are {', '.join(names[:20])}")
     return names.index(target)
 
 
@@ -149,13 +189,14 @@ def _rows(numbers: Any, words: Any, lines: Any, table: Table) -> Rows:
     if len(bad):
         row, column = (int(v) for v in bad[0])
         raise BadLine(int(lines[row]), f"column {column + 1} is {numbers[row, column]}; clean the data")
-    features = [j for j in range(table.columns) if j not in table.targets]
+    features = table.features
+    weights = None if table.weight is None else np.ascontiguousarray(numbers[:, table.weight])
     y = words if words is not None else numbers[:, list(table.targets)]
     if features == list(range(len(features))):
         values = np.ascontiguousarray(numbers[:, : len(features)])
     else:
         values = np.ascontiguousarray(numbers[:, features])
-    return Rows(y, None, None, values, lines)
+    return Rows(y, None, None, values, lines, weights)
 
 
 def _fast(text: bytes, table: Table) -> tuple[Any, Any]:
@@ -247,19 +288,22 @@ def _quoted(lines: list[bytes], places: Any, table: Table) -> Rows:
 
 
 def _with_delimiter(table: Table, delimiter: bytes) -> Table:
-    return Table(delimiter, table.columns, table.skip, table.targets, table.words)
+    return Table(delimiter, table.columns, table.skip, table.targets, table.words, weight=table.weight)
 
 
 def _open_table(path: str, labels: str | None, opening: Opening) -> Source:
     comm = opening.comm
     wanted = None if opening.target is None else list(opening.target)
     with comm.raise_together():
-        table = plan(path, opening.features, wanted)
+        table = plan(path, opening.features, wanted, opening)
     parsed = parse_file(path, lambda block: parse(block, table), comm, table.skip)
     if not parsed.starts[-1]:
         raise UserError(f"{path}: holds no samples")
-    features = parsed_source(path, parsed, table.columns - len(table.targets), comm)
+    features = parsed_source(path, parsed, len(table.features), comm)
     features = replace(features, columns=table.names)
+    if table.weight is not None:
+        w = gathered_weights(parsed, comm)
+        features = replace(features, weights=lambda: w)
     if not table.targets:
         return features
     y = gathered_targets(path, parsed, comm)

@@ -42,6 +42,7 @@ class Rows:
     columns: Any  # None: `values` is (rows, features)
     values: Any
     lines: Any  # the line of each row in its block
+    weights: Any = None  # (rows,) of the samples, of a table that has them
 
 
 @dataclass
@@ -205,6 +206,22 @@ def gathered_targets(path: str, parsed: Parsed, comm: Comm) -> Any:
     shape = (0,) if some else (0, int(most))
     empty = np.zeros(shape, dtype=f"U{max(1, letters)}" if some else np.float64)
     local = np.concatenate([empty, *(y.astype(empty.dtype).reshape(len(y), *shape[1:]) for y in parts)])
+    out = _in_file_order(local, parsed, comm)
+    if out.ndim == 2 and out.shape[1] == 1:
+        out = out[:, 0]
+    if out.dtype.kind == "f" and out.ndim == 1 and bool(np.all((out == np.round(out)) & (np.abs(out) < 2**53))):
+        return out.astype(np.int64)
+    return out
+
+
+def gathered_weights(parsed: Parsed, comm: Comm) -> Any:
+    """The weights of all rows of a table that has them, in the file's order, float64. Collective over the world."""
+    parts = [w for b in sorted(parsed.blocks) if (w := parsed.blocks[b].weights) is not None]
+    return _in_file_order(np.concatenate([np.zeros(0), *parts]), parsed, comm)
+
+
+def _in_file_order(local: Any, parsed: Parsed, comm: Comm) -> Any:
+    """What every rank has of its blocks' rows, of all rows. Collective over the world."""
     every = comm.concatenate(local)
     order = np.argsort([parsed.owner(b) for b in range(len(parsed.starts) - 1)], kind="stable")
     out, at = np.empty_like(every), 0
@@ -212,10 +229,6 @@ def gathered_targets(path: str, parsed: Parsed, comm: Comm) -> Any:
         n = int(parsed.starts[b + 1] - parsed.starts[b])
         out[parsed.starts[b] : parsed.starts[b + 1]] = every[at : at + n]
         at += n
-    if out.ndim == 2 and out.shape[1] == 1:
-        out = out[:, 0]
-    if out.dtype.kind == "f" and out.ndim == 1 and bool(np.all((out == np.round(out)) & (np.abs(out) < 2**53))):
-        return out.astype(np.int64)
     return out
 
 

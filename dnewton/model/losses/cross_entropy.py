@@ -16,13 +16,17 @@ class CrossEntropy(LossSection):
         """One output has no classes."""
         return "" if outputs > 1 else "cross_entropy needs two outputs or more; use logistic for one"
 
-    def value(self, z: Array, y: Array) -> float:
-        """Sum of ξ."""
+    def probabilities(self, z: Array) -> Array:
+        """softmax(z)."""
+        return self.state(z, z)
+
+    def terms(self, z: Array, y: Array) -> Array:
+        """What ξ is the sum of, per sample."""
         xp = namespace(z)
         z = xp.astype(z, xp.float64)
         z = z - xp.max(z, axis=1, keepdims=True)
         log_sum = xp.log(xp.sum(xp.exp(z), axis=1))
-        return float(xp.sum(log_sum - xp.sum(z * xp.astype(y, xp.float64), axis=1)))
+        return log_sum - xp.sum(z * xp.astype(y, xp.float64), axis=1)
 
     def gradient(self, z: Array, y: Array) -> Array:
         """p - y."""

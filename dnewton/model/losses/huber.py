@@ -19,12 +19,12 @@ class Huber(LossSection):
 
     delta: Positive = 1.0  # in the units of the (scaled) targets
 
-    def value(self, z: Array, y: Array) -> float:
-        """Sum of ξ."""
+    def terms(self, z: Array, y: Array) -> Array:
+        """What ξ is the sum of, per output."""
         xp = namespace(z)
         r = xp.abs(xp.astype(z - y, xp.float64))
         near = xp.minimum(r, zeros((), r) + self.delta)
-        return float(xp.sum(near * (r - 0.5 * near)))
+        return near * (r - 0.5 * near)
 
     def gradient(self, z: Array, y: Array) -> Array:
         """The residual, cut off at ±δ."""

@@ -16,11 +16,16 @@ class Logistic(LossSection):
         """One output."""
         return "" if outputs == 1 else f"logistic needs one output, the last layer has {outputs}"
 
-    def value(self, z: Array, y: Array) -> float:
-        """Sum of ξ."""
+    def probabilities(self, z: Array) -> Array:
+        """1 - p and p."""
+        p = _sigmoid(z)
+        return namespace(z).concat([1 - p, p], axis=1)
+
+    def terms(self, z: Array, y: Array) -> Array:
+        """What ξ is the sum of, per output."""
         xp = namespace(z)
         z, y = xp.astype(z, xp.float64), xp.astype(y, xp.float64)
-        return float(xp.sum(xp.logaddexp(z, xp.zeros_like(z)) - y * z))
+        return xp.logaddexp(z, xp.zeros_like(z)) - y * z
 
     def gradient(self, z: Array, y: Array) -> Array:
         """p - y."""

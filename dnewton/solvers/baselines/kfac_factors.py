@@ -1,7 +1,8 @@
 """Kronecker factors of the empirical Fisher (true labels), in the convention of KFC (Grosse and Martens 2016).
 
 Dense: A = (1/b) Σ [a;1][a;1]ᵀ, G = (1/b) Σ g gᵀ. Convolution with T output positions: A = (1/b) Σ_nt p pᵀ over patches
-p with a 1 appended, G = (1/bT) Σ_nt g gᵀ. g is the gradient of one sample's loss, not divided by b.
+p with a 1 appended, G = (1/bT) Σ_nt g gᵀ. g is the gradient of one sample's loss, not divided by b. Weights of samples
+are factors of the terms of both sums: the sweep carries √w g, and the gradient takes the other √w.
 """
 
 from __future__ import annotations
@@ -32,24 +33,25 @@ def local_pass(
     """
     network, factors = objective.network, {}
     tape = objective.forward(theta, indices, keep=True)
-    cot = objective.loss.gradient(tape.z, take(objective.data.y, indices))
+    cot, root = objective.loss.root_gradient(tape.z, take(objective.data.y, indices))
 
     def visit(block: Block, op: Linear, here: Cotangent, z: Array) -> None:
         d = here.keep_whole()[:, 0, ...]  # (N, Q, O)
-        block.add(gradient, op.weight_gradient(d, z), d)
+        whole = d if root is None else d * root[:, None, None]
+        block.add(gradient, op.weight_gradient(whole, z), whole)
         name = block.name
         if name in wanted:
             inputs = network.whole_slice(block, z)
             outputs = network.whole_slice(block, d, of_outputs=True)
             if name in factored:
-                factors[name] = (_inputs_factor(op, inputs), _outputs_factor(outputs))
+                factors[name] = (_inputs_factor(op, inputs, root), _outputs_factor(outputs))
 
     network.backward(theta, tape, cot[:, None, :], visit)
     return factors
 
 
-def _inputs_factor(op: Linear, z: Array) -> Array:
-    """Σ_nt [φ;1][φ;1]ᵀ."""
+def _inputs_factor(op: Linear, z: Array, root: Array | None) -> Array:
+    """Σ_nt w_n [φ;1][φ;1]ᵀ; `root` is √w, None for ones."""
     xp, n = namespace(z), z.shape[0]
     one = op.rows(z[:1, ...])
     a, total = one.shape[2] + 1, None
@@ -57,6 +59,8 @@ def _inputs_factor(op: Linear, z: Array) -> Array:
         rows = op.rows(z[part, ...])
         flat = ones((rows.shape[0] * rows.shape[1], a), z)
         flat[:, :-1] = xp.reshape(rows, (flat.shape[0], a - 1))
+        if root is not None:
+            flat *= xp.repeat(root[part], rows.shape[1])[:, None]
         product = flat.T @ flat
         total = product if total is None else total + product
     return total

@@ -58,7 +58,7 @@ class Estimate(NamedTuple):
     evidence: float
 
 
-def estimate(spectrum: Spectrum, ratio: float, e_d: float, e_w: float, count: int) -> Estimate | None:
+def estimate(spectrum: Spectrum, ratio: float, e_d: float, e_w: float, count: float) -> Estimate | None:
     """One step of MacKay's re-estimation from α/β = `ratio`, with `count` = K·l residuals; None where it says nothing
     (θ = 0, J = 0, or numbers that are not finite)."""
     pairs = [(s, w) for s, w in zip(*spectrum, strict=True) if s > 0]
@@ -87,7 +87,7 @@ class Limit:
     highest: float = -math.inf  # evidence since `most` was set
     begun: float = math.inf  # evidence when it was
 
-    def after(self, c: float, evidence: float, count: int, error: float = 0.0) -> Limit:
+    def after(self, c: float, evidence: float, count: float, error: float = 0.0) -> Limit:
         """With the evidence at another point, which was found with C = `c`; `error`: falls that may be by chance."""
         if evidence > self.begun + RENEWED * count:  # another fit altogether
             return Limit(highest=evidence)
@@ -97,15 +97,20 @@ class Limit:
 
 
 def spectrum(model: GaussNewton | MatrixFreeModel, unit: LocalSystem, like: Array, comm: Comm, seed: int) -> Spectrum:
-    """Of J Jᵀ, scaled from S to all samples by the caller; the same on all ranks.
+    """Of J Jᵀ, with weights of √w J Jᵀ √w, scaled from S to all samples by the caller; the same on all ranks.
 
     Exact for few rows with J held; else by stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017) with random signs
     drawn by the seed, the same each time. `like` is θ. Collective over the world.
     """
     rows = model.samples * model.outputs
+    root = model.root_weights
+
+    def mapped(values: Array, here: slice) -> Array:
+        return values if root is None else values * root[here][:, None, None]
+
     if isinstance(model, GaussNewton) and rows <= EVIDENCE_ROWS:
         matrix = zeros((rows, rows), like, "float64")
-        for term in model.jacobian.gram_terms(unit, lambda values, here: values, "float64"):
+        for term in model.jacobian.gram_terms(unit, mapped, "float64"):
             add_term(term, panels_of(matrix, rows))
         values = [float(v) for v in symmetric_eigenvalues(comm.allreduce(matrix))]
         floor = epsilon(like) * math.sqrt(rows) * max(values)  # below it, rounding of J Jᵀ
@@ -116,13 +121,14 @@ def spectrum(model: GaussNewton | MatrixFreeModel, unit: LocalSystem, like: Arra
 
     def product(y: Array) -> Array:
         xp = namespace(y)
-        w = xp.astype(xp.reshape(y, shape), like.dtype)
+        w = mapped(xp.astype(xp.reshape(y, shape), like.dtype)[:, None, :], slice(0, shape[0]))[:, 0, :]
         if isinstance(model, GaussNewton):
             image = comm.allreduce(model.jacobian.gram_times(w, unit))
         else:
             back = xp.zeros_like(like)
             model.passes.add_transposed(w[:, None, ...], 0, back)
             image = model.passes.image(back)
+        image = mapped(image[:, None, :], slice(0, shape[0]))[:, 0, :]
         return xp.astype(xp.reshape(image, (rows,)), y.dtype)
 
     nodes: list[float] = []
@@ -217,7 +223,7 @@ class EvidenceNewton(Newton):
 
     @property
     def _C(self) -> float:
-        return 1 / (self._objective.regulariser * self._objective.data.count)
+        return 1 / (self._objective.regulariser * self._objective.data.weight)
 
     def _curvature(self) -> GaussNewton | MatrixFreeModel:
         model = super()._curvature()
@@ -230,7 +236,7 @@ class EvidenceNewton(Newton):
 
     def _re_estimate(self, model: GaussNewton | MatrixFreeModel) -> None:
         """C by J at θ; f and ∇f follow without a pass. Collective over the world."""
-        state, samples = self.state, self._objective.data.count
+        state, samples = self.state, self._objective.data.weight  # a sample of weight 2 is two observations
         found = spectrum(model, self._rank_unit, state.theta, self._comm, self._options.seed)
         found = Spectrum([s * samples / model.samples for s in found.values], found.weights)
         squares = self._squares()
@@ -241,7 +247,7 @@ class EvidenceNewton(Newton):
         new = estimate(found, ratio, e_d, squares, count)
         wanted, limit = self._C, Limit(*self._standing.limit)
         if new is not None:
-            error = 0.0 if model.samples == samples else SAMPLED * new.gamma
+            error = 0.0 if model.samples == self._objective.data.count else SAMPLED * new.gamma
             limit = limit.after(self._C, new.evidence, count, error)
             wanted = min(max(new.C, self._C / FASTEST), self._C * FASTEST, limit.most)
         if abs(wanted / self._C - 1) > SMALLEST:

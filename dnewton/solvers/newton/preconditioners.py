@@ -47,6 +47,8 @@ def _kronecker(model: GaussNewton, j: Factored, mu: float) -> Preconditioner:
     xp = namespace(phi)
     if j.block.has_bias:
         phi = xp.concat([phi, ones((phi.shape[0], 1), phi)], axis=1)
+    if model.root_weights is not None:
+        phi = phi * model.root_weights[:, None]
     a = phi.T @ phi / samples
     # As many samples as give twice as many vectors D_ik as Γ has rows: more would not make it better, only dearer.
     o = j.block.shape[0]

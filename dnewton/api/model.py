@@ -1,0 +1,230 @@
+"""A trained net: what it predicts, how it was trained, and how it is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dnewton.api import ranks
+from dnewton.api.columns import source_of
+from dnewton.api.surroundings import failing_together, kept
+from dnewton.comm.communicator import Comm
+from dnewton.config.schema import DataSection, NetSection
+from dnewton.data.format_register import Opening
+from dnewton.data.parts import check_columns
+from dnewton.data.readers import find_part, open_part
+from dnewton.data.samples import Samples, Window, check_shapes
+from dnewton.data.samples import load as load_columns
+from dnewton.data.sources import Source, Values
+from dnewton.errors import UserError
+from dnewton.hardware import node
+from dnewton.hardware.device import open_device
+from dnewton.model.network import Network
+from dnewton.planning.net_plan import NetPlan
+from dnewton.storage import tensors
+from dnewton.storage.model_header import Described, described
+from dnewton.storage.run_directory import STATE
+from dnewton.storage.tensors import Contents
+from dnewton.storage.whole_tensors import cut, gathered
+from dnewton.training import prediction
+from dnewton.training.scores import score
+
+MODEL = "model.safetensors"
+
+
+@dataclass
+class Model:
+    """A net with its weights, spread over the ranks of a communicator: its methods are collective over that, and give
+    the same on all of them. On one process it needs no MPI.
+
+    `history`: an array per figure of metrics.jsonl, one number for each line; empty for a model that was loaded.
+    `stopped`: why the training ended, in a word or two, and `message` as a line of text.
+    """
+
+    header: Mapping[str, str]
+    plan: NetPlan
+    theta: Values  # this rank's blocks
+    mpi: Any = None  # the communicator that the user gave
+    device: str = "cpu"
+    history: dict[str, Any] = field(default_factory=dict)
+    stopped: str = ""
+    message: str = ""
+    out: str | None = None  # the run directory
+
+    def __post_init__(self) -> None:
+        self._described: Described = described("model", self.header)
+
+    @property
+    def net(self) -> NetSection:
+        """The net."""
+        return self._described.net
+
+    @property
+    def classes(self) -> Values | None:
+        """The labels, in the order of the columns of :meth:`predict_proba`; None for real targets."""
+        known = self._described.targets.classes
+        return None if known is None else self._as_given(known)
+
+    def _as_given(self, found: Values) -> Values:
+        """Labels of the kind that training had: true and false, or numbers with a point."""
+        kind = json.loads(self.header["dnewton"]).get("labels")
+        return found if kind is None or found.dtype.kind == "U" else found.astype(kind)
+
+    def __repr__(self) -> str:
+        shapes = [tuple(layer.spec.weight_shape) for layer in self.plan.parametric()]
+        count = sum(int(np.prod(shape)) + shape[0] for shape in shapes)
+        ended = f", {self.stopped} after iteration {len(self.history['iteration']) - 1}" if self.history else ""
+        return f"<dnewton.Model: input {list(self.net.input)}, {count} weights{ended}>"
+
+    # --- predicting -------------------------------------------------------------------------------------------------
+
+    def predict(self, x: Any) -> Values:
+        """Labels (N,), or values (N,) or (N, K) in the targets' units. Raises UserError. Collective.
+
+        `x`: an array, the name of a file, or :func:`dnewton.columns`, as :func:`dnewton.fit` takes it.
+        """
+        found = prediction.predicted(self.net, self._described.targets, self.outputs(x))
+        if self.classes is not None:
+            return self._as_given(found)
+        return found[:, 0] if found.shape[1] == 1 else found
+
+    def predict_proba(self, x: Any) -> Values:
+        """The probability of every class (N, classes), in the order of `classes`. Raises UserError. Collective."""
+        z = self.outputs(x)
+        return prediction.probabilities(self.net, self._described.targets, z)
+
+    def outputs(self, x: Any) -> Values:
+        """What the last layer gives (N, K), in float64 and before scaling and softmax are undone. Raises UserError.
+
+        Collective.
+        """
+        with self._open() as (comm, network):
+            source = self._source(x, None, comm)
+            return self._outputs(source, comm, network)
+
+    def scores(self, x: Any, y: Any = None) -> dict[str, Any]:
+        """Accuracy, AUC and confusion matrix, or the rmse; `y` may be in the file `x`. Raises UserError. Collective."""
+        with self._open() as (comm, network):
+            source = self._source(x, y, comm)
+            with comm.raise_together():
+                wanted = self._described.targets.encode(source.all_targets(), "float64", source.origin)
+            z = self._outputs(source, comm, network)
+            return score(self.net.loss.mean(z), wanted, self._described.targets).as_json()
+
+    def _source(self, x: Any, y: Any, comm: Comm) -> Source:
+        model = self._described
+        if isinstance(x, (str, os.PathLike)):
+            section = DataSection(train=os.fspath(x))
+            part = find_part(section.train, os.getcwd())
+            opening = Opening("x", int(np.prod(self.net.input)), comm, model.target, model.zero_based)
+            source = open_part(part, opening)
+        else:
+            source = source_of("x", x, y, comm)
+        check_shapes(source, self.net.input, "x")
+        check_columns(source, model.columns, "training")
+        return source
+
+    def _outputs(self, source: Source, comm: Comm, network: Network) -> Values:
+        device, _ = open_device(self.device, "auto", comm, f"device {self.device}")
+        bounds = self.plan.grid.bounds(self.plan.input_split, self.plan.input_units, comm.rank)
+        window = Window.of(self.net.data_shape, self.plan.input_units, bounds)
+        scaling = self._described.scaling.columns(window.lo, window.hi)
+        x, _ = load_columns(source, window, scaling, "float64", comm)
+        theta = device.put(self.theta.astype(np.float64))
+        return prediction.outputs(network, theta, Samples(x, np.zeros((source.samples, 0))))
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Comm, Network]]:
+        """A communicator for one call, and the network on it. Collective."""
+        comm = ranks.opened(self.mpi)
+        try:
+            with failing_together(comm), kept():
+                node.limit_threads(comm.ranks_on_node, comm.cores)
+                yield comm, Network(self.plan, comm.on_grid(self.plan.grid))
+        finally:
+            comm.free()
+
+    # --- in memory ---------------------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickling keeps: the bytes of the safetensors file, and the figures. Collective."""
+        from safetensors.numpy import save
+
+        state = {name: getattr(self, name) for name in ("device", "history", "stopped", "message", "out")}
+        return {**state, "safetensors": save(self.weights(), {"format": "1", **self.header})}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from safetensors.numpy import load
+
+        content = state.pop("safetensors")
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])["__metadata__"]
+        comm = ranks.opened(None)
+        try:
+            net = described("model", header).net
+            plan = prediction.plan_for(net, comm, prediction.BATCH, np.inf, "float64", prediction.BATCH, "model")
+            network = Network(plan, comm.on_grid(plan.grid))
+            tensors_ = load(content)
+            dtype = str(next(iter(tensors_.values())).dtype)
+            self.__dict__.update(state, header=header, plan=plan, theta=cut(network, tensors_, dtype), mpi=None)
+            self.__post_init__()
+        finally:
+            comm.free()
+
+    # --- weights ----------------------------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Every weight and bias as a whole array, by the names and in the order of PyTorch. Collective."""
+        with self._open() as (_, network):
+            return gathered(network, self.theta)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file with all that predicting needs. Raises UserError. Collective."""
+        with self._open() as (comm, network):
+            with comm.raise_together():
+                folder = os.path.dirname(os.path.abspath(path))
+                if comm.rank == 0 and (os.path.isdir(path) or not os.path.isdir(folder)):
+                    raise UserError(f"{os.fspath(path)}: cannot be written; name a file in a folder that exists")
+            contents = Contents({"": self.theta}, {"format": "1", **self.header})
+            tensors.publish(os.fspath(path), network, contents, comm)
+
+
+def load(path: str | os.PathLike[str], comm: Any = None, device: str = "cpu") -> Model:
+    """A model from a run directory (its final weights) or a file. Raises UserError alike on all ranks.
+
+    `comm`: an mpi4py communicator whose ranks share the model; by default all ranks of the job, or this process alone
+    where no launcher started it. Collective over `comm`.
+    """
+    world = ranks.opened(comm)
+    try:
+        with failing_together(world), kept():
+            return _loaded(os.fspath(path), comm, world, device)
+    finally:
+        world.free()
+
+
+def _loaded(path: str, mpi: Any, comm: Comm, device: str) -> Model:
+    with comm.raise_together():
+        if os.path.isdir(path):
+            names = [os.path.join(path, name) for name in (MODEL, STATE)]
+            found = next((name for name in names if os.path.isfile(name)), None)
+            if found is None:
+                raise UserError(f"{path}: has no {MODEL}; give a finished run, or one of its checkpoints")
+            path = found
+        if not os.path.isfile(path):
+            raise UserError(f"{path}: no such run directory or model file")
+        header = tensors.read_metadata(path)
+        net = described(path, header).net
+        dtype = tensors.dtype_of(path)
+    memory = comm.minmax(0.5 * node.available_memory() / comm.ranks_on_node)[0]
+    plan = prediction.plan_for(net, comm, prediction.BATCH, memory, "float64", prediction.BATCH, path)
+    network = Network(plan, comm.on_grid(plan.grid))
+    with comm.raise_together():
+        theta = tensors.load(path, network, dtype)
+    return Model(header, plan, theta, mpi, device)

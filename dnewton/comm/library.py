@@ -1,0 +1,65 @@
+"""The MPI library: loaded when the first communicator asks for it, so that one process can do without."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from dnewton.errors import UserError, one_line
+
+# Variables that a launcher sets for each process that it starts: of Hydra (MPICH, Intel MPI, MVAPICH), PMIx (Open MPI,
+# Slurm), Open MPI, MVAPICH2, Cray's PALS and ALPS.
+RANK_VARIABLES = (
+    "PMI_RANK",
+    "PMI_FD",
+    "PMIX_RANK",
+    "OMPI_COMM_WORLD_RANK",
+    "MV2_COMM_WORLD_RANK",
+    "MPI_LOCALRANKID",
+    "PALS_RANKID",
+    "ALPS_APP_PE",
+)
+
+
+def mpi() -> Any:
+    """mpi4py's module MPI; the first call loads the library and initialises MPI. Raises UserError where it is missing.
+
+    Calls from several threads are serialised by their callers.
+    """
+    try:
+        import mpi4py
+
+        mpi4py.rc.thread_level = "serialized"
+        from mpi4py import MPI
+    except (ImportError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"no MPI library can be loaded ({one_line(error)[:120]}); pip install 'dnewton[mpich]', or use the "
+            "cluster's own (module load ...) with an mpi4py that fits it"
+        ) from None
+    return MPI
+
+
+def started_by_launcher(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether mpirun, mpiexec, srun or the like started this process as a rank, by the variables that they set.
+
+    A batch script's own shell is none of its ranks. `environment`: os.environ by default.
+    """
+    variables = os.environ if environment is None else environment
+    tasks = variables.get("SLURM_STEP_NUM_TASKS", "")
+    return any(name in variables for name in RANK_VARIABLES) or (tasks.isdecimal() and int(tasks) > 1)
+
+
+def version() -> str:
+    """The library's own text about its name and version, in one line."""
+    return one_line(mpi().Get_library_version())
+
+
+def takes_device_memory() -> bool | None:
+    """Whether the MPI library says that it takes CUDA buffers; None when it has no way to say so.
+
+    `MPIX_Query_cuda_support` is an extension of Open MPI, MPICH and their kin that mpi4py does not wrap.
+    """
+    query = getattr(ctypes.CDLL(mpi().__file__), "MPIX_Query_cuda_support", None)
+    return None if query is None else bool(query())

@@ -1,0 +1,39 @@
+"""In the place of a run directory where a run writes no files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dnewton.storage.run_directory import RunDirectory
+
+
+class NoDirectory(RunDirectory):
+    """Nothing is read and nothing is written."""
+
+    keeps = False
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def check(self, overwrite: bool, resume: bool = False) -> None:
+        """Nothing is in the way."""
+
+    def create(self, config: str) -> None:
+        """Nothing is made."""
+
+    def checkpoints(self) -> list[str]:
+        """None."""
+        return []
+
+    def log(self, text: str) -> None:
+        """Nothing is kept."""
+
+    def record(self, values: dict[str, Any]) -> None:
+        """Nothing is kept."""
+
+    def end(self, why: dict[str, str]) -> None:
+        """Nothing is kept."""
+
+    def unwritten(self) -> int:
+        """No line waits."""
+        return 0
