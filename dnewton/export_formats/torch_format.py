@@ -132,7 +132,7 @@ def _class(program: Program) -> str:
     for at, step in enumerate(program.steps):
         layer = program.choose(_LAYERS, step)(step, *(f"z{i}" for i in step.inputs))
         activated = program.choose_activation(_ACTIVATIONS, step).format(s=layer)
-        lines.append(f"        z{at + 1} = {activated}  # {step_title(step)}")
+        lines += [f"        # {step_title(step)}", f"        z{at + 1} = {activated}"]
     return "\n".join([*lines, f"        return z{len(program.steps)}", "", *_answers(program)]) + "\n"
 
 
