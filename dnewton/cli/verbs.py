@@ -60,7 +60,7 @@ def _convert() -> Any:
 
 
 def _export() -> Any:
-    from dnewton.cli import export  # type: ignore[attr-defined,unused-ignore]
+    from dnewton.cli import export
 
     return export
 

@@ -19,12 +19,28 @@ from dnewton.errors import UserError, one_line
 from dnewton.storage.parallel_file import sync_folder
 
 OWN = ("metrics.jsonl", "config.yaml", "log.txt", "model.safetensors", "best.safetensors", "checkpoints")
+MODEL = "model.safetensors"
 STATE = "state.safetensors"
 TEMPORARY = ".writing-"
 REFUSED = ".refused-"
 CHECKPOINT = re.compile(r"iteration-\d{8,}(-\d{8,})?")
 STOPPED = "stopped"  # the key in the last line of metrics.jsonl that says why the run ended
 MOST_LINES = 100_000  # that wait for free space
+
+
+def model_path(name: str, key: str = "") -> str:
+    """The model file of a run directory or of a checkpoint, or the file itself.
+
+    Raises UserError where there is none; `key` begins its message, such as "--model ".
+    """
+    if os.path.isdir(name):
+        for file in (MODEL, STATE):
+            if os.path.isfile(path := os.path.join(name, file)):
+                return path
+        raise UserError(f"{key}{name}: has no {MODEL}; give a finished run, or one of its checkpoints")
+    if not os.path.isfile(name):
+        raise UserError(f"{key}{name}: no such run directory or model file")
+    return name
 
 
 class RunDirectory:

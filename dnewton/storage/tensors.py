@@ -9,26 +9,25 @@ import hashlib
 import json
 import math
 import os
-import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from dnewton.arrays.namespace import Array, dtype_name, itemsize, to_host
 from dnewton.comm.communicator import Comm
-from dnewton.errors import UserError, one_line
+from dnewton.errors import UserError
 from dnewton.model.block import Block
 from dnewton.model.network import Network
 from dnewton.storage import checksum, parallel_file
 from dnewton.storage.parallel_file import Piece
+from dnewton.storage.tensor_file import FURTHER, check_dtype, names_in, opened, shapes_of
+from dnewton.storage.tensor_file import dtype_of as dtype_of
+from dnewton.storage.tensor_file import read_metadata as read_metadata
 
 _DTYPES = {"float32": "F32", "float64": "F64"}
-FURTHER = "state."  # name prefix of tensors that are not like θ
-_READ = ("F16", "F32", "F64")
 
 
 @dataclass(frozen=True)
@@ -110,11 +109,7 @@ def size(network: Network, contents: Contents, replicas: int) -> int:
 
 def _shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights and biases."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer in network.plan.parametric():
-        shapes[f"{layer.spec.name}.weight"] = tuple(layer.spec.weight_shape)
-        shapes[f"{layer.spec.name}.bias"] = tuple(layer.spec.weight_shape[:1])
-    return shapes
+    return shapes_of([layer.spec for layer in network.plan.layers])
 
 
 def _flat(shape: Sequence[int]) -> tuple[int, int]:
@@ -160,34 +155,6 @@ def _header(
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    """A safetensors file. Raises UserError when it is none."""
-    from safetensors import SafetensorError, safe_open  # files are written without it
-
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f"{path}: is not a file; a safetensors file is needed")
-        with safe_open(path, framework="numpy") as file:
-            yield file
-    except (SafetensorError, OSError, TypeError) as error:
-        why = one_line(error.strerror if isinstance(error, OSError) and error.strerror else error)
-        raise UserError(f"{path}: not a readable safetensors file: {why}; give one that dnewton wrote") from None
-
-
-def read_metadata(path: str) -> dict[str, str]:
-    """The metadata of a safetensors file. Raises UserError when it is not one."""
-    with _opened(path) as file:
-        return dict(file.metadata() or {})
-
-
-def dtype_of(path: str) -> str:
-    """float32 or float64: that of a file's first tensor, half precision counting as float32. Raises UserError."""
-    with _opened(path) as file:
-        first = next(iter(file.keys()), None)
-        return "float64" if first is not None and file.get_slice(first).get_dtype() == "F64" else "float32"
-
-
 def header_hash(path: str) -> str:
     """SHA-256 of a safetensors file up to the first tensor. Raises UserError."""
     with open(path, "rb") as file:
@@ -201,7 +168,7 @@ def header_hash(path: str) -> str:
 def prefixes(path: str, network: Network) -> list[str]:
     """The name prefixes of the vectors like θ that a checkpoint holds ("" for the weights)."""
     first = f"{network.plan.parametric()[0].spec.name}.weight"
-    with _opened(path) as file:
+    with opened(path) as file:
         names = [name for name in list(file.keys()) if name == first or name.endswith("." + first)]
     found = [name.removesuffix(first) for name in names]
     return [prefix for prefix in found if "layers" not in prefix.split(".")]  # else a layer's, inside a residual
@@ -213,24 +180,21 @@ def load(path: str, network: Network, dtype: str, prefix: str = "", sums: dict[s
     Raises UserError naming the first tensor that is missing, left over or of another shape.
     """
     theta = np.zeros(network.size, dtype=dtype)
-    with _opened(path) as file:
-        names = set(file.keys())
-        _check_names(path, names, network, prefix)
+    with opened(path) as file:
+        names = names_in(path, file, [layer.spec for layer in network.plan.layers], prefix)
         for block in network.blocks:
             name = prefix + block.name
-            weight = file.get_slice(name + ".weight")
-            _check_shape(path, name + ".weight", weight.get_shape(), block.weight_shape)
-            bias = file.get_slice(name + ".bias")
-            _check_shape(path, name + ".bias", bias.get_shape(), block.weight_shape[:1])
-            for kind, entry in (("weight", weight), ("bias", bias)):
-                if entry.get_dtype() not in _READ:
-                    raise UserError(f"{path}: {name}.{kind} has dtype {entry.get_dtype()}; F32 or F64 is needed")
+            entries = {}
+            for kind in ("weight", "bias"):
+                if (found := names[f"{block.name}.{kind}"]) is not None:  # else a bias of zero
+                    entries[kind] = file.get_slice(found)
+                    check_dtype(path, found, entries[kind])
             if block.weights:
-                part = weight[block.out[0] : block.out[1], block.inputs[0] : block.inputs[1]]
+                part = entries["weight"][block.out[0] : block.out[1], block.inputs[0] : block.inputs[1]]
                 block.weight(theta)[...] = block.from_file_order(part)
                 _add(sums, name + ".weight", part, block.out[0], _first_column(block))
-            if block.has_bias and block.shape[0]:
-                part = bias[block.out[0] : block.out[1]]
+            if block.has_bias and block.shape[0] and "bias" in entries:
+                part = entries["bias"][block.out[0] : block.out[1]]
                 block.bias(theta)[...] = part
                 _add(sums, name + ".bias", part, block.out[0], 0)
             if not np.isfinite(theta[block.span]).all():
@@ -254,7 +218,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         known, name = self._checksums[name], FURTHER + name
-        with _opened(self._path) as file:
+        with opened(self._path) as file:
             tensor: np.ndarray = file.get_tensor(name)
         sums: dict[str, int] = {}
         _add(sums, name, tensor, 0, 0)
@@ -267,24 +231,3 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._checksums)
-
-
-def _check_names(path: str, names: set[str], network: Network, prefix: str) -> None:
-    wanted = {prefix + name for name in _shapes(network)}
-    missing = sorted(wanted - names)
-    if missing:
-        raise UserError(f"{path}: has no tensor {missing[0]}; the net needs {', '.join(sorted(wanted))}")
-    if prefix == "":
-        extra = sorted(n for n in names - wanted if not _of_a_vector(n, wanted) and not n.startswith(FURTHER))
-        if extra:
-            raise UserError(f"{path}: tensor {extra[0]} belongs to no layer of the net")
-
-
-def _of_a_vector(name: str, wanted: set[str]) -> bool:
-    """Whether a tensor belongs to a vector like θ, under a prefix; what has a layer's number before it does not."""
-    return any(name.endswith("." + w) and "layers" not in name.removesuffix(w).split(".") for w in wanted)
-
-
-def _check_shape(path: str, name: str, shape: list[int], wanted: tuple[int, ...]) -> None:
-    if tuple(shape) != tuple(wanted):
-        raise UserError(f"{path}: {name} has shape {list(shape)}, the net needs {list(wanted)}")

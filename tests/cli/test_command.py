@@ -21,7 +21,6 @@ from dnewton.cli import interrupt, verbs
 from dnewton.errors import UserError
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
-NAMES = [name for name in verbs.SUMMARIES if name != "export"]  # whose parser has its own tests
 
 
 def command(*words: str, cwd: Path, **variables: str) -> Any:
@@ -38,7 +37,7 @@ def test_the_script_that_is_installed() -> None:
     assert 'dnewton = "dnewton.__main__:main"' in PROJECT.read_text()
 
 
-@pytest.mark.parametrize("verb", NAMES)
+@pytest.mark.parametrize("verb", verbs.SUMMARIES)
 def test_examples_are_command_lines(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every example of a help, less what starts it and where its output goes, is taken by the verb's own parser."""
     parser = verbs.module_of(verb).make_parser()

@@ -48,6 +48,7 @@ def models() -> dict[str, bytes]:
     def but(**tensors: np.ndarray) -> bytes:
         return save({**WEIGHTS, **{name.replace("_", "."): value for name, value in tensors.items()}})
 
+    sequential = {name.replace("layers.1", "2").replace("layers.", ""): value for name, value in WEIGHTS.items()}
     halves = {}
     for i, (name, value) in enumerate(WEIGHTS.items()):
         at = sum(2 * v.size for v in list(WEIGHTS.values())[:i])
@@ -86,7 +87,10 @@ def models() -> dict[str, bytes]:
         "wide": but(layers_0_weight=np.full((4, 5), 1e300)),
         "missing": save({name: value for name, value in WEIGHTS.items() if name != "layers.1.bias"}),
         "extra": but(layers_2_weight=np.ones((3, 3), np.float32)),
-        "names": save({name.replace("layers", "fc"): value for name, value in WEIGHTS.items()}),
+        "names": save(sequential | {"4.weight": np.ones((2, 3), np.float32)}),
+        "norm": save(sequential | {"1.running_mean": np.ones(4, np.float32)}),
+        "bare": save({name: value for name, value in sequential.items() if name != "2.bias"}),
+        "narrow": save(sequential | {"2.weight": np.ones((3, 5), np.float32)}),
     }
     return {f"{name}.safetensors": content for name, content in found.items()}
 
@@ -131,7 +135,10 @@ MODELS: list[Entry] = [  # --init this
     ("wide.safetensors", "layers.0", "infinity", "finite weights"),
     ("missing.safetensors", "has no tensor layers.1.bias", "the net needs layers.0.bias"),
     ("extra.safetensors", "layers.2.weight", "belongs to no layer"),
-    ("names.safetensors", "has no tensor layers.0.bias", "the net needs layers.0.bias"),
+    ("names.safetensors", "has 3 layer(s) with weights (0, 2, 4)", "the net has 2 (layers.0, layers.1)"),
+    ("norm.safetensors", "1.running_mean", "neither weight nor bias"),
+    ("bare.safetensors", "has no tensor 2.bias", "or none for biases of zero"),
+    ("narrow.safetensors", "2.weight has shape [3, 5]", "the net needs [3, 4] for layers.1"),
 ]
 
 
