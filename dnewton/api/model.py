@@ -29,13 +29,11 @@ from dnewton.model.network import Network
 from dnewton.planning.net_plan import NetPlan
 from dnewton.storage import tensors
 from dnewton.storage.model_header import Described, described
-from dnewton.storage.run_directory import STATE
+from dnewton.storage.run_directory import model_path
 from dnewton.storage.tensors import Contents
 from dnewton.storage.whole_tensors import cut, gathered
 from dnewton.training import prediction
 from dnewton.training.scores import score
-
-MODEL = "model.safetensors"
 
 
 @dataclass
@@ -211,14 +209,7 @@ def load(path: str | os.PathLike[str], comm: Any = None, device: str = "cpu") ->
 
 def _loaded(path: str, mpi: Any, comm: Comm, device: str) -> Model:
     with comm.raise_together():
-        if os.path.isdir(path):
-            names = [os.path.join(path, name) for name in (MODEL, STATE)]
-            found = next((name for name in names if os.path.isfile(name)), None)
-            if found is None:
-                raise UserError(f"{path}: has no {MODEL}; give a finished run, or one of its checkpoints")
-            path = found
-        if not os.path.isfile(path):
-            raise UserError(f"{path}: no such run directory or model file")
+        path = model_path(path)
         header = tensors.read_metadata(path)
         net = described(path, header).net
         dtype = tensors.dtype_of(path)

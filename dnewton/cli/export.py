@@ -16,7 +16,6 @@ from dnewton.export_formats import program as programs
 from dnewton.export_formats.register import EXPORT_FORMATS, SUFFIXES, format_of
 from dnewton.storage.run_directory import model_path
 
-
 EXAMPLES = (
     "dnewton export runs/letters -o letters.onnx",
     "dnewton export runs/letters --to c --double --overwrite",

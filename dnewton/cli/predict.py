@@ -31,7 +31,7 @@ from dnewton.hardware.device import open_device
 from dnewton.model.network import Network
 from dnewton.storage import tensors
 from dnewton.storage.model_header import Described, described
-from dnewton.storage.run_directory import STATE
+from dnewton.storage.run_directory import model_path
 from dnewton.training.prediction import outputs, plan_for, probabilities
 from dnewton.training.scores import score
 
@@ -85,7 +85,7 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
     args = arguments(argv, comm.rank)
     part, section = _data_part(args)
     with comm.raise_together():
-        path = _model_path(args.model)
+        path = model_path(args.model, "--model ")
         model = described(path, tensors.read_metadata(path))
         if args.probabilities:
             _probabilities(model, np.zeros((0, model.targets.outputs)))
@@ -138,17 +138,6 @@ def _data_part(args: argparse.Namespace) -> tuple[DataPart, DataSection]:
 def _is_table(part: DataPart) -> bool:
     names = [part] if isinstance(part, str) else part if isinstance(part, list) else []
     return all(os.path.isfile(name) and FORMATS[kind_of(name)].is_table for name in names) and bool(names)
-
-
-def _model_path(name: str) -> str:
-    if os.path.isdir(name):
-        for file in ("model.safetensors", STATE):
-            if os.path.isfile(path := os.path.join(name, file)):
-                return path
-        raise UserError(f"--model {name}: has no model.safetensors; give a finished run, or one of its checkpoints")
-    if not os.path.isfile(name):
-        raise UserError(f"--model {name}: no such run directory or model file")
-    return name
 
 
 def _check_writable(path: str) -> None:

@@ -110,13 +110,16 @@ def load_parts(
     with comm.raise_together():
         y = parts.train.all_targets()
         held = parts.held.all_targets() if parts.held is not None else None
-        targets = Targets.fit(y, outputs, loss, section.scale_targets, parts.train.origin, held)
+        own = weights.of_samples(parts.train) if parts.train.weights is not None else None
+        if own is not None and not own.any():
+            raise UserError(f"{parts.train.name}: all weights are 0; change data.weights")
+        targets = Targets.fit(y, outputs, loss, section.scale_targets, parts.train.origin, held, own)
     scaling: Scaling | str = section.scale
     left = resident
     every = (parts.train, parts.test, parts.validation)
     weighted = section.class_weights is not None or any(s is not None and s.weights is not None for s in every)
 
-    def part(source: Source | None, raw: Values | None = None) -> Samples | None:
+    def part(source: Source | None, raw: Values | None = None, fitted: Values | None = None) -> Samples | None:
         nonlocal scaling, left
         if source is None:
             return None
@@ -128,12 +131,12 @@ def load_parts(
                 if section.class_weights is not None and source is parts.train:
                     own = own * weights.of_classes(section.class_weights, encoded, own, targets)
                 encoded, total = weights.joined(encoded, own, source)
-        x, scaling = load(source, window, scaling, dtype, comm, left, section.max_resident != "auto")
+        x, scaling = load(source, window, scaling, dtype, comm, left, section.max_resident != "auto", fitted)
         if isinstance(x, np.ndarray):
             left -= x.nbytes
         return Samples(x, encoded, total)
 
-    train = part(parts.train, y)
+    train = part(parts.train, y, own)
     test, validation = part(parts.test), part(parts.validation)
     assert train is not None
     assert isinstance(scaling, Scaling)

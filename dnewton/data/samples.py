@@ -173,11 +173,13 @@ def load(
     comm: Comm,
     resident: float = math.inf,
     strict: bool = True,
+    weights: Values | None = None,
 ) -> tuple[Array | Streamed, Scaling]:
     """This rank's columns of every sample, scaled, and the scaling.
 
-    `scaling` is a fitted one for these columns, or how to fit one on these samples. Columns of more than `resident`
-    bytes are left on disk; where the file cannot be read in part that is an error if `strict`, and else they are held.
+    `scaling` is a fitted one for these columns, or how to fit one on these samples, by their `weights`. Columns of more
+    than `resident` bytes are left on disk; where the file cannot be read in part that is an error if `strict`, and else
+    they are held.
     Raises UserError alike on all ranks, for NaN and infinities too. Collective over the world.
     """
     if source.fetch is not None:
@@ -198,13 +200,15 @@ def load(
                 "python -m dnewton.data convert IN OUT.npy"
             )
         if stream or (fit and not once):
+            row = 0
             for block in _checked(source, window):
                 if fit:
-                    statistics.add(block)
+                    statistics.add(block, None if weights is None else weights[row : row + len(block)])
+                row += len(block)
         elif once:
             x = _filled(source, window, Scaling.none(window.width), dtype)
             for part in block_rows(len(x), 8 * window.width, 4 << 20) if fit else ():
-                statistics.add(window.flat(x[part]))
+                statistics.add(window.flat(x[part]), None if weights is None else weights[part])
         if window.width and statistics.count:
             span = float(statistics.low.min()), float(statistics.high.max())
     if fit:

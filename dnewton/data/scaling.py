@@ -38,21 +38,29 @@ class Statistics:
     """Mean, deviation and extremes per feature over blocks of rows (Chan, Golub, LeVeque 1979)."""
 
     def __init__(self, width: int) -> None:
-        self.count = 0
+        self.count = 0.0  # samples, or the sum of their weights
         self.mean = np.zeros(width)
         self.squares = np.zeros(width)
         self.low = np.full(width, np.inf)
         self.high = np.full(width, -np.inf)
 
-    def add(self, block: Values) -> None:
-        """Take in the rows of a block."""
-        n = len(block)
-        if not n or not block.shape[1]:
+    def add(self, block: Values, weights: Values | None = None) -> None:
+        """Take in the rows of a block; a row of weight 2 counts twice, one of weight 0 not at all."""
+        if weights is not None:
+            block, weights = block[weights > 0], weights[weights > 0]
+        if not len(block) or not block.shape[1]:
             return
+        if weights is None:
+            n = float(len(block))
+            mean = block.mean(axis=0, dtype=np.float64)
+            squares = np.square(block - mean).sum(axis=0)
+        else:
+            n = float(weights.sum())
+            mean = weights @ block.astype(np.float64) / n
+            squares = weights @ np.square(block - mean)
         total = self.count + n
-        mean = block.mean(axis=0, dtype=np.float64)
         away = mean - self.mean
-        self.squares += np.square(block - mean).sum(axis=0) + away**2 * (self.count * n / total)
+        self.squares += squares + away**2 * (self.count * n / total)
         self.mean = self.mean + away * (n / total) if self.count else mean
         self.count = total
         self.low = np.minimum(self.low, block.min(axis=0))
@@ -76,15 +84,24 @@ class Statistics:
         return Scaling(shift, 1.0 / np.where(spread > 0, spread, 1.0))
 
 
-def deviation(squares: Values, count: int, mean: Values) -> Values:
+def deviation(squares: Values, count: float, mean: Values) -> Values:
     """Standard deviation per column, zero where it is no more than rounding of a constant."""
-    spread = np.sqrt(squares / max(1, count))
+    spread = np.sqrt(squares / count) if count else np.zeros_like(squares)
     return np.where(spread > 16 * np.finfo(np.float64).eps * np.abs(mean), spread, 0.0)
 
 
-def spread_of(x: Values, mean: Values) -> Values:
-    """Standard deviation of every column of an array."""
-    return deviation(np.square(x - mean).sum(axis=0), len(x), mean)
+def moments(x: Values, weights: Values | None = None) -> tuple[Values, Values]:
+    """Mean and standard deviation of every column of an array, by the rows' weights if they have some."""
+    mean = x.mean(axis=0) if weights is None else weights @ x / weights.sum()
+    return mean, spread_of(x, mean, weights)
+
+
+def spread_of(x: Values, mean: Values, weights: Values | None = None) -> Values:
+    """Standard deviation of every column of an array, by the rows' weights if they have some."""
+    squares = np.square(x - mean)
+    if weights is not None:
+        return deviation(weights @ squares, float(weights.sum()), mean)
+    return deviation(squares.sum(axis=0), len(x), mean)
 
 
 def check_finite(

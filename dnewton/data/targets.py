@@ -10,7 +10,7 @@ import numpy as np
 
 from dnewton.arrays.namespace import Array, namespace, to_device
 from dnewton.config.loss_entry import LossSection
-from dnewton.data.scaling import at, check_finite, spread_of
+from dnewton.data.scaling import at, check_finite, moments
 from dnewton.data.sources import Origin, Values
 from dnewton.errors import UserError
 
@@ -37,8 +37,10 @@ class Targets:
         scale: str,
         source: str | Origin,
         held: Values | None = None,
+        weights: Values | None = None,
     ) -> Targets:
-        """The mapping for the training targets; labels of the part `held` out of the training file count, too.
+        """The mapping for the training targets, scaled by the samples' `weights`; labels of the part `held` out of the
+        training file count, too.
 
         Raises UserError when they do not suit the loss or the number of outputs.
         """
@@ -53,8 +55,8 @@ class Targets:
                 _check_counts(real, source)
                 return cls(outputs, None, nothing, one, counts=True)
             if scale == "standardize":
-                spread = spread_of(real, real.mean(axis=0))
-                return cls(outputs, None, real.mean(axis=0), np.where(spread > 0, spread, 1.0))
+                mean, spread = moments(real, weights)
+                return cls(outputs, None, mean, np.where(spread > 0, spread, 1.0))
             return cls(outputs, None, nothing, one)
         if scale != "none":
             raise UserError(f"data.scale_targets: {scale} is for real targets, {source} has labels")
