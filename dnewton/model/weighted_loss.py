@@ -11,11 +11,19 @@ from dataclasses import dataclass
 from dnewton.arrays.namespace import Array, namespace
 from dnewton.config.loss_entry import Loss, LossSection
 from dnewton.data.samples import Samples
+from dnewton.errors import UserError
 
 
 def loss_of(loss: LossSection, data: Samples) -> Loss:
-    """The loss as the samples need it: with their weights, if they have some."""
-    return loss if data.total is None else WeightedLoss(loss)
+    """The loss as the samples need it: with their weights, if they have some.
+
+    Raises UserError for a loss that states its value alone, not its terms.
+    """
+    if data.total is None:
+        return loss
+    if type(loss).terms is LossSection.terms:
+        raise UserError(f"net.loss: {type(loss).__name__} states no terms, which weights multiply; define `terms`")
+    return WeightedLoss(loss)
 
 
 @dataclass(frozen=True)

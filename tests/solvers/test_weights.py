@@ -15,10 +15,14 @@ from problems import CNN, MLP, Problem, flat, lay_out, own_blocks, relative, who
 
 from dnewton.arrays.namespace import copy, take
 from dnewton.comm.communicator import Comm
+from dnewton.config.loss_entry import LossSection
 from dnewton.curvature.hessian import Hessian
 from dnewton.curvature.jacobian import local_systems
+from dnewton.data.samples import Samples
 from dnewton.data.sampling import Cycle
+from dnewton.errors import UserError
 from dnewton.grid import grids
+from dnewton.model.weighted_loss import loss_of
 from dnewton.solvers.interface import StartPoint
 from dnewton.solvers.newton import distributed_cholesky, evidence, preconditioners
 from dnewton.solvers.newton.evidence import EvidenceNewton
@@ -158,6 +162,18 @@ def test_subsampled_curvature_is_unbiased(comm: Comm) -> None:
     assert relative(flat(on.whole(sum(means[1:], means[0]) / 4)), dense @ flat(direction(p))) < 1e-11
 
 
+def test_a_loss_without_terms_is_refused() -> None:
+    class Own(LossSection):
+        def value(self, z: Any, y: Any) -> float:
+            return 0.0
+
+    y = np.ones((2, 2))
+    own = Own()
+    assert loss_of(own, Samples(y, y)) is own
+    with pytest.raises(UserError, match="Own states no terms"):
+        loss_of(own, Samples(y, y, total=2.0))
+
+
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 Steps = list[tuple[float, float]]
@@ -248,8 +264,7 @@ def cases(comm: Comm, net: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
         yield "d_kfac", 1, WORKERS["d_kfac"]
         return
     for name, options in WORKERS.items():
-        for replicas in {1, comm.size}:
-            yield name, replicas, options
+        yield name, comm.size, options
     yield "hessian_free", 1, {**WORKERS["hessian_free"], "method": "bicgstab"}
     for name, options in ALONE.items():
         yield name, 1, options
