@@ -49,10 +49,37 @@ def check_regular(path: str, key: str) -> None:
 
 
 def compression(path: str) -> str | None:
-    """gzip, bzip2 or xz by the first bytes of the file, else None."""
+    """gzip, bzip2, xz or zip by the first bytes of the file, else None. A .npz and its like is no compressed file."""
     with guard(path), open(path, "rb") as file:
         head = file.read(6)
+    if head.startswith(b"PK\x03\x04"):
+        return "zip" if _member(path) is not None else None
     return next((name for magic, name in _COMPRESSION.items() if head.startswith(magic)), None)
+
+
+def _member(path: str) -> str | None:
+    """The file inside a .zip; None where its members are arrays. Raises UserError where it has several files."""
+    if path.lower().endswith(".npz"):
+        return None
+    with guard(path), zipfile.ZipFile(path) as archive:
+        names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX/")]
+    if not names or any(n.endswith(".npy") for n in names):
+        return None
+    if "[Content_Types].xml" in names or "mimetype" in names:
+        raise UserError(f"{path}: is a document of an office program; save the table as CSV text")
+    if len(names) > 1:
+        raise UserError(f"{path}: holds {len(names)} files ({', '.join(names[:5])}); extract those that are meant")
+    return names[0]
+
+
+def _open_zip(path: str) -> Any:
+    name = _member(path)
+    assert name is not None
+    try:
+        with zipfile.ZipFile(path) as archive:  # its file stays open until the member is closed
+            return archive.open(name)
+    except (RuntimeError, NotImplementedError) as error:
+        raise UserError(f"{path}: {one_line(error)}; extract it") from None
 
 
 def open_bytes(path: str) -> Any:
@@ -62,6 +89,8 @@ def open_bytes(path: str) -> Any:
         return gzip.open(path, "rb")
     if how == "bzip2":
         return bz2.open(path, "rb")
+    if how == "zip":
+        return _open_zip(path)
     if how == "xz":
         return lzma.open(path, "rb")
     return open(path, "rb")
@@ -69,7 +98,7 @@ def open_bytes(path: str) -> Any:
 
 def suffix_of(path: str) -> str:
     """The suffix in small letters, without that of a compression."""
-    return os.path.splitext(re.sub(r"\.(gz|bz2|xz)$", "", path.lower()))[1]
+    return os.path.splitext(re.sub(r"\.(gz|bz2|xz|zip)$", "", path.lower()))[1]
 
 
 def kind_of(path: str) -> str:
@@ -93,6 +122,6 @@ def kind_of(path: str) -> str:
     if not kind:
         raise UserError(
             f"{path}: unknown kind of file (begins with {head[:8]!r}); readable are LIBSVM and CSV text, .npy, .npz, "
-            "HDF5, idx, CIFAR batches and .mat, the texts and idx also as .gz, .bz2, .xz"
+            "HDF5, idx, CIFAR batches and .mat, the texts and idx also as .gz, .bz2, .xz and .zip"
         )
     return kind

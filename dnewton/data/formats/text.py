@@ -22,6 +22,7 @@ from dnewton.errors import UserError
 from dnewton.grid import ceil_div
 
 TEXT_BLOCK = 2 << 20  # bytes of text that are parsed at a time
+_BEGINNING = 64 << 10  # bytes by which the ends of lines are told
 _PACKED_BLOCK = 2 << 20
 
 
@@ -81,6 +82,11 @@ def is_text(head: bytes) -> bool:
     return b"\0" not in head and sum(c < 32 and c not in b"\t\n\r\f" for c in start) <= len(start) // 20
 
 
+def line_end(head: bytes) -> bytes:
+    r"""What ends the lines of a file that begins so: \r of old Macintosh files, else \n, also for \r\n."""
+    return b"\r" if b"\r" in head and b"\n" not in head else b"\n"
+
+
 Parse = Callable[[bytes], Rows]
 
 
@@ -92,13 +98,15 @@ def parse_file(path: str, parse: Parse, comm: Comm, skip: int = 0) -> Parsed:
     packed = compression(path) is not None
     parsed = Parsed()
     with comm.raise_together():
+        with guard(path), open_bytes(path) as file:
+            end = line_end(file.read(_BEGINNING))
         if packed:
             parsed.owner = lambda b: b % comm.size
             blocks = 0
-            for b, text in _packed_blocks(path, skip):
+            for b, text in _packed_blocks(path, skip, end):
                 blocks = b + 1
                 if parsed.owner(b) == comm.rank:
-                    parsed.blocks[b] = _parsed(path, parse, b, text, None, skip)
+                    parsed.blocks[b] = _parsed(path, parse, b, text, None, skip, end)
         else:
             size = os.path.getsize(path) - skip
             per_rank = max(1, ceil_div(size, comm.size * TEXT_BLOCK))
@@ -108,8 +116,8 @@ def parse_file(path: str, parse: Parse, comm: Comm, skip: int = 0) -> Parsed:
             with guard(path), open(path, "rb") as file:
                 for b in range(blocks):
                     if parsed.owner(b) == comm.rank:
-                        text = lines_starting_in(file, cuts[b], cuts[b + 1], first=cuts[b] == skip)
-                        parsed.blocks[b] = _parsed(path, parse, b, text, cuts[b], skip)
+                        text = lines_starting_in(file, cuts[b], cuts[b + 1], cuts[b] == skip, end)
+                        parsed.blocks[b] = _parsed(path, parse, b, text, cuts[b], skip, end)
     counts = [0.0] * blocks
     for b, rows in parsed.blocks.items():
         counts[b] = float(len(rows.y))
@@ -117,50 +125,72 @@ def parse_file(path: str, parse: Parse, comm: Comm, skip: int = 0) -> Parsed:
     return parsed
 
 
-def _parsed(path: str, parse: Parse, block: int, text: bytes, start: int | None, skip: int) -> Rows:
+def _parsed(path: str, parse: Parse, block: int, text: bytes, start: int | None, skip: int, end: bytes) -> Rows:
     try:
-        return parse(text)
+        return parse(text if end == b"\n" else text.replace(end, b"\n"))
     except BadLine as error:
-        before = _lines_before(path, block, start, skip)
+        before = _lines_before(path, block, start, skip, end)
         raise UserError(f"{path}: line {before + error.line + 1}: {error}") from None
 
 
-def lines_starting_in(file: Any, start: int, end: int, first: bool) -> bytes:
-    """The whole lines whose first byte lies in [start, end); `first`: a line starts at `start` itself."""
+def lines_starting_in(file: Any, start: int, stop: int, first: bool, end: bytes = b"\n") -> bytes:
+    """The whole lines, which end with `end`, whose first byte lies in [start, stop); `first`: a line starts at `start`
+    itself."""
     back = 0 if first else 1
     file.seek(start - back)
-    text = file.read(end - start + back)
+    text = file.read(stop - start + back)
     if not first:
-        cut = text.find(b"\n") + 1
-        if not cut:  # no line starts here
+        at = text.find(end) + 1
+        if not at:  # no line starts here
             return b""
-        text = text[cut:]
-    if text and not text.endswith(b"\n"):
-        text += file.readline()
+        text = text[at:]
+    if text and not text.endswith(end):
+        text += _rest_of_line(file, end)
     return bytes(text)
 
 
-def _packed_blocks(path: str, skip: int) -> Iterator[tuple[int, bytes]]:
+def _rest_of_line(file: Any, end: bytes) -> bytes:
+    if end == b"\n":
+        return bytes(file.readline())
+    parts = []
+    while part := file.read(1 << 12):
+        at = part.find(end) + 1
+        if at:
+            file.seek(at - len(part), os.SEEK_CUR)
+            return b"".join([*parts, part[:at]])
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _packed_blocks(path: str, skip: int, end: bytes) -> Iterator[tuple[int, bytes]]:
     with guard(path), open_bytes(path) as file:
         number = 0
         file.read(skip)
+        rest = b""  # of a line that begins in the block before
         while text := file.read(_PACKED_BLOCK):
-            yield number, text if text.endswith(b"\n") else text + file.readline()
+            if end == b"\n":
+                yield number, text if text.endswith(end) else text + file.readline()
+            else:  # no line is read by itself: going back in a compressed file is slow
+                at = text.rfind(end) + 1
+                yield number, rest + text[:at] if at else b""
+                rest = text[at:] if at else rest + text
             number += 1
+        if rest:
+            yield number, rest
 
 
-def _lines_before(path: str, block: int, start: int | None, skip: int) -> int:
+def _lines_before(path: str, block: int, start: int | None, skip: int, end: bytes) -> int:
     """The number of lines before a block; only for messages."""
     if start is None:
         with guard(path), open_bytes(path) as file:
-            lines: int = file.read(skip).count(b"\n")
-        return lines + sum(text.count(b"\n") for b, text in _packed_blocks(path, skip) if b < block)
+            lines: int = file.read(skip).count(end)
+        return lines + sum(text.count(end) for b, text in _packed_blocks(path, skip, end) if b < block)
     lines, left = 0, start
     with guard(path), open(path, "rb") as file:
         while left > 0 and (part := file.read(min(left, 1 << 24))):
-            lines += part.count(b"\n")
+            lines += part.count(end)
             left -= len(part)
-        if block > 0 and not part.endswith(b"\n"):
+        if block > 0 and not part.endswith(end):
             lines += 1  # the line that begins before the block and ends in it
     return lines
 
