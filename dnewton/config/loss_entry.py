@@ -106,6 +106,13 @@ LOSSES = Register[type[LossSection]](
 )
 
 
+def loss_name(value: Any) -> str:
+    """The name of a loss as it is written: `name`, `{name: {...}}` or `{name: name, ...}`; empty for anything else."""
+    if isinstance(value, dict):
+        value = value.get("name") or next(iter(value), "")
+    return value if isinstance(value, str) else ""
+
+
 def loss_of(value: Any) -> Any:
     """A loss from `name`, `{name: {option: value}}` or `{name: name, option: value}`. Raises ValueError."""
     if isinstance(value, LossSection):

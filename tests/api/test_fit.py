@@ -348,3 +348,27 @@ def test_init_from_a_file(tmp_path: Path) -> None:
     save_file(model.weights(), tmp_path / "w.safetensors")
     onward = dn.fit(small, X, Y, solver={**FOUR, "max_iterations": 0}, init=str(tmp_path / "w.safetensors"))
     assert onward.history["loss"][0] == model.history["loss"][-1]
+
+
+@pytest.mark.serial
+def test_weights_of_an_nn_sequential(tmp_path: Path) -> None:
+    """A file that has no description of ours: its net is given, and names are modules' numbers."""
+    net = dn.net([5], [dn.dense(4, "relu"), dn.dense(3)], loss="cross_entropy")
+    w = {"0.weight": RNG.normal(size=(4, 5)), "0.bias": RNG.normal(size=4), "2.weight": RNG.normal(size=(3, 4))}
+    w["2.bias"] = RNG.normal(size=3)
+    save_file(w, tmp_path / "s.safetensors")
+    model = dn.load(tmp_path / "s.safetensors", net=net)
+    z = np.maximum(X @ w["0.weight"].T + w["0.bias"], 0) @ w["2.weight"].T + w["2.bias"]
+    assert np.allclose(model.outputs(X), z, rtol=1e-12) and np.array_equal(model.predict(X), z.argmax(axis=1))
+    with pytest.raises(dn.UserError, match="not written by dnewton"):
+        dn.load(tmp_path / "s.safetensors")
+
+
+@pytest.mark.serial
+def test_importing_loads_little() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, dnewton; print({'numpy', 'mpi4py', 'yaml', 'sklearn'} & set(sys.modules), dir(dnewton))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("set()") and "'fit'" in said
