@@ -141,7 +141,8 @@ class Trainer:
             self._saver.write_best()
             raise UserError(
                 f"f is {step.loss} after iteration {solver.iteration}: {self._job.config.solver.name} has diverged; "
-                "a smaller solver.learning_rate usually helps; the best model so far is in best.safetensors"
+                "a smaller solver.learning_rate usually helps"
+                + ("; the best model so far is in best.safetensors" if self._out.keeps else "")
             )
         return False
 

@@ -162,6 +162,8 @@ def test_weights_are_repetitions(comm: Comm) -> None:
         (lambda: dn.fit(small, X, [object()] * 70), "numbers or strings"),
         (lambda: dn.fit(small, [[1, 2], [3]], [1, 2]), "numbers"),
         (lambda: dn.fit(small, X, Y, solver={"C": -1}), "solver.C"),
+        (lambda: dn.fit(small, X, Y, data={"target": 0}), "as y"),
+        (lambda: dn.fit(small, X, Y, data={"weights": "w"}), "sample_weight"),
         (lambda: dn.fit(small, X, Y, solver=3), "mapping"),
         (lambda: dn.fit(7, X, Y), "net must be"),
         (lambda: dn.fit("nowhere.yaml", X, Y), "nowhere.yaml"),
