@@ -83,12 +83,14 @@ class Model:
     # --- predicting -------------------------------------------------------------------------------------------------
 
     def predict(self, x: Any) -> Values:
-        """Labels (N,), or values (N,) or (N, K) in the targets' units. Raises UserError. Collective.
+        """Labels (N,), or values (N,) or (N, K) in the targets' units, or sets of labels (N, K) of 0 and 1.
+
+        Raises UserError. Collective.
 
         `x`: an array, the name of a file, or :func:`dnewton.columns`, as :func:`dnewton.fit` takes it.
         """
         found = prediction.predicted(self.net, self._described.targets, self.outputs(x))
-        if self.classes is not None:
+        if not self._described.targets.real:
             return self._as_given(found)
         return found[:, 0] if found.shape[1] == 1 else found
 

@@ -20,8 +20,8 @@ def metric_name(record: Mapping[str, Any]) -> str:
 
 
 def score_form(name: str) -> str:
-    """How a score is written: an accuracy with decimals, an rmse, which may be small, with significant digits."""
-    return "9.4f" if name == "accuracy" else "9.4g"
+    """How a score is written: in significant digits, an accuracy with more of them, as it may be close to 1."""
+    return "9.6g" if name == "accuracy" else "9.4g"
 
 
 def number(value: float | None, form: str) -> str:

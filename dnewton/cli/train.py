@@ -24,6 +24,7 @@ from dnewton.solvers.interface import STOPPED
 from dnewton.storage.run_directory import RunDirectory
 from dnewton.training import load_config
 from dnewton.training.begin import begin
+from dnewton.training.closing import closing_lines
 from dnewton.training.ending import no_better
 from dnewton.training.job import Job, assemble
 from dnewton.training.trainer import Trainer
@@ -166,6 +167,9 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
         show(f"peak memory of the largest rank{where}: {peak:.1f} MiB, planned {job.strategy.peak / 2**20:.1f} MiB")
     for text in console.summary(trainer.records, trainer.totals):
         show(text)
+    if not args.init_only:
+        for text in closing_lines(job, trainer.final_theta):
+            show(text)
     if trainer.ended is not None and not args.init_only:
         show(trainer.ended.text)
         if trainer.records and trainer.iteration and (text := _doubts(trainer, job)):

@@ -24,12 +24,17 @@ class LossSection(Section):
         """Why the loss cannot take a net with so many outputs; empty where it can."""
         return ""
 
+    def independent(self, outputs: int) -> bool:
+        """Whether each of so many outputs stands for a label of its own, which a sample has or has not."""
+        return False
+
     def mean(self, z: Array) -> Array:
         """The prediction that outputs stand for, in the units of real targets; z itself but for a link function."""
         return z
 
     def probabilities(self, z: Array) -> Array | None:
-        """Of every class (N, classes), for outputs (N, K) of the known classes; None where the loss has none."""
+        """Of every class (N, classes), for outputs (N, K) of the known classes, or of every label (N, K) where they are
+        independent; None where the loss has none."""
         return None
 
     def terms(self, z: Array, y: Array) -> Array:
