@@ -18,7 +18,7 @@ from typing import Any
 from dnewton.errors import UserError, one_line
 from dnewton.storage.parallel_file import sync_folder
 
-OWN = ("metrics.jsonl", "config.yaml", "log.txt", "model.safetensors", "best.safetensors", "checkpoints")
+OWN = ("metrics.jsonl", "config.yaml", "log.txt", "model.safetensors", "best.safetensors", "trace.json", "checkpoints")
 MODEL = "model.safetensors"
 STATE = "state.safetensors"
 TEMPORARY = ".writing-"
@@ -61,6 +61,11 @@ class RunDirectory:
     def best(self) -> str:
         """The best model."""
         return str(self.path / "best.safetensors")
+
+    @property
+    def trace(self) -> Path:
+        """When each rank did what, where `output.trace` asks for it."""
+        return self.path / "trace.json"
 
     @property
     def config(self) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 
 from dnewton.arrays.namespace import Array
 from dnewton.comm.stop import CHECKPOINT, Stopped
+from dnewton.comm.trace import ITERATION
 from dnewton.data.samples import Samples
 from dnewton.data.sampling import run
 from dnewton.errors import UserError, one_line
@@ -23,6 +24,7 @@ from dnewton.training.checkpoint_writer import Saver, State, reported
 from dnewton.training.ending import CALLBACK, Ending, Standing, ending, reason
 from dnewton.training.job import Job
 from dnewton.training.metrics import Metrics
+from dnewton.training.trace_file import TraceFile
 
 BESIDE = ("evaluate", "report", "output")  # phases that are not training
 
@@ -85,6 +87,29 @@ class Trainer:
 
         Raises UserError when f is not finite. Collective over the workers.
         """
+        if not (self._job.config.output.trace and self._out.keeps):
+            return self._run(start)
+        trace = TraceFile(self._job.comm)
+        try:
+            stop = self._run(start)
+        except UserError:  # alike on all ranks
+            self._write(trace)
+            raise
+        self._write(trace)
+        return stop
+
+    def _write(self, trace: TraceFile) -> None:
+        """Write the trace; where that fails it is a warning. Collective over the workers."""
+        about = {"ranks": self._job.comm.size, "solver": self._job.config.solver.name}
+        try:
+            left_out = trace.write(self._out.trace, about)
+        except OSError as error:  # on rank 0, after the last message
+            self._tell(f"warning: no trace: {one_line(error)}")
+        else:
+            if left_out:
+                self._tell(f"warning: {self._out.trace} leaves out the last {left_out} spans of all ranks")
+
+    def _run(self, start: StartPoint) -> Stopped | None:
         stops, resumed = self._job.comm.stops, self._resumed
         self._saver = Saver(self._job, self._out, start, resumed, self._tell)
         stops.armed = True
@@ -133,7 +158,10 @@ class Trainer:
             return True
         self._before = self._state() if solver.position is None else None
         self._ask_by_the_clock()
+        began = time.perf_counter()
         step = solver.step()
+        if (trace := self._job.comm.ledger.trace) is not None:
+            trace.add(ITERATION, f"iteration {solver.iteration}", began, time.perf_counter())
         self._job.comm.stops.due(None)
         self._before = None
         self._unreported = step
