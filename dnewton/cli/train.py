@@ -14,7 +14,7 @@ from typing import NoReturn
 from dnewton import __version__
 from dnewton.cli import console
 from dnewton.cli import interrupt as interrupt
-from dnewton.cli.launch import REQUEUE, catch_signals, ignore_signals, limit_time, run
+from dnewton.cli.launch import REQUEUE, catch_signals, ignore_signals, limit_time, run, say
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
 from dnewton.comm.stop import StopAgreement, Stopped
@@ -27,6 +27,7 @@ from dnewton.training.begin import begin
 from dnewton.training.closing import closing_lines
 from dnewton.training.ending import no_better
 from dnewton.training.job import Job, assemble
+from dnewton.training.ownership import owned
 from dnewton.training.trainer import Trainer
 
 TIMEOUT = 600.0  # seconds, until the configuration is known
@@ -112,18 +113,32 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
     limit_time(stops, args.max_seconds)
     stamp = f"runs/{Path(source).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     out = RunDirectory(comm.text_from_root(args.resume or args.out or stamp))
+    with owned(comm, out, say):  # before the data are read, so that a directory in use is reported at once
+        stop = _owned(comm, args, config, out, started, source, notes)
+    if stop:
+        sys.exit(REQUEUE)
+
+
+def _owned(
+    comm: Comm,
+    args: argparse.Namespace,
+    config: Config,
+    out: RunDirectory,
+    started: float,
+    source: str,
+    notes: list[str],
+) -> bool:
+    """The job in its own run directory; whether it was stopped before its end. Collective over the world."""
     with comm.phase("setup"):
         if not args.resume:
-            with comm.raise_together():  # before the data are read, so that a directory in use is reported at once
+            with comm.raise_together():
                 if comm.rank == 0:
                     out.check(args.overwrite, resume=args.auto)
         job = assemble(config, comm, source, args.calibrate)
     if not isinstance(job, Job):  # a rank that serves
-        stops.armed = True
+        comm.stops.armed = True
         job.serve()
-        if job.stopped:
-            sys.exit(REQUEUE)
-        return
+        return job.stopped
     job.notes.extend(notes)
     try:
         stop = _train(job, args, out, started, source)
@@ -132,8 +147,7 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
         raise
     job.solver.close(STOPPED if stop is not None else "")
     ignore_signals()
-    if stop is not None:
-        sys.exit(REQUEUE)
+    return stop is not None
 
 
 def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float, source: str) -> Stopped | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dnewton.arrays.namespace import Array
-from dnewton.comm.stop import CHECKPOINT, Stopped
+from dnewton.comm.stop import CHECKPOINT, LOST, Stopped
 from dnewton.comm.trace import ITERATION
 from dnewton.data.samples import Samples
 from dnewton.data.sampling import run
@@ -85,7 +85,8 @@ class Trainer:
         """Train from `start` (iteration 0, or a checkpoint's) to the end, or until all ranks stop together: then what
         stopped them is returned, and the state is in a checkpoint.
 
-        Raises UserError when f is not finite. Collective over the workers.
+        Raises UserError when f is not finite, and when another job has taken over the run directory. Collective over
+        the workers.
         """
         if not (self._job.config.output.trace and self._out.keeps):
             return self._run(start)
@@ -112,12 +113,13 @@ class Trainer:
     def _run(self, start: StartPoint) -> Stopped | None:
         stops, resumed = self._job.comm.stops, self._resumed
         self._saver = Saver(self._job, self._out, start, resumed, self._tell)
+        self._out.watch(lambda: stops.want(LOST))
         stops.armed = True
         try:
             first = self._job.solver.begin(start)
             self._unreported = first if resumed is None else reported(resumed, self._job.comm.rank)
         except Stopped as stop:
-            return stop
+            return self._unless_lost(stop)
         except (KeyError, ValueError, TypeError) as error:  # the same on all ranks, which have read the same manifest
             if resumed is None or isinstance(error, np.linalg.LinAlgError):
                 raise
@@ -133,6 +135,7 @@ class Trainer:
                 if self._advance():
                     break
             except Stopped as stop:
+                self._unless_lost(stop)
                 self._save()
                 if stop.reason != CHECKPOINT:
                     return stop
@@ -142,6 +145,12 @@ class Trainer:
         self._saver.write_final()
         self._saver.write_best()
         return None
+
+    def _unless_lost(self, stop: Stopped) -> Stopped:
+        """Raises UserError where another job writes to the run directory now. Collective over the workers."""
+        if stop.reason == LOST:
+            raise UserError(self._job.comm.text_from_root(self._out.lost()))
+        return stop
 
     def _advance(self) -> bool:
         """Report what has not been reported, save if it is time, take a step; True when nothing is left to do.
