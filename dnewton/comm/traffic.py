@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from dnewton.comm.trace import PHASE, Trace
 
@@ -47,6 +48,7 @@ class Ledger:
 
     phases: dict[str, Traffic] = field(default_factory=dict)
     phase: str = "setup"  # what is counted now, for all communicators that share the ledger
+    solving: Sequence[Any] = ()  # the linear systems that this rank works on now, for who shows how far they are
     trace: Trace | None = None  # where spans are kept, if they are
 
     @contextmanager

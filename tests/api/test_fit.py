@@ -8,6 +8,7 @@ import math
 import pickle
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 import dnewton as dn
 from dnewton.comm.communicator import Comm
+from dnewton.config.loss_entry import LOSSES
 
 RNG = np.random.default_rng(3)
 X = RNG.uniform(-1, 1, (70, 5))
@@ -279,7 +281,17 @@ def test_interrupted(tmp_path: Path) -> None:
     assert ended.stopped == "time" and np.isfinite(ended.predict(X)).all()
 
 
+@pytest.fixture
+def own_losses() -> Iterator[None]:
+    """Losses that a test adds are gone after it."""
+    before = dict(LOSSES._modules)
+    yield
+    for name in set(LOSSES._modules) - set(before):
+        del LOSSES._modules[name], LOSSES._objects[name]
+
+
 @pytest.mark.serial
+@pytest.mark.usefixtures("own_losses")
 def test_a_loss_of_ones_own(tmp_path: Path) -> None:
     from dnewton.arrays.namespace import Array, namespace
 
