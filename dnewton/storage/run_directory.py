@@ -24,6 +24,7 @@ from dnewton.storage.parallel_file import sync_folder
 
 OWN = ("metrics.jsonl", "config.yaml", "log.txt", "model.safetensors", "best.safetensors", "trace.json", "checkpoints")
 MODEL = "model.safetensors"
+TRIES = 20  # to make a folder and take its lock
 STATE = "state.safetensors"
 TEMPORARY = ".writing-"
 REFUSED = ".refused-"
@@ -106,10 +107,14 @@ class RunDirectory:
         """
         self._check_writable()
         try:
-            while self._lock is None:
-                with suppress(FileNotFoundError):  # another start that ended removed the folder, which was empty
+            for tries_left in reversed(range(TRIES)):
+                try:
                     self._make_folders()
                     self._lock = run_lock.take(self.path, owner or Owner.here(), tell)
+                    break
+                except FileNotFoundError:  # another start that ended removed the folder, which was empty
+                    if not tries_left:
+                        raise
         except run_lock.InUse as error:
             self._remove_folders()
             raise UserError(f"{error}; wait until it has ended, end it, or give {self._ways.out}") from None
