@@ -192,6 +192,7 @@ class OutputSection(Section):
     checkpoint_every: Annotated[int, Field(ge=0, le=2**31 - 1)] = 10  # iterations; 0 means never
     checkpoint_minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None  # and after so much time since the last
     keep: Count = 3
+    trace: bool = False  # write trace.json: when each rank did what (docs/trace.md)
 
 
 class Config(Section):

@@ -120,7 +120,8 @@ def of_classes(
     """
     key = "data.class_weights"
     if targets.classes is None:
-        raise UserError(f"{key}: the targets are numbers, not classes; use data.weights")
+        what = "several labels a sample" if targets.sets else "numbers, not classes"
+        raise UserError(f"{key}: the targets are {what}; use data.weights")
     y = encoded.astype(np.float64)
     if targets.outputs == 1:
         y = np.concatenate([1 - y, y], axis=1)

@@ -63,7 +63,6 @@ IMAGES: list[Entry] = [  # changes of CNN
     ("net.layers.2=flaten", "net.layers[2].flaten", "did you mean 'flatten'"),
     ("net.layers.2={avgpool: {size: 1}}", "net.layers[3] (dense)", "put flatten before it"),
     ("net.layers.3.dense.units=1", "net.loss", "cross_entropy needs two outputs", "logistic"),
-    ("net.loss=logistic", "net.loss", "logistic needs one output"),
     ("net.layers=[flatten]", "net.layers", "at least one conv or dense layer"),
     ("net.layers=[{conv: {channels: 2, kernel: 3}}]", "net.layers", "add flatten"),
     ("net.layers=[flatten, flatten, {dense: {units: 10}}]", "net.layers[1] (flatten)", "needs an image"),
