@@ -15,7 +15,13 @@ from dnewton.training import load_config
 
 IN_MEMORY = "arrays in memory"  # the name of data that are no file
 PARTS = ("train", "test", "validation")
-OF_FILES = {"target": "give the targets as y", "weights": "give them as sample_weight"}  # keys and what replaces them
+OF_FILES = {  # keys, and what replaces them
+    "target": "give the targets as y",
+    "weights": "give them as sample_weight",
+    "arrays": "give the arrays themselves",
+    "channels": "give images as [samples, channels, height, width]",
+    "samples": "give samples in rows",
+}
 SECTIONS = ("data", "solver", "parallel", "output")
 
 

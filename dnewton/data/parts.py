@@ -51,13 +51,15 @@ def open_parts(
     files. Raises UserError alike on all ranks. Collective over the world."""
     given = given or {}
     of_file = section.weights if weights.is_file(section.weights) else None
-    named = section.arrays.w if section.arrays is not None else None
+    inside = section.weights if of_file is None else None
+    if inside is None and section.arrays is not None:
+        inside = section.arrays.w
     opening = Opening(
         "data.train",
         math.prod(input_shape),
         comm,
         section.target,
-        weights=(section.weights if of_file is None else None) or named,
+        weights=inside,
         input=tuple(input_shape),
         arrays=arrays_of(section),
         timeout=section.timeout,

@@ -1,4 +1,4 @@
-"""How the samples of an array lie, judged by net.input and the number of targets: rows or columns, channels first or last.
+"""How the samples of an array lie, by net.input and the number of targets: rows or columns, channels first or last.
 
 Pure functions of shapes. A sample is [features], [channels, length] or [channels, height, width] as net.input says.
 """
@@ -91,7 +91,7 @@ def in_columns(
                 "data.samples: rows, or columns"
             )
         return stated == "columns"
-    # A width that is wrong may fit by chance where there are no targets to count; rows are what others than MATLAB's have.
+    # A wrong width may fit by chance where there are no targets to count; rows are what others than MATLAB have.
     counted = targets is not None or matlab or stated == "columns"
     return columns and counted
 

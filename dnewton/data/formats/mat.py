@@ -100,7 +100,7 @@ def _labels(y: Any, path: str, name: str) -> Values:
     from scipy import sparse
 
     if sparse.issparse(y):
-        return sparse.csr_matrix(cast(Any, y)).toarray()
+        return np.asarray(sparse.csr_matrix(cast(Any, y)).toarray())
     if y.dtype.kind == "O":  # cells
         texts = [cell.item() if getattr(cell, "size", 0) == 1 else "" for cell in y.ravel()]
         if not all(isinstance(t, str) for t in texts) or any(getattr(c, "size", 0) > 1 for c in y.ravel()):

@@ -54,7 +54,7 @@ def _whole(raw: RawArray, samples: int) -> Any:
     def read() -> Values:
         with guard(raw.path), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return targets_by_sample(as_text(np.asarray(np.load(raw.path, allow_pickle=False))), samples)
+            return np.asarray(targets_by_sample(as_text(np.load(raw.path, allow_pickle=False)), samples))
 
     return read
 
