@@ -23,9 +23,10 @@ from dnewton.comm.stop import StopAgreement
 from dnewton.data.sources import Source
 from dnewton.errors import UserError
 from dnewton.storage.no_directory import NoDirectory
-from dnewton.storage.run_directory import RunDirectory
+from dnewton.storage.run_directory import RunDirectory, Ways
 
 log = logging.getLogger("dnewton")
+WAYS = Ways("another out", "overwrite=True", 'resume="auto"')
 
 
 def fit(
@@ -73,7 +74,7 @@ def fit(
     world = ranks.opened(comm)
     try:
         with failing_together(world), kept():
-            directory = NoDirectory() if out is None else RunDirectory(world.text_from_root(os.fspath(out)))
+            directory = NoDirectory() if out is None else RunDirectory(world.text_from_root(os.fspath(out)), WAYS)
             sections = {"data": data, "solver": solver, "parallel": parallel, "output": output}
             config, notes, source = configuration(net, sections, given, directory.keeps, world)
             in_memory = {name: _source(name, part, world) for name, part in given.items() if isinstance(part, tuple)}

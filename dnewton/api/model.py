@@ -28,7 +28,7 @@ from dnewton.hardware.device import open_device
 from dnewton.model.network import Network
 from dnewton.planning.net_plan import NetPlan
 from dnewton.storage import tensors
-from dnewton.storage.model_header import Described, described
+from dnewton.storage.model_header import Described, described, plain_description
 from dnewton.storage.run_directory import model_path
 from dnewton.storage.tensors import Contents
 from dnewton.storage.whole_tensors import cut, gathered
@@ -83,12 +83,14 @@ class Model:
     # --- predicting -------------------------------------------------------------------------------------------------
 
     def predict(self, x: Any) -> Values:
-        """Labels (N,), or values (N,) or (N, K) in the targets' units. Raises UserError. Collective.
+        """Labels (N,), or values (N,) or (N, K) in the targets' units, or sets of labels (N, K) of 0 and 1.
+
+        Raises UserError. Collective.
 
         `x`: an array, the name of a file, or :func:`dnewton.columns`, as :func:`dnewton.fit` takes it.
         """
         found = prediction.predicted(self.net, self._described.targets, self.outputs(x))
-        if self.classes is not None:
+        if not self._described.targets.real:
             return self._as_given(found)
         return found[:, 0] if found.shape[1] == 1 else found
 
@@ -193,24 +195,26 @@ class Model:
             tensors.publish(os.fspath(path), network, contents, comm)
 
 
-def load(path: str | os.PathLike[str], comm: Any = None, device: str = "cpu") -> Model:
+def load(path: str | os.PathLike[str], net: NetSection | None = None, comm: Any = None, device: str = "cpu") -> Model:
     """A model from a run directory (its final weights) or a file. Raises UserError alike on all ranks.
 
+    `net`: for a safetensors file that another program wrote, such as the weights of a PyTorch `nn.Sequential`: their
+    net, on inputs and targets that are not scaled, with classes counted from 0.
     `comm`: an mpi4py communicator whose ranks share the model; by default all ranks of the job, or this process alone
     where no launcher started it. Collective over `comm`.
     """
     world = ranks.opened(comm)
     try:
         with failing_together(world), kept():
-            return _loaded(os.fspath(path), comm, world, device)
+            return _loaded(os.fspath(path), net, comm, world, device)
     finally:
         world.free()
 
 
-def _loaded(path: str, mpi: Any, comm: Comm, device: str) -> Model:
+def _loaded(path: str, net: NetSection | None, mpi: Any, comm: Comm, device: str) -> Model:
     with comm.raise_together():
         path = model_path(path)
-        header = tensors.read_metadata(path)
+        header = tensors.read_metadata(path) if net is None else plain_description(net)
         net = described(path, header).net
         dtype = tensors.dtype_of(path)
     memory = comm.minmax(0.5 * node.available_memory() / comm.ranks_on_node)[0]

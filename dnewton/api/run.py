@@ -28,6 +28,7 @@ from dnewton.training import prediction
 from dnewton.training.begin import begin
 from dnewton.training.ending import TIME
 from dnewton.training.job import Job, assemble
+from dnewton.training.ownership import owned
 from dnewton.training.trainer import Record, Trainer
 
 Callback = Callable[[Record], object]
@@ -69,9 +70,23 @@ def run(
     started = time.perf_counter()
     if wishes.max_seconds is not None:
         stops.limit(time.monotonic() + wishes.max_seconds)
+    with owned(world, wishes.out, wishes.tell):  # before the data are read: a directory in use is reported at once
+        return _owned(config, world, stops, source, parts, wishes, started)
+
+
+def _owned(
+    config: Config,
+    world: Comm,
+    stops: StopAgreement,
+    source: str,
+    parts: Mapping[str, Source],
+    wishes: Wishes,
+    started: float,
+) -> Outcome:
+    """The run in its own directory. Collective over the world."""
     with world.phase("setup"):
         if wishes.resume != "yes":
-            with world.raise_together():  # before the data are read, so that a directory in use is reported at once
+            with world.raise_together():
                 if world.rank == 0:
                     wishes.out.check(wishes.overwrite, resume=wishes.resume == "auto")
         job = assemble(config, world, source, given=parts)

@@ -15,6 +15,13 @@ from dnewton.training import load_config
 
 IN_MEMORY = "arrays in memory"  # the name of data that are no file
 PARTS = ("train", "test", "validation")
+OF_FILES = {  # keys, and what replaces them
+    "target": "give the targets as y",
+    "weights": "give them as sample_weight",
+    "arrays": "give the arrays themselves",
+    "channels": "give images as [samples, channels, height, width]",
+    "samples": "give samples in rows",
+}
 SECTIONS = ("data", "solver", "parallel", "output")
 
 
@@ -49,6 +56,9 @@ def configuration(
         for name in PARTS:
             data.pop(name, None)
     data.update({name: _named(part) for name, part in parts.items()})
+    for key, instead in OF_FILES.items():
+        if data.get("train") == IN_MEMORY and data.get(key) is not None:
+            raise UserError(f"fit: data.{key} is for files, and x is in memory; {instead}")
     if "train" not in parts and not (isinstance(values.get("data"), dict) and "train" in values["data"]):
         raise UserError("fit: x is needed: arrays, the name of a file, or a YAML file with data.train")
     if not keeps:

@@ -24,13 +24,15 @@ from dnewton.errors import UserError
 from dnewton.planning.replicas import layout
 from dnewton.solvers.kind import kind_of
 from dnewton.storage import tensors
-from dnewton.storage.run_directory import RunDirectory
+from dnewton.storage.run_directory import RunDirectory, Ways
 from dnewton.training import load_config
 from dnewton.training.checkpoint_reader import initial_state
 from dnewton.training.job import Job, assemble
+from dnewton.training.ownership import owned
 from dnewton.training.trainer import Record, Trainer
 
 FOREVER = 2**31 - 1
+WAYS = Ways(resume="")  # a comparison begins all its runs
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -146,18 +148,28 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
     stamp = f"runs/compare-{Path(args.net).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder = comm.text_from_root(args.out or stamp)
     with comm.raise_together():
-        if comm.rank == 0:
-            if args.init:
-                tensors.read_metadata(args.init)
-            for plan in todo:
-                RunDirectory(os.path.join(folder, plan.name)).check(args.overwrite)
+        if comm.rank == 0 and args.init:
+            tensors.read_metadata(args.init)
+    with owned(comm, RunDirectory(folder, WAYS), lambda text: say(comm, text)):
+        _runs(todo, comm, folder, args, budget)
+
+
+def _runs(todo: Sequence[Plan], comm: Comm, folder: str, args: argparse.Namespace, budget: float | None) -> None:
+    """All runs, and the table, in a folder that belongs to this job. Collective over the world."""
+    for plan in todo:  # each for a moment, so that what is in the way is reported before the first run
+        out = RunDirectory(os.path.join(folder, plan.name), WAYS)
+        with owned(comm, out, lambda text: say(comm, text)), comm.raise_together():
+            if comm.rank == 0:
+                out.check(args.overwrite)
     results: list[compare_report.Result] = []
     for plan in todo:
         say(comm, f"--- {plan.name}")
         records: list[Record] = []
         failed = ""
+        out = RunDirectory(os.path.join(folder, plan.name), WAYS)
         try:
-            one(plan, comm, os.path.join(folder, plan.name), args, budget, records)
+            with owned(comm, out):
+                one(plan, comm, out, args, budget, records)
         except UserError as error:  # the same on all ranks: the other runs follow
             failed = str(error)
             say(comm, f"{plan.name}: {failed}")
@@ -173,9 +185,9 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
 
 
 def one(
-    plan: Plan, comm: Comm, folder: str, args: argparse.Namespace, budget: float | None, records: list[Record]
+    plan: Plan, comm: Comm, out: RunDirectory, args: argparse.Namespace, budget: float | None, records: list[Record]
 ) -> None:
-    """One run into its directory; its lines of metrics are added to `records` on rank 0.
+    """One run into its directory, which belongs to this job; its lines of metrics are added to `records` on rank 0.
 
     Raises UserError alike on all ranks. Collective over the world.
     """
@@ -184,12 +196,12 @@ def one(
     if not isinstance(job, Job):  # a rank that serves
         job.serve()
         return
-    out = RunDirectory(folder)
     error = ""
     try:
         start = initial_state(job, args.init)
         with job.comm.raise_together():
             if job.comm.rank == 0:
+                out.check(args.overwrite)
                 out.create(job.config.dump())
                 for note in [*job.notes, *plan.notes]:
                     out.log(note)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 HEADER = (
@@ -20,8 +17,8 @@ def metric_name(record: Mapping[str, Any]) -> str:
 
 
 def score_form(name: str) -> str:
-    """How a score is written: an accuracy with decimals, an rmse, which may be small, with significant digits."""
-    return "9.4f" if name == "accuracy" else "9.4g"
+    """How a score is written: in significant digits, an accuracy with more of them, as it may be close to 1."""
+    return "9.6g" if name == "accuracy" else "9.4g"
 
 
 def number(value: float | None, form: str) -> str:
@@ -65,35 +62,3 @@ def summary(records: Sequence[Mapping[str, Any]], totals: Mapping[str, Mapping[s
             last, highest = (number(r[key], form).strip() for r in (scored[-1], best))
             rows.append(f"{part} {name}: final {last}, best {highest} at iteration {best['iteration']}")
     return rows
-
-
-def display(rank: int, log: Callable[[str], None]) -> tuple[Callable[..., None], Callable[[], None]]:
-    """`show(text, record=None)` and `close()`: a live line on a terminal, one line per iteration in a pipe; all of it
-    goes to `log`, too. On ranks but the first nothing is shown."""
-    if rank != 0:
-        return lambda *_: None, lambda: None
-    if not sys.stdout.isatty() or "OMPI_COMM_WORLD_SIZE" in os.environ:  # Open MPI gives every rank a terminal
-
-        def plain(text: str, record: Mapping[str, Any] | None = None) -> None:
-            log(text)
-            with suppress(OSError):  # standard output may be a file on a disk that is full
-                print(text, flush=True)
-
-        return plain, lambda: None
-    from rich.live import Live
-    from rich.text import Text
-
-    live = Live(Text(""), refresh_per_second=8)
-    live.start()
-
-    def lively(text: str, record: Mapping[str, Any] | None = None) -> None:
-        log(text)
-        if record is None:
-            live.console.print(text, highlight=False, soft_wrap=True)
-        else:
-            live.update(Text(text))
-
-    def close() -> None:
-        live.stop()
-
-    return lively, close

@@ -39,15 +39,18 @@ class Predictions:
         else:
             values = self.predicted.reshape(len(self.outputs), -1)
             table = {name: values[:, k].tolist() for k, name in enumerate(self.names)}
-        if self.probabilities is not None and self.classes is not None:
-            table.update({f"p_{c}": self.probabilities[:, k].tolist() for k, c in enumerate(self.classes.tolist())})
+        if self.probabilities is not None:
+            labels = self.names if self.classes is None else self.classes.tolist()
+            table.update({f"p_{c}": self.probabilities[:, k].tolist() for k, c in enumerate(labels)})
         return table
 
     def arrays(self) -> dict[str, Values]:
         """The arrays `prediction`, `output` and, where asked for, `probabilities` and `classes`."""
         found = {"prediction": self.predicted, "output": self.outputs}
-        if self.probabilities is not None and self.classes is not None:
-            found |= {"probabilities": self.probabilities, "classes": self.classes}
+        if self.probabilities is not None:
+            found["probabilities"] = self.probabilities
+            if self.classes is not None:
+                found["classes"] = self.classes
         return found
 
 

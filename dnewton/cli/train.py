@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from dnewton import __version__
-from dnewton.cli import console
+from dnewton.cli import console, progress
 from dnewton.cli import interrupt as interrupt
-from dnewton.cli.launch import REQUEUE, catch_signals, ignore_signals, limit_time, run
+from dnewton.cli.launch import REQUEUE, catch_signals, ignore_signals, limit_time, run, say
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
 from dnewton.comm.stop import StopAgreement, Stopped
@@ -24,9 +24,11 @@ from dnewton.solvers.interface import STOPPED
 from dnewton.storage.run_directory import RunDirectory
 from dnewton.training import load_config
 from dnewton.training.begin import begin
+from dnewton.training.closing import closing_lines
 from dnewton.training.ending import no_better
 from dnewton.training.job import Job, assemble
-from dnewton.training.trainer import Trainer
+from dnewton.training.ownership import owned
+from dnewton.training.trainer import Record, Trainer
 
 TIMEOUT = 600.0  # seconds, until the configuration is known
 
@@ -58,6 +60,11 @@ def make_parser(rank: int = 0) -> Parser:
         metavar="S",
         type=float,
         help=f"before S seconds are over write a checkpoint and exit with {REQUEUE}",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print warnings and the end only")
+    parser.add_argument("--verbose", action="store_true", help="print a wide line with all figures for each iteration")
+    parser.add_argument(
+        "--progress", choices=("auto", "on", "off"), default="auto", help="a live line (auto: on a terminal)"
     )
     parser.add_argument("--calibrate", action="store_true", help="measure the machine's rates again, and keep them")
     return parser
@@ -111,45 +118,82 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
     limit_time(stops, args.max_seconds)
     stamp = f"runs/{Path(source).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     out = RunDirectory(comm.text_from_root(args.resume or args.out or stamp))
+    live = args.progress == "on" or (args.progress == "auto" and comm.rank == 0 and progress.to_terminal())
+    display = progress.Display(comm, live=live, quiet=args.quiet)
+    data = config.data.train
+    what = data if isinstance(data, str) else data[0] if isinstance(data, list) else data.x
+    display(f"dnewton {__version__}: reading {what}, planning {source} for {comm.size} rank(s)")
+    with owned(comm, out, say):  # before the data are read, so that a directory in use is reported at once
+        stop = _owned(comm, args, config, out, started, source, notes, display)
+    if stop:
+        sys.exit(REQUEUE)
+
+
+def _owned(
+    comm: Comm,
+    args: argparse.Namespace,
+    config: Config,
+    out: RunDirectory,
+    started: float,
+    source: str,
+    notes: list[str],
+    display: progress.Display,
+) -> bool:
+    """The job in its own run directory; whether it was stopped before its end. Collective over the world."""
     with comm.phase("setup"):
         if not args.resume:
-            with comm.raise_together():  # before the data are read, so that a directory in use is reported at once
+            with comm.raise_together():
                 if comm.rank == 0:
                     out.check(args.overwrite, resume=args.auto)
         job = assemble(config, comm, source, args.calibrate)
     if not isinstance(job, Job):  # a rank that serves
-        stops.armed = True
+        comm.stops.armed = True
         job.serve()
-        if job.stopped:
-            sys.exit(REQUEUE)
-        return
+        return job.stopped
     job.notes.extend(notes)
     try:
-        stop = _train(job, args, out, started, source)
+        stop = _train(job, args, out, started, source, display)
     except UserError as error:  # raised alike on all ranks
         job.solver.close(str(error))
         raise
     job.solver.close(STOPPED if stop is not None else "")
     ignore_signals()
-    if stop is not None:
-        sys.exit(REQUEUE)
+    return stop is not None
 
 
-def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float, source: str) -> Stopped | None:
+def _train(
+    job: Job, args: argparse.Namespace, out: RunDirectory, started: float, source: str, display: progress.Display
+) -> Stopped | None:
     comm = job.comm
+    pace = progress.Pace(job.config.solver.max_iterations)
     title = f"dnewton {__version__}: {source} on {job.groups.world.size} rank(s), run directory {out.path}"
     beginning = begin(job, out, [title], args.init, "auto" if args.auto else "yes" if args.resume else "no")
     start, resumed, notes = beginning.start, beginning.resumed, beginning.notes
     started -= beginning.before
-    show, close = console.display(comm.rank, out.log)
-    for text in [*notes, console.HEADER]:
-        show(text)
 
-    trainer = Trainer(job, out, started, lambda record: show(console.line(record), record), resumed, tell=show)
+    def show(text: str, always: bool = False) -> None:
+        if comm.rank == 0:
+            out.log(text)
+        display(text, always)
+
+    def passed(record: Record) -> None:
+        pace.passed(record["iteration"])
+        out.log(console.line(record))
+        display(console.line(record) if args.verbose else progress.line(record, pace))
+        display.now_in(record["iteration"] + 1)
+
+    for text in notes:
+        show(text)
+    if comm.rank == 0:
+        out.log(console.HEADER)
+    if args.verbose:
+        display(console.HEADER)
+    display.now_in(start.iteration)
+    trainer = Trainer(job, out, started, passed, resumed, tell=show)
     try:
         stop = trainer.run(start)
     finally:
-        close()
+        display.close()
     if stop is not None:
         at = f"after iteration {trainer.iteration}" if trainer.begun else "before anything was done"
         remedy = f"continue with --resume {out.path}"
@@ -157,7 +201,7 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
             at += ", for which there is no checkpoint"
         if resumed is None and not trainer.saved:
             remedy = "start again, or use --resume auto"
-        show(f"stopped by {stop.why} {at}; {remedy} (exit code {REQUEUE})")
+        show(f"stopped by {stop.why} {at}; {remedy} (exit code {REQUEUE})", always=True)
         return stop
     if trainer.records:
         record = trainer.records[-1]
@@ -166,8 +210,12 @@ def _train(job: Job, args: argparse.Namespace, out: RunDirectory, started: float
         show(f"peak memory of the largest rank{where}: {peak:.1f} MiB, planned {job.strategy.peak / 2**20:.1f} MiB")
     for text in console.summary(trainer.records, trainer.totals):
         show(text)
+    if not args.init_only:
+        for text in closing_lines(job, trainer.final_theta):
+            show(text, always=True)
     if trainer.ended is not None and not args.init_only:
-        show(trainer.ended.text)
+        show(f"the model is in {out.model}; new samples: dnewton predict --model {out.path} --data FILE")
+        show(trainer.ended.text, always=True)
         if trainer.records and trainer.iteration and (text := _doubts(trainer, job)):
             show(text)
     with comm.raise_together():

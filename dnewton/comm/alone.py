@@ -45,6 +45,13 @@ class Alone:
         """1."""
         return 1
 
+    def Set_name(self, name: str) -> None:
+        """Nobody asks for it."""
+
+    def Get_name(self) -> str:
+        """Of all."""
+        return "world"
+
     def Dup(self) -> Alone:
         """Another one."""
         return Alone()

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,7 @@ class Comm:
         if self.grid.ranks_in(name) in (1, self.size):
             return self._mpi
         self._made.append(self._mpi.Split(color, key))
+        self._made[-1].Set_name(f"{self._mpi.Get_name()} {name} {color}")
         return self._made[-1]
 
     @classmethod
@@ -83,6 +84,7 @@ class Comm:
         """The ranks of any mpi4py intracommunicator, which is duplicated and stays its owner's. Collective over it."""
         comm = cls(mpi.Dup())
         comm._made.append(comm._mpi)
+        comm._mpi.Set_name("world")
         comm.place_on_node, comm.ranks_on_node, comm.cores = place.on_node(comm._mpi, comm._lib.COMM_TYPE_SHARED)
         comm.least_cores = comm.minmax(comm.cores)[0]
         comm.yield_when_idle = comm.least_cores < 1.0
@@ -97,6 +99,7 @@ class Comm:
         """The ranks that pass the same `color`, in rank order, with this object's ledger. Collective over the ranks."""
         part = Comm(self._mpi.Split(color, self.rank), yield_when_idle=self.yield_when_idle)
         part._made.append(part._mpi)
+        part._mpi.Set_name(f"{self._mpi.Get_name()} part {color}")
         return self._shared(part)
 
     def _shared(self, other: Comm) -> Comm:
@@ -129,7 +132,11 @@ class Comm:
 
     def _collective(self, mpi: Any, name: str, *args: Any, **options: Any) -> None:
         """A collective of `mpi` by its blocking name, begun and then waited for: see :meth:`wait`."""
-        self.wait(getattr(mpi, "I" + name.lower())(*args, **options))
+        if self.ledger.trace is None:
+            self.wait(getattr(mpi, "I" + name.lower())(*args, **options))
+            return
+        with self.ledger.trace.collective(mpi, name):
+            self.wait(getattr(mpi, "I" + name.lower())(*args, **options))
 
     def wait(self, request: Any) -> None:
         """Complete a request; now and then the stop hooks look for signals and at the clock (:mod:`dnewton.comm.stop`).
@@ -153,22 +160,9 @@ class Comm:
 
     # --- phases and counting ------------------------------------------------------------------------------------
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> AbstractContextManager[None]:
         """Count and time everything inside under `name`; phases may nest, the innermost counts."""
-        entry = self.ledger[name]
-        outer = self.ledger.phase
-        self.ledger.phase = name
-        start, inner = time.perf_counter(), self._total_elapsed()
-        try:
-            yield
-        finally:
-            nested = self._total_elapsed() - inner
-            entry.elapsed += time.perf_counter() - start - nested
-            self.ledger.phase = outer
-
-    def _total_elapsed(self) -> float:
-        return sum(t.elapsed for t in self.ledger.phases.values())
+        return self.ledger.timed(name)
 
     @contextmanager
     def _counted(self, nbytes: int, name: str | None = None) -> Iterator[None]:

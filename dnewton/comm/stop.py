@@ -28,14 +28,15 @@ NOTICE, WHERE, HERE = 1, 2, 3  # messages: a rank wants to stop; where are you; 
 SYNC = 1 << 24  # safe points between two sync points, at most
 PAUSE = 5e-4  # seconds between two looks while ranks agree
 TEXT = 48  # bytes of a phase's name in a message
-TIME_LIMIT, CHECKPOINT = -1, -2  # reasons besides the numbers of signals
+TIME_LIMIT, CHECKPOINT, LOST = -1, -2, -3  # reasons besides the numbers of signals
+WORDS = {TIME_LIMIT: "the limit of time", CHECKPOINT: "a checkpoint", LOST: "the loss of its run directory"}
 
 
 class Stopped(Exception):
     """All ranks leave the computation at the same safe point, for the same reason."""
 
     def __init__(self, reason: int, rank: int) -> None:
-        """`reason`: a signal's number, TIME_LIMIT or CHECKPOINT, which `rank` gave."""
+        """`reason`: a signal's number, or TIME_LIMIT, CHECKPOINT or LOST, which `rank` gave."""
         super().__init__(reason, rank)
         self.reason = reason
         self.rank = rank
@@ -44,7 +45,7 @@ class Stopped(Exception):
     def why(self) -> str:
         """In words."""
         if self.reason < 0:
-            return "the limit of time" if self.reason == TIME_LIMIT else "a checkpoint"
+            return WORDS[self.reason]
         return f"{signal.Signals(self.reason).name} on rank {self.rank}"
 
 

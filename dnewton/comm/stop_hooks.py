@@ -27,6 +27,9 @@ class StopHooks:
         """A context without safe points."""
         return nullcontext()
 
+    def want(self, reason: int) -> None:
+        """Ask for a stop, from a signal handler or another thread."""
+
     def due(self, at: float | None) -> None:
         """A checkpoint is due when rank 0's time.monotonic() says so."""
 

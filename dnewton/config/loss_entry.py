@@ -24,12 +24,17 @@ class LossSection(Section):
         """Why the loss cannot take a net with so many outputs; empty where it can."""
         return ""
 
+    def independent(self, outputs: int) -> bool:
+        """Whether each of so many outputs stands for a label of its own, which a sample has or has not."""
+        return False
+
     def mean(self, z: Array) -> Array:
         """The prediction that outputs stand for, in the units of real targets; z itself but for a link function."""
         return z
 
     def probabilities(self, z: Array) -> Array | None:
-        """Of every class (N, classes), for outputs (N, K) of the known classes; None where the loss has none."""
+        """Of every class (N, classes), for outputs (N, K) of the known classes, or of every label (N, K) where they are
+        independent; None where the loss has none."""
         return None
 
     def terms(self, z: Array, y: Array) -> Array:
@@ -104,6 +109,13 @@ LOSSES = Register[type[LossSection]](
         "poisson": "dnewton.model.losses.poisson",
     },
 )
+
+
+def loss_name(value: Any) -> str:
+    """The name of a loss as it is written: `name`, `{name: {...}}` or `{name: name, ...}`; empty for anything else."""
+    if isinstance(value, dict):
+        value = value.get("name") or next(iter(value), "")
+    return value if isinstance(value, str) else ""
 
 
 def loss_of(value: Any) -> Any:

@@ -68,10 +68,18 @@ class NetSection(Section):
 
 
 class FilePair(Section):
-    """Samples and their targets in two files (.npy, idx), and weights of the samples in a third one."""
+    """Samples and their targets in two files (.npy, idx) or arrays (FILE:NAME), and weights of the samples likewise."""
 
     x: Name
     y: Name
+    w: Name | None = None
+
+
+class ArrayNames(Section):
+    """The arrays of .npz, HDF5 and .mat files that are samples, targets and weights of samples."""
+
+    x: Name | None = None
+    y: Name | None = None
     w: Name | None = None
 
 
@@ -81,7 +89,7 @@ def _part(value: Any) -> Any:
         return value
     if isinstance(value, (dict, FilePair)):
         return FilePair.model_validate(value)
-    raise ValueError("a bundled set, a file, a list of files or {x: FILE, y: FILE} is needed")
+    raise ValueError("a bundled set, a file, FILE:NAME, a list of files or {x: FILE, y: FILE} is needed")
 
 
 def _weights(value: Any) -> Any:
@@ -137,6 +145,10 @@ class DataSection(Section):
     class_weights: Annotated[Literal["balanced"] | dict[str, NotNegative], BeforeValidator(_class_weights)] | None = (
         None
     )
+    arrays: ArrayNames | None = None  # of files of arrays: which are samples, targets and weights
+    channels: Literal["first", "last"] | None = None  # of images and sequences in arrays; default first
+    samples: Literal["rows", "columns"] | None = None  # of arrays; default what fits net.input and the targets
+    timeout: Annotated[float, Field(gt=0, le=1e7)] = 60.0  # seconds for opening an HDF5 file, which may be damaged
     max_resident: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = "auto"  # per rank; beyond it, stream
 
     @model_validator(mode="after")
@@ -149,6 +161,8 @@ class DataSection(Section):
     def _weights_are_given_once(self) -> DataSection:
         if self.weights is not None and isinstance(self.train, FilePair) and self.train.w is not None:
             raise ValueError("weights and train's w are two ways to give the same; leave one out")
+        if self.weights is not None and self.arrays is not None and self.arrays.w is not None:
+            raise ValueError("weights and arrays.w are two ways to give the same; leave one out")
         return self
 
 
@@ -178,6 +192,7 @@ class OutputSection(Section):
     checkpoint_every: Annotated[int, Field(ge=0, le=2**31 - 1)] = 10  # iterations; 0 means never
     checkpoint_minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None  # and after so much time since the last
     keep: Count = 3
+    trace: bool = False  # write trace.json: when each rank did what (docs/trace.md)
 
 
 class Config(Section):

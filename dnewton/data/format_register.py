@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from dnewton.comm.communicator import Comm
 from dnewton.config.register import Register
-from dnewton.data.sources import Source
+from dnewton.data.sources import Source, Values
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,18 @@ class Features:
     """What is known of the features where labels do not count: their names, if the training table had a header."""
 
     names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Which arrays of a file are meant, and how samples lie in them: of the YAML, or as the training file has them."""
+
+    name: str | None = None  # of FILE:NAME: an array of samples, or a group
+    x: str | None = None
+    y: str | None = None
+    targets_apart: tuple[int, ...] | None = None  # the targets' shape, where they do not come from this file
+    channels: Literal["first", "last"] | None = None
+    samples: Literal["rows", "columns"] | None = None
 
 
 @dataclass(frozen=True)
@@ -28,11 +41,19 @@ class Opening:
     zero_based: bool | None = None  # how the training file counts its features, if it is LIBSVM text
     weights: str | int | None = None  # the column or array with weights of the samples; see needs_weights
     unlabelled: Features | None = None  # labels are not looked at, and may be missing
+    input: tuple[int, ...] | None = None  # net.input; None: any shape will do
+    arrays: Arrays = Arrays()
+    timeout: float = 60.0  # seconds for what may never end in a damaged file
 
     @property
     def needs_weights(self) -> bool:
         """Whether a file without the weights' column or array is refused: the training file; others may lack it."""
-        return self.weights is not None and self.key == "data.train"
+        return self.weights is not None and self.strict
+
+    @property
+    def strict(self) -> bool:
+        """Whether what is said of files must hold: of the training file; for others it is what to try first."""
+        return self.key == "data.train"
 
 
 @dataclass(frozen=True)
@@ -46,7 +67,10 @@ class Format:
     packed: bool = False  # read as .gz, .bz2 and .xz, too
     labels_apart: bool = False  # targets may be in another file
     is_table: bool = False  # targets and weights may be named or numbered columns
-    has_arrays: bool = False  # weights may be a named array
+    has_arrays: bool = False  # arrays may be named: FILE:NAME, data.arrays, data.weights
+    oriented: bool = False  # data.channels and data.samples may say how samples lie in it
+    # One array by its name (None: the targets), read on the calling rank alone; where labels may be in such a file.
+    array: Callable[[str, str | None, Opening], Values] | None = None
 
 
 _FORMATS = "dnewton.data.formats"

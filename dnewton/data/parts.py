@@ -13,7 +13,7 @@ from dnewton.config.loss_entry import LossSection
 from dnewton.config.schema import DataPart, DataSection
 from dnewton.data import weights
 from dnewton.data.format_register import Opening
-from dnewton.data.readers import open_part
+from dnewton.data.readers import arrays_of, open_part
 from dnewton.data.samples import Samples, Window, check_shapes, load
 from dnewton.data.scaling import Scaling
 from dnewton.data.sources import Source, Values, subset
@@ -52,7 +52,18 @@ def open_parts(
     given = given or {}
     of_file = section.weights if weights.is_file(section.weights) else None
     inside = section.weights if of_file is None else None
-    opening = Opening("data.train", math.prod(input_shape), comm, section.target, weights=inside)
+    if inside is None and section.arrays is not None:
+        inside = section.arrays.w
+    opening = Opening(
+        "data.train",
+        math.prod(input_shape),
+        comm,
+        section.target,
+        weights=inside,
+        input=tuple(input_shape),
+        arrays=arrays_of(section),
+        timeout=section.timeout,
+    )
     train = given.get("train") or open_part(section.train, opening)
     check_shapes(train, input_shape, opening.key)
     if of_file is not None:
@@ -63,7 +74,8 @@ def open_parts(
             return None
         source = given.get(key.removeprefix("data."))
         if source is None:
-            source = open_part(part, replace(opening, key=key, zero_based=train.zero_based))
+            lies = replace(opening.arrays, samples=train.samples_in)
+            source = open_part(part, replace(opening, key=key, zero_based=train.zero_based, arrays=lies))
         check_shapes(source, input_shape, key)
         check_columns(source, train.columns, "the training file")
         return source

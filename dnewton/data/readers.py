@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from dnewton.config.schema import DataPart, FilePair
-from dnewton.data import weights
+from dnewton.config.schema import ArrayNames, DataPart, DataSection, FilePair
+from dnewton.data import file_names, weights
 from dnewton.data.bundled import NAMES, read_bundled
 from dnewton.data.file_kinds import check_regular, kind_of
-from dnewton.data.format_register import FORMATS, Opening
-from dnewton.data.sources import Source, from_arrays, joined
+from dnewton.data.format_register import FORMATS, Arrays, Format, Opening
+from dnewton.data.sample_shape import targets_by_sample
+from dnewton.data.sources import Source, Values, from_arrays, joined
 from dnewton.errors import UserError
 
 
@@ -38,17 +39,20 @@ def find_weights(name: str | int | None, folder: str) -> str | int | None:
 
 
 def _find(name: str, folder: str) -> str:
-    if is_bundled(name):
-        return name
-    path = next((p for p in (name, os.path.join(folder, name)) if os.path.exists(p)), None)
-    return os.path.abspath(path) if path else name
+    return name if is_bundled(name) else file_names.found(name, folder)
+
+
+def arrays_of(section: DataSection) -> Arrays:
+    """What a data section says of arrays."""
+    named = section.arrays or ArrayNames()
+    return Arrays(None, named.x, named.y, channels=section.channels, samples=section.samples)
 
 
 def open_part(part: DataPart, opening: Opening) -> Source:
     """The source of one part of the data. Raises UserError alike on all ranks. Collective over the world."""
     if isinstance(part, FilePair):
         source = _open_file(part.x, part.y, opening)
-        return source if part.w is None else weights.with_file(source, part.w, f"{opening.key}.w", opening.comm)
+        return source if part.w is None else _with_weights(source, part.w, opening)
     if isinstance(part, str):
         return _open_bundled(part, opening) if is_bundled(part) else _open_file(part, None, opening)
     sources = []
@@ -64,6 +68,7 @@ def _open_bundled(name: str, opening: Opening) -> Source:
         raise UserError(f"{opening.key}: {name} is a bundled set with a train and a test part; name a file")
     if opening.needs_weights:
         raise UserError(f"data.weights: {name} is a bundled set and has none; give a file (.npy, .csv, .tsv, .txt)")
+    _check_keys(name, "a bundled set", None, opening)
     part = "train" if opening.key.endswith("train") else "test"
     x = y = None
     with opening.comm.raise_together():
@@ -72,21 +77,12 @@ def _open_bundled(name: str, opening: Opening) -> Source:
     return from_arrays(name, opening.comm.array_from_root(x), opening.comm.array_from_root(y))
 
 
-def _open_file(path: str, labels: str | None, opening: Opening) -> Source:
-    comm = opening.comm
-    name = ""
-    with comm.raise_together():
-        for needed in (path, *([labels] if labels is not None else [])):
-            if not os.path.lexists(needed):
-                raise UserError(f"{opening.key}: {needed} is neither a file nor a bundled set ({', '.join(NAMES)})")
-            check_regular(needed, opening.key)
-        if comm.rank == 0:
-            name = kind_of(path)
-    kind = FORMATS[comm.text_from_root(name)]
-    if labels is not None and not kind.labels_apart:
-        raise UserError(
-            f"{opening.key}: {path} holds its own labels; the form {{x: FILE, y: FILE}} is for .npy and idx"
-        )
+def _open_file(name: str, labels: str | None, opening: Opening) -> Source:
+    """A file, or a group or an array of one, with its labels in it, beside it or in another file."""
+    path, inside = file_names.split(name)
+    kind = _kind(path, opening)
+    if inside is not None and not kind.has_arrays:
+        raise UserError(f"{opening.key}: {path} is {kind.words} and has no arrays with names; leave :{inside} out")
     if opening.target is not None and not kind.is_table:
         raise UserError(
             f"{opening.key}: {path} is not a table of text, its labels have a fixed place; leave target out"
@@ -96,4 +92,70 @@ def _open_file(path: str, labels: str | None, opening: Opening) -> Source:
             f"data.weights: {path} has no {'column' if isinstance(opening.weights, int) else 'column or array'} "
             f"{opening.weights!r}, it is {kind.words}; give a file (.npy, .csv, .tsv, .txt)"
         )
-    return kind.open(path, labels, opening)
+    _check_keys(path, kind.words, kind, opening)
+    opening = replace(opening, arrays=replace(opening.arrays, name=inside))
+    if labels is None:
+        return kind.open(path, None, opening)
+    other, array = file_names.split(labels)
+    labels_kind = _kind(other, opening)
+    if kind.labels_apart and array is None and not labels_kind.has_arrays:
+        return kind.open(path, other, opening)
+    if not (kind.oriented and labels_kind.array):
+        raise UserError(
+            f"{opening.key}: {path} is {kind.words}, {other} is {labels_kind.words}; the form {{x: FILE, y: FILE}} is "
+            "for .npy and idx, and with FILE:NAME for arrays in .npz, HDF5 and .mat"
+        )
+    y = _array(labels_kind, other, array, opening)
+    source = kind.open(path, None, replace(opening, arrays=replace(opening.arrays, targets_apart=y.shape)))
+    with opening.comm.raise_together():
+        y = targets_by_sample(y, source.samples)
+        if len(y) != source.samples:
+            raise UserError(f"{labels}: y must have one row per sample ({source.samples}), it has {list(y.shape)}")
+    return replace(source, targets=lambda: y)
+
+
+def _kind(path: str, opening: Opening) -> Format:
+    comm = opening.comm
+    name = ""
+    with comm.raise_together():
+        if not os.path.lexists(path):
+            raise UserError(f"{opening.key}: {path} is neither a file nor a bundled set ({', '.join(NAMES)})")
+        check_regular(path, opening.key)
+        if comm.rank == 0:
+            name = kind_of(path)
+    return FORMATS[comm.text_from_root(name)]
+
+
+def _check_keys(name: str, words: str, kind: Format | None, opening: Opening) -> None:
+    """Raise UserError for keys of arrays where the training set is of another kind; other parts do not use them."""
+    asked = opening.arrays
+    if not opening.strict:
+        return
+    if (asked.x or asked.y) and not (kind and kind.has_arrays):
+        raise UserError(f"data.arrays: {name} is {words} and has no arrays with names; leave it out")
+    for key in ("channels", "samples"):
+        if getattr(asked, key) is not None and not (kind and kind.oriented):
+            raise UserError(f"data.{key}: {name} is {words}, in which samples lie in one way only; leave it out")
+
+
+def _array(kind: Format, path: str, name: str | None, opening: Opening) -> Values:
+    """One array on every rank. Raises UserError alike on all ranks. Collective over the world."""
+    comm = opening.comm
+    values = None
+    with comm.raise_together():
+        if comm.rank == 0:
+            assert kind.array is not None
+            values = kind.array(path, name, opening)
+    shared: Values = comm.array_from_root(values)
+    return shared
+
+
+def _with_weights(source: Source, name: str, opening: Opening) -> Source:
+    key = f"{opening.key}.w"
+    path, inside = file_names.split(name)
+    if inside is None:
+        return weights.with_file(source, path, key, opening.comm)
+    kind = _kind(path, replace(opening, key=key))
+    if kind.array is None or not kind.has_arrays:
+        raise UserError(f"{key}: {path} is {kind.words} and has no arrays with names; leave :{inside} out")
+    return weights.attached(source, _array(kind, path, inside, replace(opening, key=key)), name, key)

@@ -12,6 +12,7 @@ import numpy as np
 from dnewton.arrays.namespace import Array, take, to_device
 from dnewton.comm.communicator import Comm
 from dnewton.data.file_kinds import BLOCK_BYTES
+from dnewton.data.sample_shape import fits, mismatch
 from dnewton.data.scaling import Scaling, Statistics, check_finite
 from dnewton.data.sources import Source, Values, block_rows
 from dnewton.errors import UserError
@@ -158,11 +159,10 @@ class Samples:
 
 
 def check_shapes(source: Source, input_shape: tuple[int, ...], where: str) -> None:
-    """Raise UserError unless the source's samples fit `net.input` (an image may come flattened, channel-major)."""
-    wanted = tuple(input_shape)
-    fits = source.shape == wanted or (1 in (len(source.shape), len(wanted)) and source.features == math.prod(wanted))
-    if not fits:
-        raise UserError(f"{where}: {source.name}: samples have shape {list(source.shape)}, net.input is {list(wanted)}")
+    """Raise UserError unless the source's samples fit `net.input` (an image may come flattened, channel-major, or
+    without the axis of its one channel)."""
+    if not fits(source.shape, tuple(input_shape)):
+        raise UserError(f"{where}: {source.name}: {mismatch(source.shape, tuple(input_shape))}")
 
 
 def load(

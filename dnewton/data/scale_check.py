@@ -97,7 +97,7 @@ def features_warning(found: Sizes) -> list[str]:
 
 def about_targets(y: Values, section: DataSection, loss: LossSection, targets: Targets) -> list[str]:
     """A warning where unscaled real targets (N, K) are far from 1, or vary little beside their mean."""
-    if targets.classes is not None or targets.counts or loss.targets == "counts" or section.scale_targets != "none":
+    if not targets.real or targets.counts or loss.targets == "counts" or section.scale_targets != "none":
         return []
     mean = y.mean(axis=0, dtype=np.float64)
     spread = np.sqrt(np.square(y - mean).mean(axis=0))
@@ -116,17 +116,17 @@ def baseline(y: Values, targets: Targets, weights: Values | None = None) -> floa
     if weights is not None:
         return _weighted_baseline(y.astype(np.float64), targets, weights.astype(np.float64))
     mean = y.mean(axis=0, dtype=np.float64)
-    if targets.classes is None:
+    if targets.real:
         return float(np.sqrt((np.square(y - mean).mean(axis=0) * targets.spread**2).mean()))
-    if targets.outputs == 1:
-        return float(max(mean[0], 1 - mean[0]))
+    if targets.outputs == 1 or targets.sets:
+        return float(np.maximum(mean, 1 - mean).mean())
     return float(np.bincount(np.argmax(y, axis=1)).max() / len(y))
 
 
 def _weighted_baseline(y: Values, targets: Targets, weights: Values) -> float:
     mean = np.average(y, axis=0, weights=weights)
-    if targets.classes is None:
+    if targets.real:
         return float(np.sqrt((np.average(np.square(y - mean), axis=0, weights=weights) * targets.spread**2).mean()))
-    if targets.outputs == 1:
-        return float(max(mean[0], 1 - mean[0]))
+    if targets.outputs == 1 or targets.sets:
+        return float(np.maximum(mean, 1 - mean).mean())
     return float(np.bincount(np.argmax(y, axis=1), weights).max() / weights.sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -54,6 +54,8 @@ class Source:
     columns: tuple[str, ...] | None = None  # names of the features, of tables with a header
     zero_based: bool | None = None  # of LIBSVM text: its features are counted from 0
     weights: Callable[[], Values] | None = None  # of the samples, one number for each; None: all count alike
+    notes: tuple[str, ...] = ()  # for the log: what was decided where the file left it open
+    samples_in: Literal["rows", "columns"] | None = None  # of files of arrays
 
     @property
     def features(self) -> int:
@@ -151,6 +153,7 @@ def joined(sources: Sequence[Source], name: str) -> Source:
         fetch=fetch,
         locate=locate,
         weights=weights if first.weights else None,
+        notes=tuple(note for source in sources for note in source.notes),
     )
 
 

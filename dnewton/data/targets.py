@@ -27,6 +27,7 @@ class Targets:
     spread: Values
     seen: Values | None = None  # the labels that training really has
     counts: bool = False  # real targets that must not be negative
+    sets: bool = False  # every output is a label that a sample has or has not: K columns of 0 and 1
 
     @classmethod
     def fit(
@@ -45,6 +46,11 @@ class Targets:
         Raises UserError when they do not suit the loss or the number of outputs.
         """
         nothing, one = np.zeros(outputs), np.ones(outputs)
+        if loss.independent(outputs):
+            if scale != "none":
+                raise UserError(f"data.scale_targets: {scale} is for real targets, {source} has labels")
+            _as_sets(y, outputs, source)
+            return cls(outputs, None, nothing, one, sets=True)
         if _is_regression(y, outputs, loss):
             real = _as_real(y, outputs, source)
             if loss.targets == "counts":
@@ -82,6 +88,8 @@ class Targets:
 
     def encode(self, y: Values, dtype: str, source: str | Origin) -> Values:
         """Raw targets as (N, K). Raises UserError naming the first row with a label that training does not know."""
+        if self.sets:
+            return _as_sets(y, self.outputs, source).astype(dtype)
         if self.classes is None:
             real = _as_real(y, self.outputs, source)
             if self.counts:
@@ -110,7 +118,9 @@ class Targets:
         return out
 
     def decode(self, z: Array) -> Values:
-        """Outputs (N, K) as labels (N,), or as values (N, K) in the targets' units."""
+        """Outputs (N, K) as labels (N,), as values (N, K) in the targets' units, or as 0 and 1 (N, K)."""
+        if self.sets:
+            return np.asarray(z > 0).astype(np.int64)
         if self.classes is None:
             return np.asarray(z * self.spread + self.shift)
         return np.asarray(self.classes[self.places(z)])
@@ -127,6 +137,7 @@ class Targets:
         classes = None if self.classes is None else self.classes.tolist()
         return {
             **({"counts": True} if self.counts else {}),
+            **({"sets": True} if self.sets else {}),
             "outputs": self.outputs,
             "classes": classes,
             "shift": self.shift.tolist(),
@@ -147,19 +158,25 @@ class Targets:
         shift, spread = (np.array(values[k], dtype=np.float64) for k in ("shift", "spread"))
         if shift.shape != (outputs,) or spread.shape != (outputs,):
             raise ValueError("targets")
-        return cls(outputs, classes, shift, spread, counts=bool(values.get("counts", False)))
+        counts, sets = (bool(values.get(name, False)) for name in ("counts", "sets"))
+        return cls(outputs, classes, shift, spread, counts=counts, sets=sets)
+
+    @property
+    def real(self) -> bool:
+        """Whether targets are numbers: neither classes nor sets of labels."""
+        return self.classes is None and not self.sets
 
     @property
     def metric_name(self) -> str:
         """accuracy or rmse."""
-        return "rmse" if self.classes is None else "accuracy"
+        return "rmse" if self.real else "accuracy"
 
     def metric_sum(self, loss: LossSection, weighted: bool = False) -> Callable[[Array, Array], float]:
         """Of a batch's outputs and targets: the number of right answers, or squared errors of the loss's predictions in
         the targets' units; each times the sample's weight where the last column of the targets is that."""
         if weighted:
             return self._weighted_sum(loss)
-        if self.classes is None:
+        if self.real:
             squares = self.spread**2
 
             def errors(z: Array, y: Array) -> float:
@@ -168,32 +185,35 @@ class Targets:
                 return float(xp.sum(to_device(squares, d) * d**2))
 
             return errors
-        two = self.outputs == 1
+        each = self.outputs == 1 or self.sets
 
         def right(z: Array, y: Array) -> float:
             xp = namespace(z)
-            same = (z > 0) == (y > 0.5) if two else xp.argmax(z, axis=1) == xp.argmax(y, axis=1)
-            return float(xp.sum(xp.astype(same, xp.int64)))
+            same = (z > 0) == (y > 0.5) if each else xp.argmax(z, axis=1) == xp.argmax(y, axis=1)
+            return float(xp.sum(xp.astype(same, xp.int64))) / (y.shape[1] if each else 1)
 
         return right
 
     def _weighted_sum(self, loss: LossSection) -> Callable[[Array, Array], float]:
-        squares, two = self.spread**2, self.outputs == 1
+        squares, each = self.spread**2, self.outputs == 1 or self.sets
 
         def total(z: Array, weighted: Array) -> float:
             xp = namespace(z)
             y, w = weighted[:, :-1], xp.astype(weighted[:, -1], xp.float64)
-            if self.classes is None:
+            if self.real:
                 d = loss.mean(xp.astype(z, xp.float64)) - xp.astype(y, xp.float64)
                 return float(xp.sum(xp.sum(to_device(squares, d) * d**2, axis=1) * w))
-            same = (z[:, 0] > 0) == (y[:, 0] > 0.5) if two else xp.argmax(z, axis=1) == xp.argmax(y, axis=1)
-            return float(xp.sum(xp.astype(same, xp.float64) * w))
+            if each:
+                same = xp.mean(xp.astype((z > 0) == (y > 0.5), xp.float64), axis=1)
+            else:
+                same = xp.astype(xp.argmax(z, axis=1) == xp.argmax(y, axis=1), xp.float64)
+            return float(xp.sum(same * w))
 
         return total
 
     def metric_value(self, total: float, samples: int) -> float:
         """The metric from a sum over `samples` samples."""
-        if self.classes is None:
+        if self.real:
             return float(np.sqrt(total / (samples * self.outputs)))
         return total / samples
 
@@ -239,6 +259,21 @@ def _as_labels(y: Values, source: str | Origin) -> Values:
         row = int(far[0])
         raise UserError(f"{at(source, row)}: label {labels[row]} is too large; classes are small whole numbers")
     return labels.astype(np.int64)
+
+
+def _as_sets(y: Values, outputs: int, source: str | Origin) -> Values:
+    """Columns of 0 and 1, one for each label. Raises UserError naming the first row that has something else."""
+    if y.ndim != 2 or y.shape[1] != outputs or y.dtype.kind == "U":
+        have = "words" if y.dtype.kind == "U" else f"{1 if y.ndim == 1 else y.shape[1]} target(s) per sample"
+        raise UserError(
+            f"{source}: logistic with {outputs} outputs takes as many columns of 0 and 1, y has {have}; for one label "
+            "of several use cross_entropy, for two classes one output"
+        )
+    bad = np.flatnonzero(((y != 0) & (y != 1)).any(axis=1))
+    if bad.size:
+        row = int(bad[0])
+        raise UserError(f"{at(source, row)}: y is {y[row].tolist()}, labels of several outputs are 0 or 1")
+    return y
 
 
 def _check_distribution(y: Values, outputs: int, source: str | Origin) -> None:

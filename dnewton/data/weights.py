@@ -36,13 +36,17 @@ def read_file(path: str, key: str, comm: Comm) -> Values:
                 raise UserError(f"{key}: there is no file {path}")
             check_regular(path, key)
             values = _read_npy(path) if suffix_of(path) == ".npy" else _read_column(path)
-            if values.dtype.kind not in "fiub":
-                raise UserError(f"{key}: {path} must hold numbers, it has dtype {values.dtype}")
-            if values.size != max(values.shape, default=0):
-                raise UserError(f"{key}: {path} must hold one number a sample, it has shape {list(values.shape)}")
-            values = np.ravel(values).astype(np.float64)
+            values = _one_a_sample(values, path, key)
     shared: Values = comm.array_from_root(values)
     return shared
+
+
+def _one_a_sample(values: Values, path: str, key: str) -> Values:
+    if values.dtype.kind not in "fiub":
+        raise UserError(f"{key}: {path} must hold numbers, it has dtype {values.dtype}")
+    if values.size != max(values.shape, default=0):
+        raise UserError(f"{key}: {path} must hold one number a sample, it has shape {list(values.shape)}")
+    return np.ravel(values).astype(np.float64)
 
 
 def _read_npy(path: str) -> Values:
@@ -73,7 +77,12 @@ def _read_column(path: str) -> Values:
 
 def with_file(source: Source, path: str, key: str, comm: Comm) -> Source:
     """A source with its weights from a file. Raises UserError alike on all ranks. Collective over the world."""
-    values = read_file(path, key, comm)
+    return attached(source, read_file(path, key, comm), path, key)
+
+
+def attached(source: Source, values: Values, path: str, key: str) -> Source:
+    """A source with its weights from an array that `path` names. Raises UserError."""
+    values = _one_a_sample(values, path, key)
     if len(values) != source.samples:
         raise UserError(f"{key}: {path} has {len(values)} weights, {source.name} has {source.samples} samples")
     check(values, Origin(path))
@@ -111,7 +120,8 @@ def of_classes(
     """
     key = "data.class_weights"
     if targets.classes is None:
-        raise UserError(f"{key}: the targets are numbers, not classes; use data.weights")
+        what = "several labels a sample" if targets.sets else "numbers, not classes"
+        raise UserError(f"{key}: the targets are {what}; use data.weights")
     y = encoded.astype(np.float64)
     if targets.outputs == 1:
         y = np.concatenate([1 - y, y], axis=1)

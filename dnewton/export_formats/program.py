@@ -223,6 +223,8 @@ def _head(source: str, net: NetSection, targets: Targets) -> Head:
             f"{source}: loss {loss or type(net.loss).__name__} cannot be exported; known: {', '.join(_LINKS)}"
         )
     link = _LINKS[loss]
+    if targets.sets:
+        raise UserError(f"{source}: labels in sets (logistic with several outputs) cannot be exported yet")
     likely = link in ("softmax", "sigmoid")
     output: Literal["probabilities", "scores", "values"] = (
         "values" if targets.classes is None else "probabilities" if likely else "scores"

@@ -50,6 +50,7 @@ class ConjugateGradients:
         self.r = b
         self.products = 0
         self._squares = dots((b, b))[0] if squares is None else squares  # ‖r‖²
+        self._first = self._squares
         self._bound = tolerance**2 * self._squares
         if start is not None:
             image = product(start)  # even where b = 0: it may be a collective
@@ -61,6 +62,11 @@ class ConjugateGradients:
         self.working = self._squares > self._bound
         self._v = copy(self._preconditioned())
         self._rz = self._preconditioned_squares(self._v)
+
+    @property
+    def residual(self) -> float:
+        """‖r‖ / ‖b‖."""
+        return math.sqrt(self._squares / self._first) if self._first > 0 else 0.0
 
     def advance(self) -> None:
         """One iteration. Collective over what `product` and `dots` are collective over."""

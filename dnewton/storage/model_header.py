@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from dnewton import __version__
+from dnewton.config.loss_entry import LOSSES, loss_name
 from dnewton.config.schema import Config, NetSection
 from dnewton.data.samples import Window
 from dnewton.data.scaling import Scaling
@@ -24,6 +25,7 @@ from dnewton.data.targets import Targets
 from dnewton.data.weights import is_file
 from dnewton.errors import UserError
 from dnewton.model.network import Network
+from dnewton.planning.net_plan import infer_shapes
 
 _KEY = "dnewton"
 MAX_NAMES = 100_000  # of features
@@ -69,6 +71,23 @@ def describe(
     return {_KEY: json.dumps(about), **numbers}
 
 
+def plain_description(net: NetSection) -> dict[str, str]:
+    """The header entries for weights that were trained elsewhere: nothing is scaled, classes are counted from 0."""
+    outputs = infer_shapes(net, "net")[-1].out_shape[0]
+    classes = np.arange(max(outputs, 2)) if net.loss.targets == "classes" else None
+    targets = Targets(outputs, classes, np.zeros(outputs), np.ones(outputs), counts=net.loss.targets == "counts")
+    about = {
+        "version": __version__,
+        "net": Config(net=net).resolved()["net"],
+        "scale": "none",
+        "targets": targets.as_json(),
+        "zero_based": None,
+        "target": None,
+        "columns": None,
+    }
+    return {_KEY: json.dumps(about)}
+
+
 def check_width(config: Config, features: int) -> None:
     """Raise UserError when the scaling of so many features would not fit into a model file."""
     if config.data.scale != "none" and features > MAX_FEATURES:
@@ -84,6 +103,10 @@ def described(path: str, metadata: Mapping[str, str]) -> Described:
         raise UserError(f"{path}: was not written by dnewton.train; predictions need a model with its net and labels")
     try:
         about: dict[str, Any] = json.loads(metadata[_KEY])
+        if (loss := loss_name(about["net"]["loss"])) not in LOSSES:
+            raise UserError(
+                f"{path}: its loss {loss!r} is none of the package; import the module that gives it by dnewton.loss"
+            )
         net = Config.model_validate({"net": about["net"]}).net
         features = int(np.prod(net.input))
         targets = Targets.from_json(about["targets"])

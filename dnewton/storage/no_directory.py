@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from dnewton.storage.owner import Owner
 from dnewton.storage.run_directory import RunDirectory
 
 
@@ -14,6 +16,9 @@ class NoDirectory(RunDirectory):
 
     def __init__(self) -> None:
         super().__init__("")
+
+    def claim(self, tell: Callable[[str], None] = lambda text: None, owner: Owner | None = None) -> None:
+        """There is nothing to own."""
 
     def check(self, overwrite: bool, resume: bool = False) -> None:
         """Nothing is in the way."""

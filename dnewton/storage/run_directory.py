@@ -1,6 +1,7 @@
 """The run directory: config.yaml, metrics.jsonl, log.txt, checkpoints/, model.safetensors, best.safetensors.
 
-Rank 0 writes the text files. A full disk does not end a run: lines wait until there is space again.
+Rank 0 writes the text files, and holds the lock that makes one job its owner. A full disk does not end a run: lines
+wait until there is space again.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dnewton.errors import UserError, one_line
+from dnewton.storage import run_lock
+from dnewton.storage.owner import Owner
 from dnewton.storage.parallel_file import sync_folder
 
-OWN = ("metrics.jsonl", "config.yaml", "log.txt", "model.safetensors", "best.safetensors", "checkpoints")
+OWN = ("metrics.jsonl", "config.yaml", "log.txt", "model.safetensors", "best.safetensors", "trace.json", "checkpoints")
 MODEL = "model.safetensors"
+TRIES = 20  # to make a folder and take its lock
 STATE = "state.safetensors"
 TEMPORARY = ".writing-"
 REFUSED = ".refused-"
@@ -43,13 +48,30 @@ def model_path(name: str, key: str = "") -> str:
     return name
 
 
+@dataclass(frozen=True)
+class Ways:
+    """What the command or the call that opens a run directory has for another one, and for a run that is in it."""
+
+    out: str = "another --out"
+    overwrite: str = "--overwrite"
+    resume: str = "--resume"  # empty: it cannot
+
+    def past_a_run(self) -> str:
+        """What may be given where there is a run already."""
+        return f"{', '.join(way for way in (self.overwrite, self.resume) if way)} or {self.out}"
+
+
 class RunDirectory:
     """Paths of a run directory and the files that grow while training."""
 
     keeps = True  # whether anything is written
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, ways: Ways | None = None) -> None:
+        """`ways` are for messages; those of `dnewton train` by default."""
         self.path = Path(path)
+        self._ways = ways or Ways()
+        self._lock: run_lock.RunLock | None = None
+        self._made: list[Path] = []  # folders that were made for the lock
         self._waiting: dict[str, list[str]] = {}  # lines of files that could not be written yet
 
     @property
@@ -63,6 +85,11 @@ class RunDirectory:
         return str(self.path / "best.safetensors")
 
     @property
+    def trace(self) -> Path:
+        """When each rank did what, where `output.trace` asks for it."""
+        return self.path / "trace.json"
+
+    @property
     def config(self) -> Path:
         """The resolved configuration."""
         return self.path / "config.yaml"
@@ -71,6 +98,60 @@ class RunDirectory:
     def metrics(self) -> Path:
         """One JSON object per iteration."""
         return self.path / "metrics.jsonl"
+
+    def claim(self, tell: Callable[[str], None] = lambda text: None, owner: Owner | None = None) -> None:
+        """Become the owner, before anything is written; `tell` gets a line where that may take some time. `owner`:
+        this process by default.
+
+        Raises UserError where another process is the owner, or nothing can be written.
+        """
+        self._check_writable()
+        try:
+            for tries_left in reversed(range(TRIES)):
+                try:
+                    self._make_folders()
+                    self._lock = run_lock.take(self.path, owner or Owner.here(), tell)
+                    break
+                except FileNotFoundError:  # another start that ended removed the folder, which was empty
+                    if not tries_left:
+                        raise
+        except run_lock.InUse as error:
+            self._remove_folders()
+            raise UserError(f"{error}; wait until it has ended, end it, or give {self._ways.out}") from None
+        except OSError as error:
+            self._remove_folders()
+            raise self._not_written(error) from None
+
+    def release(self) -> None:
+        """Stop being the owner; nothing where this process is not. What was made and holds nothing is removed."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+            self._remove_folders()
+
+    def watch(self, on_loss: Callable[[], None]) -> None:
+        """`on_loss` is called by another thread when this process, suspended for long, is no more the owner."""
+        if self._lock is not None:
+            self._lock.watch(on_loss)
+
+    def lost(self) -> str:
+        """That another process has become the owner, in one line; empty as long as this one is."""
+        taken_by = self._lock.taken_by() if self._lock is not None else ""
+        if not taken_by:
+            return ""
+        return f"{self.path}: was taken over by {taken_by}, to which this job looked dead; it writes no more"
+
+    def _make_folders(self) -> None:
+        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            self._made.append(folder)
+
+    def _remove_folders(self) -> None:
+        with suppress(OSError):  # not empty, and then those above are not either
+            while self._made:
+                self._made.pop().rmdir()
+        self._made = []
 
     def check(self, overwrite: bool, resume: bool = False) -> None:
         """Raise UserError when the directory cannot be written, or holds what a new run would replace.
@@ -86,26 +167,28 @@ class RunDirectory:
         if resume and self.metrics.is_file():
             if os.path.lexists(self.model) and not self.checkpoints():
                 raise UserError(
-                    f"{self.path}: holds a finished run without checkpoints; give --overwrite to run it again, or "
-                    "another --out"
+                    f"{self.path}: holds a finished run without checkpoints; give {self._ways.overwrite} to run it "
+                    f"again, or {self._ways.out}"
                 )
             return
         if begun or os.path.lexists(self.model) or self.checkpoints():
-            raise UserError(f"{self.path}: holds another run; give --overwrite, --resume or another --out")
+            raise UserError(f"{self.path}: holds another run; give {self._ways.past_a_run()}")
         if not self.metrics.is_file() or any(self._foreign()):
             raise UserError(
-                f"{self.path}: holds {present[0]}, which belongs to no run and would be replaced; give another "
-                "--out, or --overwrite"
+                f"{self.path}: holds {present[0]}, which belongs to no run and would be replaced; give "
+                f"{self._ways.out}, or {self._ways.overwrite}"
             )
 
     def _check_writable(self) -> None:
         if os.path.lexists(self.path) and not self.path.is_dir():
-            raise UserError(f"{self.path}: is not a directory; --out needs one, or a name that is free")
+            raise UserError(f"{self.path}: is not a directory; give {self._ways.out}")
         above = self.path.absolute()
         while not os.path.lexists(above):
             above = above.parent
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            raise UserError(f"{self.path}: cannot be written: {above} is not a writable directory; give another --out")
+            raise UserError(
+                f"{self.path}: cannot be written: {above} is not a writable directory; give {self._ways.out}"
+            )
 
     def _foreign(self) -> Iterator[Path]:
         """Entries of checkpoints/ that are not checkpoints."""
@@ -132,10 +215,11 @@ class RunDirectory:
             _replace(self.config, config)
             sync_folder(str(self.path))
         except OSError as error:
-            where = error.filename or self.path
-            raise UserError(
-                f"{where}: cannot be written: {one_line(error.strerror or error)}; give another --out"
-            ) from None
+            raise self._not_written(error) from None
+
+    def _not_written(self, error: OSError) -> UserError:
+        where = error.filename or self.path
+        return UserError(f"{where}: cannot be written: {one_line(error.strerror or error)}; give {self._ways.out}")
 
     def set_aside(self) -> str | None:
         """Move the files of a run that cannot be resumed into a folder of their own, before a new run begins.
@@ -197,6 +281,8 @@ class RunDirectory:
 
     def begin_checkpoint(self, final: Path, needed: int) -> None:
         """Make the temporary folder of a checkpoint of `needed` bytes. Raises UserError when it does not fit."""
+        if lost := self.lost():
+            raise UserError(lost)
         final.parent.mkdir(exist_ok=True)
         free = shutil.disk_usage(final.parent).free
         if free < needed:

@@ -112,6 +112,7 @@ def assemble(
             raise UserError(f"--calibrate: {options.name} decides nothing by the machine's rates; it is for newton")
         how = registry.budget_for(options, plan, work, groups.layout, memory, process, source)
         passes = 0.0
+    notes.extend(note for part in (parts.train, parts.test, parts.validation) if part for note in part.notes)
     notes.append(groups.layout.describe())
     notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
     notes.extend(plan.describe())

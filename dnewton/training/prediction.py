@@ -40,10 +40,13 @@ def predicted(net: NetSection, targets: Targets, z: Values) -> Values:
 
 
 def probabilities(net: NetSection, targets: Targets, z: Values) -> Values:
-    """Of every known class (N, classes), in the order of `targets.classes`. Raises UserError where there are none."""
-    if targets.classes is None:
+    """Of every known class (N, classes), in the order of `targets.classes`, or of every label of a set (N, K).
+
+    Raises UserError where there are none.
+    """
+    if targets.real:
         raise UserError("probabilities are for classes; this model gives values")
-    known = z if targets.outputs == 1 else z[:, : len(targets.classes)]
+    known = z if targets.outputs == 1 or targets.classes is None else z[:, : len(targets.classes)]
     p = net.loss.probabilities(known)
     if p is None:
         raise UserError("this model's loss gives no probabilities; cross_entropy and logistic do")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 import numpy as np
 
 from dnewton.arrays.namespace import Array, to_host
+from dnewton.data.file_names import without_folders
 from dnewton.storage import checksum
 from dnewton.storage.manifest import Manifest
 from dnewton.training.job import Job
@@ -26,7 +26,11 @@ def identity(job: Job) -> dict[str, Any]:
         weights = {"weights": _checksum(samples.weights), "sum of weights": samples.total}
     return {
         "net": {**config["net"], "layers": _without_splits(config["net"]["layers"])},
-        "data": {k: _names_only(v) if k in NAMING else v for k, v in config["data"].items() if k != "max_resident"},
+        "data": {
+            k: _names_only(v) if k in NAMING else v
+            for k, v in config["data"].items()
+            if k not in ("max_resident", "timeout")
+        },
         "solver": config["solver"]["name"],
         "seed": config["solver"]["seed"],
         "samples": samples.count,
@@ -54,7 +58,7 @@ def _names_only(part: Any) -> Any:
         return {k: _names_only(v) for k, v in part.items()}
     if isinstance(part, list):
         return [_names_only(v) for v in part]
-    return os.path.basename(part) if isinstance(part, str) else part
+    return without_folders(part) if isinstance(part, str) else part
 
 
 def difference(checkpoint: Manifest, job: Job) -> str:

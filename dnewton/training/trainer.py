@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from dnewton.arrays.namespace import Array
-from dnewton.comm.stop import CHECKPOINT, Stopped
+from dnewton.comm.stop import CHECKPOINT, LOST, Stopped
+from dnewton.comm.trace import ITERATION
 from dnewton.data.samples import Samples
 from dnewton.data.sampling import run
 from dnewton.errors import UserError, one_line
@@ -23,6 +24,7 @@ from dnewton.training.checkpoint_writer import Saver, State, reported
 from dnewton.training.ending import CALLBACK, Ending, Standing, ending, reason
 from dnewton.training.job import Job
 from dnewton.training.metrics import Metrics
+from dnewton.training.trace_file import TraceFile
 
 BESIDE = ("evaluate", "report", "output")  # phases that are not training
 
@@ -83,16 +85,41 @@ class Trainer:
         """Train from `start` (iteration 0, or a checkpoint's) to the end, or until all ranks stop together: then what
         stopped them is returned, and the state is in a checkpoint.
 
-        Raises UserError when f is not finite. Collective over the workers.
+        Raises UserError when f is not finite, and when another job has taken over the run directory. Collective over
+        the workers.
         """
+        if not (self._job.config.output.trace and self._out.keeps):
+            return self._run(start)
+        trace = TraceFile(self._job.comm)
+        try:
+            stop = self._run(start)
+        except UserError:  # alike on all ranks
+            self._write(trace)
+            raise
+        self._write(trace)
+        return stop
+
+    def _write(self, trace: TraceFile) -> None:
+        """Write the trace; where that fails it is a warning. Collective over the workers."""
+        about = {"ranks": self._job.comm.size, "solver": self._job.config.solver.name}
+        try:
+            left_out = trace.write(self._out.trace, about)
+        except OSError as error:  # on rank 0, after the last message
+            self._tell(f"warning: no trace: {one_line(error)}")
+        else:
+            if left_out:
+                self._tell(f"warning: {self._out.trace} leaves out the last {left_out} spans of all ranks")
+
+    def _run(self, start: StartPoint) -> Stopped | None:
         stops, resumed = self._job.comm.stops, self._resumed
         self._saver = Saver(self._job, self._out, start, resumed, self._tell)
+        self._out.watch(lambda: stops.want(LOST))
         stops.armed = True
         try:
             first = self._job.solver.begin(start)
             self._unreported = first if resumed is None else reported(resumed, self._job.comm.rank)
         except Stopped as stop:
-            return stop
+            return self._unless_lost(stop)
         except (KeyError, ValueError, TypeError) as error:  # the same on all ranks, which have read the same manifest
             if resumed is None or isinstance(error, np.linalg.LinAlgError):
                 raise
@@ -108,6 +135,7 @@ class Trainer:
                 if self._advance():
                     break
             except Stopped as stop:
+                self._unless_lost(stop)
                 self._save()
                 if stop.reason != CHECKPOINT:
                     return stop
@@ -117,6 +145,12 @@ class Trainer:
         self._saver.write_final()
         self._saver.write_best()
         return None
+
+    def _unless_lost(self, stop: Stopped) -> Stopped:
+        """Raises UserError where another job writes to the run directory now. Collective over the workers."""
+        if stop.reason == LOST:
+            raise UserError(self._job.comm.text_from_root(self._out.lost()))
+        return stop
 
     def _advance(self) -> bool:
         """Report what has not been reported, save if it is time, take a step; True when nothing is left to do.
@@ -133,7 +167,10 @@ class Trainer:
             return True
         self._before = self._state() if solver.position is None else None
         self._ask_by_the_clock()
+        began = time.perf_counter()
         step = solver.step()
+        if (trace := self._job.comm.ledger.trace) is not None:
+            trace.add(ITERATION, f"iteration {solver.iteration}", began, time.perf_counter())
         self._job.comm.stops.due(None)
         self._before = None
         self._unreported = step
@@ -141,7 +178,8 @@ class Trainer:
             self._saver.write_best()
             raise UserError(
                 f"f is {step.loss} after iteration {solver.iteration}: {self._job.config.solver.name} has diverged; "
-                "a smaller solver.learning_rate usually helps; the best model so far is in best.safetensors"
+                "a smaller solver.learning_rate usually helps"
+                + ("; the best model so far is in best.safetensors" if self._out.keeps else "")
             )
         return False
 

@@ -8,6 +8,7 @@ import math
 import pickle
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 import dnewton as dn
 from dnewton.comm.communicator import Comm
+from dnewton.config.loss_entry import LOSSES
 
 RNG = np.random.default_rng(3)
 X = RNG.uniform(-1, 1, (70, 5))
@@ -162,6 +164,8 @@ def test_weights_are_repetitions(comm: Comm) -> None:
         (lambda: dn.fit(small, X, [object()] * 70), "numbers or strings"),
         (lambda: dn.fit(small, [[1, 2], [3]], [1, 2]), "numbers"),
         (lambda: dn.fit(small, X, Y, solver={"C": -1}), "solver.C"),
+        (lambda: dn.fit(small, X, Y, data={"target": 0}), "as y"),
+        (lambda: dn.fit(small, X, Y, data={"weights": "w"}), "sample_weight"),
         (lambda: dn.fit(small, X, Y, solver=3), "mapping"),
         (lambda: dn.fit(7, X, Y), "net must be"),
         (lambda: dn.fit("nowhere.yaml", X, Y), "nowhere.yaml"),
@@ -277,7 +281,17 @@ def test_interrupted(tmp_path: Path) -> None:
     assert ended.stopped == "time" and np.isfinite(ended.predict(X)).all()
 
 
+@pytest.fixture
+def own_losses() -> Iterator[None]:
+    """Losses that a test adds are gone after it."""
+    before = dict(LOSSES._modules)
+    yield
+    for name in set(LOSSES._modules) - set(before):
+        del LOSSES._modules[name], LOSSES._objects[name]
+
+
 @pytest.mark.serial
+@pytest.mark.usefixtures("own_losses")
 def test_a_loss_of_ones_own(tmp_path: Path) -> None:
     from dnewton.arrays.namespace import Array, namespace
 
@@ -348,3 +362,27 @@ def test_init_from_a_file(tmp_path: Path) -> None:
     save_file(model.weights(), tmp_path / "w.safetensors")
     onward = dn.fit(small, X, Y, solver={**FOUR, "max_iterations": 0}, init=str(tmp_path / "w.safetensors"))
     assert onward.history["loss"][0] == model.history["loss"][-1]
+
+
+@pytest.mark.serial
+def test_weights_of_an_nn_sequential(tmp_path: Path) -> None:
+    """A file that has no description of ours: its net is given, and names are modules' numbers."""
+    net = dn.net([5], [dn.dense(4, "relu"), dn.dense(3)], loss="cross_entropy")
+    w = {"0.weight": RNG.normal(size=(4, 5)), "0.bias": RNG.normal(size=4), "2.weight": RNG.normal(size=(3, 4))}
+    w["2.bias"] = RNG.normal(size=3)
+    save_file(w, tmp_path / "s.safetensors")
+    model = dn.load(tmp_path / "s.safetensors", net=net)
+    z = np.maximum(X @ w["0.weight"].T + w["0.bias"], 0) @ w["2.weight"].T + w["2.bias"]
+    assert np.allclose(model.outputs(X), z, rtol=1e-12) and np.array_equal(model.predict(X), z.argmax(axis=1))
+    with pytest.raises(dn.UserError, match="not written by dnewton"):
+        dn.load(tmp_path / "s.safetensors")
+
+
+@pytest.mark.serial
+def test_importing_loads_little() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, dnewton; print({'numpy', 'mpi4py', 'yaml', 'sklearn'} & set(sys.modules), dir(dnewton))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("set()") and "'fit'" in said

@@ -108,7 +108,6 @@ WRONG = [
         [],
         "net.loss: should be 'squared', 'cross_entropy', 'logistic', 'huber' or 'poisson'",
     ),
-    (NET.replace("cross_entropy", "logistic"), [], "net.loss: logistic needs one output"),
     (NET.replace("size: 2", "size: 2, padding: 2"), [], r"net.layers\[1\].maxpool: padding"),
     (NET + "solver: {C: 0}", [], "solver.C: .*greater than 0"),
     (NET + "solver: {C: 1}\nsolver: {C: 2}", [], "net.yaml:11: not valid YAML: key 'solver' is given twice"),

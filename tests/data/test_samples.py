@@ -11,6 +11,7 @@ from places import same
 from dnewton.comm.communicator import Comm
 from dnewton.config.loss_entry import loss_of
 from dnewton.data.bundled import read_bundled
+from dnewton.data.format_register import Opening
 from dnewton.data.formats.npz import open_npz
 from dnewton.data.samples import Window, load
 from dnewton.data.scaling import Scaling
@@ -33,7 +34,7 @@ def load_columns(
 def test_columns_of_npz(tmp_path: Path, order: str, compressed: bool) -> None:
     x = np.asarray(np.random.default_rng(0).normal(size=(50, 3, 4, 2)), order=order)
     (np.savez_compressed if compressed else np.savez)(tmp_path / "d.npz", x=x, y=np.arange(50))
-    source = open_npz(str(tmp_path / "d.npz"))
+    source = open_npz(str(tmp_path / "d.npz"), Opening("data.train", None, Comm.alone()))
     assert (source.samples, source.shape, source.features) == (50, (3, 4, 2), 24)
     assert same(np.concatenate(list(source.blocks(8, 24))), x.reshape(50, 24)[:, 8:24])
     assert np.concatenate(list(source.blocks(5, 5))).shape == (50, 0)

@@ -36,6 +36,15 @@ def test_every_grid(comm: Comm, net: str, loss: str) -> None:
         products(problem, on, "dense")
 
 
+def test_labels_on_outputs_of_their_own(comm: Comm) -> None:
+    """`logistic` with several outputs."""
+    problem = Problem((5,), with_outputs(MLP, 3), "logistic")
+    for grid in grids(comm.size):
+        on = lay_out(problem, comm, grid)
+        function_and_gradient(problem, on)
+        products(problem, on, "factored")
+
+
 @pytest.mark.parametrize("batch", [2, 4, 9, 100])
 @pytest.mark.parametrize("last", [[8], [0], [0, 8], [1, 4, 8], [7, 8], list(range(9)), []], ids=str)
 def test_scattered_subsamples(comm: Comm, last: list[int], batch: int) -> None:

@@ -364,7 +364,7 @@ HUBER = 1.0  # the threshold of the plain name
 
 def _check(z: Array, loss: str) -> None:
     known = ("squared", "cross_entropy", "logistic", "huber", "poisson")
-    if loss not in known or (loss == "logistic" and z.shape[1] != 1):
+    if loss not in known:
         raise ValueError(f"loss {loss!r} with {z.shape[1]} outputs")
 
 
@@ -408,7 +408,7 @@ def loss_hessian(z: Array, y: ArrayLike, loss: str) -> Array:
     if loss == "poisson":
         return np.stack([np.diag(np.exp(row)) for row in z])
     if loss == "logistic":
-        return (_sigmoid(z) * _sigmoid(-z))[:, :, None]
+        return np.stack([np.diag(row) for row in _sigmoid(z) * _sigmoid(-z)])
     return np.stack([np.diag(p) - np.outer(p, p) for p in _softmax(z)])
 
 

@@ -334,7 +334,7 @@ FILES: list[Entry] = [  # data.train=this (or settings as in bad_inputs)
     ),
     ("[good.npz, narrow.npz]", "narrow.npz", "[4]", "[5]"),
     ("[good.npz, no_y.npz]", "no_y.npz", "has no labels"),
-    ("{x: good.npz, y: good.npz}", "good.npz", "is for .npy and idx"),
+    ("{x: good.npz, y: good.svm}", "good.svm", "FILE:NAME"),
     ("magic.npy", "that is not a NumPy array"),
     ("alone.npy", "has no labels"),
     ("vector.npy", "[samples, features]"),

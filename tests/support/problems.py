@@ -108,7 +108,7 @@ def loss_targets(loss: str, z: np.ndarray, rng: np.random.Generator | None = Non
     if loss == "poisson":
         return rng.poisson(2.0, size=(n, k)).astype(float)
     if loss == "logistic":
-        return rng.integers(0, 2, size=(n, 1)).astype(float)
+        return rng.integers(0, 2, size=(n, k)).astype(float)
     return np.eye(k)[rng.integers(0, k, n)]
 
 

@@ -10,19 +10,19 @@ import math
 import os
 import tokenize
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import numpy as np
 
 from dnewton.data.file_kinds import BLOCK_BYTES, guard
 from dnewton.data.format_register import Opening
-from dnewton.data.sources import Values, block_rows
+from dnewton.data.reordered import reordered
+from dnewton.data.sample_shape import in_columns, said
+from dnewton.data.sources import Source, Values, block_rows
 from dnewton.errors import UserError, one_line
 
-X_NAMES = ("x", "data", "images", "features", "inputs", "z")  # Z: the papers' own .mat files
-Y_NAMES = ("y", "labels", "label", "targets", "target")
 _GAP = 16 << 10  # bytes that are cheaper to read than to skip
 
 
@@ -159,40 +159,47 @@ def check_samples(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> No
         raise UserError(f"{name}: x is empty, shape {list(shape)}")
 
 
-def check_targets(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], samples: int) -> None:
-    """Raise UserError unless an array can hold the targets of so many samples."""
+def check_targets(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], samples: int | None) -> None:
+    """Raise UserError unless an array can hold the targets of so many samples (None: any number of them)."""
     if dtype.kind not in "fiubUS":
         raise UserError(f"{name}: y must hold numbers or strings, it has dtype {dtype}")
     if len(shape) == 2 and (shape[1] == 0 or (dtype.kind == "U" and shape[1] > 1)):
         raise UserError(f"{name}: y must be [samples] or numbers [samples, targets], it is {list(shape)} {dtype}")
+    if samples is None:
+        return
     if len(shape) not in (1, 2) or shape[0] != samples:
         raise UserError(f"{name}: y must have one row per sample ({samples}), it has shape {list(shape)}")
 
 
-def pick(path: str, names: list[str]) -> tuple[str, str | None]:
-    """Which of a file's arrays are x and y. Raises UserError when there is no x."""
+def raw_source(
+    raw: RawArray, targets: Sequence[int] | None, opening: Opening, whole: Callable[[], Values] | None = None
+) -> Source:
+    """The samples in an array, in its rows or its columns; `targets`: the shape of the targets.
 
-    def find(wanted: tuple[str, ...]) -> str | None:
-        return next((n for w in wanted for n in names if n.lower() == w), None)
-
-    x = find(X_NAMES)
-    if x is None:
-        listed = ", ".join(sorted(names)) or "nothing"
-        raise UserError(f"{path}: has no array 'x'; x and y are needed (found {listed})")
-    return x, find(Y_NAMES)
-
-
-def pick_weights(path: str, names: list[str], opening: Opening | None) -> str | None:
-    """The array of a file that `data.weights` names; None where the file need not have it and has not.
-
-    Raises UserError where it must have it.
+    `whole` reads all of an array that is compressed, where a row of it is not a piece of the stream; others leave
+    `blocks` and `rows` to positioned reads.
     """
-    if opening is None or opening.weights is None or opening.weights in names:
-        return None if opening is None else opening.weights  # type: ignore[return-value]
-    if opening.needs_weights:
-        listed = ", ".join(sorted(names)) or "nothing"
-        raise UserError(f"data.weights: {path} has no array {opening.weights!r} (found {listed})")
-    return None
+    stated, strict = opening.arrays.samples, opening.strict
+    columns = in_columns(raw.path, raw.shape, targets, opening.input, stated, strict, matlab=False)
+    notes = said(raw.path, raw.shape, columns)
+    samples, shape = (raw.shape[-1], raw.shape[:-1]) if columns else (raw.shape[0], raw.shape[1:])
+    places = None
+    flat = raw
+    if columns:  # the same bytes as rows of the other order
+        flat = replace(raw, shape=(samples, math.prod(shape)), fortran=not raw.fortran)
+        if raw.fortran and len(shape) > 1:
+            places = np.arange(math.prod(shape)).reshape(shape[::-1]).T.ravel()
+
+    def blocks(lo: int, hi: int) -> Iterator[Values]:
+        assert whole is not None
+        values = whole()
+        yield (np.moveaxis(values, -1, 0) if columns else values).reshape(samples, math.prod(shape))[:, lo:hi]
+
+    source = Source(raw.path, samples, shape, raw.dtype, flat.blocks, None, flat.rows, notes=notes)
+    source = replace(source, samples_in="columns" if columns else "rows")
+    if whole is not None:
+        return replace(source, blocks=blocks, rows=None, repeatable=False)
+    return source if places is None else reordered(source, shape, places)
 
 
 def check_weights(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], samples: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,50 +19,68 @@ from dnewton.data.formats.array_files import (
     check_samples,
     check_targets,
     check_weights,
-    pick,
-    pick_weights,
+    raw_source,
     read_header,
     stream_blocks,
 )
+from dnewton.data.formats.array_names import choose, named
+from dnewton.data.reordered import channel_major
+from dnewton.data.sample_shape import targets_by_sample
 from dnewton.data.sources import Source, Values
 from dnewton.errors import UserError, one_line
 
 
-def open_npz(path: str, opening: Opening | None = None) -> Source:
+def open_npz(path: str, opening: Opening) -> Source:
     """An archive with x and y, and perhaps weights; members that are not compressed are read like `.npy` files."""
-    try:
-        with guard(path), zipfile.ZipFile(path) as archive:
-            names = [n.removesuffix(".npy") for n in archive.namelist()]
-            x, y = pick(path, names)
-            w = pick_weights(path, names, opening)
-            raw = _member(archive, x, path)
-            other = _member(archive, y, path) if y is not None else None
-            third = _member(archive, w, path) if w is not None else None
-            stored = archive.getinfo(f"{x}.npy").compress_type == zipfile.ZIP_STORED
-    except (ValueError, RuntimeError) as error:  # damaged names, an unknown or encrypted archive
-        raise UserError(f"{path}: cannot be read as .npz: {one_line(error)}") from None
+    with _archive(path) as archive:
+        chosen = choose(path, _names(archive), opening)
+        raw = _member(archive, chosen.x, path)
+        y = None if chosen.y is None else _member(archive, chosen.y, path)
+        w = None if chosen.w is None else _member(archive, chosen.w, path)
+        stored = archive.getinfo(f"{chosen.x}.npy").compress_type == zipfile.ZIP_STORED
     check_samples(path, raw.shape, raw.dtype)
-    targets = None
-    if y is not None and other is not None:
-        check_targets(path, other.shape, other.dtype, raw.shape[0])
-        targets = partial(_load, path, y)
-    weights = None
-    if w is not None and third is not None:
-        check_weights(f"{path}: array {w!r}", third.shape, third.dtype, raw.shape[0])
-        weights = partial(_load, path, w)
     if stored:
         raw.check_size()
-        return Source(path, raw.shape[0], raw.shape[1:], raw.dtype, raw.blocks, targets, raw.rows, weights=weights)
+    whole = partial(_load, path, chosen.x)
+    source = raw_source(raw, opening.arrays.targets_apart if y is None else y.shape, opening, None if stored else whole)
+    if not stored and source.samples_in == "rows" and not raw.fortran:  # else a row of it is no piece of the stream
 
-    def blocks(lo: int, hi: int) -> Iterator[Values]:
-        if raw.fortran:  # rare: a row of it cannot be read by itself
-            yield _load(path, x).reshape(raw.shape[0], raw.features)[:, lo:hi]
-            return
-        with guard(path), zipfile.ZipFile(path) as archive, archive.open(f"{x}.npy") as file:
-            read_header(file, path)
-            yield from stream_blocks(file, raw, lo, hi)
+        def blocks(lo: int, hi: int) -> Iterator[Values]:
+            with guard(path), zipfile.ZipFile(path) as archive, archive.open(f"{chosen.x}.npy") as file:
+                read_header(file, path)
+                yield from stream_blocks(file, raw, lo, hi)
 
-    return Source(path, raw.shape[0], raw.shape[1:], raw.dtype, blocks, targets, repeatable=False, weights=weights)
+        source = replace(source, blocks=blocks)
+    samples = source.samples
+    if y is not None:
+        shape = targets_by_sample(np.empty(y.shape, dtype=bool), samples).shape
+        check_targets(path, shape, y.dtype, samples)
+        source = replace(source, targets=lambda: targets_by_sample(_load(path, str(chosen.y)), samples))
+    if w is not None:
+        check_weights(f"{path}: array {chosen.w!r}", w.shape, w.dtype, samples)
+        source = replace(source, weights=partial(_load, path, str(chosen.w)))
+    return channel_major(source, opening)
+
+
+@contextmanager
+def _archive(path: str) -> Iterator[zipfile.ZipFile]:
+    try:
+        with guard(path), zipfile.ZipFile(path) as archive:
+            yield archive
+    except (ValueError, RuntimeError) as error:  # damaged names, an unknown or encrypted archive
+        raise UserError(f"{path}: cannot be read as .npz: {one_line(error)}") from None
+
+
+def _names(archive: zipfile.ZipFile) -> list[str]:
+    return [n.removesuffix(".npy") for n in archive.namelist()]
+
+
+def _array(path: str, name: str | None, opening: Opening) -> Values:
+    with _archive(path) as archive:
+        inside = named(path, _names(archive), name, f"{opening.key}.y")
+        raw = _member(archive, inside, path)
+    check_targets(path, raw.shape, raw.dtype, None)
+    return _load(path, inside)
 
 
 def _load(path: str, key: str) -> Values:
@@ -88,5 +108,12 @@ def _member(archive: zipfile.ZipFile, key: str, path: str) -> RawArray:
 
 
 FORMATS.add(".npz")(
-    Format("an .npz", begins_with(b"PK\x03\x04", b"PK\x05\x06"), arrays_opened_by_each(open_npz), has_arrays=True)
+    Format(
+        "an .npz",
+        begins_with(b"PK\x03\x04", b"PK\x05\x06"),
+        arrays_opened_by_each(open_npz),
+        has_arrays=True,
+        oriented=True,
+        array=_array,
+    )
 )

@@ -1,4 +1,4 @@
-"""Binary cross-entropy on one output."""
+"""Binary cross-entropy: of two classes on one output, or of labels on an output each."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dnewton.config.loss_entry import LOSSES, LossSection
 
 @LOSSES.add("logistic")
 class Logistic(LossSection):
-    """ξ = log(1 + eᶻ) - y z, B = p(1 - p) with p = 1/(1 + e⁻ᶻ)."""
+    """ξ = Σ log(1 + eᶻ) - y z over the outputs, B = diag(p(1 - p)) with p = 1/(1 + e⁻ᶻ)."""
 
     targets = "classes"
 
-    def outputs_problem(self, outputs: int) -> str:
-        """One output."""
-        return "" if outputs == 1 else f"logistic needs one output, the last layer has {outputs}"
+    def independent(self, outputs: int) -> bool:
+        """Several outputs are as many labels."""
+        return outputs > 1
 
     def probabilities(self, z: Array) -> Array:
-        """1 - p and p, each to its last digits also where it is small."""
+        """1 - p and p, each to its last digits also where it is small; of several outputs p."""
         xp = namespace(z)
-        both = xp.concat([-z, z], axis=1)
+        both = z if z.shape[1] > 1 else xp.concat([-z, z], axis=1)
         return xp.exp(-xp.logaddexp(-both, xp.zeros_like(both)))
 
     def terms(self, z: Array, y: Array) -> Array:

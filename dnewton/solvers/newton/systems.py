@@ -103,6 +103,7 @@ class Systems:
             )
             for way, unit in zip(self._plan.ways, self.units, strict=True)
         ]
+        self._comm.ledger.solving = systems
         return cg.solve(systems, gradient, options.max_cg, self.watch)
 
     def _solve_whole(

@@ -1,0 +1,174 @@
+"""How far a run is: a line of at most 80 columns for each iteration, and on a terminal a live one below them."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dnewton.cli.console import metric_name, score_form
+from dnewton.comm.communicator import Comm
+from dnewton.solvers.conjugate_gradients import ConjugateGradients
+
+COLUMNS = 80
+RECENT = 8  # iterations whose mean is "s/it"
+ENDLESS = 1_000_000  # so many iterations are no plan
+LAUNCHERS = {"mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun", "srun"}
+WORDS = {  # phases as a user reads them
+    "function": "f at a trial step",
+    "gradient": "gradient",
+    "jacobian": "Jacobian",
+    "cg": "solving",
+    "combine": "combining the blocks' steps",
+    "evaluate": "test and validation",
+    "report": "figures of all ranks",
+    "output": "writing files",
+    "exchange": "exchanging weights",
+    "setup": "setting up",
+}
+
+
+class Pace:
+    """Seconds for each iteration, and until the last one."""
+
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """`total`: iterations at most."""
+        self.total = total
+        self._clock = clock
+        self._ends: deque[tuple[int, float]] = deque(maxlen=RECENT + 1)
+
+    def passed(self, iteration: int) -> None:
+        """An iteration has ended."""
+        self._ends.append((iteration, self._clock()))
+
+    @property
+    def each(self) -> float | None:
+        """Seconds for each of the last iterations."""
+        (first, begun), (last, ended) = (self._ends[0], self._ends[-1]) if self._ends else ((0, 0.0), (0, 0.0))
+        return (ended - begun) / (last - first) if last > first else None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that all iterations would take; the run may end before."""
+        if self.each is None or self.total >= ENDLESS:
+            return None
+        return self.each * max(0, self.total - self._ends[-1][0])
+
+
+def duration(seconds: float) -> str:
+    """0:07, 12:30 or 3:05:00."""
+    minutes, second = divmod(math.ceil(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def line(record: Mapping[str, Any], pace: Pace) -> str:
+    """An iteration in at most 80 columns."""
+    iteration, name, total = record["iteration"], metric_name(record), pace.total
+    of = f"/{total}" if total < ENDLESS else ""
+    words = [f"{iteration:>{len(str(total)) if of else 4}}{of}", f"f {record['loss']:<10.4g}"]
+    if record["grad_norm"] is not None:
+        words.append(f"|g| {record['grad_norm']:<8.2g}")
+    for part in ("validation", "test", "train"):
+        if (score := record.get(f"{part}_{name}")) is not None:
+            words.append(f"{part[:5]} {name} {format(score, '<' + score_form(name).replace('9', '8', 1))}")
+            break
+    if pace.each is not None:
+        words.append(f"{pace.each:.2g} s/it")
+    if pace.left is not None:
+        words.append(f"left {duration(pace.left)}")
+    while len("  ".join(words)) > COLUMNS:
+        words.pop()
+    return "  ".join(words).rstrip()
+
+
+def within(phase: str, iteration: int, seconds: float, detail: str) -> str:
+    """The live line: what is going on inside an iteration, and for how long."""
+    text = f"  iteration {iteration}: {WORDS.get(phase, phase)}{f', {detail}' if detail else ''}, {seconds:.1f} s"
+    return text[:COLUMNS]
+
+
+def to_terminal() -> bool:
+    """Whether what rank 0 prints is seen on a terminal: its own, or the launcher's, to which its pipe leads."""
+    if sys.stdout.isatty():
+        return "OMPI_COMM_WORLD_SIZE" not in os.environ or _launchers_terminal(os.getppid())
+    return _launchers_terminal(os.getppid())
+
+
+def _launchers_terminal(process: int) -> bool:
+    """Whether a launcher among the parents of this process, on this node, writes to a terminal."""
+    for _ in range(8):
+        folder = Path("/proc", str(process))
+        try:
+            name = (folder / "comm").read_text().strip()
+            if name in LAUNCHERS and os.readlink(folder / "fd" / "1").startswith(("/dev/pts/", "/dev/tty")):
+                return True
+            process = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return False
+        if process <= 1:
+            return False
+    return False
+
+
+class Display:
+    """What rank 0 prints while a run goes on; those of other ranks print nothing."""
+
+    def __init__(self, comm: Comm, *, live: bool, quiet: bool) -> None:
+        """`live`: keep a line at the bottom that says what goes on; `quiet`: print warnings and the end only."""
+        self._ledger = comm.ledger
+        self._silent = comm.rank != 0
+        self._quiet = quiet
+        self._live: Any = None
+        self._iteration = 0
+        self._since = time.monotonic()
+        if live and not self._silent and not quiet:
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(force_terminal=True, width=COLUMNS, highlight=False, soft_wrap=True)
+            self._live = Live(console=console, refresh_per_second=8, transient=True, get_renderable=self._bottom)
+            self._live.start()
+
+    def now_in(self, iteration: int) -> None:
+        """An iteration has begun."""
+        self._iteration = iteration
+        self._since = time.monotonic()
+
+    def _bottom(self) -> Any:
+        """In a thread of its own, beside the run: nothing but what it reads."""
+        from rich.text import Text
+
+        detail = solve_detail(self._ledger.solving) if self._ledger.phase == "cg" else ""
+        text = within(self._ledger.phase, self._iteration, time.monotonic() - self._since, detail)
+        return Text(text, style="dim", no_wrap=True)
+
+    def __call__(self, text: str, always: bool = False) -> None:
+        """Print a line; `always`: when quiet, too."""
+        if self._silent or (self._quiet and not always and not text.startswith("warning")):
+            return
+        if self._live is not None:
+            self._live.console.print(text, markup=False, soft_wrap=True)
+            return
+        with suppress(OSError):  # standard output may be a file on a disk that is full
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Take the live line away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def solve_detail(systems: Sequence[Any]) -> str:
+    """How far local solves are: the iterations of the one that had most, and the largest residual."""
+    iterative = [(s.products, s.residual) for s in systems if isinstance(s, ConjugateGradients)]
+    if not iterative:
+        return ""
+    return f"CG {max(n for n, _ in iterative)}, |r|/|g| {max(r for _, r in iterative):.2g}"

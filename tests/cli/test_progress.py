@@ -1,0 +1,96 @@
+"""How far a run is, as a user reads it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from inside import needs
+from runs import train
+
+from dnewton.cli import progress
+
+NUMBERS = st.floats(1e-300, 1e300) | st.just(0.0)
+
+
+def record(iteration: int, loss: float = 1.0, norm: float | None = 1.0, **scores: float) -> dict[str, Any]:
+    return {"iteration": iteration, "loss": loss, "grad_norm": norm, **scores}
+
+
+@given(st.integers(0, 10**6), NUMBERS, st.none() | NUMBERS, NUMBERS, st.floats(1e-4, 1e7), st.integers(1, 2**31 - 1))
+def test_lines_have_80_columns(
+    iteration: int, loss: float, norm: float | None, score: float, seconds: float, total: int
+) -> None:
+    now = [0.0]
+    pace = progress.Pace(max(total, iteration), lambda: now[0])
+    pace.passed(0)
+    now[0] = seconds * max(1, iteration)
+    pace.passed(max(1, iteration))
+    for name in ("rmse", "accuracy"):
+        scores = {f"train_{name}": score, f"validation_{name}": score}
+        text = progress.line(record(iteration, loss, norm, **scores), pace)
+        assert len(text) <= 80 and text.strip().startswith(str(iteration))
+        assert f"f {loss:.4g}" in text
+    assert len(progress.within("cg", iteration, seconds, "CG 250, |r|/|g| 0.12")) <= 80
+
+
+def test_pace_and_durations() -> None:
+    now = [100.0]
+    pace = progress.Pace(50, lambda: now[0])
+    assert pace.each is None and pace.left is None
+    for iteration in range(13):
+        pace.passed(iteration)
+        now[0] += 2.0 if iteration < 6 else 3.0
+    assert pace.each == pytest.approx((2 * 2.0 + 6 * 3.0) / 8) and pace.left == pytest.approx(38 * pace.each)
+    assert [progress.duration(s) for s in (0, 6.2, 60, 754, 11100)] == ["0:00", "0:07", "1:00", "12:34", "3:05:00"]
+    endless = progress.Pace(2**31 - 1, lambda: 0.0)
+    assert endless.left is None and "/" not in progress.line(record(3, train_rmse=1.0), endless)
+
+
+@pytest.mark.parametrize("ranks", [needs(1, 1), needs(3, 3)])
+def test_lines_in_a_pipe(tmp_path: Path, ranks: int) -> None:
+    settings = ["solver.max_iterations=3"]
+    plain = train(ranks, tmp_path, "mlp.yaml", "a", settings=settings).stdout
+    lines = plain.splitlines()
+    assert lines[0].startswith("dnewton ") and "reading digits" in lines[0]
+    assert [line.split()[0] for line in lines if re.match(r"\d+/3 ", line)] == ["0/3", "1/3", "2/3", "3/3"]
+    assert "\x1b" not in plain and "\r" not in plain
+    quiet = train(ranks, tmp_path, "mlp.yaml", "b", "--quiet", settings=settings).stdout.splitlines()
+    assert len(quiet) == 3 and quiet[-1].startswith("ended after iteration 3")
+    wide = train(ranks, tmp_path, "mlp.yaml", "c", "--verbose", settings=settings).stdout
+    assert "#CG min/mean/max" in wide
+    log = (tmp_path / "b" / "log.txt").read_text()
+    assert "#CG min/mean/max" in log and "grid:" in log  # all of it, however little is printed
+
+
+@pytest.mark.serial
+def test_the_launchers_terminal_is_seen(tmp_path: Path) -> None:
+    """Under mpirun rank 0 writes into a pipe; where that leads to a terminal there is a live line."""
+    words = ["--net", "mlp.yaml", "--out", "run", "--set", "solver.max_iterations=2"]
+    main, other = pty.openpty()
+    job = subprocess.Popen(
+        jobs.command(2, *words), cwd=tmp_path, env=jobs.environment(), stdin=other, stdout=other, stderr=other
+    )
+    os.close(other)
+    seen = b""
+    while True:
+        try:
+            part = os.read(main, 65536)
+        except OSError:  # the terminal has no writer any more
+            break
+        if not part:
+            break
+        seen += part
+    os.close(main)
+    assert job.wait(timeout=60) == 0, seen.decode()
+    text = seen.decode()
+    assert "setting up" in text and "iteration 1: " in text
+    assert re.search(r"^.*2/2 ", text, re.M) and "ended after iteration 2" in text
