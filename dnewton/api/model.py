@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -123,7 +123,8 @@ class Model:
             section = DataSection(train=os.fspath(x))
             part = find_part(section.train, os.getcwd())
             opening = Opening("x", int(np.prod(self.net.input)), comm, model.target, model.zero_based)
-            source = open_part(part, opening)
+            as_trained = replace(opening, table=model.table, words=model.words, input=tuple(self.net.input))
+            source = open_part(part, as_trained)
         else:
             source = source_of("x", x, y, comm)
         check_shapes(source, self.net.input, "x")

@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -102,7 +103,8 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
             if _is_table(part):
                 target, weights = target or model.target, model.weights
     known = Features(model.columns) if args.unlabelled else None
-    source = open_part(part, Opening("--data", features, comm, target, model.zero_based, weights, known))
+    opening = Opening("--data", features, comm, target, model.zero_based, weights, known)
+    source = open_part(part, replace(opening, table=model.table, words=model.words, input=tuple(model.net.input)))
     check_shapes(source, model.net.input, "--data")
     check_columns(source, model.columns, "the training file")
     labelled = source.targets is not None and not args.unlabelled

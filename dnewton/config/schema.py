@@ -121,6 +121,14 @@ def label_text(label: Any) -> str:
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
 
+def _delimiter(value: Any) -> Any:
+    named = {"tab": "\t", "space": " ", "blank": " ", "\\t": "\t"}
+    value = named.get(value, value) if isinstance(value, str) else value
+    if value == "auto" or (isinstance(value, str) and len(value) == 1 and value not in '\n\r"' and value.isascii()):
+        return value
+    raise ValueError("auto, tab, space or one character is needed")
+
+
 def _columns(value: Any) -> Any:
     items = value if isinstance(value, list) else [value]
     if items and all(type(v) in (int, str) for v in items):
@@ -149,6 +157,13 @@ class DataSection(Section):
     channels: Literal["first", "last"] | None = None  # of images and sequences in arrays; default first
     samples: Literal["rows", "columns"] | None = None  # of arrays; default what fits net.input and the targets
     timeout: Annotated[float, Field(gt=0, le=1e7)] = 60.0  # seconds for opening an HDF5 file, which may be damaged
+    # of tables of text, where the file itself does not tell
+    header: Literal["auto"] | bool = "auto"  # whether the first line names the columns
+    delimiter: Annotated[str, BeforeValidator(_delimiter)] = "auto"  # one character; a blank is any run of blanks
+    decimal: Literal["auto", ".", ","] = "auto"
+    skip_rows: Annotated[int, Field(ge=0, le=10_000)] = 0  # lines above the table
+    features: Annotated[list[str | int], BeforeValidator(_columns)] | None = None  # default: what is nothing else
+    ignore: Annotated[list[str | int], BeforeValidator(_columns)] | None = None  # neither features nor targets
     max_resident: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = "auto"  # per rank; beyond it, stream
 
     @model_validator(mode="after")

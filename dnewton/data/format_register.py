@@ -9,6 +9,7 @@ from typing import Literal
 from dnewton.comm.communicator import Comm
 from dnewton.config.register import Register
 from dnewton.data.sources import Source, Values
+from dnewton.data.table_keys import NOTHING_SAID, TableKeys
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Opening:
     unlabelled: Features | None = None  # labels are not looked at, and may be missing
     input: tuple[int, ...] | None = None  # net.input; None: any shape will do
     arrays: Arrays = Arrays()
+    table: TableKeys = NOTHING_SAID  # how tables of text are written, as far as the user says it
+    words: bool | None = None  # whether the training labels are words; None: as the file has them
     timeout: float = 60.0  # seconds for what may never end in a damaged file
 
     @property

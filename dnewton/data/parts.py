@@ -17,6 +17,7 @@ from dnewton.data.readers import arrays_of, open_part
 from dnewton.data.samples import Samples, Window, check_shapes, load
 from dnewton.data.scaling import Scaling
 from dnewton.data.sources import Source, Values, subset
+from dnewton.data.table_keys import TableKeys
 from dnewton.data.targets import Targets
 from dnewton.errors import UserError
 
@@ -62,6 +63,7 @@ def open_parts(
         weights=inside,
         input=tuple(input_shape),
         arrays=arrays_of(section),
+        table=TableKeys.of(section),
         timeout=section.timeout,
     )
     train = given.get("train") or open_part(section.train, opening)
@@ -75,7 +77,8 @@ def open_parts(
         source = given.get(key.removeprefix("data."))
         if source is None:
             lies = replace(opening.arrays, samples=train.samples_in)
-            source = open_part(part, replace(opening, key=key, zero_based=train.zero_based, arrays=lies))
+            alike = replace(opening, key=key, zero_based=train.zero_based, words=train.words, arrays=lies)
+            source = open_part(part, alike)
         check_shapes(source, input_shape, key)
         check_columns(source, train.columns, "the training file")
         return source

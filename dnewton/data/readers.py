@@ -133,6 +133,9 @@ def _check_keys(name: str, words: str, kind: Format | None, opening: Opening) ->
         return
     if (asked.x or asked.y) and not (kind and kind.has_arrays):
         raise UserError(f"data.arrays: {name} is {words} and has no arrays with names; leave it out")
+    for key in opening.table.as_json():
+        if not (kind and kind.is_table):
+            raise UserError(f"data.{key}: {name} is {words}, not a table of text; leave it out")
     for key in ("channels", "samples"):
         if getattr(asked, key) is not None and not (kind and kind.oriented):
             raise UserError(f"data.{key}: {name} is {words}, in which samples lie in one way only; leave it out")

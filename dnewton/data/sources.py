@@ -52,6 +52,7 @@ class Source:
     fetch: Callable[[int, int], None] | None = None
     locate: Callable[[int], str] | None = None  # what a row is called, where it is not simply the file's
     columns: tuple[str, ...] | None = None  # names of the features, of tables with a header
+    words: bool | None = None  # of tables: whether the labels are words
     zero_based: bool | None = None  # of LIBSVM text: its features are counted from 0
     weights: Callable[[], Values] | None = None  # of the samples, one number for each; None: all count alike
     notes: tuple[str, ...] = ()  # for the log: what was decided where the file left it open

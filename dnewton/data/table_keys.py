@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dnewton.config.schema import DataSection
@@ -20,7 +20,6 @@ class TableKeys:
     skip_rows: int = 0  # lines before anything else
     features: tuple[str | int, ...] | None = None  # names or numbers of columns, in the net's order
     ignore: tuple[str | int, ...] = ()  # columns that are neither features nor targets
-    missing: Literal["error", "mean", "drop"] = "error"  # what becomes of features without a value
 
     @classmethod
     def of(cls, section: DataSection) -> TableKeys:
@@ -32,7 +31,6 @@ class TableKeys:
             section.skip_rows,
             None if section.features is None else tuple(section.features),
             tuple(section.ignore or ()),
-            section.missing,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -51,7 +49,10 @@ class TableKeys:
                 found[key] = tuple(found[key])
                 if any(type(v) not in (int, str) for v in found[key]):
                     raise ValueError(key)
-        kinds = {"header": bool, "delimiter": str, "decimal": str, "skip_rows": int, "missing": str}
+        kinds = {"header": bool, "delimiter": str, "decimal": str, "skip_rows": int}
         if any(type(found[key]) is not kind for key, kind in kinds.items() if key in found):
             raise ValueError("table")
         return cls(**found)
+
+
+NOTHING_SAID = TableKeys()

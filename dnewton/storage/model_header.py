@@ -21,6 +21,7 @@ from dnewton.config.schema import Config, NetSection
 from dnewton.data.samples import Window
 from dnewton.data.scaling import Scaling
 from dnewton.data.sources import Source
+from dnewton.data.table_keys import NOTHING_SAID, TableKeys
 from dnewton.data.targets import Targets
 from dnewton.data.weights import is_file
 from dnewton.errors import UserError
@@ -43,6 +44,13 @@ class Described:
     target: list[str | int] | None
     columns: tuple[str, ...] | None
     weights: str | int | None = None  # a column of tables that is neither feature nor target
+    table: TableKeys = NOTHING_SAID  # how tables of text are written
+
+    @property
+    def words(self) -> bool | None:
+        """Whether labels in tables are words; None where there are none."""
+        classes = self.targets.classes
+        return None if classes is None else classes.dtype.kind == "U"
 
 
 def describe(
@@ -64,6 +72,7 @@ def describe(
         "targets": targets.as_json(),
         "zero_based": train.zero_based,
         "target": config.data.target,
+        **({"table": keys} if (keys := TableKeys.of(config.data).as_json()) else {}),
         "columns": train.columns if len(train.columns or ()) <= MAX_NAMES else None,
     }
     if config.data.weights is not None and not is_file(config.data.weights):
@@ -120,7 +129,8 @@ def described(path: str, metadata: Mapping[str, str]) -> Described:
         if columns is not None and len(columns) != features:
             raise ValueError("columns")
         scaling, weights = Scaling(shift, factor), about.get("weights")
-        return Described(net, scaling, targets, about["zero_based"], about["target"], columns, weights)
+        table = TableKeys.from_json(about.get("table", {}))
+        return Described(net, scaling, targets, about["zero_based"], about["target"], columns, weights, table)
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError, zlib.error):
         raise UserError(f"{path}: the description of the model in its header is damaged") from None
 

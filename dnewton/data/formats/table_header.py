@@ -9,9 +9,12 @@ from dnewton.data.formats.table_beginning import has_comma, is_missing
 from dnewton.data.formats.text import is_number
 
 TARGET_NAMES = frozenset(
-    "label labels class classes target targets y output outcome response category species quality result".split()
+    ("label", "labels", "class", "classes", "target", "targets", "y", "output", "outcome", "response", "category")
+    + ("species", "quality", "result")
 )
-_INDEX_NAME = re.compile(r"|unnamed: ?\d+|index|idx|id|row|rows|row[ _.]?names?|row[ _]?(?:id|number)|nr|no|#|sample|obs")
+_INDEX_NAME = re.compile(
+    r"|unnamed: ?\d+|index|idx|id|row|rows|row[ _.]?names?|row[ _]?(?:id|number)|nr|no|#|sample|obs"
+)
 Fields = Sequence[bytes]
 
 
@@ -44,7 +47,7 @@ def has_header(first: Fields, rest: Sequence[Fields], names: Collection[str] = (
 
 
 def _is_value(field: bytes) -> bool:
-    return is_number(field) and not is_missing(field) or has_comma(field)
+    return (is_number(field) and not is_missing(field)) or has_comma(field)
 
 
 def _is_numeric(rows: Sequence[Fields], j: int) -> bool:

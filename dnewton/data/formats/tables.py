@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from dnewton.data.file_kinds import guard, open_bytes
 from dnewton.data.format_register import FORMATS, Format, Opening
+from dnewton.data.formats.table_beginning import DELIMITERS, cut, holds_data
+from dnewton.data.formats.table_plan import Table, plan
 from dnewton.data.formats.text import (
     BadLine,
     Rows,
@@ -25,152 +26,10 @@ from dnewton.data.formats.text import source as parsed_source
 from dnewton.data.sources import Source
 from dnewton.errors import UserError
 
-_DELIMITERS = (b",", b";", b"\t")
+# a delimiter at the end of a line
+_LAST = {d: re.compile(re.escape(d) + rb"[ \r]*(?=\n)") for d in DELIMITERS}
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
-_MARK = b"\xef\xbb\xbf"  # some programs begin UTF-8 files with it
-Target = str | int
-
-
-@dataclass(frozen=True)
-class Table:
-    """How a file of text is laid out."""
-
-    delimiter: bytes  # b" " stands for any run of blanks
-    columns: int
-    skip: int  # bytes before the first line after the header
-    targets: tuple[int, ...]  # column numbers
-    words: bool  # the one target column holds words
-    names: tuple[str, ...] | None = None  # of the features, where there is a header
-    weight: int | None = None  # the column with weights of the samples
-    unlabelled: bool = False  # what the target columns hold does not count, and lines may end before them
-
-    @property
-    def features(self) -> list[int]:
-        """The columns that are neither targets nor weights."""
-        return [j for j in range(self.columns) if j not in self.targets and j != self.weight]
-
-
-def plan(path: str, features: int | None, wanted: list[Target] | None, opening: Opening | None = None) -> Table:
-    """Find out the layout from the first lines.
-
-    Targets are the columns named (or numbered from 0) in `wanted`, else those after the first `features` columns, else
-    the last one; the column of weights that the opening names does not count. Without labels all columns but the
-    features count as targets, where the features are known by name. Raises UserError when the columns do not fit.
-    """
-    unlabelled = None if opening is None else opening.unlabelled
-    every: list[bytes] = []
-    lines: list[bytes] = []
-    with guard(path), open_bytes(path) as file:
-        while len(lines) < 20 and (line := file.readline(1 << 24)):
-            every.append(line)
-            if _holds_data(line.removeprefix(_MARK)):
-                lines.append(line)
-    if not lines:
-        raise UserError(f"{path}: holds no samples")
-    first = lines[0].removeprefix(_MARK)
-    delimiter = _delimiter([first, *lines[1:]])
-    try:
-        fields = _fields(first, delimiter)
-        sample = _fields(lines[1] if len(lines) > 1 else first, delimiter)
-        longest = max((_fields(line, delimiter) for line in [first, *lines[1:]]), key=len)
-    except csv.Error as error:
-        raise UserError(f"{path}: cannot be read as a table: {error}") from None
-    header = not any(is_number(f) for f in fields)
-    if header and len(lines) == 1:
-        raise UserError(f"{path}: holds a header and no samples")
-    skip = len(_MARK) if every[0].startswith(_MARK) else 0
-    if header:
-        skip = sum(len(line) for line in every[: every.index(lines[0]) + 1])
-    if unlabelled is not None and not header:
-        fields = longest
-    columns = len(fields)
-    targets: tuple[int, ...] = ()  # of samples without labels
-    heads = [f.decode("utf-8", "replace") for f in fields]
-    weight = None if opening is None else _weight_column(path, opening, heads, header)
-    others = [j for j in range(columns) if j != weight]
-    known = set(unlabelled.names or ()) if unlabelled is not None and header else set()
-    if known and len(known) == features and known <= set(heads):
-        targets = tuple(j for j in others if heads[j] not in known)
-    elif len(others) != features and wanted is not None:
-        targets = tuple(_column(path, t, heads, header) for t in wanted)
-        if weight in targets:
-            raise UserError(f"{path}: data.weights and data.target name the same column")
-        if len(set(targets)) < len(targets):
-            raise UserError(f"{path}: data.target names a column twice")
-    elif len(others) != features:
-        targets = tuple(others[len(others) - 1 if features is None else min(features, len(others)) :])
-    if features is not None and len(others) - len(targets) != features:
-        also = "" if weight is None else " and one the weights"
-        raise UserError(
-            f"{path}: has {columns} columns, {len(targets)} of them targets{also}, and net.input declares {features} "
-            "features"
-        )
-    if len(others) == len(targets):
-        raise UserError(f"{path}: has {columns} column(s) and no features")
-    sample = sample if header else fields
-    words = unlabelled is None and len(targets) == 1 and len(sample) > targets[0] and not is_number(sample[targets[0]])
-    names = tuple(heads[j] for j in others if j not in targets) if header else None
-    if unlabelled is None:
-        return Table(delimiter, columns, skip, targets, words, names, weight)
-    ignored = tuple(j for j in range(columns) if j in targets or j == weight)
-    return Table(delimiter, columns, skip, ignored, words, names, unlabelled=bool(ignored))
-
-
-def _weight_column(path: str, opening: Opening, names: list[str], header: bool) -> int | None:
-    """The number of the column that `data.weights` names; None where a file need not have it and has not.
-
-    By its number it is looked for where there are more columns than features and targets. Raises UserError where the
-    file must have it.
-    """
-    wanted = opening.weights
-    if wanted is None:
-        return None
-    if not opening.needs_weights:
-        targets = 1 if opening.target is None else len(opening.target)
-        spare = opening.features is None or len(names) > opening.features + targets
-        if not (spare if isinstance(wanted, int) else header and wanted in names):
-            return None
-    return _column(path, wanted, names, header, "data.weights")
-
-
-def _delimiter(lines: list[bytes]) -> bytes:
-    """The one that cuts all lines into equally many columns; of several, the one that makes most columns."""
-    best = b" ", 1
-    for delimiter in _DELIMITERS:
-        try:
-            counts = {len(_fields(line, delimiter)) for line in lines}
-        except csv.Error:
-            continue
-        if len(counts) == 1 and max(counts) > best[1]:
-            best = delimiter, max(counts)
-    if best[1] > 1:
-        return best[0]
-    return next((d for d in _DELIMITERS if d in lines[0]), b" ")
-
-
-def _column(path: str, target: Target, names: list[str], header: bool, key: str = "data.target") -> int:
-    if isinstance(target, int):
-        if not -len(names) <= target < len(names):
-            raise UserError(f"{path}: {key}: there is no column {target}; the file has {len(names)} columns")
-        return target % len(names)
-    if not header:
-        raise UserError(f"{path}: {key}: the file has no header to find {target!r} in; give the column's number")
-    if target not in names:
-        raise UserError(f"{path}: {key}: no column is called {target!r}; there are {', '.join(names[:20])}")
-    return names.index(target)
-
-
-def _fields(line: bytes, delimiter: bytes) -> list[bytes]:
-    if delimiter == b" ":
-        return [word.strip(b'"') for word in line.split()]
-    if b'"' in line:
-        fields = next(csv.reader([line.decode("utf-8", "replace").strip("\r\n")], delimiter=delimiter.decode()))
-        return [f.strip().encode() for f in fields]
-    return [f.strip() for f in line.strip(b"\r\n").split(delimiter)]
-
-
-def _holds_data(line: bytes) -> bool:
-    return bool(line.strip()) and not line.startswith(b"#")
+_COMMA = re.compile(rb"(?<![^;|\t\n ])([+-]?\d*),(\d+(?:[eE][+-]?\d+)?|)(?=[;|\t\n\r ]|$)")  # a whole number with one
 
 
 def parse(text: bytes, table: Table) -> Rows:
@@ -178,11 +37,15 @@ def parse(text: bytes, table: Table) -> Rows:
     if text and not text.endswith(b"\n"):
         text += b"\n"
     lines = None
-    if table.unlabelled:
-        text = _without_targets(text, table)
+    if table.decimal == b",":
+        text = _COMMA.sub(rb"\1.\2", text)
+    if table.trailing:
+        text = _LAST[table.delimiter].sub(b"", text)
+    if table.free:
+        text = _without_free(text, table)
     if b"#" in text or _BLANK_LINE.search(text) or text[:1].isspace() or b'"' in text:
         every = text.split(b"\n")[:-1]
-        lines = [i for i, line in enumerate(every) if _holds_data(line)]
+        lines = [i for i, line in enumerate(every) if holds_data(line)]
         if b'"' in text:
             return _quoted([every[i] for i in lines], np.array(lines, dtype=np.int64), table)
         text = b"".join(every[i] + b"\n" for i in lines)
@@ -196,24 +59,28 @@ def parse(text: bytes, table: Table) -> Rows:
     return _rows(numbers, words, at, table)
 
 
-def _without_targets(text: bytes, table: Table) -> bytes:
-    """The text with 0 in the target columns, whatever they held; lines stay lines."""
-    out = []
+def _without_free(text: bytes, table: Table) -> bytes:
+    """The text with 0 in the columns that may hold anything; lines stay lines."""
+    out, free = [], set(table.free)
     for line in text.split(b"\n")[:-1]:
         try:
-            fields = _fields(line, table.delimiter) if _holds_data(line) else None
+            fields = cut(line, table.delimiter) if holds_data(line) else None
         except csv.Error:
             fields = None
         if fields is None:
             out.append(line)
             continue
-        while len(fields) < table.columns and len(fields) in table.targets:
+        while len(fields) < table.columns and len(fields) in free:
             fields.append(b"")
-        for j in table.targets:
+        for j in free:
             if j < len(fields):
                 fields[j] = b"0"
-        out.append(table.delimiter.join(fields))
+        out.append(table.delimiter.join(_quoted_field(f, table.delimiter) for f in fields))
     return b"\n".join([*out, b""])
+
+
+def _quoted_field(field: bytes, delimiter: bytes) -> bytes:
+    return b'"' + field.replace(b'"', b'""') + b'"' if delimiter in field or b'"' in field else field
 
 
 def _rows(numbers: Any, words: Any, lines: Any, table: Table) -> Rows:
@@ -285,9 +152,13 @@ def _words(text: bytes, raw: Any, begins: Any, ends: Any) -> Any:
 
 def _first_fault(text: bytes, table: Table) -> BadLine:
     for number, line in enumerate(text.split(b"\n")[:-1]):
-        fields = _fields(line, table.delimiter)
+        fields = cut(line, table.delimiter)
         if len(fields) != table.columns:
-            return BadLine(number, f"has {len(fields)} columns, the first line {table.columns}")
+            shown = ", ".join(table.first[:8]) + (", ..." if len(table.first) > 8 else "")
+            return BadLine(
+                number,
+                f"has {len(fields)} columns, the first line {table.columns}: {shown} (see data.delimiter)",
+            )
         for column, field in enumerate(fields):
             word = field.decode("utf-8", "replace")
             if table.words and column in table.targets:
@@ -305,7 +176,7 @@ def _quoted(lines: list[bytes], places: Any, table: Table) -> Rows:
         if line.count(b'"') % 2:
             raise BadLine(int(places[i]), "a quotation mark is not closed on its line")
         try:
-            fields = _fields(line, table.delimiter)
+            fields = cut(line, table.delimiter)
         except csv.Error as error:
             raise BadLine(int(places[i]), f"cannot be read: {error}") from None
         fault = _first_fault(b"\x1f".join(fields) + b"\n", _with_delimiter(table, b"\x1f"))
@@ -328,18 +199,27 @@ def _open_table(path: str, labels: str | None, opening: Opening) -> Source:
     wanted = None if opening.target is None else list(opening.target)
     with comm.raise_together():
         table = plan(path, opening.features, wanted, opening)
-    parsed = parse_file(path, lambda block: parse(block, table), comm, table.skip)
+    try:
+        parsed = parse_file(path, lambda block: parse(block, table), comm, table.skip)
+    except UserError as fault:  # alike on all ranks
+        if len(table.targets) != 1 or table.words or table.unlabelled or opening.words is not None:
+            raise
+        table = replace(table, words=True)  # the column tells: a label further down may be a word
+        try:
+            parsed = parse_file(path, lambda block: parse(block, table), comm, table.skip)
+        except UserError:
+            raise fault from None
     if not parsed.starts[-1]:
         raise UserError(f"{path}: holds no samples")
     features = parsed_source(path, parsed, len(table.features), comm)
-    features = replace(features, columns=table.names)
+    features = replace(features, columns=table.names, notes=table.notes)
     if table.weight is not None:
         w = gathered_weights(parsed, comm)
         features = replace(features, weights=lambda: w)
     if not table.targets or table.unlabelled:
         return features
     y = gathered_targets(path, parsed, comm)
-    return replace(features, targets=lambda: y)
+    return replace(features, targets=lambda: y, words=table.words if len(table.targets) == 1 else None)
 
 
 FORMATS.add(".csv", ".tsv")(

@@ -152,7 +152,7 @@ def lines_starting_in(file: Any, start: int, stop: int, first: bool, end: bytes 
 def _rest_of_line(file: Any, end: bytes) -> bytes:
     if end == b"\n":
         return bytes(file.readline())
-    parts = []
+    parts: list[bytes] = []
     while part := file.read(1 << 12):
         at = part.find(end) + 1
         if at:
