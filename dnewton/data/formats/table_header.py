@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from dnewton.data.formats.table_beginning import has_comma, is_missing
 from dnewton.data.formats.text import is_number
 
-TARGET_NAMES = frozenset(
-    ("label", "labels", "class", "classes", "target", "targets", "y", "output", "outcome", "response", "category")
-    + ("species", "quality", "result")
+_NAMES = (
+    "label, labels, class, classes, target, targets, y, output, outcome, response, category, species, quality, result"
 )
+TARGET_NAMES = frozenset(_NAMES.split(", "))
 _INDEX_NAME = re.compile(
     r"|unnamed: ?\d+|index|idx|id|row|rows|row[ _.]?names?|row[ _]?(?:id|number)|nr|no|#|sample|obs"
 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dnewton.data.format_register import FORMATS, Format, Opening
-from dnewton.data.formats.table_beginning import DELIMITERS, cut, holds_data
+from dnewton.data.formats.table_beginning import cut, holds_data
 from dnewton.data.formats.table_plan import Table, plan
 from dnewton.data.formats.text import (
     BadLine,
@@ -26,8 +26,6 @@ from dnewton.data.formats.text import source as parsed_source
 from dnewton.data.sources import Source
 from dnewton.errors import UserError
 
-# a delimiter at the end of a line
-_LAST = {d: re.compile(re.escape(d) + rb"[ \r]*(?=\n)") for d in DELIMITERS}
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
 _COMMA = re.compile(rb"(?<![^;|\t\n ])([+-]?\d*),(\d+(?:[eE][+-]?\d+)?|)(?=[;|\t\n\r ]|$)")  # a whole number with one
 
@@ -40,7 +38,7 @@ def parse(text: bytes, table: Table) -> Rows:
     if table.decimal == b",":
         text = _COMMA.sub(rb"\1.\2", text)
     if table.trailing:
-        text = _LAST[table.delimiter].sub(b"", text)
+        text = re.sub(re.escape(table.delimiter) + rb"[ \r]*(?=\n)", b"", text)
     if table.free:
         text = _without_free(text, table)
     if b"#" in text or _BLANK_LINE.search(text) or text[:1].isspace() or b'"' in text:
