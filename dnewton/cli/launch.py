@@ -24,7 +24,7 @@ from dnewton.hardware import node
 SHUTDOWN = 0.8  # seconds that a job takes to end
 DUPLICATE = 1.0  # seconds in which a second SIGINT counts as the first: a terminal and a launcher may both send it
 REQUEUE = 85  # exit code: stopped before the end; continue with --resume
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 
 
 ASK = ("-h", "--help", "--version")
@@ -75,9 +75,7 @@ def run(
         who = f"rank {comm.rank} of {comm.size}" if comm is not None else "this process"
         say(f"{who} failed; ending the job\n{trace}")
         _abort(comm)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # a full disk
-            stream.flush()
+    _flush()
     sys.exit(code)
 
 
@@ -101,6 +99,20 @@ def _abort(comm: Comm | None) -> None:
     if comm is None:
         sys.exit(1)
     comm.abort()
+
+
+def _flush() -> None:
+    """Write what is still in the streams. Where that fails - a full disk, a pipe without a reader, a terminal that is
+    gone - the interpreter's own attempt at its end would fail, too, and turn success into a failure."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # it was closed when the process began
+                stream.flush()
+        except (OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            with suppress(OSError, ValueError):
+                os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def say(text: str) -> None:
@@ -142,12 +154,13 @@ def catch_signals(comm: Comm, stops: StopAgreement) -> None:
         stops.want(number)
 
     for number in SIGNALS:
-        signal.signal(number, handle)
+        if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:  # nohup ignores SIGHUP
+            signal.signal(number, handle)
 
 
 def ignore_signals() -> None:
     """Everything is saved: a signal from now on must not turn success into a failure."""
-    for number in (signal.SIGUSR1, signal.SIGTERM):
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 

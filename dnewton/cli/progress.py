@@ -96,7 +96,7 @@ def within(phase: str, iteration: int, seconds: float, detail: str) -> str:
 
 def to_terminal() -> bool:
     """Whether what rank 0 prints is seen on a terminal: its own, or the launcher's, to which its pipe leads."""
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         return "OMPI_COMM_WORLD_SIZE" not in os.environ or _launchers_terminal(os.getppid())
     return _launchers_terminal(os.getppid())
 
