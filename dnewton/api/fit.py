@@ -45,6 +45,7 @@ def fit(
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     resume: bool | str = False,
+    changed_data: bool = False,
     max_seconds: float | None = None,
     comm: Any = None,
     callbacks: Iterable[Callback] = (),
@@ -58,7 +59,8 @@ def fit(
     `sample_weight`: a number for each sample. `init`: a model, its weights, or a file to start from.
     `data`, `solver`, `parallel`, `output`: entries of these sections of the YAML file, which they change.
     `out`: a run directory; without one nothing is written. `overwrite` replaces the run in it, `resume=True` continues
-    from its last checkpoint, and `resume="auto"` does so if there is one.
+    from its last checkpoint, and `resume="auto"` does so if there is one, with `changed_data` also where the features
+    have changed since.
     `max_seconds`: the run ends with what it has then. `callbacks`: each is called on rank 0 with the figures of every
     iteration (a line of metrics.jsonl); what returns True ends the run. `log_ranks`: "first" or "all" log to
     `logging.getLogger("dnewton")`.
@@ -85,6 +87,7 @@ def fit(
                 directory,
                 overwrite,
                 "auto" if resume == "auto" else "yes" if resume else "no",
+                changed_data,
                 max_seconds,
                 tuple(callbacks),
                 _kind(y),

@@ -42,6 +42,7 @@ class Wishes:
     out: RunDirectory
     overwrite: bool
     resume: str  # no, yes, auto
+    changed_data: bool
     max_seconds: float | None
     callbacks: tuple[Callback, ...]
     labels: str | None  # the kind that labels are given back in, where it is not that of files
@@ -109,7 +110,7 @@ def _owned(
 def _train(job: Job, source: str, started: float, wishes: Wishes) -> tuple[Trainer, Stopped | None, Values]:
     comm, out = job.comm, wishes.out
     title = f"dnewton {__version__}: {source} on {job.groups.world.size} rank(s)"
-    beginning = begin(job, out, [title], wishes.init, wishes.resume)
+    beginning = begin(job, out, [title], wishes.init, wishes.resume, wishes.changed_data)
 
     def show(text: str) -> None:
         if comm.rank == 0:

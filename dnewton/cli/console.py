@@ -40,15 +40,18 @@ def line(record: Mapping[str, Any]) -> str:
     )
 
 
-def summary(records: Sequence[Mapping[str, Any]], totals: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Time and bytes per phase, and the best and final scores."""
+def summary(
+    records: Sequence[Mapping[str, Any]], totals: Mapping[str, Mapping[str, float]], ranks: int = 1
+) -> list[str]:
+    """Time and bytes per phase, and the best and final scores. Traffic in `totals` is of all ranks."""
     heading = f"{'phase':<17} {'seconds':>9} {'in MPI':>10} {'calls':>9} {'bytes':>14}"
-    rows = [f"{heading}   (seconds: rank 0; the others: all ranks)"]
+    rows = [f"{heading}   (seconds of rank 0; in MPI: a rank's mean)"]
     rows += [
-        f"{name:<17} {t['elapsed']:>9.3f} {t['seconds']:>10.3f} {t['calls']:>9.0f} {t['bytes']:>14.0f}"
+        f"{name:<17} {t['elapsed']:>9.3f} {t['seconds'] / ranks:>10.3f} {t['calls']:>9.0f} {t['bytes']:>14.0f}"
         for name, t in totals.items()
         if t and (t["elapsed"] > 0 or t["calls"])
     ]
+    rows.append(f"{'together':<17} {sum(t['elapsed'] for t in totals.values() if t):>9.3f}")
     if not records:
         return rows
     name = metric_name(records[-1])

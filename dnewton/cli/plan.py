@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -15,8 +16,9 @@ from dnewton.config import parse, schema
 from dnewton.config.layer_entry import LayerSpec
 from dnewton.config.newton import NewtonSection
 from dnewton.config.shipped_nets import read_net
+from dnewton.data import file_names
 from dnewton.data.parts import open_parts
-from dnewton.data.readers import find_part
+from dnewton.data.readers import find_part, is_bundled
 from dnewton.errors import UserError
 from dnewton.hardware.rates import Rates, stated
 from dnewton.planning import curvature_plan, grid_search, traffic_forecast
@@ -25,6 +27,7 @@ from dnewton.planning.replicas import layout
 from dnewton.solvers import registry
 from dnewton.training.job import workload
 
+ASSUMED = 10_000  # training samples, where the data are not here
 PROCESS = 100 << 20  # bytes that the interpreter and its libraries take
 
 
@@ -39,6 +42,7 @@ def make_parser(rank: int = 0) -> Parser:
     parser = Parser("dnewton plan", "Show how a net is laid out on ranks; needs no MPI.", rank, EXAMPLES)
     parser.add_argument("--net", required=True, metavar="FILE", help="YAML file, or the name of a shipped net")
     parser.add_argument("--ranks", required=True, type=int, help="number of MPI ranks")
+    parser.add_argument("--samples", metavar="N", type=int, help="plan for so many training samples, without the data")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a YAML entry")
     return parser
 
@@ -48,6 +52,8 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     args = make_parser(rank).parse_args(argv)
     if args.ranks < 1:
         raise UserError(f"--ranks {args.ranks}: at least one is needed")
+    if args.samples is not None and args.samples < 1:
+        raise UserError(f"--samples {args.samples}: at least one is needed")
     return args
 
 
@@ -58,11 +64,26 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
     shapes = infer_shapes(settings.net, args.net)
     named = {k: v for k in ("train", "test", "validation") if (v := getattr(settings.data, k)) is not None}
     data = settings.data.model_copy(update={k: find_part(v, folder) for k, v in named.items()})
-    parts = open_parts(data, settings.net.input, settings.solver.seed, comm)
-    tested = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
+    samples, tested = args.samples or ASSUMED, 0
+    missing = [name for name in files_of(data) if not os.path.exists(name)]
+    if args.samples is None and not missing:
+        parts = open_parts(data, settings.net.input, settings.solver.seed, comm)
+        samples = parts.train.samples
+        tested = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
     with comm.raise_together():
         if comm.rank == 0:
-            show(settings, shapes, args.ranks, parts.train.samples, tested, args.net)
+            if args.samples is None and missing:
+                print(f"{missing[0]} is not here: planned for {ASSUMED:,} training samples (--samples N)")
+            show(settings, shapes, args.ranks, samples, tested, args.net)
+
+
+def files_of(data: schema.DataSection) -> list[str]:
+    """The files that a data section names; bundled sets are none."""
+    found: list[str] = []
+    for part in (data.train, data.test, data.validation):
+        names = part if isinstance(part, list) else [part.x, part.y] if isinstance(part, schema.FilePair) else [part]
+        found += [file_names.split(name)[0] for name in names if name is not None and not is_bundled(name)]
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

@@ -17,7 +17,7 @@ from dnewton.cli import interrupt as interrupt
 from dnewton.cli.launch import REQUEUE, catch_signals, ignore_signals, limit_time, run, say
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
-from dnewton.comm.stop import StopAgreement, Stopped
+from dnewton.comm.stop import TIME_LIMIT, StopAgreement, Stopped
 from dnewton.config.schema import Config
 from dnewton.errors import UserError
 from dnewton.solvers.interface import STOPPED
@@ -54,6 +54,7 @@ def make_parser(rank: int = 0) -> Parser:
         metavar="DIR|auto",
         help="resume from the newest checkpoint of a run directory; auto: of --out, or start if it has none",
     )
+    parser.add_argument("--changed-data", action="store_true", help="resume although the features have changed")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
     parser.add_argument(
         "--max-seconds",
@@ -167,7 +168,8 @@ def _train(
     comm = job.comm
     pace = progress.Pace(job.config.solver.max_iterations)
     title = f"dnewton {__version__}: {source} on {job.groups.world.size} rank(s), run directory {out.path}"
-    beginning = begin(job, out, [title], args.init, "auto" if args.auto else "yes" if args.resume else "no")
+    mode = "auto" if args.auto else "yes" if args.resume else "no"
+    beginning = begin(job, out, [title], args.init, mode, args.changed_data)
     start, resumed, notes = beginning.start, beginning.resumed, beginning.notes
     started -= beginning.before
 
@@ -195,20 +197,22 @@ def _train(
     finally:
         display.close()
     if stop is not None:
+        few = trainer.iteration == start.iteration if trainer.begun else not start.iteration
+        short = "" if stop.reason != TIME_LIMIT or not few else _too_short(args.max_seconds, trainer.begun)
         at = f"after iteration {trainer.iteration}" if trainer.begun else "before anything was done"
         remedy = f"continue with --resume {out.path}"
         if trainer.begun and not trainer.saved:
             at += ", for which there is no checkpoint"
         if resumed is None and not trainer.saved:
             remedy = "start again, or use --resume auto"
-        show(f"stopped by {stop.why} {at}; {remedy} (exit code {REQUEUE})", always=True)
+        show(f"stopped by {stop.why} {at}; {remedy}{short} (exit code {REQUEUE})", always=True)
         return stop
     if trainer.records:
         record = trainer.records[-1]
         where = "" if job.device.is_host else " (of the GPU)"
         peak = record["peak_device_bytes" if where else "peak_rss_bytes"] / 2**20
         show(f"peak memory of the largest rank{where}: {peak:.1f} MiB, planned {job.strategy.peak / 2**20:.1f} MiB")
-    for text in console.summary(trainer.records, trainer.totals):
+    for text in console.summary(trainer.records, trainer.totals, comm.size):
         show(text)
     if not args.init_only:
         for text in closing_lines(job, trainer.final_theta):
@@ -222,6 +226,12 @@ def _train(
         if comm.rank == 0 and (lines := out.unwritten()):
             raise UserError(f"{out.path}: {lines} line(s) of metrics.jsonl and log.txt could not be written; make room")
     return None
+
+
+def _too_short(seconds: float, begun: bool) -> str:
+    """Where a job that is started again and again would never get on."""
+    what = "one iteration" if begun else "what comes before the first iteration, which begins anew each time"
+    return f"; --max-seconds {seconds:g} is too short for {what}: give more"
 
 
 def _doubts(trainer: Trainer, job: Job) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dnewton.config.schema import Config
 from dnewton.data.sources import Values
 from dnewton.solvers.interface import StartPoint
 from dnewton.storage.manifest import Manifest
@@ -26,15 +27,20 @@ class Beginning:
 
 
 def begin(
-    job: Job, out: RunDirectory, title: Sequence[str], init: str | Mapping[str, Values] | None, resume: str
+    job: Job,
+    out: RunDirectory,
+    title: Sequence[str],
+    init: str | Mapping[str, Values] | None,
+    resume: str,
+    changed_data: bool = False,
 ) -> Beginning:
     """The start of a run whose notes begin with `title`: `resume` is "no", "yes" (there must be a checkpoint) or "auto"
-    (from one if there is one).
+    (from one if there is one); `changed_data` resumes with other features, too.
 
     A mistake that is found here has changed no file. Raises UserError alike on all ranks. Collective over the workers.
     """
     comm = job.comm
-    checkpoint = None if resume == "no" else resumed_state(job, out, fresh=resume == "auto")
+    checkpoint = None if resume == "no" else resumed_state(job, out, resume == "auto", changed_data)
     start, resumed = checkpoint or (initial_state(job, init), None)
     notes, before = [*title, *job.notes], 0.0
     with comm.raise_together():
@@ -54,10 +60,9 @@ def _about(resumed: Manifest, job: Job, start: StartPoint, missing: list[int]) -
     within = f" and {start.position} step(s) of the next" if start.position else ""
     notes = [f"resuming after iteration {start.iteration}{within}"]
     now = json.loads(json.dumps(job.config.resolved()))
-    keys = json.loads(
-        type(job.config.solver).model_validate({}).model_dump_json(by_alias=True)
-    )  # an earlier version may lack some
-    before = {**resumed.config, "solver": {**keys, **resumed.config["solver"]}}
+    solver = type(job.config.solver).model_validate({})
+    known = json.loads(Config(net=job.config.net, solver=solver).model_dump_json(by_alias=True))
+    before = {k: {**known[k], **v} if isinstance(v, dict) else v for k, v in resumed.config.items()}  # of new keys
     differing = [text for text in changes(before, now) if not text.startswith("parallel.rates")]
     notes += [f"changed since the checkpoint: {text}" for text in differing]
     if missing:

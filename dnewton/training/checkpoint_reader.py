@@ -16,7 +16,7 @@ from dnewton.storage import manifest, tensors, whole_tensors
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import STATE, RunDirectory
 from dnewton.training.job import Job
-from dnewton.training.run_identity import difference
+from dnewton.training.run_identity import CHANGED, difference
 
 
 class OtherRun(UserError):
@@ -40,17 +40,20 @@ def initial_state(job: Job, init: str | Mapping[str, np.ndarray] | None) -> Star
         return StartPoint(job.device.put(theta), given=init is not None)
 
 
-def resumed_state(job: Job, out: RunDirectory, fresh: bool = False) -> tuple[StartPoint, Manifest] | None:
+def resumed_state(
+    job: Job, out: RunDirectory, fresh: bool = False, changed_data: bool = False
+) -> tuple[StartPoint, Manifest] | None:
     """The newest valid checkpoint of a run directory. The job's notes name those that were skipped, and why.
 
-    With `fresh` None where there is none. Raises UserError when there is none, or when it belongs to another run.
+    With `fresh` None where there is none; `changed_data` allows other features than the checkpoint's. Raises UserError
+    when there is none, or when it belongs to another run.
     Collective over the workers.
     """
     comm, refused = job.comm, ""
     paths = comm.text_from_root("\n".join(out.checkpoints()[::-1]) if comm.rank == 0 else None)
     for path in filter(None, paths.split("\n")):
         try:
-            return _read(path, job)
+            return _read(path, job, changed_data)
         except OtherRun:
             raise
         except UserError as error:
@@ -63,11 +66,16 @@ def resumed_state(job: Job, out: RunDirectory, fresh: bool = False) -> tuple[Sta
     raise UserError(f"{out.path}: has no checkpoint to resume from; start again with --overwrite or --resume auto")
 
 
-def _read(path: str, job: Job) -> tuple[StartPoint, Manifest]:
+def _read(path: str, job: Job, changed_data: bool) -> tuple[StartPoint, Manifest]:
     state, sums = os.path.join(path, STATE), dict[str, int]()
     with job.comm.raise_together():
         checkpoint = check(path)
-    if differs := job.comm.text_from_root(difference(checkpoint, job)):
+    differs = job.comm.text_from_root(difference(checkpoint, job))
+    if differs == CHANGED and changed_data:
+        job.notes.append(f"warning: resuming although {differs}")
+    elif differs == CHANGED:
+        raise OtherRun(f"{path}: {differs}; --changed-data (in Python changed_data=True) resumes all the same")
+    elif differs:
         raise OtherRun(f"{path}: belongs to another run: {differs}; use another --out, or --overwrite")
     with job.comm.raise_together():
         try:

@@ -39,7 +39,7 @@ def _summed(job: Job, theta: Array, samples: Samples) -> tuple[float, float]:
     """The metric's sum, and the largest error of any real target in its units; every replica takes its share."""
     replicas = job.groups.layout.replicas
     lo, hi = cut(samples.count, replicas, job.groups.replica)
-    batches = in_batches(run(lo, hi), BATCH)
+    batches = in_batches(run(lo, hi), min(BATCH, job.strategy.batch))  # as many as memory was planned for
     metric = largest = 0.0
     measure = job.targets.metric_sum(job.config.net.loss, weighted=samples.total is not None)
     for part, x in zip(batches, samples.batches(batches), strict=True):

@@ -31,6 +31,7 @@ from dnewton.planning.replicas import ProcessGroups, layout
 from dnewton.solvers import registry
 from dnewton.solvers.interface import Solver
 from dnewton.storage.model_header import check_width, describe
+from dnewton.training.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from dnewton.solvers.baselines.parameter_server import Server
@@ -58,6 +59,7 @@ class Job:
     description: dict[str, str]  # header entries of model files
     strategy: curvature_plan.CurvaturePlan | Budget
     notes: list[str]
+    features: str  # a checksum of some samples' features
     baseline: float  # the training score of a model that knows no features
 
 
@@ -172,6 +174,7 @@ def assemble(
         description,
         how,
         notes,
+        fingerprint(loaded.train, window, network.comm),
         scale_check.baseline(y, targets, loaded.train.weights),
     )
 

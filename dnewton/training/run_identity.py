@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from dnewton.arrays.namespace import Array, to_host
+from dnewton.config.schema import DataSection
 from dnewton.data.file_names import without_folders
 from dnewton.storage import checksum
 from dnewton.storage.manifest import Manifest
 from dnewton.training.job import Job
 from dnewton.training.load_config import PARTS
 
+CHANGED = "the features are not those of the checkpoint: a checksum of up to 64 samples differs"
+FEATURES = "features"  # of some samples, a checksum
 NAMING = (*PARTS, "weights")  # keys of the data section that may name files
 
 
@@ -35,6 +38,7 @@ def identity(job: Job) -> dict[str, Any]:
         "seed": config["solver"]["seed"],
         "samples": samples.count,
         "targets": _checksum(samples.targets),
+        FEATURES: job.features,
         **weights,
     }
 
@@ -64,8 +68,15 @@ def _names_only(part: Any) -> Any:
 def difference(checkpoint: Manifest, job: Job) -> str:
     """What makes a checkpoint another run's, or nothing."""
     before, now = dict(checkpoint.identity), json.loads(json.dumps(identity(job)))
+    keys = DataSection.model_validate({}).model_dump(mode="json")  # an earlier version may lack some
+    before["data"] = {**{k: v for k, v in keys.items() if k in now["data"]}, **before["data"]}
+    before.setdefault(FEATURES, now[FEATURES])
     if checkpoint.config.get("parallel", {}).get("dtype") != job.config.parallel.dtype:
-        before |= {k: now[k] for k in ("targets", "weights") if k in now and k in before}  # of another precision
+        scaled = ("targets", "weights", FEATURES)
+        before |= {k: now[k] for k in scaled if k in now and k in before}  # of another precision
+    if before[FEATURES] != now[FEATURES]:
+        now[FEATURES] = before[FEATURES]
+        return _first_difference(before, now) or CHANGED
     return _first_difference(before, now) or ""
 
 
