@@ -104,7 +104,10 @@ class Systems:
             for way, unit in zip(self._plan.ways, self.units, strict=True)
         ]
         self._comm.ledger.solving = systems
-        return cg.solve(systems, gradient, options.max_cg, self.watch)
+        try:
+            return cg.solve(systems, gradient, options.max_cg, self.watch)
+        finally:
+            self._comm.ledger.solving = ()  # they hold the Jacobian
 
     def _solve_whole(
         self, model: GaussNewton | MatrixFreeModel, gradient: Array, norm: float, lam: float, start: Array | None
