@@ -135,7 +135,8 @@ def _check_keys(name: str, words: str, kind: Format | None, opening: Opening) ->
         raise UserError(f"data.arrays: {name} is {words} and has no arrays with names; leave it out")
     for key in opening.table.as_json():
         if not (kind and kind.is_table):
-            raise UserError(f"data.{key}: {name} is {words}, not a table of text; leave it out")
+            written = "missing" if key == "drop" else key
+            raise UserError(f"data.{written}: {name} is {words}, not a table of text; leave it out")
     for key in ("channels", "samples"):
         if getattr(asked, key) is not None and not (kind and kind.oriented):
             raise UserError(f"data.{key}: {name} is {words}, in which samples lie in one way only; leave it out")

@@ -20,6 +20,7 @@ class TableKeys:
     skip_rows: int = 0  # lines before anything else
     features: tuple[str | int, ...] | None = None  # names or numbers of columns, in the net's order
     ignore: tuple[str | int, ...] = ()  # columns that are neither features nor targets
+    drop: bool = False  # samples with a feature without a value, instead of refusing them
 
     @classmethod
     def of(cls, section: DataSection) -> TableKeys:
@@ -31,6 +32,7 @@ class TableKeys:
             section.skip_rows,
             None if section.features is None else tuple(section.features),
             tuple(section.ignore or ()),
+            section.missing == "drop",
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -49,7 +51,7 @@ class TableKeys:
                 found[key] = tuple(found[key])
                 if any(type(v) not in (int, str) for v in found[key]):
                     raise ValueError(key)
-        kinds = {"header": bool, "delimiter": str, "decimal": str, "skip_rows": int}
+        kinds = {"header": bool, "delimiter": str, "decimal": str, "skip_rows": int, "drop": bool}
         if any(type(found[key]) is not kind for key, kind in kinds.items() if key in found):
             raise ValueError("table")
         return cls(**found)

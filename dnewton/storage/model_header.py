@@ -9,7 +9,7 @@ import base64
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ def describe(
         "targets": targets.as_json(),
         "zero_based": train.zero_based,
         "target": config.data.target,
-        **({"table": keys} if (keys := TableKeys.of(config.data).as_json()) else {}),
+        **({"table": keys} if (keys := replace(TableKeys.of(config.data), drop=False).as_json()) else {}),
         "columns": train.columns if len(train.columns or ()) <= MAX_NAMES else None,
     }
     if config.data.weights is not None and not is_file(config.data.weights):

@@ -16,6 +16,7 @@ from dnewton.comm.communicator import Comm
 from dnewton.config.schema import DataSection
 from dnewton.data.parts import open_parts
 from dnewton.data.sources import Source
+from dnewton.errors import UserError
 
 RNG = np.random.default_rng(3)
 X = np.round(RNG.normal(size=(40, 3)), 4)
@@ -171,3 +172,16 @@ def test_mistakes_and_warnings(tmp_path: Path) -> None:
     assert "warning: " in result.stdout and "data.ignore: [0]" in result.stdout, result.stdout + result.stderr
     np.savez(tmp_path / "a.npz", x=X, y=K)
     fails(train(1, tmp_path, {**net, "data": {"train": "a.npz", "header": True}}, "run", "--overwrite"), "data.header")
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize("word", ["", "?", "NA", "nan", "null"])
+@pytest.mark.parametrize("sep", [",", ";", "\t"])
+def test_samples_with_missing_values_are_left_out(tmp_path: Path, word: str, sep: str) -> None:
+    rows = lines(sep)
+    gaps = [sep.join([word, "1.5", "2", "0"]), sep.join(["1", word, "2", "0"]), sep.join(["1", "2", word, "1"])]
+    text = "\n".join([sep.join("abck"), gaps[0], *rows[:20], gaps[1], *rows[20:], gaps[2]]) + "\n"
+    (tmp_path / "t.csv").write_text(text)
+    check(opened(tmp_path / "t.csv", missing="drop"))
+    with pytest.raises(UserError, match="line 2"):
+        check(opened(tmp_path / "t.csv"))

@@ -34,6 +34,7 @@ class Table:
     decimal: bytes = b"."
     first: tuple[str, ...] = ()  # the fields of the first line, for messages
     notes: tuple[str, ...] = ()
+    drop: bool = False  # samples with a feature without a value
 
     @property
     def features(self) -> list[int]:
@@ -119,6 +120,7 @@ def plan(path: str, features: int | None, wanted: list[Target] | None, opening: 
         trailing=written.trailing,
         decimal=written.decimal,
         first=first,
+        drop=keys.drop,
     )
     return _with_notes(path, table, written, header, heads, body)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dnewton.data.format_register import FORMATS, Format, Opening
-from dnewton.data.formats.table_beginning import cut, holds_data
+from dnewton.data.formats.table_beginning import cut, holds_data, is_missing
 from dnewton.data.formats.table_plan import Table, plan
 from dnewton.data.formats.text import (
     BadLine,
@@ -26,6 +26,7 @@ from dnewton.data.formats.text import source as parsed_source
 from dnewton.data.sources import Source
 from dnewton.errors import UserError
 
+_MISSING = re.compile(rb"(?i)(?:^|[,;|\t\n ])(?:[?]|n/?a|#n/a|<na>|nan|null|none)?[ ]*(?=[,;|\t\r\n])")
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
 _COMMA = re.compile(rb"(?<![^;|\t\n ])([+-]?\d*),(\d+(?:[eE][+-]?\d+)?|)(?=[;|\t\n\r ]|$)")  # a whole number with one
 
@@ -39,8 +40,8 @@ def parse(text: bytes, table: Table) -> Rows:
         text = _COMMA.sub(rb"\1.\2", text)
     if table.trailing:
         text = re.sub(re.escape(table.delimiter) + rb"[ \r]*(?=\n)", b"", text)
-    if table.free:
-        text = _without_free(text, table)
+    if table.free or (table.drop and _MISSING.search(text)):
+        text = _rewritten(text, table)
     if b"#" in text or _BLANK_LINE.search(text) or text[:1].isspace() or b'"' in text:
         every = text.split(b"\n")[:-1]
         lines = [i for i, line in enumerate(every) if holds_data(line)]
@@ -57,9 +58,11 @@ def parse(text: bytes, table: Table) -> Rows:
     return _rows(numbers, words, at, table)
 
 
-def _without_free(text: bytes, table: Table) -> bytes:
-    """The text with 0 in the columns that may hold anything; lines stay lines."""
+def _rewritten(text: bytes, table: Table) -> bytes:
+    """The text with 0 in the columns that may hold anything, and nan for values of features that are missing, where
+    their samples are dropped; lines stay lines."""
     out, free = [], set(table.free)
+    features = table.features if table.drop else []
     for line in text.split(b"\n")[:-1]:
         try:
             fields = cut(line, table.delimiter) if holds_data(line) else None
@@ -73,6 +76,9 @@ def _without_free(text: bytes, table: Table) -> bytes:
         for j in free:
             if j < len(fields):
                 fields[j] = b"0"
+        for j in features:
+            if j < len(fields) and is_missing(fields[j]):
+                fields[j] = b"nan"
         out.append(table.delimiter.join(_quoted_field(f, table.delimiter) for f in fields))
     return b"\n".join([*out, b""])
 
@@ -82,6 +88,10 @@ def _quoted_field(field: bytes, delimiter: bytes) -> bytes:
 
 
 def _rows(numbers: Any, words: Any, lines: Any, table: Table) -> Rows:
+    if table.drop and not np.isfinite(numbers.sum()):
+        whole = ~np.isnan(numbers[:, table.features]).any(axis=1)
+        numbers, lines = numbers[whole], lines[whole]
+        words = None if words is None else words[whole]
     bad: Any = np.argwhere(~np.isfinite(numbers)) if not np.isfinite(numbers.sum()) else []
     if len(bad):
         row, column = (int(v) for v in bad[0])
