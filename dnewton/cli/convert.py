@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
+from dnewton.cli.get import main_of_get
 from dnewton.cli.launch import ASK, run
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
@@ -74,6 +75,9 @@ def main_of_data(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _main_of_data(comm: Comm, argv: Sequence[str]) -> None:
+    if argv and argv[0] == "get":
+        main_of_get(comm, argv[1:])
+        return
     if argv and argv[0] not in ("convert", *ASK):
-        raise UserError(f"dnewton.data: {argv[0]!r} is no verb; the only one is convert")
+        raise UserError(f"dnewton.data: {argv[0]!r} is no verb; use convert or get")
     _main(comm, argv[1:] if argv and argv[0] == "convert" else argv)
