@@ -154,7 +154,7 @@ def catch_signals(comm: Comm, stops: StopAgreement) -> None:
         stops.want(number)
 
     for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:  # nohup ignores SIGHUP
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks for
             signal.signal(number, handle)
 
 

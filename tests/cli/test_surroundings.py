@@ -27,8 +27,9 @@ def test_a_finished_run_is_a_success(tmp_path: Path, streams: str) -> None:
     assert "ended after iteration 2" in (tmp_path / "run" / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
-@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize(
+    ("number", "ignored"), [(signal.SIGHUP, False), (signal.SIGHUP, True), (signal.SIGUSR2, False)]
+)
 def test_signals_stop_it_unless_they_are_ignored(tmp_path: Path, number: int, ignored: bool) -> None:
     words = [*TRAIN.split(), "--set", "solver.name=sgd", "--set", f"solver.max_iterations={60 if ignored else 10**6}"]
 
