@@ -13,7 +13,6 @@ import numpy as np
 
 from dnewton.api import ranks
 from dnewton.api.columns import source_of
-from dnewton.api.history import history_of
 from dnewton.api.model import Model
 from dnewton.api.run import Callback, Wishes, run
 from dnewton.api.settings import configuration
@@ -24,6 +23,7 @@ from dnewton.data.sources import Source
 from dnewton.errors import UserError
 from dnewton.storage.no_directory import NoDirectory
 from dnewton.storage.run_directory import RunDirectory, Ways
+from dnewton.training.history import history_of
 
 log = logging.getLogger("dnewton")
 WAYS = Ways("another out", "overwrite=True", 'resume="auto"')

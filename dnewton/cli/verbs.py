@@ -12,6 +12,7 @@ SUMMARIES = {
     "compare": "several solvers on one net from the same start",
     "convert": "write a data set so that ranks can read their columns",
     "export": "write a model for other programs: ONNX, PyTorch, NumPy, C",
+    "report": "runs on one page (HTML), or their figures as a table",
     "info": "versions, MPI, cores, memory and GPUs; --check runs a self-test",
     "completion": "a script that completes these words in bash, zsh or tcsh",
 }
@@ -65,6 +66,12 @@ def _export() -> Any:
     return export
 
 
+def _report() -> Any:
+    from dnewton.cli import report
+
+    return report
+
+
 def _info() -> Any:
     from dnewton.cli import info
 
@@ -84,6 +91,7 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "compare": _compare,
     "convert": _convert,
     "export": _export,
+    "report": _report,
     "info": _info,
     "completion": _completion,
 }

@@ -1,0 +1,1 @@
+"""What a run has left, as pictures and tables."""
