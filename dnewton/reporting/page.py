@@ -90,6 +90,7 @@ def charts(runs: Sequence[Run]) -> list[str]:
         for line in lines(f"{which} over the ranks", figure("cg_iterations", which), k, k if one else None)
     ]
     cut = lines("ranks cut off", figure("early_stopped"), 3, 4 if one else None)
+    cut = [line for line in cut if any(line.y)]
     return [
         chart("Objective f", "f", lines("" if not one else "f", figure("loss")), log=True),
         chart(metric, metric, scores, log=metric == "rmse"),
