@@ -109,7 +109,8 @@ around=() # what a step's command is started with
 t=tests s=tests/solvers b=tests/solvers/baselines
 two_ranks=($t/comm $t/model $s/newton/test_newton.py)
 smoke=($b/test_baselines.py::test_trajectory $b/test_kfac.py::test_trajectory $b/test_parameter_server.py) # all solvers
-on_four=($t/cli/test_{train,compare,predict}.py $t/cli/test_bad_input.py::test_on_four_ranks) # jobs
+on_four=($t/cli/test_{train,compare,predict}.py $t/cli/test_bad_input.py::test_on_four_ranks # jobs
+  $t/api/test_fit.py $t/training/test_{changed_data,closing,trace}.py)
 at16=($t/model/test_network.py $t/planning/test_traffic_forecast.py $t/storage/test_tensors.py $s/newton/test_newton.py)
 signals=$t/cli/test_stopped_jobs.py::test_a
 
@@ -147,6 +148,9 @@ tests 11 mpich 1 -q tests/slurm
 tests 12 openmpi 1 -q tests/slurm -k 'end or saved or pmi'
 if wanted 13; then
   [[ -n ${DNEWTON_REAL_CUPY-} ]] || not_run+=(tests/arrays/test_fake_cuda.py::test_the_real_cupy_has_what_the_fake_has)
+  if ! .venv/bin/python -c 'import torch' 2>/dev/null; then # an oracle, which takes too long to install
+    not_run+=('*-torch]' '*[torch-' '*went_to_pytorch' '*test_float64_models_stay_so')
+  fi
   [[ " ${left_out[*]} " != *" step 11: "* ]] || not_run+=(tests/slurm/)
   scripts/two_hosts.sh --check || { left_out+=("tests/comm/test_two_hosts.py") && not_run+=(tests/comm/test_two_hosts.py); }
   step "step 13: every test ran on some number of ranks" \
