@@ -180,7 +180,7 @@ def test_mistakes_and_warnings(tmp_path: Path) -> None:
 def test_samples_with_missing_values_are_left_out(tmp_path: Path, word: str, sep: str) -> None:
     rows = lines(sep)
     gaps = [sep.join([word, "1.5", "2", "0"]), sep.join(["1", word, "2", "0"]), sep.join(["1", "2", word, "1"])]
-    text = "\n".join([sep.join("abck"), gaps[0], *rows[:20], gaps[1], *rows[20:], gaps[2]]) + "\n"
+    text = "\n".join([sep.join(["a", "b", "c", "k"]), gaps[0], *rows[:20], gaps[1], *rows[20:], gaps[2]]) + "\n"
     (tmp_path / "t.csv").write_text(text)
     check(opened(tmp_path / "t.csv", missing="drop"))
     with pytest.raises(UserError, match="line 2"):
