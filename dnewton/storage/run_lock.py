@@ -77,16 +77,17 @@ class RunLock:
         """Who has the lock instead of this process, or nothing."""
         try:
             same = os.path.samestat(os.stat(self._path), os.fstat(self._handle))
-        except OSError:
-            return ""  # removed by hand: nobody else's
-        return "" if same else str(_owner(_read(self._path)) or OTHER)
+            return "" if same else str(_owner(_read(self._path)) or OTHER)
+        except OSError:  # removed by hand, so nobody else's; or a file system that fails for a time
+            return ""
 
     def release(self) -> None:
         """Give the lock back."""
         self._over.set()
         self._thread.join()
-        if not self.taken_by():
-            self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # where it cannot be removed it is a dead owner's for the next one; the run is whole
+            if not self.taken_by():
+                self._path.unlink(missing_ok=True)
         os.close(self._handle)
 
     def _beats(self) -> None:

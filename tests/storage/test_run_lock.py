@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import jobs
+import numpy as np
 import pytest
 from inside import start
 from runs import arguments, fails, train
 
+import dnewton
 from dnewton.errors import UserError
 from dnewton.storage import run_lock
 from dnewton.storage.owner import Owner
@@ -116,6 +118,51 @@ def test_an_owner_elsewhere_lives_as_long_as_its_counter_moves(tmp_path: Path) -
     taken.watch(lost.set)
     taken.release()
     assert not list(tmp_path.iterdir()) and not lost.is_set()
+
+
+def test_a_file_system_that_fails_ends_neither_the_heartbeat_nor_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = take(tmp_path, Owner.here(), waits=QUICK)
+    lost = threading.Event()
+    lock.watch(lost.set)
+
+    def fails(*_: Any, **__: Any) -> None:
+        failed.set()
+        raise OSError(run_lock.errno.EIO, "Input/output error")
+
+    failed = threading.Event()
+    with monkeypatch.context() as broken:
+        (tmp_path / "other").write_bytes(elsewhere(Owner.here()).dumped().encode())
+        os.rename(tmp_path / "other", tmp_path / run_lock.NAME)  # whose is it? The answer is an error
+        broken.setattr(run_lock, "_read", fails)
+        assert failed.wait(60) and lock._thread.is_alive()
+    assert lost.wait(60)  # it asked again
+    (tmp_path / "b").mkdir()
+    own = take(tmp_path / "b", Owner.here())
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "unlink", fails)
+        own.release()
+    lock.release()
+
+
+def test_a_job_that_lost_its_directory_writes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one finds it that was suspended for longer than another host waits for a sign of it."""
+    monkeypatch.setattr(run_lock, "Waits", lambda: QUICK)
+    path = tmp_path / "run" / run_lock.NAME
+
+    def taken(record: Any) -> None:
+        if record["iteration"] == 1:
+            (tmp_path / "new").write_bytes(elsewhere(Owner.here()).dumped().encode())
+            os.rename(tmp_path / "new", path)
+
+    x = np.linspace(-1, 1, 40).reshape(20, 2)
+    net = dnewton.net([2], [dnewton.dense(3, "tanh"), dnewton.dense(1)])
+    with pytest.raises(UserError, match=r"run: was taken over by process .* on other"):
+        dnewton.fit(
+            net, x, x[:, :1], out=tmp_path / "run", solver={"name": "sgd", "max_iterations": 10**6}, callbacks=[taken]
+        )
+    assert path.exists() and not (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_a_number_of_a_process_that_is_used_again(tmp_path: Path) -> None:
