@@ -137,8 +137,8 @@ def check_launcher(ranks: int, environment: Mapping[str, str], trains: bool = Tr
 
 
 def catch_signals(comm: Comm, stops: StopAgreement) -> None:
-    """Install handlers: SIGTERM, SIGUSR1 and SIGINT on any rank stop the job at the next safe point, or at once before
-    the training. A second SIGINT ends it at once."""
+    """Install handlers: each of `SIGNALS` on any rank stops the job at the next safe point, or at once before the
+    training; SIGHUP not where it is ignored. A second SIGINT ends the job at once."""
     first: list[float] = []
 
     def handle(number: int, _: object) -> None:
@@ -154,8 +154,10 @@ def catch_signals(comm: Comm, stops: StopAgreement) -> None:
         stops.want(number)
 
     for number in SIGNALS:
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks for
-            signal.signal(number, handle)
+        # nohup asks for SIGHUP to be ignored. That is said again: MPI libraries over UCX have put in a handler of their
+        # own, which turns on debugging output.
+        ignored = number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
+        signal.signal(number, signal.SIG_IGN if ignored else handle)
 
 
 def ignore_signals() -> None:
