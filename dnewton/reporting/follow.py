@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dnewton.errors import UserError
+from dnewton.reporting.metrics_file import MetricsFile
 from dnewton.reporting.runs import Run, check_is_run, read_run
 
 FILES = ("metrics.jsonl", "log.txt", "config.yaml")
