@@ -12,6 +12,7 @@ from dnewton.reporting.layout_picture import layout_of
 from dnewton.reporting.runs import Run
 from dnewton.reporting.tables import Table
 
+_NEUTRAL = {"shift": 0.0, "spread": 1.0}  # of targets that were not scaled
 SHOWN = 24  # iterations of the table of figures
 PARTS = ("train", "validation", "test")
 
@@ -121,7 +122,7 @@ def about(run: Run) -> list[list[str]]:
     """What else is known of a run: pairs of a name and words."""
     facts = run.facts
     pairs = [("folder", run.path), ("ended", run.ended or _unended(run))]
-    pairs += [("beside no model", line) for line in facts.scores]
+    pairs += [("scores", line) for line in facts.scores]
     if facts.ranks:
         grid = f", grid {facts.grid[0]} × {facts.grid[1]}" if facts.grid else ""
         pairs.append(("ranks", f"{facts.ranks}: {facts.replicas} replica(s) of {facts.model_ranks}{grid}"))
@@ -146,7 +147,7 @@ def about(run: Run) -> list[list[str]]:
 def _unended(run: Run) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.written)) if run.written else "never"
     cut = ", within a line" if run.unfinished else ""
-    return f"no end is recorded: it is going on, or was cut off; metrics.jsonl was last written {when}{cut}"
+    return f"no end is recorded: it is going on, failed, or was cut off; metrics.jsonl was last written {when}{cut}"
 
 
 def _data(run: Run) -> list[tuple[str, str]]:
@@ -160,13 +161,18 @@ def _data(run: Run) -> list[tuple[str, str]]:
         size.append(f"input {_words(shape)}")
     targets = run.header.get("targets")
     if isinstance(targets, Mapping):
-        size += [f"{key} {_words(value)}" for key, value in targets.items() if _brief(value)]
+        told = {key: value for key, value in targets.items() if not _neutral(key, value)}
+        size += [f"{key} {_words(value)}" for key, value in told.items() if _brief(value)]
     columns = run.header.get("columns")
     if isinstance(columns, list):
         size.append(f"{len(columns)} named columns")
     rest = ("split", "scale", "scale_targets", "target", "weights", "class_weights")
     size += [f"{key} {_words(data[key])}" for key in rest if data.get(key) not in (None, "none")]
     return [*pairs, ("data", "; ".join(size))] if size else pairs
+
+
+def _neutral(key: str, value: Any) -> bool:
+    return key in _NEUTRAL and isinstance(value, list) and all(v == _NEUTRAL[key] for v in value)
 
 
 def _brief(value: Any) -> bool:

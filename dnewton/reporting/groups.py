@@ -45,7 +45,9 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     for index, members in enumerate(found.values()):
         label = members[0].name if len(runs) > 1 else ""
         if len(members) > 1:
-            label = f"{_common(members)} ({len(members)} seeds)"
+            seeds = len({str(run.setting("solver", "seed")) for run in members})
+            what = f"{seeds} seeds" if seeds == len(members) else f"{len(members)} runs"
+            label = f"{_common(members)} ({what})"
         groups.append(Group(label, members, index))
     return groups
 
@@ -77,7 +79,7 @@ def lines_of(group: Group, name: str, over: str) -> list[Line]:
     for run in group.runs:
         y = numbers(run.columns, name)
         if any(value is not None for value in y):
-            label = group.label if len(group.runs) == 1 else f"{group.label.rsplit(' (', 1)[0]}: {run.name}"
+            label = group.label if len(group.runs) == 1 else run.name
             lines.append(Line(label, numbers(run.columns, over), y, group.index))
     return lines
 

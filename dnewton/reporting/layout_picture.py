@@ -14,7 +14,7 @@ from dnewton.reporting import marks
 from dnewton.reporting.line_chart import picture
 from dnewton.reporting.runs import Run
 
-SIDE = 150.0  # of a layer's square
+SIDE = 138.0  # of a layer's square
 GAP = 24.0
 LABELLED = 144  # blocks with their ranks written into them, at most
 DRAWN = 1024  # blocks with a tooltip, at most

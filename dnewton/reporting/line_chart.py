@@ -10,7 +10,7 @@ from dnewton.reporting import marks
 from dnewton.reporting.scales import Scale, scale_for, thinned
 
 WIDTH, PLOT = 480.0, 210.0  # of a picture, and the height of its axes
-LEFT, RIGHT, TOP, BELOW = 62.0, 14.0, 34.0, 44.0
+LEFT, RIGHT, TOP, BELOW = 62.0, 24.0, 34.0, 44.0
 MARKERS = 6  # of a line
 TIPS = 120  # points with their value in a tooltip, of all lines of a chart together
 

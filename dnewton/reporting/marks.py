@@ -65,7 +65,7 @@ def legend(entries: list[tuple[str, str]], left: float, top: float, right: float
     x, y = left, top
     for sign, words in entries:
         shown = shortened(words, int((right - left - 30) / CHARACTER))
-        width = 32 + CHARACTER * len(shown) + 10
+        width = 32 + CHARACTER * len(shown) + 16
         if x > left and x + width > right:
             x, y = left, y + 17
         parts.append(f'<g transform="translate({x:.1f} {y:.1f})">{sign}{text(31, 10, shown)}{tip(words)}</g>')

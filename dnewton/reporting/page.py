@@ -76,7 +76,7 @@ def _notices(runs: Sequence[Run]) -> list[str]:
 
 
 def _figure(svg: str, note: str = "") -> str:
-    caption = f"<figcaption>{escape(note[:1].upper() + note[1:])}</figcaption>" if note else ""
+    caption = f"<figcaption>{escape(note)}</figcaption>" if note else ""
     return f"<figure>{svg}{caption}</figure>"
 
 
@@ -126,7 +126,7 @@ def _layouts(runs: Sequence[Run]) -> list[str]:
     if not drawn:
         return []
     note = "outputs from top to bottom, inputs from left to right; the numbers are ranks"
-    parts = [_figure(svg, note if len(runs) == 1 else f"{names}: {note}") for names, svg in drawn]
+    parts = [_figure(svg, note if len(drawn) == 1 else f"{names}: {note}") for names, svg in drawn]
     tables = []
     seen: list[object] = []
     for run in runs:

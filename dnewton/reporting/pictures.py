@@ -13,7 +13,7 @@ from dnewton.reporting.scales import bytes_unit, seconds_unit
 
 PARTS = ("train", "validation", "test")
 MIB = 2.0**20
-BAND = "line: median of the seeds, band: lowest to highest"
+BAND = "line: median of the seeds, band: lowest to highest, of those that came so far"
 KNOWN = {
     *("iteration", "loss", "grad_norm", "lambda", "step", "ratio", "samples_seen", "early_stopped", "wait_seconds"),
     *("seconds", "train_seconds", "peak_rss_bytes", "peak_device_bytes", "device_waits", "staged_bytes"),

@@ -95,7 +95,9 @@ def _log_ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
     decades = range(first - 1, last + 1)
     fine = [m * 10.0**k for k in decades for m in (1, 2, 5)]
     inside = [value for value in fine if low <= value <= high]
-    if len(inside) < 2:
+    if len(inside) < 3:
+        inside = [value for value in (m * 10.0**k for k in decades for m in (1, 2, 3, 4, 5, 7)) if low <= value <= high]
+    if len(inside) < 3:
         return [(value, f"{value:.6g}") for value, _ in _linear_ticks(low, high, most) if value > 0]
     return [(value, f"{value:.6g}") for value in inside]
 

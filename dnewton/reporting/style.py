@@ -4,8 +4,8 @@ The colours are Okabe and Ito's (2008), on light ground darker and on dark groun
 have a contrast of 3 to 1.
 """
 
-LIGHT = ("#0072b2", "#d55e00", "#00855f", "#b0508f", "#a86f00", "#2f8fc9", "#5a5a5a", "#7d5bd0")
-DARK = ("#56b4e9", "#ff9248", "#2cc79b", "#e5a0c8", "#f0e442", "#8ac7ff", "#b8b8b8", "#b9a3ff")
+LIGHT = ("#0072b2", "#d55e00", "#00855f", "#b0508f", "#a86f00", "#5b3fbf", "#787878", "#1b1b1b")
+DARK = ("#56b4e9", "#ff9248", "#2cc79b", "#e5a0c8", "#f0e442", "#6f8cff", "#9a9a9a", "#ffffff")
 
 
 def _variables(colours: tuple[str, ...]) -> str:
