@@ -32,14 +32,20 @@ def _plain(value: Any) -> Any:
 
 def finite(value: Any) -> float | None:
     """A number that can be drawn, or None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+    return number if math.isfinite(number) else None
 
 
 def numbers(columns: Mapping[str, Sequence[Any]], name: str) -> list[float | None]:
-    """A column as numbers, None where there is none; empty where the column is missing."""
-    return [finite(value) for value in columns.get(name, ())]
+    """A column as numbers; None where there is none, all of them where the column is missing."""
+    if name in columns:
+        return [finite(value) for value in columns[name]]
+    return [None] * max(map(len, columns.values()), default=0)
 
 
 def metric_names(columns: Mapping[str, Sequence[Any]]) -> list[str]:

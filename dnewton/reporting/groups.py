@@ -37,9 +37,11 @@ def _seedless(run: Run) -> str:
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
     """The runs in groups, in the order of the first of each. A run without a configuration is alone; the only run of
-    a report needs no label."""
+    a report needs no label, and one without figures is in no group."""
     found: dict[str, list[Run]] = {}
     for run in runs:
+        if not run.records:
+            continue
         found.setdefault(_seedless(run) if run.config else f"only {run.name}", []).append(run)
     groups = []
     for index, members in enumerate(found.values()):

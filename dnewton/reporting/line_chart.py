@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from dnewton.reporting import marks
+from dnewton.reporting.marks import escape
 from dnewton.reporting.scales import Scale, scale_for, thinned
 
 WIDTH, PLOT = 480.0, 210.0  # of a picture, and the height of its axes
@@ -65,7 +65,7 @@ def segments(line: Line, x: Scale, y: Scale) -> list[list[int]]:
 
 
 def render(chart: Chart) -> str:
-    """The chart as an SVG element of its own, without style: see :mod:`dnewton.reporting.style`."""
+    """The chart as an SVG element of its own, without style (:mod:`dnewton.reporting.style`) and namespace."""
     x, y = scales(chart)
     parts = [
         marks.text(LEFT, 20, chart.title, "title"),
@@ -84,9 +84,9 @@ def render(chart: Chart) -> str:
 
 def picture(name: str, title: str, summary: str, height: float, content: str) -> str:
     """An SVG element that says in words what it shows."""
-    said = escape(f"{title}. {summary}", quote=True)
+    said = escape(f"{title}. {summary}")
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" data-chart="{escape(name, quote=True)}" role="img" '
+        f'<svg class="chart" data-chart="{escape(name)}" role="img" '
         f'aria-label="{said}" viewBox="0 0 {WIDTH:.0f} {height:.0f}">{content}</svg>'
     )
 
@@ -128,9 +128,7 @@ def _line(line: Line, x: Scale, y: Scale, several: bool) -> str:
         offset = line.index * every // 5 % every  # not all at the same place
         signs = "".join(marks.marker(line.index, *point) for point in all_points[offset::every])
     of = f'class="l {marks.colour(line.index)}"'
-    return (
-        f'<path {of} data-line="{escape(line.label, quote=True)}"{marks.dash(line.index)} d="{"".join(drawn)}"/>{signs}'
-    )
+    return f'<path {of} data-line="{escape(line.label)}"{marks.dash(line.index)} d="{"".join(drawn)}"/>{signs}'
 
 
 def _band(line: Line, x: Scale, y: Scale) -> str:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from html import escape
+import html
+import re
 
 COLOURS = 8
 DASHES = ("", "8 3", "2 3", "10 3 2 3", "14 4", "5 2 1 2 1 2", "1 4", "12 3 5 3")
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "plus", "bar", "hollow")
 CHARACTER = 6.7  # the width of one, in units of a picture
+
+
+_NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # not allowed in XML
+
+
+def escape(words: str) -> str:
+    """Words as they may stand in HTML, in SVG and in their attributes; what is no text becomes a question mark."""
+    return html.escape(_NO_TEXT.sub("?", words), quote=True)
 
 
 def colour(index: int) -> str:

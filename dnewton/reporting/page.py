@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from html import escape
 
 from dnewton import __version__
 from dnewton.reporting import facts_tables, pictures, style
@@ -12,6 +11,7 @@ from dnewton.reporting.bar_chart import Rows, Stack, render_rows, render_stack
 from dnewton.reporting.groups import grouped
 from dnewton.reporting.layout_picture import layout_of, render_layout
 from dnewton.reporting.line_chart import Chart, render
+from dnewton.reporting.marks import escape
 from dnewton.reporting.runs import Run
 from dnewton.reporting.tables import html_table
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_LARGEST = 1e290  # what is larger is drawn at the edge: differences of such values overflow
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -50,8 +51,8 @@ def scale_for(
 ) -> Scale:
     """An axis that shows all values. `log` is taken back where a value is below 0, or none above; `limits` bound the
     axis, and a `tight` one begins and ends with its values."""
-    known = [value for value in values if value is not None]
-    positive = [value for value in known if value > 0]
+    known = [value for value in values if value is not None and abs(value) < _LARGEST]
+    positive = [value for value in known if value > 1 / _LARGEST]
     log = log and bool(positive) and not any(value < 0 for value in known)
     shown = positive if log else known
     low, high = (min(shown), max(shown)) if shown else (0.0, 1.0)
@@ -88,7 +89,7 @@ def _linear_ticks(low: float, high: float, most: int, least: float = 0.0) -> lis
 def _log_ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
     if last - first >= 2:
-        every = math.ceil((last - first + 1) / most)
+        every = math.ceil((last - first + 1) / (most + 2))
         plain = first >= -3 and last <= 4
         names = {k: f"{10.0**k:g}" if plain else power_of_ten(k) for k in range(first, last + 1) if k % every == 0}
         return [(10.0**k, name) for k, name in names.items()]

@@ -7,9 +7,9 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
+from dnewton.reporting.marks import escape
 from dnewton.reporting.runs import Run
 
 Table = tuple[list[str], list[list[str]]]  # the head, and rows of as many words

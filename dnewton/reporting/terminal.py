@@ -8,6 +8,7 @@ from statistics import median
 
 from dnewton.reporting import facts_tables, pictures
 from dnewton.reporting.figures import metric_names, numbers
+from dnewton.reporting.marks import shortened
 from dnewton.reporting.runs import Run
 from dnewton.reporting.scales import Scale
 from dnewton.reporting.text_plot import Curve, plot
@@ -28,9 +29,9 @@ class Screen:
 def view(run: Run, screen: Screen, now: float | None = None) -> list[str]:
     """The picture: no line longer than the screen is wide."""
     width = max(40, screen.width)
-    lines = [headline(run), standing(run, now), ""]
+    lines = [headline(run, width), standing(run, now), ""]
     if run.records:
-        lines += _table(run)
+        lines += _table(run, width, screen.fine)
         phases = _phases(run, width, screen.fine)
         room = screen.height - len(lines) - len(phases) - 2
         lines += ["", *_curves(run, width, room, screen.fine), *phases]
@@ -38,12 +39,13 @@ def view(run: Run, screen: Screen, now: float | None = None) -> list[str]:
     return [_plain(line, screen.fine)[: screen.width].rstrip() for line in lines]
 
 
-def headline(run: Run) -> str:
-    """What is run."""
+def headline(run: Run, width: int = 80) -> str:
+    """What is run, in a line of so many characters."""
     facts = run.facts
     known = [str(run.setting("solver", "name") or ""), f"{facts.ranks} rank(s)" if facts.ranks else ""]
     known.append(f"dnewton {facts.version}" if facts.version else "")
-    return f"{run.path}  {', '.join(filter(None, known))}"
+    what = ", ".join(filter(None, known))
+    return f"{shortened(run.path, max(10, width - len(what) - 2))}  {what}"
 
 
 def standing(run: Run, now: float | None = None) -> str:
@@ -85,7 +87,7 @@ def _pace(run: Run) -> float | None:
     return median(b - a for a, b in zip(at, at[1:], strict=False)) if len(at) > 1 else None
 
 
-def _table(run: Run) -> list[str]:
+def _table(run: Run, width: int, fine: bool) -> list[str]:
     scored = [f"{part}_{name}" for name in metric_names(run.columns) for part in facts_tables.PARTS]
     rows = [("f", "loss"), *((name.replace("_", " "), name) for name in scored if name in run.columns)]
     lines = [f"{'':<20} {'now':>12}   best"]
@@ -94,13 +96,20 @@ def _table(run: Run) -> list[str]:
     parts = []
     for label, name in (("|g|", "grad_norm"), ("λ", "lambda"), ("ρ", "ratio"), ("α", "step")):
         if (value := last(run, name)) is not None:
-            parts.append(f"{label} {value:.3g}")
+            parts.append(_plain(f"{label} {value:.3g}", fine))
     counts = [last(run, f"cg_iterations.{key}") for key in ("min", "mean", "max")]
     if counts[1] is not None and counts[2]:
         parts.append(f"CG {counts[0]:g}/{counts[1]:.1f}/{counts[2]:g}")
     if cut := last(run, "early_stopped"):
         parts.append(f"cut off {cut:g}")
-    return [*lines, "  ".join(parts)] if parts else lines
+    if parts:
+        lines.append(parts[0])
+    for part in parts[1:]:
+        if len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+        else:
+            lines.append(part)
+    return lines
 
 
 def _curves(run: Run, width: int, room: int, fine: bool) -> list[str]:
@@ -135,6 +144,6 @@ def _phases(run: Run, width: int, fine: bool) -> list[str]:
 def _plain(line: str, fine: bool) -> str:
     if fine:
         return line
-    for sign, word in (("λ", "lambda"), ("ρ", "ratio"), ("α", "alpha"), ("–", "-"), ("…", "...")):
+    for sign, word in (("λ", "lambda"), ("ρ", "ratio"), ("α", "alpha"), ("–", "-"), ("…", "~")):
         line = line.replace(sign, word)
     return line.encode("ascii", "replace").decode()
