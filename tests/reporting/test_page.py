@@ -116,6 +116,19 @@ def test_bars_add_up(tmp_path: Path) -> None:
     areas = [r for r in pictures["seconds-total"].iter("rect") if r.find("title") is not None and r.get("y") == "50.00"]
     widths = {(r.find("title").text or "").split(",")[1].split(":")[0]: float(r.get("width", "")) for r in areas}  # type: ignore[union-attr]
     assert widths[" cg"] / widths[" function"] == pytest.approx(12, rel=0.01)
+    edges = [(float(r.get("x", "")), float(r.get("width", ""))) for r in areas]
+    assert edges[0][0] == 14 and all(
+        x + w == pytest.approx(b, abs=0.02) for (x, w), (b, _) in zip(edges, edges[1:], strict=False)
+    )
+    bars = [r for r in pictures["seconds"].iter("rect") if r.find("title") is not None]
+    assert len(bars) == 5 * 3  # the first line's are not shown
+    y = axis(pictures["seconds"], "ty", False)
+    for k in range(5):
+        stack = sorted(bars[3 * k : 3 * k + 3], key=lambda r: -float(r.get("y", "")))
+        assert y(float(stack[0].get("y", "")) + float(stack[0].get("height", ""))) == pytest.approx(0, abs=0.05)
+        assert y(float(stack[-1].get("y", ""))) == pytest.approx(
+            0.875 + k + 1, rel=0.02
+        )  # 0.25 + 0.125 + 0.5 + iteration
     tips = [t.text or "" for t in pictures["memory"].iter("title")]
     assert "planned, process: 112 MiB" in tips and "measured, measured: 100 MiB" in tips
 
