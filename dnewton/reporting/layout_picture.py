@@ -84,7 +84,7 @@ def render_layout(grid: Grid, layers: list[LayerBlocks], width: float = 480.0) -
         height = top + SIDE + 26
         content.append(marks.text(left, top - 6, marks.shortened(f"{layer.name} {layer.split}", 22)))
         content += _blocks(layer, left, top)
-        content.append(marks.text(left, top + SIDE + 15, f"{layer.outputs} outputs × {layer.inputs} inputs", "label"))
+        content.append(marks.text(left, top + SIDE + 15, f"{layer.outputs} out × {layer.inputs} in", "label"))
     said = "; ".join(f"{layer.name}: {layer.split}, {len(layer.blocks)} ranks" for layer in layers)
     return picture("layout", title, said, height, "".join(content))
 

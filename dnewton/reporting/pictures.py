@@ -22,9 +22,8 @@ KNOWN = {
 
 def convergence(groups: Sequence[Group]) -> list[Chart]:
     """The loss over iterations and seconds, and the metrics of every part of the data."""
-    note = BAND if any(len(group.runs) > 1 for group in groups) else ""
     charts = [
-        _chart("loss", "Loss f", "f", _lines(groups, "loss"), log=True, note=note),
+        _chart("loss", "Loss f", "f", _lines(groups, "loss"), log=True),
         _chart(
             "loss-seconds",
             "Loss f over time",
@@ -36,21 +35,19 @@ def convergence(groups: Sequence[Group]) -> list[Chart]:
     ]
     names = dict.fromkeys(name for group in groups for run in group.runs for name in metric_names(run.columns))
     for name in names:
-        charts += _metric(groups, name, note)
+        charts += _metric(groups, name)
     return [chart for chart in charts if chart is not None]
 
 
-def _metric(groups: Sequence[Group], name: str, note: str) -> list[Chart | None]:
-    """One chart of all parts for one group, else one for each part. Accuracies are in percent of nothing: 0 to 1."""
+def _metric(groups: Sequence[Group], name: str) -> list[Chart | None]:
+    """One chart of all parts for one group, else one for each part. Accuracies are from 0 to 1."""
     unit = "accuracy (share of samples)" if name == "accuracy" else "rmse (units of the targets)"
     log = name == "rmse"
     if len(groups) == 1:
         found = [line_of(groups[0], f"{part}_{name}", part, index=k) for k, part in enumerate(PARTS)]
-        return [_chart(name, name.capitalize(), unit, [line for line in found if line], log=log, note=note)]
+        return [_chart(name, name.capitalize(), unit, [line for line in found if line], log=log)]
     return [
-        _chart(
-            f"{part}-{name}", f"{part.capitalize()} {name}", unit, _lines(groups, f"{part}_{name}"), log=log, note=note
-        )
+        _chart(f"{part}-{name}", f"{part.capitalize()} {name}", unit, _lines(groups, f"{part}_{name}"), log=log)
         for part in PARTS
     ]
 
@@ -217,6 +214,8 @@ def _chart(
     outside = limits and any(v is not None and not limits[0] <= v <= limits[1] for line in lines for v in line.y)
     if limits and not outside:
         note = ""
+    if not note and any(line.low is not None for line in lines):
+        note = BAND
     if log and any(value == 0 for line in lines for value in line.y):
         note = "; ".join(filter(None, [note, "values of 0 have no place on this axis"]))
     return Chart(name, title, x_label, y_label, lines, log, limits, note)

@@ -47,7 +47,7 @@ p{margin:.4rem 0;max-width:70rem;overflow-wrap:anywhere}.soft,figcaption{color:v
 .charts{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr))}
 figure{margin:0;padding:.4rem;background:var(--card);border-radius:.4rem;min-width:0}
 .chart{width:100%;height:auto;display:block}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+.wide{overflow-x:auto;margin-top:.8rem}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
 th:first-child,td:first-child,.words td,.words th{text-align:left}.words td{white-space:normal;overflow-wrap:anywhere}
 thead th{color:var(--soft);font-weight:600}.words td:first-child{white-space:nowrap}
