@@ -1,93 +1,118 @@
-"""Command line: `dnewton report RUN [RUN...] -o report.html` draws runs on one page, or writes their figures."""
+"""Command line: `dnewton report runs/letters -o letters.html` draws what runs have written; no MPI."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dnewton import __version__
 from dnewton.cli.launch import run
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
 from dnewton.errors import UserError, one_line
-from dnewton.reporting.page import page
-from dnewton.reporting.runs import Run, read_run
-from dnewton.training.history import history_of
+from dnewton.reporting.runs import Run, read_runs
 
 EXAMPLES = (
-    "dnewton report runs/surface -o report.html",
-    "dnewton report runs/seed1 runs/seed2 runs/adam -o report.html",
-    "dnewton report runs/surface -o metrics.csv",
+    "dnewton report runs/letters -o letters.html",
+    "dnewton report runs/seed-1 runs/seed-2 runs/seed-3 runs/adam -o compare.html",
+    "dnewton report runs/letters -o metrics.csv",
 )
-
-
-def _html(runs: Sequence[Run]) -> str:
-    return page(runs, __version__)
-
-
-def _table(runs: Sequence[Run]) -> list[dict[str, object]]:
-    """One row for each line of metrics, with the run's name."""
-    rows: list[dict[str, object]] = []
-    for one in runs:
-        columns = {name: values.tolist() for name, values in history_of(one.records).items()}
-        rows += ({"run": one.name, **{name: v[k] for name, v in columns.items()}} for k in range(len(one.records)))
-    return rows
-
-
-def _csv(runs: Sequence[Run]) -> str:
-    rows = _table(runs)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: "" if v != v else v for k, v in row.items()} for row in rows)
-    return out.getvalue()
-
-
-def _json(runs: Sequence[Run]) -> str:
-    found = [{"run": r.name, "ended": r.ended, "config": r.config, "metrics": list(r.records)} for r in runs]
-    return json.dumps(found, indent=1) + "\n"
-
-
-WRITERS: dict[str, Callable[[Sequence[Run]], str]] = {".html": _html, ".csv": _csv, ".json": _json}
 
 
 def make_parser(rank: int = 0) -> Parser:
     """The options. Only rank 0 prints."""
-    parser = Parser("dnewton report", "Draw runs on one page, or write their figures as a table.", rank, EXAMPLES)
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="run directories, also of runs that go on")
-    parser.add_argument("-o", "--out", metavar="FILE", default="report.html", help="(default: %(default)s)")
+    parser = Parser("dnewton report", "Draw what runs have written, also while they go on.", rank, EXAMPLES)
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", help="run directories; those that differ only in their seed are one band"
+    )
+    parser.add_argument(
+        "-o", "--out", metavar="FILE", help=f"what to write: {', '.join(WRITERS)} (default: the run's name.html, here)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     return parser
 
 
 def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     """Parse the command line. Raises UserError."""
     args = make_parser(rank).parse_args(argv)
-    ending = os.path.splitext(args.out)[1]
-    if ending not in WRITERS:
-        raise UserError(f"-o {args.out}: the name must end in {', '.join(WRITERS)}")
+    if args.out is None:
+        args.out = (os.path.basename(os.path.abspath(args.runs[0])) if len(args.runs) == 1 else "report") + ".html"
+    if Path(args.out).suffix.lower() not in WRITERS:
+        raise UserError(f"-o {args.out}: the suffix says what to write: {', '.join(WRITERS)}")
+    if os.path.isdir(args.out):
+        raise UserError(f"-o {args.out}: is a directory; name a file")
+    folder = os.path.dirname(args.out) or "."
+    if not os.path.isdir(folder):
+        raise UserError(f"-o {args.out}: there is no folder {folder}; make it, or name another file")
+    if os.path.lexists(args.out) and not args.overwrite:
+        raise UserError(f"-o {args.out}: exists; use --overwrite, or name another file")
     return args
+
+
+def _html(runs: Sequence[Run]) -> bytes:
+    from dnewton.reporting.page import page
+
+    return page(runs).encode("utf-8", "replace")
+
+
+def _svg(runs: Sequence[Run]) -> bytes:
+    from dnewton.reporting.sheet import sheet
+
+    return sheet(runs).encode("utf-8", "replace")
+
+
+def _png(runs: Sequence[Run]) -> bytes:
+    from dnewton.reporting.raster import png
+
+    return png(runs)
+
+
+def _json(runs: Sequence[Run]) -> bytes:
+    from dnewton.reporting.tables import as_json
+
+    return as_json(runs).encode("utf-8", "replace")
+
+
+def _csv(runs: Sequence[Run]) -> bytes:
+    from dnewton.reporting.tables import as_csv
+
+    return as_csv(runs).encode("utf-8", "replace")
+
+
+WRITERS: dict[str, Callable[[Sequence[Run]], bytes]] = {
+    ".html": _html,
+    ".svg": _svg,
+    ".png": _png,
+    ".json": _json,
+    ".csv": _csv,
+}
+
+
+def report(args: argparse.Namespace) -> str:
+    """Write the file of a parsed command line and return a line about it. Raises UserError."""
+    runs = read_runs(args.runs)
+    content = WRITERS[Path(args.out).suffix.lower()](runs)
+    _write(args.out, content)
+    lines = sum(len(found.records) for found in runs)
+    return f"{args.out}: {len(runs)} run(s) with {lines:,} lines of metrics ({len(content):,} bytes)"
+
+
+def _write(path: str, content: bytes) -> None:
+    temporary = path + ".tmp"
+    try:
+        Path(temporary).write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"-o {path}: cannot be written: {one_line(error.strerror or error)}") from None
 
 
 def _main(comm: Comm, argv: Sequence[str]) -> None:
     args = arguments(argv, comm.rank)
     with comm.raise_together():
         if comm.rank == 0:
-            runs = [read_run(path) for path in args.runs]
-            text = WRITERS[os.path.splitext(args.out)[1]](runs)
-            temporary = f"{args.out}.tmp"
-            try:
-                Path(temporary).write_text(text, encoding="utf-8")
-                os.replace(temporary, args.out)
-            except OSError as error:
-                raise UserError(f"-o {args.out}: cannot be written: {one_line(error.strerror or error)}") from None
-            print(f"{len(runs)} run(s) in {args.out} ({len(text):,} characters)", flush=True)
+            print(report(args), flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

@@ -12,7 +12,8 @@ SUMMARIES = {
     "compare": "several solvers on one net from the same start",
     "convert": "write a data set so that ranks can read their columns",
     "export": "write a model for other programs: ONNX, PyTorch, NumPy, C",
-    "report": "runs on one page (HTML), or their figures as a table",
+    "report": "pictures of runs: an HTML page, SVG, PNG; their metrics as JSON or CSV",
+    "watch": "a run in the terminal while it goes on",
     "info": "versions, MPI, cores, memory and GPUs; --check runs a self-test",
     "completion": "a script that completes these words in bash, zsh or tcsh",
 }
@@ -72,6 +73,12 @@ def _report() -> Any:
     return report
 
 
+def _watch() -> Any:
+    from dnewton.cli import watch
+
+    return watch
+
+
 def _info() -> Any:
     from dnewton.cli import info
 
@@ -92,6 +99,7 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "convert": _convert,
     "export": _export,
     "report": _report,
+    "watch": _watch,
     "info": _info,
     "completion": _completion,
 }

@@ -1,1 +1,1 @@
-"""What a run has left, as pictures and tables."""
+"""Pictures and tables of runs, from the files of their run directories: `dnewton report` and `dnewton watch`."""

@@ -42,6 +42,7 @@ MAINS = {
     "dnewton.data": "dnewton.data.__main__",
     "dnewton.export": "dnewton.cli.export",
     "dnewton.report": "dnewton.cli.report",
+    "dnewton.watch": "dnewton.cli.watch",
     "fit_job": "fit_job",
 }
 HOMES = (1, 3, 4, 16)  # sizes of sessions; a test that needs n ranks runs at the first that has them

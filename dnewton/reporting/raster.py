@@ -1,0 +1,79 @@
+"""The charts of lines of a report as one PNG, drawn by matplotlib."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+from dnewton.reporting import pictures
+from dnewton.reporting.groups import grouped
+from dnewton.reporting.line_chart import Chart, Line, Values
+from dnewton.reporting.runs import Run
+from dnewton.reporting.style import LIGHT
+
+ACROSS = 3
+DASHES = ("-", "--", ":", "-.")
+SIGNS = "os^Dx+|*"
+
+
+def png(runs: Sequence[Run]) -> bytes:
+    """The picture: the charts of convergence and method, on white ground."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second, which other files need not
+    from matplotlib.figure import Figure
+
+    groups = grouped(runs)
+    charts = [*pictures.convergence(groups), *pictures.method(groups)]
+    rows = max(1, math.ceil(len(charts) / ACROSS))
+    figure = Figure(figsize=(5.2 * ACROSS, 3.6 * rows), dpi=110, layout="constrained")
+    figure.suptitle("dnewton: " + ", ".join(run.name for run in runs)[:150])
+    for k, chart in enumerate(charts):
+        _draw(figure.add_subplot(rows, ACROSS, k + 1), chart)
+    out = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def _draw(axes: object, chart: Chart) -> None:
+    from matplotlib.axes import Axes
+
+    assert isinstance(axes, Axes)
+    for line in chart.lines:
+        _draw_line(axes, line)
+    axes.set_title(chart.title, fontsize=10)
+    axes.set_xlabel(chart.x_label)
+    axes.set_ylabel(chart.y_label)
+    axes.grid(alpha=0.3)
+    known = [value for line in chart.lines for value in line.y if value is not None]
+    if chart.log and any(value > 0 for value in known) and not any(value < 0 for value in known):
+        axes.set_yscale("log", nonpositive="mask")
+    if chart.limits is not None and known:
+        low, high = chart.limits
+        axes.set_ylim(max(low, min(known)) - 0.1, min(high, max(known)) + 0.1)
+    if len(chart.lines) > 1:
+        axes.legend(fontsize=7)
+
+
+def _draw_line(axes: object, line: Line) -> None:
+    from matplotlib.axes import Axes
+
+    assert isinstance(axes, Axes)
+    x, y = _numbers(line.x), _numbers(line.y)
+    colour = LIGHT[line.index % len(LIGHT)]
+    axes.plot(
+        x,
+        y,
+        color=colour,
+        linestyle=DASHES[line.index % len(DASHES)],
+        marker=SIGNS[line.index % len(SIGNS)],
+        markevery=max(1, len(x) // 8),
+        markersize=4,
+        label=line.label,
+    )
+    if line.low is not None and line.high is not None:
+        axes.fill_between(x, _numbers(line.low), _numbers(line.high), color=colour, alpha=0.2, linewidth=0)
+
+
+def _numbers(values: Values) -> list[float]:
+    return [math.nan if value is None else value for value in values]
