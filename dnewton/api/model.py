@@ -18,7 +18,7 @@ from dnewton.comm.communicator import Comm
 from dnewton.config.schema import DataSection, NetSection
 from dnewton.data.format_register import Opening
 from dnewton.data.parts import check_columns
-from dnewton.data.readers import find_part, open_part
+from dnewton.data.readers import find_part, is_table, open_part
 from dnewton.data.samples import Samples, Window, check_shapes
 from dnewton.data.samples import load as load_columns
 from dnewton.data.sources import Source, Values
@@ -28,7 +28,7 @@ from dnewton.hardware.device import open_device
 from dnewton.model.network import Network
 from dnewton.planning.net_plan import NetPlan
 from dnewton.storage import tensors
-from dnewton.storage.model_header import Described, described, plain_description
+from dnewton.storage.model_header import Described, as_trained, described, plain_description
 from dnewton.storage.run_directory import model_path
 from dnewton.storage.tensors import Contents
 from dnewton.storage.whole_tensors import cut, gathered
@@ -109,22 +109,32 @@ class Model:
             return self._outputs(source, comm, network)
 
     def scores(self, x: Any, y: Any = None) -> dict[str, Any]:
-        """Accuracy, AUC and confusion matrix, or the rmse; `y` may be in the file `x`. Raises UserError. Collective."""
+        """Accuracy, AUC and confusion matrix, or the rmse; `y` may be in the file `x`. Raises UserError. Collective.
+
+        Labels that training did not know are left out of the figures and counted in `unknown_labels`.
+        """
         with self._open() as (comm, network):
             source = self._source(x, y, comm)
+            targets = self._described.targets
             with comm.raise_together():
-                wanted = self._described.targets.encode(source.all_targets(), "float64", source.origin)
+                raw = source.all_targets()
+                known = targets.known(raw, source.origin)
+                if not known.any():
+                    raise UserError(f"{source.name}: none of the labels is one of the training data")
+                wanted = targets.encode(raw[known], "float64", source.origin)
             z = self._outputs(source, comm, network)
-            return score(self.net.loss.mean(z), wanted, self._described.targets).as_json()
+            found = score(self.net.loss.mean(z[known]), wanted, targets).as_json()
+            return found if known.all() else {**found, "unknown_labels": int(np.sum(~known))}
 
     def _source(self, x: Any, y: Any, comm: Comm) -> Source:
         model = self._described
         if isinstance(x, (str, os.PathLike)):
             section = DataSection(train=os.fspath(x))
             part = find_part(section.train, os.getcwd())
-            opening = Opening("x", int(np.prod(self.net.input)), comm, model.target, model.zero_based)
-            as_trained = replace(opening, table=model.table, words=model.words, input=tuple(self.net.input))
-            source = open_part(part, as_trained)
+            with comm.raise_together():
+                target, weights = (model.target, model.weights) if is_table(part) else (None, None)
+            opening = Opening("x", int(np.prod(self.net.input)), comm, target, model.zero_based, weights)
+            source = open_part(part, replace(opening, **as_trained(model)))
         else:
             source = source_of("x", x, y, comm)
         check_shapes(source, self.net.input, "x")

@@ -20,10 +20,9 @@ from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
 from dnewton.config import strict_yaml
 from dnewton.config.schema import DataPart, DataSection, FilePair
-from dnewton.data.file_kinds import kind_of
-from dnewton.data.format_register import FORMATS, Features, Opening
+from dnewton.data.format_register import Features, Opening
 from dnewton.data.parts import check_columns
-from dnewton.data.readers import find_part, open_part
+from dnewton.data.readers import find_part, is_table, open_part
 from dnewton.data.samples import Samples, Window, check_shapes, load
 from dnewton.data.sources import Source, Values
 from dnewton.errors import UserError, one_line
@@ -31,7 +30,7 @@ from dnewton.hardware import node
 from dnewton.hardware.device import open_device
 from dnewton.model.network import Network
 from dnewton.storage import tensors
-from dnewton.storage.model_header import Described, described
+from dnewton.storage.model_header import Described, as_trained, described
 from dnewton.storage.run_directory import model_path
 from dnewton.training.prediction import outputs, plan_for, probabilities
 from dnewton.training.scores import score
@@ -100,11 +99,11 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
     weights = None
     if (target is None and model.target is not None) or model.weights is not None:
         with comm.raise_together():
-            if _is_table(part):
+            if is_table(part):
                 target, weights = target or model.target, model.weights
     known = Features(model.columns) if args.unlabelled else None
     opening = Opening("--data", features, comm, target, model.zero_based, weights, known)
-    source = open_part(part, replace(opening, table=model.table, words=model.words, input=tuple(model.net.input)))
+    source = open_part(part, replace(opening, **as_trained(model)))
     check_shapes(source, model.net.input, "--data")
     check_columns(source, model.columns, "the training file")
     labelled = source.targets is not None and not args.unlabelled
@@ -137,11 +136,6 @@ def _data_part(args: argparse.Namespace) -> tuple[DataPart, DataSection]:
     return find_part(section.train, os.getcwd()), section
 
 
-def _is_table(part: DataPart) -> bool:
-    names = [part] if isinstance(part, str) else part if isinstance(part, list) else []
-    return all(os.path.isfile(name) and FORMATS[kind_of(name)].is_table for name in names) and bool(names)
-
-
 def _check_writable(path: str) -> None:
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
@@ -167,7 +161,12 @@ def _prepare(
         y = np.zeros((source.samples, 0))
         if source.targets is not None and not args.unlabelled:
             try:
-                y = model.targets.encode(source.targets(), args.dtype, source.origin)
+                raw = source.targets()
+                known = model.targets.known(raw, source.origin)
+                told = model.targets.encode(raw[known], args.dtype, source.origin)
+                y = np.full((len(raw), told.shape[1]), np.nan)
+                y[known] = told
+                notes += unknown(source, raw, known)
             except UserError as error:
                 raise UserError(f"{error} (--unlabelled ignores the labels)") from None
     x, _ = load(
@@ -185,6 +184,15 @@ def _prepare(
     return network, device.put(theta), Samples(x, y)
 
 
+def unknown(source: Source, raw: Values, known: Values) -> list[str]:
+    """A line about labels that training did not know, where there are some."""
+    rows = np.flatnonzero(~known)
+    if not rows.size:
+        return []
+    first = f"{source.origin.row(int(rows[0]))}: {raw.ravel()[rows[0]]}"
+    return [f"warning: {rows.size} label(s) are none of the training data, and left out of the figures; first {first}"]
+
+
 def _write(args: argparse.Namespace, model: Described, z: Values, y: Values | None) -> None:
     """Predictions to the file, figures to the terminal and to --scores. On rank 0."""
     means = model.net.loss.mean(z)
@@ -199,10 +207,14 @@ def _write(args: argparse.Namespace, model: Described, z: Values, y: Values | No
     where = "on standard output" if args.out == predictions.STDOUT else f"in {args.out}"
     lines = [f"{len(z)} samples, predictions {where}"]
     if y is not None:
-        figures = score(means, y.astype(np.float64), model.targets)
-        lines += figures.lines()
+        known = np.isfinite(y).all(axis=1)  # the other labels are none that training knew
+        values = {"unknown_labels": int(np.sum(~known))}
+        if known.any():
+            figures = score(means[known], y[known].astype(np.float64), model.targets)
+            lines += figures.lines()
+            values = {**figures.as_json(), **({} if known.all() else values)}
         if args.scores:
-            Path(args.scores).write_text(json.dumps(figures.as_json(), indent=1) + "\n")
+            Path(args.scores).write_text(json.dumps(values, indent=1) + "\n")
     print("\n".join(lines), file=_figures(args), flush=True)
 
 

@@ -164,7 +164,7 @@ class DataSection(Section):
     skip_rows: Annotated[int, Field(ge=0, le=10_000)] = 0  # lines above the table
     features: Annotated[list[str | int], BeforeValidator(_columns)] | None = None  # default: what is nothing else
     ignore: Annotated[list[str | int], BeforeValidator(_columns)] | None = None  # neither features nor targets
-    missing: Literal["error", "drop"] = "error"  # what becomes of samples of which a feature has no value
+    missing: Literal["error", "mean", "drop"] = "error"  # what becomes of a feature without a value, and its sample
     max_resident: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = "auto"  # per rank; beyond it, stream
 
     @model_validator(mode="after")

@@ -31,6 +31,9 @@ class Arrays:
     samples: Literal["rows", "columns"] | None = None
 
 
+NO_ARRAYS = Arrays()
+
+
 @dataclass(frozen=True)
 class Opening:
     """What opening a file takes besides its name: the YAML key for messages, the declared features, the CSV targets."""
@@ -43,8 +46,9 @@ class Opening:
     weights: str | int | None = None  # the column or array with weights of the samples; see needs_weights
     unlabelled: Features | None = None  # labels are not looked at, and may be missing
     input: tuple[int, ...] | None = None  # net.input; None: any shape will do
-    arrays: Arrays = Arrays()
+    arrays: Arrays = NO_ARRAYS
     table: TableKeys = NOTHING_SAID  # how tables of text are written, as far as the user says it
+    columns: tuple[str, ...] | None = None  # the training table's names of the features, for other tables
     words: bool | None = None  # whether the training labels are words; None: as the file has them
     timeout: float = 60.0  # seconds for what may never end in a damaged file
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from dnewton.config.loss_entry import LossSection
 from dnewton.config.schema import DataPart, DataSection
 from dnewton.data import weights
 from dnewton.data.format_register import Opening
-from dnewton.data.readers import arrays_of, open_part
+from dnewton.data.readers import arrays_of, open_part, with_weights
 from dnewton.data.samples import Samples, Window, check_shapes, load
 from dnewton.data.scaling import Scaling
 from dnewton.data.sources import Source, Values, subset
@@ -46,10 +46,18 @@ class Loaded:
 
 
 def open_parts(
-    section: DataSection, input_shape: tuple[int, ...], seed: int, comm: Comm, given: Mapping[str, Source] | None = None
+    section: DataSection,
+    input_shape: tuple[int, ...],
+    seed: int,
+    comm: Comm,
+    given: Mapping[str, Source] | None = None,
+    labels: Callable[[Values], Values | None] | None = None,
 ) -> Parts:
     """Open every part that the section names; those that are `given`, by `train`, `test` and `validation`, are not
-    files. Raises UserError alike on all ranks. Collective over the world."""
+    files. `labels` gives the classes of raw targets, or None: `data.split` leaves one sample of each in training.
+
+    Raises UserError alike on all ranks. Collective over the world.
+    """
     given = given or {}
     of_file = section.weights if weights.is_file(section.weights) else None
     inside = section.weights if of_file is None else None
@@ -69,7 +77,7 @@ def open_parts(
     train = given.get("train") or open_part(section.train, opening)
     check_shapes(train, input_shape, opening.key)
     if of_file is not None:
-        train = weights.with_file(train, str(of_file), weights.KEY, comm)
+        train = with_weights(train, str(of_file), weights.KEY, opening)
 
     def other(key: str, part: DataPart | None) -> Source | None:
         if part is None:
@@ -78,6 +86,7 @@ def open_parts(
         if source is None:
             lies = replace(opening.arrays, samples=train.samples_in)
             alike = replace(opening, key=key, zero_based=train.zero_based, words=train.words, arrays=lies)
+            alike = replace(alike, columns=train.columns)
             source = open_part(part, alike)
         check_shapes(source, input_shape, key)
         check_columns(source, train.columns, "the training file")
@@ -87,7 +96,9 @@ def open_parts(
     validation = other("data.validation", section.validation)
     if section.split is None:
         return Parts(train, test, validation)
-    train, held = divide(train, section.split, seed)
+    with comm.raise_together():
+        classes = labels(train.all_targets()) if labels is not None and train.targets is not None else None
+    train, held = divide(train, section.split, seed, classes)
     return Parts(train, held, validation, held) if test is None else Parts(train, test, held, held)
 
 
@@ -99,13 +110,22 @@ def check_columns(source: Source, wanted: tuple[str, ...] | None, owner: str) ->
     raise UserError(f"{source.name}: feature {k} is {name!r}, in {owner} it is {other!r}; the columns must agree")
 
 
-def divide(source: Source, share: float, seed: int) -> tuple[Source, Source]:
-    """All but a share of the samples, and that share, drawn by the seed (at least one sample each)."""
+def divide(source: Source, share: float, seed: int, labels: Values | None = None) -> tuple[Source, Source]:
+    """All but a share of the samples, and that share, drawn by the seed (at least one sample each).
+
+    Of a class that would be held out whole, one sample stays: what nothing is known of cannot be learned.
+    """
     if source.samples < 2:
         raise UserError(f"data.split: {source.name} has {source.samples} sample(s); at least two are needed")
     order = np.random.Generator(np.random.Philox(key=[seed, SPLIT])).permutation(source.samples)
-    held = min(max(1, round(share * source.samples)), source.samples - 1)
-    return subset(source, np.sort(order[held:])), subset(source, np.sort(order[:held]))
+    count = min(max(1, round(share * source.samples)), source.samples - 1)
+    held, kept = order[:count], order[count:]
+    if labels is not None:
+        lost, first = np.unique(labels[held], return_index=True)
+        back = np.sort(first[~np.isin(lost, labels[kept])])
+        if len(back) < len(held):
+            held, kept = np.delete(held, back), np.concatenate([kept, held[back]])
+    return subset(source, np.sort(kept)), subset(source, np.sort(held))
 
 
 def load_parts(
@@ -146,7 +166,8 @@ def load_parts(
                 if section.class_weights is not None and source is parts.train:
                     own = own * weights.of_classes(section.class_weights, encoded, own, targets)
                 encoded, total = weights.joined(encoded, own, source)
-        x, scaling = load(source, window, scaling, dtype, comm, left, section.max_resident != "auto", fitted)
+        strict, fill = section.max_resident != "auto", section.missing == "mean"
+        x, scaling = load(source, window, scaling, dtype, comm, left, strict, fitted, fill)
         if isinstance(x, np.ndarray):
             left -= x.nbytes
         return Samples(x, encoded, total)

@@ -42,6 +42,12 @@ def _find(name: str, folder: str) -> str:
     return name if is_bundled(name) else file_names.found(name, folder)
 
 
+def is_table(part: DataPart) -> bool:
+    """Whether a part is one or more tables of text that are there: columns can be named then."""
+    names = [part] if isinstance(part, str) else part if isinstance(part, list) else []
+    return all(os.path.isfile(name) and FORMATS[kind_of(name)].is_table for name in names) and bool(names)
+
+
 def arrays_of(section: DataSection) -> Arrays:
     """What a data section says of arrays."""
     named = section.arrays or ArrayNames()
@@ -52,7 +58,7 @@ def open_part(part: DataPart, opening: Opening) -> Source:
     """The source of one part of the data. Raises UserError alike on all ranks. Collective over the world."""
     if isinstance(part, FilePair):
         source = _open_file(part.x, part.y, opening)
-        return source if part.w is None else _with_weights(source, part.w, opening)
+        return source if part.w is None else with_weights(source, part.w, f"{opening.key}.w", opening)
     if isinstance(part, str):
         return _open_bundled(part, opening) if is_bundled(part) else _open_file(part, None, opening)
     sources = []
@@ -105,7 +111,7 @@ def _open_file(name: str, labels: str | None, opening: Opening) -> Source:
             f"{opening.key}: {path} is {kind.words}, {other} is {labels_kind.words}; the form {{x: FILE, y: FILE}} is "
             "for .npy and idx, and with FILE:NAME for arrays in .npz, HDF5 and .mat"
         )
-    y = _array(labels_kind, other, array, opening)
+    y = _array(labels_kind, other, array, replace(opening, key=f"{opening.key}.y"))
     source = kind.open(path, None, replace(opening, arrays=replace(opening.arrays, targets_apart=y.shape)))
     with opening.comm.raise_together():
         y = targets_by_sample(y, source.samples)
@@ -135,7 +141,9 @@ def _check_keys(name: str, words: str, kind: Format | None, opening: Opening) ->
         raise UserError(f"data.arrays: {name} is {words} and has no arrays with names; leave it out")
     for key in opening.table.as_json():
         if not (kind and kind.is_table):
-            written = "missing" if key == "drop" else key
+            if key == "gaps":  # any array of numbers may have NaN
+                continue
+            written = "missing: drop" if key == "drop" else key
             raise UserError(f"data.{written}: {name} is {words}, not a table of text; leave it out")
     for key in ("channels", "samples"):
         if getattr(asked, key) is not None and not (kind and kind.oriented):
@@ -154,8 +162,11 @@ def _array(kind: Format, path: str, name: str | None, opening: Opening) -> Value
     return shared
 
 
-def _with_weights(source: Source, name: str, opening: Opening) -> Source:
-    key = f"{opening.key}.w"
+def with_weights(source: Source, name: str, key: str, opening: Opening) -> Source:
+    """A source with its weights from a file, or from an array of one, FILE:NAME. Raises UserError alike on all ranks.
+
+    Collective over the world.
+    """
     path, inside = file_names.split(name)
     if inside is None:
         return weights.with_file(source, path, key, opening.comm)

@@ -30,10 +30,13 @@ def has_channels_last(shape: Shape, wanted: Shape) -> bool:
     return len(wanted) > 1 and tuple(shape) == (*wanted[1:], wanted[0])
 
 
-def mismatch(shape: Shape, wanted: Shape) -> str:
-    """What is said of samples that do not fit."""
+def mismatch(shape: Shape, wanted: Shape, key: str) -> str:
+    """What is said of samples that do not fit; `key` names the part."""
     text = f"samples have shape {list(shape)}, net.input is {list(wanted)}"
-    return f"{text}: channels last; data.channels: last reads them" if has_channels_last(shape, wanted) else text
+    if not has_channels_last(shape, wanted):
+        return text
+    cure = "data.channels: last reads them" if key.startswith("data.") else "turn them to channels first"
+    return f"{text}: channels last; {cure}"
 
 
 def channel_places(

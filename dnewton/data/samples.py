@@ -162,7 +162,7 @@ def check_shapes(source: Source, input_shape: tuple[int, ...], where: str) -> No
     """Raise UserError unless the source's samples fit `net.input` (an image may come flattened, channel-major, or
     without the axis of its one channel)."""
     if not fits(source.shape, tuple(input_shape)):
-        raise UserError(f"{where}: {source.name}: {mismatch(source.shape, tuple(input_shape))}")
+        raise UserError(f"{where}: {source.name}: {mismatch(source.shape, tuple(input_shape), where)}")
 
 
 def load(
@@ -174,12 +174,13 @@ def load(
     resident: float = math.inf,
     strict: bool = True,
     weights: Values | None = None,
+    fill: bool = False,
 ) -> tuple[Array | Streamed, Scaling]:
     """This rank's columns of every sample, scaled, and the scaling.
 
     `scaling` is a fitted one for these columns, or how to fit one on these samples, by their `weights`. Columns of more
     than `resident` bytes are left on disk; where the file cannot be read in part that is an error if `strict`, and else
-    they are held.
+    they are held. With `fill`, or if the fitted scaling has it, NaN is a value that is missing and gets the mean.
     Raises UserError alike on all ranks, for NaN and infinities too. Collective over the world.
     """
     if source.fetch is not None:
@@ -191,7 +192,8 @@ def load(
     statistics = Statistics(window.width)
     span = (math.inf, -math.inf)
     x = np.empty((0,), dtype=dtype)
-    fit = isinstance(scaling, str) and scaling != "none"
+    gaps = fill if isinstance(scaling, str) else scaling.fill is not None
+    fit = isinstance(scaling, str) and (scaling != "none" or fill)
     with comm.raise_together():
         if stream and source.rows is None:
             raise UserError(
@@ -201,19 +203,21 @@ def load(
             )
         if stream or (fit and not once):
             row = 0
-            for block in _checked(source, window):
+            for block in _checked(source, window, gaps):
                 if fit:
                     statistics.add(block, None if weights is None else weights[row : row + len(block)])
                 row += len(block)
         elif once:
-            x = _filled(source, window, Scaling.none(window.width), dtype)
+            x = _filled(source, window, Scaling.none(window.width), dtype, gaps)
             for part in block_rows(len(x), 8 * window.width, 4 << 20) if fit else ():
                 statistics.add(window.flat(x[part]), None if weights is None else weights[part])
+        if fill and fit:
+            _check_present(source, window, statistics)
         if window.width and statistics.count:
             span = float(statistics.low.min()), float(statistics.high.max())
     if fit:
         low, high = comm.minmax(span[0])[0], comm.minmax(span[1])[1]
-        scaling = statistics.scaling(str(scaling), high - low)
+        scaling = statistics.scaling(str(scaling), high - low, fill)
     elif isinstance(scaling, str):
         scaling = Scaling.none(window.width)
     assert isinstance(scaling, Scaling)
@@ -221,28 +225,36 @@ def load(
         return Streamed(source, window, scaling, dtype), scaling
     with comm.raise_together():
         if not once:
-            x = _filled(source, window, scaling, dtype)
+            x = _filled(source, window, scaling, dtype, gaps)
         else:
             for part in block_rows(len(x), 8 * window.width, 4 << 20):
                 x[part] = window.arranged(scaling.apply(window.flat(x[part]), dtype))
     return x, scaling
 
 
-def _checked(source: Source, window: Window) -> Iterator[Values]:
+def _check_present(source: Source, window: Window, statistics: Statistics) -> None:
+    """Raise UserError where a feature has a value in no sample."""
+    if window.width and statistics.count and not statistics.present.all():
+        at = window.lo + int(np.argmin(statistics.present))
+        name = f"feature {at}" if source.columns is None else f"feature {source.columns[at]!r}"
+        raise UserError(f"{source.name}: {name} has no value in any sample; leave it out (data.ignore, data.features)")
+
+
+def _checked(source: Source, window: Window, gaps: bool) -> Iterator[Values]:
     row = 0
     for block in source.blocks(window.lo, window.hi):
-        check_finite(block, source.origin, "x", row, window.lo)
+        check_finite(block, source.origin, "x", row, window.lo, "clean the data, or set data.missing: mean", gaps)
         yield block
         row += len(block)
 
 
-def _filled(source: Source, window: Window, scaling: Scaling, dtype: str) -> Array:
+def _filled(source: Source, window: Window, scaling: Scaling, dtype: str, gaps: bool) -> Array:
     x = np.empty(window.shape(source.samples), dtype=dtype)
     row = 0
-    for block in _checked(source, window):
+    for block in _checked(source, window, gaps):
         rows = slice(row, row + len(block))
         scaled = scaling.apply(block, dtype)
-        check_finite(scaled, source.origin, "x after scaling", row, window.lo, f"too large for {dtype}")
+        check_finite(scaled, source.origin, "x after scaling", row, window.lo, f"too large for {dtype}", gaps)
         x[rows] = window.arranged(scaled)
         row += len(block)
     return x

@@ -26,6 +26,7 @@ LARGE = 30.0  # root mean square of a feature
 SMALL = 0.01  # deviation of all features, or of a target
 WIDE = 100.0  # deviation of a target
 SPREAD = 1e3  # ratio of the widest feature's range to the narrowest one's
+LISTED = 5  # labels in a line
 OFFSET = 10.0  # |mean| of a target over its deviation
 
 
@@ -96,7 +97,10 @@ def features_warning(found: Sizes) -> list[str]:
 
 
 def about_targets(y: Values, section: DataSection, loss: LossSection, targets: Targets) -> list[str]:
-    """A warning where unscaled real targets (N, K) are far from 1, or vary little beside their mean."""
+    """A warning where unscaled real targets (N, K) are far from 1, or vary little beside their mean, and where classes
+    have a single sample."""
+    if targets.classes is not None:
+        return _single_samples(y, targets)
     if not targets.real or targets.counts or loss.targets == "counts" or section.scale_targets != "none":
         return []
     mean = y.mean(axis=0, dtype=np.float64)
@@ -109,6 +113,17 @@ def about_targets(y: Values, section: DataSection, loss: LossSection, targets: T
                 "and 1; data.scale_targets: standardize usually cures it"
             ]
     return []
+
+
+def _single_samples(y: Values, targets: Targets) -> list[str]:
+    assert targets.classes is not None
+    counts = y.sum(axis=0, dtype=np.float64)
+    counts = np.array([len(y) - counts[0], counts[0]]) if targets.outputs == 1 else counts[: len(targets.classes)]
+    single = [str(label) for label in targets.classes[np.flatnonzero(counts == 1)]]
+    if not single:
+        return []
+    listed = ", ".join(single[:LISTED]) + (", ..." if len(single) > LISTED else "")
+    return [f"warning: {len(single)} class(es) have a single training sample, of which little can be learned: {listed}"]
 
 
 def baseline(y: Values, targets: Targets, weights: Values | None = None) -> float:

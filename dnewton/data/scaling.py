@@ -12,10 +12,14 @@ from dnewton.errors import UserError
 
 @dataclass(frozen=True)
 class Scaling:
-    """x ↦ (x - shift) * factor per feature, in float64, so that small differences of large numbers survive."""
+    """x ↦ (x - shift) * factor per feature, in float64, so that small differences of large numbers survive.
+
+    `fill`: what stands for features without a value (NaN); None where every feature must have one.
+    """
 
     shift: Values
     factor: Values
+    fill: Values | None = None
 
     @classmethod
     def none(cls, width: int) -> Scaling:
@@ -24,6 +28,8 @@ class Scaling:
 
     def apply(self, x: Values, dtype: str) -> Values:
         """Scaled columns in `dtype`."""
+        if self.fill is not None and x.dtype.kind == "f":
+            x = np.where(np.isnan(x), self.fill, x)
         with np.errstate(over="ignore"):  # looked for by the caller
             if not self.shift.any() and (self.factor == 1).all():
                 return x.astype(dtype)
@@ -31,14 +37,19 @@ class Scaling:
 
     def columns(self, lo: int, hi: int) -> Scaling:
         """The scaling of some columns."""
-        return Scaling(self.shift[lo:hi], self.factor[lo:hi])
+        return Scaling(self.shift[lo:hi], self.factor[lo:hi], None if self.fill is None else self.fill[lo:hi])
 
 
 class Statistics:
-    """Mean, deviation and extremes per feature over blocks of rows (Chan, Golub, LeVeque 1979)."""
+    """Mean, deviation and extremes per feature over blocks of rows (Chan, Golub, LeVeque 1979).
+
+    NaN is a value that is missing: it counts in no mean and no extreme; deviations are those of the features with their
+    means in the gaps.
+    """
 
     def __init__(self, width: int) -> None:
         self.count = 0.0  # samples, or the sum of their weights
+        self.present = np.zeros(width)  # the same of those that have a value
         self.mean = np.zeros(width)
         self.squares = np.zeros(width)
         self.low = np.full(width, np.inf)
@@ -50,26 +61,29 @@ class Statistics:
             block, weights = block[weights > 0], weights[weights > 0]
         if not len(block) or not block.shape[1]:
             return
-        if weights is None:
-            n = float(len(block))
-            mean = block.mean(axis=0, dtype=np.float64)
-            squares = np.square(block - mean).sum(axis=0)
+        n: float | Values
+        gaps = np.isnan(block) if block.dtype.kind == "f" and np.isnan(block.sum(dtype=np.float64)) else None
+        if gaps is not None and gaps.any():
+            n, mean, squares = _moments_beside(gaps, block, weights)
+            low, high = (np.where(gaps, far, block) for far in (np.inf, -np.inf))
         else:
-            n = float(weights.sum())
-            mean = weights @ block.astype(np.float64) / n
-            squares = weights @ np.square(block - mean)
-        total = self.count + n
+            n, mean, squares = _moments(block, weights)
+            low = high = block
+        total = self.present + n
+        some = np.where(total > 0, total, 1.0)
         away = mean - self.mean
-        self.squares += squares + away**2 * (self.count * n / total)
-        self.mean = self.mean + away * (n / total) if self.count else mean
-        self.count = total
-        self.low = np.minimum(self.low, block.min(axis=0))
-        self.high = np.maximum(self.high, block.max(axis=0))
+        self.squares += squares + away**2 * (self.present * n / some)
+        self.mean = np.where(self.present > 0, self.mean + away * (n / some), mean)
+        self.present = total
+        self.count += float(len(block)) if weights is None else float(weights.sum())
+        self.low = np.minimum(self.low, low.min(axis=0))
+        self.high = np.maximum(self.high, high.max(axis=0))
 
-    def scaling(self, how: str, span: float) -> Scaling:
+    def scaling(self, how: str, span: float, fill: bool = False) -> Scaling:
         """The scaling of data.scale `how`; constant features are only shifted.
 
-        `span` is the difference of the extremes over all features, for mean_image.
+        `span` is the difference of the extremes over all features, for mean_image. With `fill` features without a value
+        get the mean.
         """
         shift, spread = np.zeros_like(self.mean), np.ones_like(self.mean)
         if how == "standardize":
@@ -81,7 +95,26 @@ class Statistics:
             spread = np.maximum(np.abs(self.low), np.abs(self.high))
         elif how == "mean_image":
             shift, spread = self.mean, np.full_like(self.mean, span)
-        return Scaling(shift, 1.0 / np.where(spread > 0, spread, 1.0))
+        return Scaling(shift, 1.0 / np.where(spread > 0, spread, 1.0), self.mean if fill else None)
+
+
+def _moments(block: Values, weights: Values | None) -> tuple[float, Values, Values]:
+    """The number of rows, or their weight; the mean of every column, and the sum of squares of what differs from it."""
+    if weights is None:
+        mean = block.mean(axis=0, dtype=np.float64)
+        return float(len(block)), mean, np.square(block - mean).sum(axis=0)
+    n = float(weights.sum())
+    mean = weights @ block.astype(np.float64) / n
+    return n, mean, weights @ np.square(block - mean)
+
+
+def _moments_beside(gaps: Values, block: Values, weights: Values | None) -> tuple[Values, Values, Values]:
+    """Likewise of the values beside the gaps, for every column by itself."""
+    each = np.where(gaps, 0.0, 1.0 if weights is None else weights[:, None])
+    n = each.sum(axis=0)
+    values = np.where(gaps, 0.0, block)
+    mean = (each * values).sum(axis=0) / np.where(n > 0, n, 1.0)
+    return n, mean, (each * np.square(values - mean)).sum(axis=0)
 
 
 def deviation(squares: Values, count: float, mean: Values) -> Values:
@@ -111,11 +144,13 @@ def check_finite(
     first_row: int = 0,
     first_column: int = 0,
     cure: str = "clean the data",
+    gaps: bool = False,
 ) -> None:
-    """Raise UserError that names the first NaN or infinity; `first_row` and `first_column` are where `values` begin."""
+    """Raise UserError that names the first NaN (unless there may be `gaps`) or infinity; `first_row` and
+    `first_column` are where `values` begin."""
     if values.dtype.kind != "f" or np.isfinite(values.sum(dtype=np.float64)):  # exact unless the sum itself overflows
         return
-    bad = np.argwhere(~np.isfinite(values))
+    bad = np.argwhere(np.isinf(values) if gaps else ~np.isfinite(values))
     if len(bad):
         row, column = (int(v) for v in bad[0])
         where = at(source, first_row + row)

@@ -21,6 +21,7 @@ class TableKeys:
     features: tuple[str | int, ...] | None = None  # names or numbers of columns, in the net's order
     ignore: tuple[str | int, ...] = ()  # columns that are neither features nor targets
     drop: bool = False  # samples with a feature without a value, instead of refusing them
+    gaps: bool = False  # features may lack values, which are NaN then
 
     @classmethod
     def of(cls, section: DataSection) -> TableKeys:
@@ -33,6 +34,7 @@ class TableKeys:
             None if section.features is None else tuple(section.features),
             tuple(section.ignore or ()),
             section.missing == "drop",
+            section.missing == "mean",
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -51,7 +53,7 @@ class TableKeys:
                 found[key] = tuple(found[key])
                 if any(type(v) not in (int, str) for v in found[key]):
                     raise ValueError(key)
-        kinds = {"header": bool, "delimiter": str, "decimal": str, "skip_rows": int, "drop": bool}
+        kinds = {"header": bool, "delimiter": str, "decimal": str, "skip_rows": int, "drop": bool, "gaps": bool}
         if any(type(found[key]) is not kind for key, kind in kinds.items() if key in found):
             raise ValueError("table")
         return cls(**found)

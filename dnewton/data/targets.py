@@ -103,19 +103,34 @@ class Targets:
         labels = _as_labels(y, source)
         if (labels.dtype.kind == "U") != (self.classes.dtype.kind == "U"):
             raise UserError(f"{source}: y holds {labels.dtype} labels, the training set {self.classes.dtype}")
-        place = np.clip(np.searchsorted(self.classes, labels), 0, len(self.classes) - 1)
-        known = self.classes[place] == labels
-        if self.seen is not None:
-            known &= np.isin(labels, self.seen)
+        place, known = self._places_of(labels)
         unknown = np.flatnonzero(~known)
         if unknown.size:
             row = int(unknown[0])
-            raise UserError(f"{at(source, row)}: label {labels[row]} does not occur in the training set")
+            more = f" ({unknown.size - 1} more such rows)" if unknown.size > 1 else ""
+            raise UserError(f"{at(source, row)}: label {labels[row]} does not occur in the training set{more}")
         if self.outputs == 1:
             return place[:, None].astype(dtype)
         out = np.zeros((len(labels), self.outputs), dtype=dtype)
         out[np.arange(len(labels)), place] = 1
         return out
+
+    def known(self, y: Values, source: str | Origin) -> Values:
+        """Which rows (N,) of raw targets have labels that training knows; all, where targets are no labels.
+
+        Raises UserError for what is no label.
+        """
+        labelled = self.classes is not None and (y.ndim == 1 or y.shape[1] == 1)
+        if not labelled or (y.dtype.kind == "U") != (self.classes.dtype.kind == "U"):  # type: ignore[union-attr]
+            return np.ones(len(y), dtype=bool)
+        return self._places_of(_as_labels(y, source))[1]
+
+    def _places_of(self, labels: Values) -> tuple[Values, Values]:
+        """The number of each label's class, and whether there is one."""
+        assert self.classes is not None
+        place = np.clip(np.searchsorted(self.classes, labels), 0, len(self.classes) - 1)
+        known = self.classes[place] == labels
+        return place, known if self.seen is None else known & np.isin(labels, self.seen)
 
     def decode(self, z: Array) -> Values:
         """Outputs (N, K) as labels (N,), as values (N, K) in the targets' units, or as 0 and 1 (N, K)."""
@@ -216,6 +231,12 @@ class Targets:
         if self.real:
             return float(np.sqrt(total / (samples * self.outputs)))
         return total / samples
+
+
+def class_labels(y: Values, outputs: int, loss: LossSection) -> Values | None:
+    """The labels (N,) where raw targets are one class for each sample; None where they are something else."""
+    single = y.ndim == 1 or y.shape[1] == 1
+    return y.reshape(len(y)) if single and not _is_regression(y, outputs, loss) else None
 
 
 def _is_regression(y: Values, outputs: int, loss: LossSection) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from typing import Literal
 
@@ -16,12 +17,13 @@ from dnewton.data.targets import Targets
 from dnewton.errors import UserError, one_line
 
 SUFFIXES = (".npy", ".csv", ".tsv", ".txt")  # of a file of weights; what ends otherwise is a column or an array
+_OF_ARRAYS = re.compile(r".+\.(npz|h5|hdf5|mat):.+", re.IGNORECASE)  # FILE:NAME
 KEY = "data.weights"
 
 
 def is_file(weights: str | int | None) -> bool:
-    """Whether `data.weights` names a file."""
-    return isinstance(weights, str) and suffix_of(weights) in SUFFIXES
+    """Whether `data.weights` names a file, or an array of one."""
+    return isinstance(weights, str) and (suffix_of(weights) in SUFFIXES or bool(_OF_ARRAYS.fullmatch(weights)))
 
 
 def read_file(path: str, key: str, comm: Comm) -> Values:

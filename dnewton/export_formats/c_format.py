@@ -157,9 +157,7 @@ def _constants(program: Program) -> list[str]:
 
 
 def _doubles(program: Program) -> dict[str, np.ndarray]:
-    values: dict[str, np.ndarray] = {}
-    if program.shift is not None and program.factor is not None:
-        values = {"scaling_shift": program.shift, "scaling_factor": program.factor}
+    values = program.scaling()
     if program.head.output == "values" and program.head.scales:
         values |= {"target_shift": program.head.shift, "target_spread": program.head.spread}
     return values
@@ -172,7 +170,8 @@ def _predict(program: Program, name: str) -> str:
     """The function from one sample to outputs and the number of the label."""
     slots, real = _Slots(program), _real(program)
     inputs = math.prod(program.input)
-    scaled = "x[i]" if program.shift is None else "(x[i] - scaling_shift[i]) * scaling_factor[i]"
+    given = "x[i]" if program.fill is None else "(x[i] != x[i] ? scaling_fill[i] : x[i])"  # NaN is not itself
+    scaled = given if program.shift is None else f"({given} - scaling_shift[i]) * scaling_factor[i]"
     lines = [
         f"int {name}_predict(const {real} *x, {real} *out) {{",
         "#ifdef DNEWTON_STATIC /* off the stack; one call at a time then */",

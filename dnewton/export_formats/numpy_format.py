@@ -125,6 +125,8 @@ def _net(program: Program) -> str:
         f'    """The net\'s own outputs of samples ({shape}), unscaled as the training data were: (N, outputs)."""',
         f"    x = np.asarray(x).reshape(-1, {', '.join(map(str, program.input))})",
     ]
+    if program.fill is not None:
+        lines.append('    x = np.where(np.isnan(x), P["scaling_fill"], x)')
     if program.shift is None:
         lines.append(f"    z0 = x.astype(np.{dtype})")
     else:
@@ -168,8 +170,7 @@ def _arrays(program: Program) -> dict[str, np.ndarray]:
     for step in program.steps:
         if step.weight is not None:
             arrays[f"{step.name}.weight"], arrays[f"{step.name}.bias"] = step.needs_weights()
-    if program.shift is not None and program.factor is not None:
-        arrays |= {"scaling_shift": program.shift, "scaling_factor": program.factor}
+    arrays |= program.scaling()
     if program.head.output == "values":
         return arrays | {"target_shift": program.head.shift, "target_spread": program.head.spread}
     return arrays | {"labels": program.head.known()}

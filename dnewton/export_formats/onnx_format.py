@@ -138,6 +138,8 @@ def _input(g: _Graph, program: Program) -> str:
     if program.shift is None or program.factor is None:
         return g.cast("x", np.float32) if program.double else "x"
     x = "x" if program.double else g.cast("x", np.float64)
+    if program.fill is not None:
+        x = g.add("Where", g.add("IsNaN", x), g.constant(program.fill[None], "scaling_fill"), x)
     x = g.add("Sub", x, g.constant(program.shift[None], "scaling_shift"))
     return g.cast(g.add("Mul", x, g.constant(program.factor[None], "scaling_factor")), np.float32)
 

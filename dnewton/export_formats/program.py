@@ -106,16 +106,23 @@ class Head:
 
 @dataclass(frozen=True)
 class Program:
-    """A whole model. Its inputs are what the training data held: x ↦ (x - shift) * factor comes first, in float64."""
+    """A whole model. Its inputs are what the training data held: x ↦ (x - shift) * factor comes first, in float64,
+    and before it `fill` for features without a value (NaN)."""
 
     source: str
     input: Shape
-    shift: Values | None  # of the shape of the input; None where data.scale is none
+    shift: Values | None  # of the shape of the input; None where nothing is scaled or filled
     factor: Values | None
     steps: tuple[Step, ...]
     head: Head
     columns: tuple[str, ...] | None  # names of the features, where the training data had some
     double: bool = False  # inputs and outputs in float64; the net itself computes in float32
+    fill: Values | None = None  # of the shape of the input; None where every feature must have a value
+
+    def scaling(self) -> dict[str, Values]:
+        """The arrays of what is done to the input, by their names in files."""
+        arrays = {"scaling_shift": self.shift, "scaling_factor": self.factor, "scaling_fill": self.fill}
+        return {name: values for name, values in arrays.items() if values is not None}
 
     @property
     def weights(self) -> int:
@@ -162,9 +169,10 @@ def build(
     """A program from its parts; `weights` by their names in model files. Raises UserError naming `source`."""
     specs = infer_shapes(net, source)
     steps = tuple(_step(source, at, spec, weights) for at, spec in enumerate(specs))
-    scaled = bool(scaling.shift.any() or (scaling.factor != 1).any())
+    fill = None if scaling.fill is None else scaling.fill.reshape(net.input)
+    scaled = bool(scaling.shift.any() or (scaling.factor != 1).any() or fill is not None)
     shift, factor = (a.reshape(net.input) if scaled else None for a in (scaling.shift, scaling.factor))
-    return Program(source, tuple(net.input), shift, factor, steps, _head(source, net, targets), columns)
+    return Program(source, tuple(net.input), shift, factor, steps, _head(source, net, targets), columns, fill=fill)
 
 
 def _step(source: str, at: int, spec: LayerSpec, weights: Mapping[str, Values]) -> Step:

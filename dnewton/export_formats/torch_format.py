@@ -127,7 +127,11 @@ def _class(program: Program) -> str:
     if program.shift is None:
         lines.append(f"        z0 = x.to({dtype})")
     else:
-        difference = "(x.to(self.scaling_shift.dtype) - self.scaling_shift) * self.scaling_factor"
+        given = "x.to(self.scaling_shift.dtype)"
+        if program.fill is not None:
+            lines.append(f"        x = torch.where(torch.isnan(x), self.scaling_fill, {given})")
+            given = "x"
+        difference = f"({given} - self.scaling_shift) * self.scaling_factor"
         lines.append(f"        z0 = ({difference}).to({dtype})")
     for at, step in enumerate(program.steps):
         layer = program.choose(_LAYERS, step)(step, *(f"z{i}" for i in step.inputs))
@@ -170,9 +174,7 @@ def _answers(program: Program) -> list[str]:
 
 def _buffers(program: Program) -> dict[str, np.ndarray]:
     """What the module holds besides its weights, float64."""
-    buffers: dict[str, np.ndarray] = {}
-    if program.shift is not None and program.factor is not None:
-        buffers = {"scaling_shift": program.shift, "scaling_factor": program.factor}
+    buffers = program.scaling()
     if program.head.output == "values" and program.head.scales:
         buffers |= {"target_shift": program.head.shift, "target_spread": program.head.spread}
     return buffers

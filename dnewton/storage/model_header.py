@@ -18,6 +18,8 @@ from pydantic import ValidationError
 from dnewton import __version__
 from dnewton.config.loss_entry import LOSSES, loss_name
 from dnewton.config.schema import Config, NetSection
+from dnewton.data.format_register import NO_ARRAYS, Arrays
+from dnewton.data.readers import arrays_of
 from dnewton.data.samples import Window
 from dnewton.data.scaling import Scaling
 from dnewton.data.sources import Source
@@ -45,6 +47,7 @@ class Described:
     columns: tuple[str, ...] | None
     weights: str | int | None = None  # a column of tables that is neither feature nor target
     table: TableKeys = NOTHING_SAID  # how tables of text are written
+    arrays: Arrays = NO_ARRAYS  # which arrays of a file are meant, and how samples lie in them
 
     @property
     def words(self) -> bool | None:
@@ -57,14 +60,17 @@ def describe(
     config: Config, network: Network, window: Window, scaling: Scaling, targets: Targets, train: Source
 ) -> dict[str, str]:
     """The header entries for a model. Collective over the world: every rank has its own columns' scaling."""
-    numbers = {}
+    own = {}
     if config.data.scale != "none":
-        local = window.arranged(np.stack([scaling.shift, scaling.factor]))
-        whole = network.whole_input(np.ascontiguousarray(local))
+        own = {"scaling.shift": scaling.shift, "scaling.factor": scaling.factor}
+    if scaling.fill is not None:
+        own["scaling.fill"] = scaling.fill
+    numbers = {}
+    if own:
+        whole = network.whole_input(np.ascontiguousarray(window.arranged(np.stack(list(own.values())))))
         if window.image:
             whole = whole.transpose(0, 3, 1, 2)
-        shift, factor = whole.reshape(2, whole[0].size)
-        numbers = {"scaling.shift": _packed(shift), "scaling.factor": _packed(factor)}
+        numbers = {name: _packed(values.ravel()) for name, values in zip(own, whole, strict=True)}
     about = {
         "version": __version__,
         "net": config.resolved()["net"],
@@ -75,6 +81,9 @@ def describe(
         **({"table": keys} if (keys := replace(TableKeys.of(config.data), drop=False).as_json()) else {}),
         "columns": train.columns if len(train.columns or ()) <= MAX_NAMES else None,
     }
+    turned = "columns" if train.samples_in == "columns" else config.data.samples
+    if lie := _stated(replace(arrays_of(config.data), samples=turned)):
+        about["arrays"] = lie
     if config.data.weights is not None and not is_file(config.data.weights):
         about["weights"] = config.data.weights
     return {_KEY: json.dumps(about), **numbers}
@@ -99,10 +108,12 @@ def plain_description(net: NetSection) -> dict[str, str]:
 
 def check_width(config: Config, features: int) -> None:
     """Raise UserError when the scaling of so many features would not fit into a model file."""
-    if config.data.scale != "none" and features > MAX_FEATURES:
+    fills = config.data.missing == "mean"
+    if (config.data.scale != "none" or fills) and features > MAX_FEATURES:
+        key = "missing: mean" if fills else f"scale: {config.data.scale}"
         raise UserError(
-            f"data.scale: {config.data.scale} for {features} features does not fit into a model file (at most "
-            f"{MAX_FEATURES}); use scale: none"
+            f"data.{key} for {features} features does not fit into a model file (at most {MAX_FEATURES}); use "
+            f"{'missing: error' if fills else 'scale: none'}"
         )
 
 
@@ -123,16 +134,44 @@ def described(path: str, metadata: Mapping[str, str]) -> Described:
         if about["scale"] != "none":
             shift = _unpacked(metadata["scaling.shift"])
             factor = _unpacked(metadata["scaling.factor"])
-        if shift.shape != (features,) or factor.shape != (features,):
+        fill = _unpacked(metadata["scaling.fill"]) if "scaling.fill" in metadata else None
+        if any(v is not None and v.shape != (features,) for v in (shift, factor, fill)):
             raise ValueError("scaling")
         columns = tuple(about["columns"]) if about["columns"] else None
         if columns is not None and len(columns) != features:
             raise ValueError("columns")
-        scaling, weights = Scaling(shift, factor), about.get("weights")
+        scaling, weights = Scaling(shift, factor, fill), about.get("weights")
         table = TableKeys.from_json(about.get("table", {}))
-        return Described(net, scaling, targets, about["zero_based"], about["target"], columns, weights, table)
+        arrays = _arrays(about.get("arrays", {}))
+        return Described(net, scaling, targets, about["zero_based"], about["target"], columns, weights, table, arrays)
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError, zlib.error):
         raise UserError(f"{path}: the description of the model in its header is damaged") from None
+
+
+def as_trained(model: Described) -> dict[str, Any]:
+    """The fields of an opening (dnewton.data.format_register) that read new data as those of the training were."""
+    return {
+        "table": model.table,
+        "words": model.words,
+        "columns": model.columns,
+        "arrays": model.arrays,
+        "input": tuple(model.net.input),
+    }
+
+
+_PLACES = {"channels": ("first", "last"), "samples": ("rows", "columns")}
+
+
+def _stated(arrays: Arrays) -> dict[str, str]:
+    values = {name: getattr(arrays, name) for name in ("x", "y", *_PLACES)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _arrays(values: Mapping[str, str]) -> Arrays:
+    for name, value in values.items():
+        if not isinstance(value, str) or value not in _PLACES.get(name, (value,)):
+            raise ValueError("arrays")
+    return Arrays(**values)  # type: ignore[arg-type]
 
 
 def _packed(values: Any) -> str:

@@ -19,7 +19,8 @@ from dnewton.config.layer_entry import LayerSpec
 from dnewton.errors import UserError, one_line
 
 FURTHER = "state."  # name prefix of tensors that are not like θ
-BUFFERS = ("scaling_shift", "scaling_factor", "target_shift", "target_spread")  # of an exported PyTorch module
+# Of an exported PyTorch module.
+BUFFERS = ("scaling_shift", "scaling_factor", "scaling_fill", "target_shift", "target_spread")
 READ = ("F16", "F32", "F64")
 HEADER = "dnewton"  # the entry of the metadata that files of ours have
 Shapes = Mapping[str, tuple[int, ...]]

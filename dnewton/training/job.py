@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dnewton.arrays.namespace import DEVICE_SLACK, load_lapack
@@ -16,7 +17,7 @@ from dnewton.data import scale_check
 from dnewton.data.parts import Loaded, load_parts, open_parts
 from dnewton.data.samples import Samples, Streamed, Window
 from dnewton.data.sources import Source
-from dnewton.data.targets import Targets
+from dnewton.data.targets import Targets, class_labels
 from dnewton.errors import UserError
 from dnewton.grid import ceil_div
 from dnewton.hardware import calibration, node
@@ -81,7 +82,8 @@ def assemble(
     groups = ProcessGroups.of(divided, world)
     notes = [*about_device]
     check_width(config, math.prod(config.net.input))
-    parts = open_parts(config.data, config.net.input, config.solver.seed, world, given)
+    labels = partial(class_labels, outputs=shapes[-1].out_shape[0], loss=config.net.loss)
+    parts = open_parts(config.data, config.net.input, config.solver.seed, world, given, labels)
     memory = _memory_per_rank(config, world, device)
     resident = world.minmax(_resident(config, memory, device, world))[0]  # alike on all ranks: the plan depends on it
     scored = sum(part.samples for part in (parts.test, parts.validation) if part is not None)

@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from inside import needs
+from inside import needs, start
 from runs import fails, train
 from scipy import io
 
@@ -126,3 +126,49 @@ def test_as_a_user_runs_it(folder: Path, tmp_path: Path, ranks: int) -> None:
     bad = train(ranks, tmp_path, {**net, "data": {"train": f"{folder}/g.h5:train/depe"}}, "bad")
     fails(bad, "g.h5", "train/deep")
     fails(train(ranks, tmp_path, {**net, "data": {"train": f"{folder}/two.npz:x_trian"}}, "bad"), "two.npz", "x_train")
+
+
+@pytest.mark.parametrize("ranks", [needs(1, 1), needs(3, 3)])
+def test_a_model_knows_how_its_arrays_lie(folder: Path, tmp_path: Path, ranks: int) -> None:
+    """Its own file, channels last, samples in columns and arrays by name, is read as in training; so is Model's."""
+    square = RNG.normal(size=(5, 5))
+    io.savemat(tmp_path / "square.mat", {"a": square.T, "b": square[:, :1].T})
+    np.savez(tmp_path / "square.npz", x=square[:3])
+    last = {"x": str(folder / "last.npy"), "y": str(folder / "y.npy")}
+    np.save(tmp_path / "first.npy", IMAGES)
+    ways: list[tuple[list[int], int, dict[str, Any], str, str]] = [
+        ([2, 3, 4], 2, {"train": last, "channels": "last"}, last["x"], "first.npy"),
+        (
+            [5],
+            1,
+            {"train": "square.mat", "arrays": {"x": "a", "y": "b"}, "samples": "columns"},
+            "square.mat",
+            "square.npz",
+        ),
+    ]
+    for k, (shape, outputs, data, own, plain) in enumerate(ways):
+        layers = ["flatten"] if len(shape) > 1 else []
+        net = {"input": shape, "loss": "squared", "layers": [*layers, {"dense": {"units": outputs}}]}
+        done = train(ranks, tmp_path, {"net": net, "data": data, "solver": {"max_iterations": 1}}, f"r{k}")
+        assert done.returncode == 0, done.stderr
+        found = []
+        for name in (own, plain):
+            args = ["--model", f"r{k}", "--data", name, "--out", "p.npy"]
+            said = start(ranks, *args, cwd=tmp_path, module="dnewton.predict")
+            assert said.returncode == 0, said.stderr
+            found.append(np.load(tmp_path / "p.npy"))
+        assert np.array_equal(found[0][: len(found[1])], found[1]) and np.ptp(found[0]) > 0
+
+
+@pytest.mark.serial
+def test_weights_from_an_array_of_another_file(folder: Path) -> None:
+    source = opened(folder, {"x": "turned.npy", "y": "y.npy"}, weights=str(folder / "two.npz:w"))
+    assert source.weights is not None and np.array_equal(source.weights(), np.arange(12.0))
+    with pytest.raises(Exception, match=r"data\.weights: .*has no array or group 'v'"):
+        opened(folder, {"x": "turned.npy", "y": "y.npy"}, weights=str(folder / "two.npz:v"))
+
+
+@pytest.mark.serial
+def test_the_group_of_the_part_is_named(folder: Path) -> None:
+    with pytest.raises(Exception, match=r"name the group: \S*g.h5:/train/deep$"):
+        opened(folder, "g.h5")

@@ -185,3 +185,63 @@ def test_samples_with_missing_values_are_left_out(tmp_path: Path, word: str, sep
     check(opened(tmp_path / "t.csv", missing="drop"))
     with pytest.raises(UserError, match="line 2"):
         check(opened(tmp_path / "t.csv"))
+
+
+INDEXED = {
+    "R": ["a,b,c,k", *(f"{k + 1},{line}" for k, line in enumerate(lines(",")))],
+    "R, words, blanks": ['"a" "b" "c" "k"', *(f'"Mazda {k}" {line}' for k, line in enumerate(lines(" ")))],
+    "pandas": [",a,b,c,k", *lines(",", number=True)],
+    "pandas, read and written": ["Unnamed: 0,a,b,c,k", *lines(",", number=True)],
+}
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize("name", INDEXED)
+def test_a_first_column_without_a_name_is_left_out(tmp_path: Path, name: str) -> None:
+    (tmp_path / "t.csv").write_text("\n".join(INDEXED[name]))
+    source = opened(tmp_path / "t.csv")
+    check(source)
+    assert source.columns == ("a", "b", "c") and "has no name, is left out" in source.notes[0]
+    section = DataSection.model_validate({"train": str(tmp_path / "t.csv"), "test": str(tmp_path / "t.csv")})
+    test = open_parts(section, (3,), 0, Comm.alone()).test
+    assert test is not None
+    check(test)
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize("keys", [{"features": [0, 1, 2, 3]}, {}])
+def test_unless_it_is_asked_for(tmp_path: Path, keys: dict[str, Any]) -> None:
+    """By data.features, or by a net that has an input for it."""
+    (tmp_path / "t.csv").write_text("\n".join(INDEXED["pandas"]))
+    section = DataSection.model_validate({"train": str(tmp_path / "t.csv"), "test": str(tmp_path / "t.csv"), **keys})
+    parts = open_parts(section, (4,), 0, Comm.alone())
+    for source in (parts.train, parts.test):
+        assert source is not None and source.fetch is not None
+        source.fetch(0, 4)
+        assert np.array_equal(np.concatenate(list(source.blocks(0, 4)))[:, 0], np.arange(40))
+
+
+@pytest.mark.serial
+def test_decimal_commas_in_quotes(tmp_path: Path) -> None:
+    rows = [",".join(f'"{field}"' for field in line.split(";")) for line in lines(";", comma=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,c,k", *rows]))
+    check(opened(tmp_path / "t.csv"))
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize("place", [3, 300])
+def test_a_word_among_fractions_is_named(tmp_path: Path, place: int) -> None:
+    """It makes no column of words: one that has the kind of label."""
+    rows = [line.rsplit(",", 1)[0] + f",{0.25 + k}" for k, line in enumerate(lines(",") * 10)]
+    rows[place] = rows[place].rsplit(",", 1)[0] + ",many"
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,c,y", *rows]))
+    with pytest.raises(UserError, match=f"line {place + 2}: column 4: 'many' is not a number"):
+        opened(tmp_path / "t.csv")
+
+
+@pytest.mark.serial
+def test_a_line_that_is_too_short_for_a_header_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("\n".join(["a,b", *lines(",")]))
+    source = opened(tmp_path / "t.csv")
+    check(source)
+    assert "has 2 fields and the table 4 columns, so that it is no header: a,b" in source.notes[1]

@@ -187,6 +187,21 @@ def test_every_layer_and_activation(tmp_path: Path, net: str, form: str) -> None
     close(result[head], z if head == "values" else softmax(z))
 
 
+@pytest.mark.parametrize("form", RUN)
+@pytest.mark.parametrize("scaled", [True, False])
+def test_features_without_a_value(tmp_path: Path, form: str, scaled: bool) -> None:
+    what = NETS["tanh"]
+    x, scaling = inputs(what)
+    if not scaled:
+        x, scaling = RNG.normal(size=x.shape).astype(np.float32), (np.zeros(3), np.ones(3))
+    fill = RNG.normal(size=3)
+    params = write_model(tmp_path / "m.safetensors", what, scaling=(*scaling, fill))
+    full = np.where(gaps := RNG.random(x.shape) < 0.3, fill, x)
+    x[gaps] = np.nan
+    assert gaps.any()
+    close(exported(tmp_path, form, x, "values")["values"], net_outputs(what, params, full, scaling))
+
+
 def test_the_nets_here_have_all_activations_and_losses() -> None:
     assert set(ACTIVATIONS) <= set(NETS)
     assert set(LOSSES.names()) == {loss for loss, _, _, _ in HEADS.values()}

@@ -42,11 +42,12 @@ def write_model(
     path: Path,
     net: dict[str, Any],
     seed: int = 0,
-    scaling: tuple[np.ndarray, np.ndarray] | None = None,
+    scaling: tuple[np.ndarray, ...] | None = None,
     dtype: str = "float32",
     **about: Any,
 ) -> dict[str, np.ndarray]:
-    """A model file; returns its tensors. `scaling` is a shift and a factor per feature, in the order of the columns."""
+    """A model file; returns its tensors. `scaling` is a shift and a factor per feature, in the order of the columns,
+    and perhaps what fills gaps."""
     rng = np.random.default_rng(seed)
     shapes = oracle.parameter_shapes(tuple(net["input"]), oracle.parse(net["layers"]))
     params = {}
@@ -57,6 +58,7 @@ def write_model(
     numbers = {}
     if scaling is not None:
         about = {"scale": "standardize", **about}
-        numbers = {"scaling.shift": packed(scaling[0]), "scaling.factor": packed(scaling[1])}
+        names = ("scaling.shift", "scaling.factor", "scaling.fill")
+        numbers = {name: packed(values) for name, values in zip(names, scaling, strict=False)}
     save_file(params, path, {"dnewton": json.dumps(header(net, **about)), **numbers})
     return params

@@ -46,7 +46,7 @@ def choose(path: str, names: Sequence[str], opening: Opening | None) -> Chosen:
     if x is None:
         x = _stated(path, beside, names, "x", asked.x, opening) or _usual(beside, X_NAMES)
     if x is None:
-        raise UserError(_without_x(path, names, beside))
+        raise UserError(_without_x(path, names, beside, opening))
     y = None
     if asked.targets_apart is None:
         if not named_here or opening.strict:  # of a part that names its own array the section's y is another part's
@@ -119,11 +119,13 @@ def _missing(name: str, names: Sequence[str]) -> str:
     return f"has no array or group {name!r}{guess} ({listed(names)})"
 
 
-def _without_x(path: str, names: Sequence[str], beside: dict[str, str]) -> str:
+def _without_x(path: str, names: Sequence[str], beside: dict[str, str], opening: Opening) -> str:
     text = f"{path}: has no array 'x'; x and y are needed ({listed(list(beside.values()))})"
     groups = [n.rpartition("/")[0] for n in names if n.rpartition("/")[2].lower() in X_NAMES]
     if groups:
-        return f"{text}; name the group: {path}:/{groups[0]}"
+        part = opening.key.rpartition(".")[2]
+        groups = [g for g in groups if part in g.lower()] or groups
+        return f"{text}; name the group: {' or '.join(f'{path}:/{g}' for g in groups[:3])}"
     return f"{text}; name them: data.arrays: {{x: NAME, y: NAME}}" if beside else text
 
 

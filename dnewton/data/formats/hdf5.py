@@ -155,8 +155,7 @@ def read_hdf5(path: str, name: str | None, opening: Opening, turned: bool = Fals
 
     def read() -> Values:
         with readable(path), opened(path) as file:
-            key = f"{opening.key}.y"
-            return labels(file, named(path, dataset_names(file), name, key), path, turned)
+            return labels(file, named(path, dataset_names(file), name, opening.key), path, turned)
 
     _try(path, opening.timeout, read)
     return read()

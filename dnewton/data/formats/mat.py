@@ -142,7 +142,7 @@ def _array(path: str, name: str | None, opening: Opening) -> Values:
     if is_version_73(path):
         return read_hdf5(path, name, opening, turned=True)
     arrays = _variables(path)
-    inside = named(path, list(arrays), name, f"{opening.key}.y")
+    inside = named(path, list(arrays), name, opening.key)
     return _labels(arrays[inside], path, inside)
 
 

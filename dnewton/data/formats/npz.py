@@ -77,7 +77,7 @@ def _names(archive: zipfile.ZipFile) -> list[str]:
 
 def _array(path: str, name: str | None, opening: Opening) -> Values:
     with _archive(path) as archive:
-        inside = named(path, _names(archive), name, f"{opening.key}.y")
+        inside = named(path, _names(archive), name, opening.key)
         raw = _member(archive, inside, path)
     check_targets(path, raw.shape, raw.dtype, None)
     return _load(path, inside)

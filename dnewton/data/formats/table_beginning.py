@@ -152,7 +152,7 @@ def _score(rows: list[list[bytes]], delimiter: bytes, ragged: bool) -> tuple[flo
             if j < len(hollow):
                 hollow[j] = False
             fields += 1
-            numbers += is_number(field) or (delimiter != b"," and _COMMA.fullmatch(field) is not None)
+            numbers += is_number(field) or has_comma(field)
     if not ragged and len(data) > 1:
         fields += sum(hollow) * len(data[:_FEW])  # a column in which nothing ever stands is none
     return (1.0, agree if agree == 1 or not ragged else 0.9, numbers / max(1, fields), float(columns))

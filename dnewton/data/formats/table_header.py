@@ -94,6 +94,25 @@ def counts_rows(rows: Sequence[Fields]) -> bool:
     return len(rows) > 2 and _counts([row[0] if row else b"" for row in rows])
 
 
+def numbers_rows(rows: Sequence[Fields]) -> bool:
+    """Whether the first column numbers the rows or has a different word for each: it can be no feature."""
+    first = [row[0] if row else b"" for row in rows]
+    words = not any(_is_value(field) for field in first) and len(set(first)) == len(first)
+    return len(rows) > 2 and (_counts(first) or words)
+
+
+def names_rows(above: Fields, rows: Sequence[Fields], names: Collection[str] = ()) -> bool:
+    """Whether the line above a table names its columns but the first, which numbers or names the rows, as R writes
+    tables: `above` has a field less than the `rows`."""
+    fits = len(rows) > 2 and all(len(row) == len(above) + 1 for row in rows)
+    return fits and numbers_rows(rows) and has_header(above, [row[1:] for row in rows], names)
+
+
+def is_unnamed(name: str) -> bool:
+    """Whether a column has no name, as pandas writes that of its index, or reads it."""
+    return name == "" or name.lower() == "unnamed: 0"
+
+
 def is_index_name(name: str) -> bool:
     """Whether a column of this name numbers the rows, as far as the name tells."""
     return _INDEX_NAME.fullmatch(name.strip().lower()) is not None

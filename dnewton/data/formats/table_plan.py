@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dnewton.data.format_register import Opening
 from dnewton.data.formats.table_beginning import Dialect, cut, dialect, is_missing, read_beginning
-from dnewton.data.formats.table_header import counts_rows, has_header, is_index_name
+from dnewton.data.formats.table_header import (
+    counts_rows,
+    has_header,
+    is_index_name,
+    is_unnamed,
+    names_rows,
+    numbers_rows,
+)
 from dnewton.data.formats.text import is_number
+from dnewton.data.table_keys import TableKeys
 from dnewton.errors import UserError
 
 Target = str | int
@@ -35,6 +44,8 @@ class Table:
     first: tuple[str, ...] = ()  # the fields of the first line, for messages
     notes: tuple[str, ...] = ()
     drop: bool = False  # samples with a feature without a value
+    gaps: bool = False  # features without a value are NaN
+    real: bool = False  # the one target column holds fractions: a word in it is a mistake
 
     @property
     def features(self) -> list[int]:
@@ -72,6 +83,9 @@ def plan(path: str, features: int | None, wanted: list[Target] | None, opening: 
     known = [*_words(wanted), *_words(keys.features), *_words(keys.ignore)]
     known += unlabelled.names or () if unlabelled else ()
     header = has_header(rows[0], rows[1:], known) if keys.header is None else keys.header
+    titles = written.titles
+    if not header and titles and names_rows(above := _fields(beginning.lines[titles - 1], written), rows, known):
+        rows, header, titles = [[b"", *above], *rows], True, titles - 1
     if header and len(rows) == 1:
         raise UserError(f"{path}: holds a header and no samples")
     body = rows[1:] if header else rows
@@ -79,10 +93,12 @@ def plan(path: str, features: int | None, wanted: list[Target] | None, opening: 
     heads = [f.decode("utf-8", "replace") for f in (rows[0] if header else max(rows, key=len))]
     if len(heads) != columns:
         columns = len(heads)
-    skip = beginning.starts[written.titles + header]
+    skip = beginning.starts[titles + header]
     first = tuple(f.decode("utf-8", "replace") for f in rows[0])
     weight = _weight_column(path, opening, heads, header)
     ignored = tuple(column(path, c, heads, header, "data.ignore") for c in keys.ignore)
+    if not ignored and header and is_unnamed(heads[0]) and _is_spare(heads, features, wanted, opening, rows[1:]):
+        ignored = (0,)
     chosen = None
     if keys.features is not None:
         chosen = tuple(column(path, c, heads, header, "data.features") for c in keys.features)
@@ -100,11 +116,12 @@ def plan(path: str, features: int | None, wanted: list[Target] | None, opening: 
         )
     if not left:
         raise UserError(f"{path}: has {columns} column(s) and no features")
-    words = False
+    words = real = False
     if unlabelled is None and len(targets) == 1:
         at = targets[0]
         inside = [row[at] for row in body if at < len(row)]
-        words = opening.words if opening.words is not None else any(not is_number(f) for f in inside)
+        real = _are_fractions(inside, written.decimal)
+        words = opening.words if opening.words is not None else not real and any(not is_number(f) for f in inside)
     names = tuple(heads[j] for j in left) if header else None
     table = Table(
         written.delimiter,
@@ -121,8 +138,28 @@ def plan(path: str, features: int | None, wanted: list[Target] | None, opening: 
         decimal=written.decimal,
         first=first,
         drop=keys.drop,
+        gaps=keys.gaps,
+        real=real,
     )
-    return _with_notes(path, table, written, header, heads, body)
+    return _with_notes(path, table, written, header, heads, body, beginning.lines[:titles], keys)
+
+
+def _is_spare(
+    heads: list[str],
+    features: int | None,
+    wanted: list[Target] | None,
+    opening: Opening,
+    body: Sequence[Sequence[bytes]],
+) -> bool:
+    """Whether a first column without a name is one of numbers or names of the rows, which the net can do without."""
+    asked = (*(wanted or ()), *(opening.table.features or ()), opening.weights)
+    if 0 in asked or -len(heads) in asked or opening.table.features is not None:
+        return False
+    if opening.columns is not None:
+        return heads[0] not in opening.columns
+    if features is not None and len(heads) - 1 < features + (opening.unlabelled is None):
+        return False
+    return numbers_rows(body)
 
 
 def _targets(
@@ -153,6 +190,13 @@ def _targets(
     if len(set(targets)) < len(targets):
         raise UserError(f"{path}: data.target names a column twice")
     return targets
+
+
+def _are_fractions(fields: Sequence[bytes], decimal: bytes) -> bool:
+    """Whether most of the fields are numbers with something behind the decimal sign."""
+    numbers = [f.replace(decimal, b".") for f in fields]
+    fractions = sum(is_number(f) and math.isfinite(v := float(f)) and v != math.floor(v) for f in numbers)
+    return 2 * fractions > len(fields)
 
 
 def _fields(line: bytes, written: Dialect) -> list[bytes]:
@@ -198,22 +242,36 @@ def column(path: str, target: Target, names: list[str], header: bool, key: str =
 
 
 def _with_notes(
-    path: str, table: Table, written: Dialect, header: bool, heads: list[str], body: list[list[bytes]]
+    path: str,
+    table: Table,
+    written: Dialect,
+    header: bool,
+    heads: list[str],
+    body: list[list[bytes]],
+    above: list[bytes],
+    keys: TableKeys,
 ) -> Table:
     """The table with what was decided, in a line for the log, and a warning where rows look numbered."""
     names = [heads[j] for j in table.features]
     listed = " ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
     kind = {b" ": "blanks", b"\t": "tabs"}.get(written.delimiter, repr(written.delimiter.decode()))
     about = [f"{'header' if header else 'no header'}, {kind} between columns"]
-    if written.titles:
-        about.append(f"{written.titles} title line(s)")
+    if above:
+        about.append(f"{len(above)} title line(s)")
     if written.decimal == b",":
         about.append("decimal commas")
     about.append(f"{len(names)} features{f' {listed}' if header else ''}")
     if table.targets and not table.unlabelled:
         where = ", ".join(heads[j] if header else f"column {j}" for j in table.targets)
         about.append(f"{'labels (words)' if table.words else 'targets'} in {where}")
+    if table.ignored and not keys.ignore:
+        about.append("the first column, which has no name, is left out")
     notes = [f"{path}: {'; '.join(about)}"]
+    if above and not header and (cut_short := _fields(above[-1], written)) and len(cut_short) > 1:
+        notes.append(
+            f"warning: {path}: the line above the table has {len(cut_short)} fields and the table {table.columns} "
+            f"columns, so that it is no header: {above[-1][:60].decode('utf-8', 'replace')}"
+        )
     index = header and is_index_name(heads[0]) and not any(is_missing(row[0]) for row in body)
     if 0 in table.features and table.chosen is None and (counts_rows(body) or (index and len(body) > 2)):
         notes.append(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dnewton.data.format_register import FORMATS, Format, Opening
-from dnewton.data.formats.table_beginning import cut, holds_data, is_missing
+from dnewton.data.formats.table_beginning import cut, has_comma, holds_data, is_missing
 from dnewton.data.formats.table_plan import Table, plan
 from dnewton.data.formats.text import (
     BadLine,
@@ -26,6 +26,7 @@ from dnewton.data.formats.text import source as parsed_source
 from dnewton.data.sources import Source
 from dnewton.errors import UserError
 
+GAPS = "clean the data, or set data.missing: mean or drop"
 _MISSING = re.compile(rb"(?i)(?:^|[,;|\t\n ])(?:[?]|n/?a|#n/a|<na>|nan|null|none)?[ ]*(?=[,;|\t\r\n])")
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
 _COMMA = re.compile(rb"(?<![^;|\t\n ])([+-]?\d*),(\d+(?:[eE][+-]?\d+)?|)(?=[;|\t\n\r ]|$)")  # a whole number with one
@@ -36,11 +37,11 @@ def parse(text: bytes, table: Table) -> Rows:
     if text and not text.endswith(b"\n"):
         text += b"\n"
     lines = None
-    if table.decimal == b",":
+    if table.decimal == b"," != table.delimiter:
         text = _COMMA.sub(rb"\1.\2", text)
     if table.trailing:
         text = re.sub(re.escape(table.delimiter) + rb"[ \r]*(?=\n)", b"", text)
-    if table.free or (table.drop and _MISSING.search(text)):
+    if table.free or ((table.drop or table.gaps) and _MISSING.search(text)):
         text = _rewritten(text, table)
     if b"#" in text or _BLANK_LINE.search(text) or text[:1].isspace() or b'"' in text:
         every = text.split(b"\n")[:-1]
@@ -60,9 +61,9 @@ def parse(text: bytes, table: Table) -> Rows:
 
 def _rewritten(text: bytes, table: Table) -> bytes:
     """The text with 0 in the columns that may hold anything, and nan for values of features that are missing, where
-    their samples are dropped; lines stay lines."""
+    they may be; lines stay lines."""
     out, free = [], set(table.free)
-    features = table.features if table.drop else []
+    features = table.features if table.drop or table.gaps else []
     for line in text.split(b"\n")[:-1]:
         try:
             fields = cut(line, table.delimiter) if holds_data(line) else None
@@ -92,11 +93,18 @@ def _rows(numbers: Any, words: Any, lines: Any, table: Table) -> Rows:
         whole = ~np.isnan(numbers[:, table.features]).any(axis=1)
         numbers, lines = numbers[whole], lines[whole]
         words = None if words is None else words[whole]
-    bad: Any = np.argwhere(~np.isfinite(numbers)) if not np.isfinite(numbers.sum()) else []
+    features = table.features
+    bad: Any = []
+    if not np.isfinite(numbers.sum()):
+        fault = ~np.isfinite(numbers)
+        if table.gaps:
+            fault[:, features] = np.isinf(numbers[:, features])
+        bad = np.argwhere(fault)
     if len(bad):
         row, column = (int(v) for v in bad[0])
-        raise BadLine(int(lines[row]), f"column {column + 1} is {numbers[row, column]}; clean the data")
-    features = table.features
+        what = numbers[row, column]
+        cure = GAPS if np.isnan(what) and column in features else "clean the data"
+        raise BadLine(int(lines[row]), f"column {column + 1} is {what}; {cure}")
     weights = None if table.weight is None else np.ascontiguousarray(numbers[:, table.weight])
     y = words if words is not None else numbers[:, list(table.targets)]
     if features == list(range(len(features))):
@@ -159,6 +167,7 @@ def _words(text: bytes, raw: Any, begins: Any, ends: Any) -> Any:
 
 
 def _first_fault(text: bytes, table: Table) -> BadLine:
+    features = () if table.gaps or table.drop else set(table.features)
     for number, line in enumerate(text.split(b"\n")[:-1]):
         fields = cut(line, table.delimiter)
         if len(fields) != table.columns:
@@ -172,6 +181,8 @@ def _first_fault(text: bytes, table: Table) -> BadLine:
             if table.words and column in table.targets:
                 if not word:
                     return BadLine(number, f"column {column + 1}: the label is missing")
+            elif is_missing(field) and column in features:
+                return BadLine(number, f"column {column + 1}: {word!r} is no value; {GAPS}")
             elif not is_number(field):
                 return BadLine(number, f"column {column + 1}: {word[:40]!r} is not a number; clean the data")
     return BadLine(0, "cannot be read as a table")
@@ -187,6 +198,8 @@ def _quoted(lines: list[bytes], places: Any, table: Table) -> Rows:
             fields = cut(line, table.delimiter)
         except csv.Error as error:
             raise BadLine(int(places[i]), f"cannot be read: {error}") from None
+        if table.decimal == b",":
+            fields = [f.replace(b",", b".") if has_comma(f) else f for f in fields]
         fault = _first_fault(b"\x1f".join(fields) + b"\n", _with_delimiter(table, b"\x1f"))
         if len(fields) != table.columns or "cannot be read" not in str(fault):
             raise BadLine(int(places[i]), str(fault))
@@ -210,7 +223,7 @@ def _open_table(path: str, labels: str | None, opening: Opening) -> Source:
     try:
         parsed = parse_file(path, lambda block: parse(block, table), comm, table.skip)
     except UserError as fault:  # alike on all ranks
-        if len(table.targets) != 1 or table.words or table.unlabelled or opening.words is not None:
+        if len(table.targets) != 1 or table.words or table.real or table.unlabelled or opening.words is not None:
             raise
         table = replace(table, words=True)  # the column tells: a label further down may be a word
         try:
