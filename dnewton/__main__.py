@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from dnewton import __version__
-from dnewton.cli import verbs
+from dnewton.cli import starting, verbs
 from dnewton.comm.library import told_rank
 
 USAGE = """\
@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Hand over to the verb's command line, of which alone anything is imported. `argv`: sys.argv's by default."""
     words = list(sys.argv[1:] if argv is None else argv)
     verb = words[0] if words else ""
+    if verb == "train":
+        starting.say(words[1:])
     if verb in verbs.SUMMARIES:
         sys.exit(verbs.main_of(verb)(words[1:]))
     if verb == "--version":

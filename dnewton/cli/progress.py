@@ -145,7 +145,8 @@ class Display:
         """In a thread of its own, beside the run: nothing but what it reads."""
         from rich.text import Text
 
-        detail = solve_detail(self._ledger.solving) if self._ledger.phase == "cg" else ""
+        solving = self._ledger.phase == "cg"
+        detail = solve_detail(self._ledger.solving, self._ledger.solved) if solving else ""
         text = within(self._ledger.phase, self._iteration, time.monotonic() - self._since, detail)
         return Text(text, style="dim", no_wrap=True)
 
@@ -166,9 +167,13 @@ class Display:
             self._live = None
 
 
-def solve_detail(systems: Sequence[Any]) -> str:
-    """How far local solves are: the iterations of the one that had most, and the largest residual."""
+def solve_detail(systems: Sequence[Any], solved: tuple[int, int] | None = None) -> str:
+    """How far local solves are: the iterations of the one that had most, the largest residual, and how many of the
+    ranks have `solved` theirs, as far as this one has heard."""
     iterative = [(s.products, s.residual) for s in systems if isinstance(s, ConjugateGradients)]
-    if not iterative:
-        return ""
-    return f"CG {max(n for n, _ in iterative)}, |r|/|g| {max(r for _, r in iterative):.2g}"
+    words = []
+    if iterative:
+        words.append(f"CG {max(n for n, _ in iterative)}, |r|/|g| {max(r for _, r in iterative):.2g}")
+    if solved is not None:
+        words.append(f"{solved[0]} of {solved[1]} ranks done")
+    return ", ".join(words)

@@ -58,6 +58,12 @@ def told_rank(environment: Mapping[str, str]) -> int:
     return next((number(environment[name]) for name in names if name in environment), 0)
 
 
+def told_size(environment: Mapping[str, str]) -> int:
+    """The number of ranks that the launcher states; 0 where it states none."""
+    names = [*(f"{name}_SIZE" for name in LAUNCHERS), "SLURM_STEP_NUM_TASKS"]
+    return next((number(environment[name]) for name in names if name in environment), 0)
+
+
 def number(text: str | None) -> int:
     """A variable's whole number; 0 where it is missing or something else."""
     return int(text) if text is not None and text.isdecimal() else 0

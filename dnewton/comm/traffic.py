@@ -49,6 +49,7 @@ class Ledger:
     phases: dict[str, Traffic] = field(default_factory=dict)
     phase: str = "setup"  # what is counted now, for all communicators that share the ledger
     solving: Sequence[Any] = ()  # the linear systems that this rank works on now, for who shows how far they are
+    solved: tuple[int, int] | None = None  # ranks whose solves have ended, as last heard, of those that solve
     trace: Trace | None = None  # where spans are kept, if they are
 
     @contextmanager

@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from inside import needs
 from runs import train
 
-from dnewton.cli import progress
+from dnewton.cli import progress, starting
 
 NUMBERS = st.floats(1e-300, 1e300) | st.just(0.0)
 
@@ -94,3 +95,18 @@ def test_the_launchers_terminal_is_seen(tmp_path: Path) -> None:
     text = seen.decode()
     assert "setting up" in text and "iteration 1: " in text
     assert re.search(r"^.*2/2 ", text, re.M) and "ended after iteration 2" in text
+
+
+def test_the_first_line_needs_nothing_large(tmp_path: Path) -> None:
+    """It comes before NumPy and MPI are imported, from rank 0 alone, and names the ranks where the launcher does."""
+    rank0 = {"PMI_RANK": "0", "PMI_SIZE": "3"}
+    assert starting.first_line(["--net", "mlp.yaml"], rank0).endswith(": starting on 3 ranks")
+    assert starting.first_line([], {}).endswith(": starting")
+    assert not starting.first_line([], {"PMI_RANK": "1", "PMI_SIZE": "3"})
+    assert not starting.first_line(["--net", "mlp.yaml", "--quiet"], rank0)
+    script = (
+        "import sys; from dnewton.cli import starting; starting.say([]); print({'numpy', 'mpi4py'} & {*sys.modules})"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[0].endswith("starting") and said.splitlines()[1] == "set()"
+    assert "2 of 4 ranks done" in progress.solve_detail([], (2, 4)) and progress.solve_detail([]) == ""

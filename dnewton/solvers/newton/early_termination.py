@@ -71,11 +71,13 @@ class AsyncTermination:
         self._comm = comm
         self._fraction = fraction
         self._slot = 0
-        self._target = 0
+        self._active = self._target = 0
         self._end = time.perf_counter()
 
     def begin(self, iteration: int, active: int) -> None:
+        self._comm.ledger.solved = (0, active)
         self._slot = iteration % OneSidedCounter.SLOTS
+        self._active = active
         self._target = math.ceil(self._fraction * active)
         if self._comm.rank == 0:  # a collective lies between the other slot's last use and now, and before its next
             self._counter.clear((self._slot + 1) % OneSidedCounter.SLOTS)
@@ -83,6 +85,8 @@ class AsyncTermination:
 
     def should_terminate(self) -> bool:
         value = self._counter.poll(self._slot)
+        if value is not None:
+            self._comm.ledger.solved = (int(value), self._active)
         stop = (value is not None and value >= self._target) or self._comm.stops.stop_requested()
         if stop:
             self._end = time.perf_counter()
@@ -113,7 +117,7 @@ class LockstepTermination:
         self._comm = comm
         self._fraction = fraction
         self._every = every
-        self._target = 0
+        self._active = self._target = 0
         self._iterations = 0
         self.over = False  # enough ranks have counted: the solve ends for all
         self._end = time.perf_counter()
@@ -121,6 +125,8 @@ class LockstepTermination:
     def begin(self, iteration: int, active: int) -> None:
         self._target = math.ceil(self._fraction * active)
         self._iterations = 0
+        self._active = active
+        self._comm.ledger.solved = (0, active)
         self.over = active == 0
 
     def should_terminate(self) -> bool:
@@ -138,7 +144,9 @@ class LockstepTermination:
         """Whether enough ranks count now. Collective over the world: a scalar."""
         self._comm.stops.safe_point()
         with self._comm.phase("early_termination"):
-            self.over = self._comm.sum_scalars([float(counts)])[0] >= self._target
+            done = self._comm.sum_scalars([float(counts)])[0]
+        self._comm.ledger.solved = (int(done), self._active)
+        self.over = done >= self._target
         return self.over
 
     def complete(self) -> float:
