@@ -7,7 +7,8 @@
 #   scripts/two_hosts.sh --check      exit status 0 if this machine allows it, else 77 and one line that says why not
 #
 #   --slots N    ranks that a host takes (default 2): ranks 0 to N-1 run on alpha, N to 2N-1 on beta
-#   --rate R     limit of the cable in each direction, --delay D one way, both as `tc` writes them (tbf; netem)
+#   --rate R     limit of the cable in each direction, such as 200mbit; --delay D one way, such as 5ms. Without a delay the
+#                cable is the kernel's (veth, tbf); with one it is scripts/delayed_cable.py, since many kernels lack netem
 #
 # The command starts on alpha. mpirun learns of the hosts by its environment: MPICH's hydra and Open MPI 5 both find a host
 # file and a stand-in for ssh, which enters the other namespace. At the end a line on stderr tells the bytes that each host
@@ -40,13 +41,15 @@ SSH
   chmod +x "$1"
 }
 
-shape() { # shape PREFIX... : applies --rate and --delay to eth0 of one host
-  if [[ -n $delay ]]; then
-    "$@" tc qdisc add dev eth0 root netem delay "$delay" ${rate:+rate "$rate"} ||
-      die "--delay needs the kernel's netem (module sch_netem)"
-  elif [[ -n $rate ]]; then
-    "$@" tc qdisc add dev eth0 root tbf rate "$rate" burst 64kb latency 50ms
-  fi
+shape() { # shape PREFIX... : applies --rate to eth0 of one host
+  [[ -z $rate ]] || "$@" tc qdisc add dev eth0 root tbf rate "$rate" burst 64kb latency 50ms
+}
+
+# The cable with a delay: a device in each namespace, and a process between them that says when both are there.
+delayed() { # delayed PID-OF-BETA
+  mkfifo "$place/cable"
+  python3 "$here/delayed_cable.py" --peer "$1" --delay "$delay" ${rate:+--rate "$rate"} >"$place/cable" &
+  read -r _ <"$place/cable" || die "the delayed cable did not start (it needs /dev/net/tun)"
 }
 
 sent() { "$@" ip -s -o link show eth0 | sed -E 's/.*TX:[^\\]*\\ *([0-9]+).*/\1/'; }
@@ -69,18 +72,26 @@ inside() {
     sleep 0.01
   done
   local in_beta=(nsenter --target "$beta" --net --uts --ipc --mount)
-  ip link add eth0 type veth peer name eth0 netns "$beta"
+  if [[ -n $delay ]]; then
+    delayed "$beta"
+    ip link set eth0 mtu 9000
+    "${in_beta[@]}" ip link set eth0 mtu 9000
+  else
+    ip link add eth0 type veth peer name eth0 netns "$beta"
+  fi
   ip link set lo up
   ip addr add "$address.1/24" dev eth0
   ip link set eth0 up
   "${in_beta[@]}" ip link set lo up
   "${in_beta[@]}" ip addr add "$address.2/24" dev eth0
   "${in_beta[@]}" ip link set eth0 up
-  until [[ $(</sys/class/net/eth0/operstate) == up && $("${in_beta[@]}" cat /sys/class/net/eth0/operstate) == up ]]; do
+  until [[ $(</sys/class/net/eth0/operstate) != down && $("${in_beta[@]}" cat /sys/class/net/eth0/operstate) != down ]]; do
     sleep 0.01 # the kernel takes up to a second, and MPI leaves out devices that are not up
   done
-  shape
-  shape "${in_beta[@]}"
+  if [[ -z $delay ]]; then
+    shape
+    shape "${in_beta[@]}"
+  fi
   printf 'alpha:%s\nbeta:%s\n' "$slots" "$slots" >"$place/mpich"
   printf 'alpha slots=%s\nbeta slots=%s\n' "$slots" "$slots" >"$place/openmpi"
   write_ssh "$place/ssh" "$beta"
@@ -98,6 +109,7 @@ inside() {
 }
 
 slots=2 rate='' delay='' check=false address=10.222.0
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 while (($#)); do
   case $1 in
     --slots | --rate | --delay)
