@@ -77,8 +77,9 @@ def labels(name: str, y: Any) -> Values:
 def _numbers(name: str, x: Any) -> Values:
     try:
         values = np.asarray(x)
-        if values.dtype.kind == "O":
-            values = values.astype(np.float64)
+        if values.dtype.kind == "O":  # of pandas: columns with pd.NA
+            nullable = hasattr(x, "to_numpy") and hasattr(x, "columns")
+            values = x.to_numpy(dtype=np.float64, na_value=np.nan) if nullable else values.astype(np.float64)
     except (TypeError, ValueError):
         raise UserError(f"{name}: x must hold numbers, all rows of one length") from None
     if values.dtype.kind not in "fiub":

@@ -17,8 +17,7 @@ from dnewton.api.surroundings import failing_together, kept
 from dnewton.comm.communicator import Comm
 from dnewton.config.schema import DataSection, NetSection
 from dnewton.data.format_register import Opening
-from dnewton.data.parts import check_columns
-from dnewton.data.readers import find_part, is_table, open_part
+from dnewton.data.readers import check_columns, find_part, is_table, open_part
 from dnewton.data.samples import Samples, Window, check_shapes
 from dnewton.data.samples import load as load_columns
 from dnewton.data.sources import Source, Values

@@ -21,8 +21,7 @@ from dnewton.comm.communicator import Comm
 from dnewton.config import strict_yaml
 from dnewton.config.schema import DataPart, DataSection, FilePair
 from dnewton.data.format_register import Features, Opening
-from dnewton.data.parts import check_columns
-from dnewton.data.readers import find_part, is_table, open_part
+from dnewton.data.readers import check_columns, find_part, is_table, open_part
 from dnewton.data.samples import Samples, Window, check_shapes, load
 from dnewton.data.sources import Source, Values
 from dnewton.errors import UserError, one_line
@@ -179,7 +178,7 @@ def _prepare(
         section.max_resident != "auto",
     )
     if comm.rank == 0:
-        for note in notes:
+        for note in [*source.notes, *notes]:
             print(note, file=_figures(args))
     return network, device.put(theta), Samples(x, y)
 

@@ -110,6 +110,8 @@ def kind_of(path: str) -> str:
         head = file.read(1 << 16)
     if not head:
         raise UserError(f"{path}: is empty")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path}: is text in UTF-16 or UTF-32; save it as UTF-8")
     promised = suffix if (suffix := suffix_of(path)) in FORMATS else None
     if promised is not None and FORMATS[promised].takes(head, path):
         kind = promised  # no other format need be asked, or imported

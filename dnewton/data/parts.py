@@ -13,7 +13,7 @@ from dnewton.config.loss_entry import LossSection
 from dnewton.config.schema import DataPart, DataSection
 from dnewton.data import weights
 from dnewton.data.format_register import Opening
-from dnewton.data.readers import arrays_of, open_part, with_weights
+from dnewton.data.readers import arrays_of, check_columns, open_part, with_weights
 from dnewton.data.samples import Samples, Window, check_shapes, load
 from dnewton.data.scaling import Scaling
 from dnewton.data.sources import Source, Values, subset
@@ -100,14 +100,6 @@ def open_parts(
         classes = labels(train.all_targets()) if labels is not None and train.targets is not None else None
     train, held = divide(train, section.split, seed, classes)
     return Parts(train, held, validation, held) if test is None else Parts(train, test, held, held)
-
-
-def check_columns(source: Source, wanted: tuple[str, ...] | None, owner: str) -> None:
-    """Raise UserError when a table's header names other features than `owner`'s, or in another order."""
-    if source.columns is None or wanted is None or source.columns == wanted:
-        return
-    k, (name, other) = next((k, p) for k, p in enumerate(zip(source.columns, wanted, strict=True)) if p[0] != p[1])
-    raise UserError(f"{source.name}: feature {k} is {name!r}, in {owner} it is {other!r}; the columns must agree")
 
 
 def divide(source: Source, share: float, seed: int, labels: Values | None = None) -> tuple[Source, Source]:

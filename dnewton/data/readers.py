@@ -54,6 +54,15 @@ def arrays_of(section: DataSection) -> Arrays:
     return Arrays(None, named.x, named.y, channels=section.channels, samples=section.samples)
 
 
+def check_columns(source: Source, wanted: tuple[str, ...] | None, owner: str) -> None:
+    """Raise UserError when a table's header names other features than `owner`'s, or in another order."""
+    if source.columns is None or wanted is None or source.columns == wanted:
+        return
+    pairs = zip(source.columns, wanted, strict=True)
+    k, (name, other) = next((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise UserError(f"{source.name}: feature {k} is {name!r}, in {owner} it is {other!r}; the columns must agree")
+
+
 def open_part(part: DataPart, opening: Opening) -> Source:
     """The source of one part of the data. Raises UserError alike on all ranks. Collective over the world."""
     if isinstance(part, FilePair):
@@ -61,11 +70,17 @@ def open_part(part: DataPart, opening: Opening) -> Source:
         return source if part.w is None else with_weights(source, part.w, f"{opening.key}.w", opening)
     if isinstance(part, str):
         return _open_bundled(part, opening) if is_bundled(part) else _open_file(part, None, opening)
-    sources = []
+    sources: list[Source] = []
     for name in part:
         sources.append(_open_file(name, None, opening))
-        if sources[-1].zero_based is not None and opening.zero_based is None:
+        first = sources[0]
+        check_columns(sources[-1], first.columns, first.name)
+        if opening.zero_based is None:
             opening = replace(opening, zero_based=sources[-1].zero_based)
+        if opening.columns is None:
+            opening = replace(opening, columns=first.columns)
+    if opening.words is None and len({source.words for source in sources} & {True, False}) > 1:
+        return open_part(part, replace(opening, words=True))  # labels of one file are words: so are those of all
     return joined(sources, f"{part[0]} and {len(part) - 1} more" if len(part) > 1 else part[0])
 
 

@@ -193,6 +193,9 @@ def load(
     span = (math.inf, -math.inf)
     x = np.empty((0,), dtype=dtype)
     gaps = fill if isinstance(scaling, str) else scaling.fill is not None
+    cure = "clean the data, or train with data.missing: mean"
+    if isinstance(scaling, str):
+        cure = "clean the data, or set data.missing: mean"
     fit = isinstance(scaling, str) and (scaling != "none" or fill)
     with comm.raise_together():
         if stream and source.rows is None:
@@ -203,12 +206,12 @@ def load(
             )
         if stream or (fit and not once):
             row = 0
-            for block in _checked(source, window, gaps):
+            for block in _checked(source, window, gaps, cure):
                 if fit:
                     statistics.add(block, None if weights is None else weights[row : row + len(block)])
                 row += len(block)
         elif once:
-            x = _filled(source, window, Scaling.none(window.width), dtype, gaps)
+            x = _filled(source, window, Scaling.none(window.width), dtype, gaps, cure)
             for part in block_rows(len(x), 8 * window.width, 4 << 20) if fit else ():
                 statistics.add(window.flat(x[part]), None if weights is None else weights[part])
         if fill and fit:
@@ -225,7 +228,7 @@ def load(
         return Streamed(source, window, scaling, dtype), scaling
     with comm.raise_together():
         if not once:
-            x = _filled(source, window, scaling, dtype, gaps)
+            x = _filled(source, window, scaling, dtype, gaps, cure)
         else:
             for part in block_rows(len(x), 8 * window.width, 4 << 20):
                 x[part] = window.arranged(scaling.apply(window.flat(x[part]), dtype))
@@ -240,18 +243,18 @@ def _check_present(source: Source, window: Window, statistics: Statistics) -> No
         raise UserError(f"{source.name}: {name} has no value in any sample; leave it out (data.ignore, data.features)")
 
 
-def _checked(source: Source, window: Window, gaps: bool) -> Iterator[Values]:
+def _checked(source: Source, window: Window, gaps: bool, cure: str) -> Iterator[Values]:
     row = 0
     for block in source.blocks(window.lo, window.hi):
-        check_finite(block, source.origin, "x", row, window.lo, "clean the data, or set data.missing: mean", gaps)
+        check_finite(block, source.origin, "x", row, window.lo, cure, gaps)
         yield block
         row += len(block)
 
 
-def _filled(source: Source, window: Window, scaling: Scaling, dtype: str, gaps: bool) -> Array:
+def _filled(source: Source, window: Window, scaling: Scaling, dtype: str, gaps: bool, cure: str) -> Array:
     x = np.empty(window.shape(source.samples), dtype=dtype)
     row = 0
-    for block in _checked(source, window, gaps):
+    for block in _checked(source, window, gaps, cure):
         rows = slice(row, row + len(block))
         scaled = scaling.apply(block, dtype)
         check_finite(scaled, source.origin, "x after scaling", row, window.lo, f"too large for {dtype}", gaps)

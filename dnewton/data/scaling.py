@@ -154,7 +154,9 @@ def check_finite(
     if len(bad):
         row, column = (int(v) for v in bad[0])
         where = at(source, first_row + row)
-        raise UserError(f"{where}: {name}: column {first_column + column} is {values[row, column]}; {cure}")
+        value = values[row, column]
+        cure = cure if np.isnan(value) or not cure.startswith("clean") else "clean the data"
+        raise UserError(f"{where}: {name}: column {first_column + column} is {value}; {cure}")
 
 
 def at(source: str | Origin, row: int) -> str:

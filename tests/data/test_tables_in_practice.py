@@ -201,7 +201,7 @@ def test_a_first_column_without_a_name_is_left_out(tmp_path: Path, name: str) ->
     (tmp_path / "t.csv").write_text("\n".join(INDEXED[name]))
     source = opened(tmp_path / "t.csv")
     check(source)
-    assert source.columns == ("a", "b", "c") and "has no name, is left out" in source.notes[0]
+    assert source.columns == ("a", "b", "c") and "1 column(s) without a name left out" in source.notes[0]
     section = DataSection.model_validate({"train": str(tmp_path / "t.csv"), "test": str(tmp_path / "t.csv")})
     test = open_parts(section, (3,), 0, Comm.alone()).test
     assert test is not None

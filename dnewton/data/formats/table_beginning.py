@@ -25,7 +25,10 @@ _MARK = b"\xef\xbb\xbf"  # some programs begin UTF-8 files with it
 _COMMA = re.compile(rb"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?")
 _POINT = re.compile(rb"[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?")
 _WORD = re.compile(rb'"(?:[^"]|"")*"|\S+')
-MISSING = frozenset([b"", b"?", b"na", b"n/a", b"#n/a", b"<na>", b"nan", b"null", b"none"])  # in any case of letters
+_ERRORS = (b"#n/a", b"#div/0!", b"#ref!", b"#value!", b"#name?", b"#num!", b"#null!")  # of spreadsheets
+MISSING = frozenset([b"", b"?", b"na", b"n/a", b"<na>", b"nan", b"null", b"none", *_ERRORS])  # in any case of letters
+_NO_COMMENT = re.compile(rb"(?i)#(?:[,;|\t]|(?:" + b"|".join(re.escape(e[1:]) for e in _ERRORS) + rb")(?:[,;|\t ]|$))")
+_THOUSANDS = re.compile(rb"[+-]?[1-9]\d{0,2}(,\d{3})+")
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,14 @@ class Dialect:
 
 
 def holds_data(line: bytes) -> bool:
-    """Whether a line is neither blank nor a comment."""
-    return bool(line.strip()) and not line.startswith(b"#")
+    """Whether a line is neither blank nor a comment. A column may be called #, or begin with an error of a
+    spreadsheet, such as #N/A."""
+    return bool(line.strip()) and (not line.startswith(b"#") or _NO_COMMENT.match(line) is not None)
 
 
 def is_missing(field: bytes) -> bool:
     """Whether a field stands for no value."""
-    return len(field) < 5 and field.lower() in MISSING
+    return len(field) < 9 and field.lower() in MISSING
 
 
 def read_beginning(path: str, skip_rows: int = 0) -> Beginning:
@@ -127,7 +131,7 @@ def dialect(path: str, beginning: Beginning, keys: TableKeys, ragged: bool = Fal
     columns = _columns(rows, ragged)
     titles = 0 if keys.header is False else _titles(rows, columns, delimiter, ragged)
     body = rows[titles:]
-    decimal = keys.decimal.encode() if keys.decimal is not None else _decimal(body, delimiter)
+    decimal = keys.decimal.encode() if keys.decimal is not None else _decimal(path, body)
     return Dialect(delimiter, decimal, trailing, titles, columns)
 
 
@@ -174,7 +178,9 @@ def _titles(rows: list[list[bytes]], columns: int, delimiter: bytes, ragged: boo
     """How many first lines are no lines of the table: they have another number of fields, and are mostly words or say
     how many rows and columns follow."""
     for k, row in enumerate(rows):
-        if len(row) == columns or not _is_title(row, columns, delimiter, ragged):
+        filled = [field for field in row if not is_missing(field)]
+        alone = len(row) == columns > 2 and len(filled) == 1 and not is_number(filled[0]) and delimiter != b" "
+        if not alone and (len(row) == columns or not _is_title(row, columns, delimiter, ragged)):
             return k
     return 0
 
@@ -191,11 +197,21 @@ def _is_title(row: list[bytes], columns: int, delimiter: bytes, ragged: bool) ->
     return 2 * len(numbers) <= len(row)
 
 
-def _decimal(rows: list[list[bytes]], delimiter: bytes) -> bytes:
-    """The comma where numbers are written with one and none with a point."""
-    fields = [field for row in rows[:_FEW] for field in row[:_FIELDS]]
-    commas = any(_COMMA.fullmatch(field) for field in fields)
-    return b"," if commas and not any(_POINT.fullmatch(field) for field in fields) else b"."
+def _decimal(path: str, rows: list[list[bytes]]) -> bytes:
+    """The comma where numbers are written with one and none with a point.
+
+    Raises UserError where each of them may be a number of thousands.
+    """
+    fields = [field for row in rows for field in row[:_FIELDS]]
+    commas = [field for field in fields if _COMMA.fullmatch(field)]
+    if not commas or any(_POINT.fullmatch(field) for field in fields):
+        return b"."
+    if all(_THOUSANDS.fullmatch(field) for field in commas):
+        raise UserError(
+            f"{path}: {commas[0].decode()} may be a fraction or thousands; set data.decimal: ',' for fractions, or "
+            "write the numbers without commas"
+        )
+    return b","
 
 
 def has_comma(field: bytes) -> bool:

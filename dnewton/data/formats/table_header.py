@@ -16,11 +16,12 @@ _INDEX_NAME = re.compile(
     r"|unnamed: ?\d+|index|idx|id|row|rows|row[ _.]?names?|row[ _]?(?:id|number)|nr|no|#|sample|obs"
 )
 Fields = Sequence[bytes]
+FEW = 5  # lines, of which nothing can be told
 
 
-def has_header(first: Fields, rest: Sequence[Fields], names: Collection[str] = ()) -> bool:
+def has_header(first: Fields, rest: Sequence[Fields], names: Collection[str] = (), numbers_alone: bool = True) -> bool:
     """Whether the fields of the first line are names. `names`: those of columns that are known; where one of them that
-    is no number stands in the line, it is a header.
+    is no number stands in the line, it is a header. `numbers_alone`: whether a line of numbers may be one.
 
     Otherwise: a line without numbers is one; words above columns of numbers are names, unless a single one of them may
     be a label, that occurs once, beside numbers which are no names; numbers alone are names if they count the columns.
@@ -42,6 +43,8 @@ def has_header(first: Fields, rest: Sequence[Fields], names: Collection[str] = (
     if words and (named or above):
         return _may_be_names(numbers, rest) or (named and not any(first[j] in below for j in words))
     if any(first[j] in below for j in words):
+        return False
+    if not words and not (numbers_alone and len(rest) >= FEW):
         return False
     return len(numbers) > (2 if words else 1) and _count_columns(numbers, rest, strict=not words)
 
@@ -101,16 +104,28 @@ def numbers_rows(rows: Sequence[Fields]) -> bool:
     return len(rows) > 2 and (_counts(first) or words)
 
 
-def names_rows(above: Fields, rows: Sequence[Fields], names: Collection[str] = ()) -> bool:
+def names_rows(above: Fields, rows: Sequence[Fields], lines: Sequence[bytes], names: Collection[str] = ()) -> bool:
     """Whether the line above a table names its columns but the first, which numbers or names the rows, as R writes
-    tables: `above` has a field less than the `rows`."""
-    fits = len(rows) > 2 and all(len(row) == len(above) + 1 for row in rows)
-    return fits and numbers_rows(rows) and has_header(above, [row[1:] for row in rows], names)
+    tables: `above` has a field less than the `rows`, which R begins with a word or a number in quotes (`lines`)."""
+    if len(rows) < 2 or any(len(row) != len(above) + 1 for row in rows):
+        return False
+    quoted = all(line.startswith(b'"') for line in lines)
+    return (quoted or numbers_rows(rows)) and has_header(above, [row[1:] for row in rows], names)
+
+
+def are_units(rows: Sequence[Fields]) -> bool:
+    """Whether the first line below a header has words, such as units, in the columns of numbers that follow, and no
+    number."""
+    if len(rows) < 3 or any(_is_value(field) for field in rows[0]):
+        return False
+    numeric = [j for j in range(len(rows[0])) if _is_numeric(rows[1:], j)]
+    words = [j for j in numeric if not is_missing(rows[0][j])]
+    return len(words) > 0 and 2 * len(numeric) >= len(rows[0])
 
 
 def is_unnamed(name: str) -> bool:
     """Whether a column has no name, as pandas writes that of its index, or reads it."""
-    return name == "" or name.lower() == "unnamed: 0"
+    return name == "" or re.fullmatch(r"unnamed: ?\d+(\.\d+)?", name.lower()) is not None
 
 
 def is_index_name(name: str) -> bool:

@@ -9,19 +9,11 @@ from dataclasses import dataclass, replace
 
 from dnewton.data.format_register import Opening
 from dnewton.data.formats.table_beginning import Dialect, cut, dialect, is_missing, read_beginning
-from dnewton.data.formats.table_header import (
-    counts_rows,
-    has_header,
-    is_index_name,
-    is_unnamed,
-    names_rows,
-    numbers_rows,
-)
+from dnewton.data.formats.table_columns import Target, roles
+from dnewton.data.formats.table_header import are_units, counts_rows, has_header, is_index_name, names_rows
 from dnewton.data.formats.text import is_number
-from dnewton.data.table_keys import TableKeys
 from dnewton.errors import UserError
 
-Target = str | int
 SHOWN = 8  # names of columns in a line of the log
 
 
@@ -82,32 +74,27 @@ def plan(path: str, features: int | None, wanted: list[Target] | None, opening: 
         raise UserError(f"{path}: cannot be read as a table: {error}") from None
     known = [*_words(wanted), *_words(keys.features), *_words(keys.ignore)]
     known += unlabelled.names or () if unlabelled else ()
-    header = has_header(rows[0], rows[1:], known) if keys.header is None else keys.header
+    numbers = opening.strict or opening.columns is not None  # may be names: not where the training table had none
+    header = has_header(rows[0], rows[1:], known, numbers) if keys.header is None else keys.header
     titles = written.titles
-    if not header and titles and names_rows(above := _fields(beginning.lines[titles - 1], written), rows, known):
+    above = _fields(beginning.lines[titles - 1], written) if titles else []
+    stated = keys.header is True and len(above) == len(rows[0]) - 1
+    if stated or (not header and above and names_rows(above, rows, beginning.lines[titles:], known)):
         rows, header, titles = [[b"", *above], *rows], True, titles - 1
-    if header and len(rows) == 1:
+    units = header and are_units(rows[1:])
+    body = rows[1 + units :] if header else rows
+    if not body:
         raise UserError(f"{path}: holds a header and no samples")
-    body = rows[1:] if header else rows
     columns = len(rows[0]) if header else written.columns
     heads = [f.decode("utf-8", "replace") for f in (rows[0] if header else max(rows, key=len))]
     if len(heads) != columns:
         columns = len(heads)
-    skip = beginning.starts[titles + header]
+    skip = beginning.starts[titles + header + units]
     first = tuple(f.decode("utf-8", "replace") for f in rows[0])
-    weight = _weight_column(path, opening, heads, header)
-    ignored = tuple(column(path, c, heads, header, "data.ignore") for c in keys.ignore)
-    if not ignored and header and is_unnamed(heads[0]) and _is_spare(heads, features, wanted, opening, rows[1:]):
-        ignored = (0,)
-    chosen = None
+    known_roles = roles(path, heads, header, body, features, wanted, opening)
+    targets, left, chosen = known_roles.targets, known_roles.features, None
     if keys.features is not None:
-        chosen = tuple(column(path, c, heads, header, "data.features") for c in keys.features)
-    others = [j for j in range(columns) if j != weight and j not in ignored]
-    targets = _targets(path, features, wanted, opening, heads, header, others, weight, chosen)
-    if chosen is None:
-        left = [j for j in others if j not in targets]
-    else:
-        left = list(chosen)
+        chosen = left
     if features is not None and len(left) != features:
         shown = ", ".join(first[:SHOWN]) + (", ..." if len(first) > SHOWN else "")
         raise UserError(
@@ -121,7 +108,7 @@ def plan(path: str, features: int | None, wanted: list[Target] | None, opening: 
         at = targets[0]
         inside = [row[at] for row in body if at < len(row)]
         real = _are_fractions(inside, written.decimal)
-        words = opening.words if opening.words is not None else not real and any(not is_number(f) for f in inside)
+        words = opening.words if opening.words is not None else not real and any(map(is_word, inside))
     names = tuple(heads[j] for j in left) if header else None
     table = Table(
         written.delimiter,
@@ -130,10 +117,10 @@ def plan(path: str, features: int | None, wanted: list[Target] | None, opening: 
         targets,
         words,
         names,
-        weight,
+        known_roles.weight,
         unlabelled=unlabelled is not None and bool(targets),
         chosen=chosen,
-        ignored=ignored,
+        ignored=known_roles.ignored,
         trailing=written.trailing,
         decimal=written.decimal,
         first=first,
@@ -141,55 +128,9 @@ def plan(path: str, features: int | None, wanted: list[Target] | None, opening: 
         gaps=keys.gaps,
         real=real,
     )
-    return _with_notes(path, table, written, header, heads, body, beginning.lines[:titles], keys)
-
-
-def _is_spare(
-    heads: list[str],
-    features: int | None,
-    wanted: list[Target] | None,
-    opening: Opening,
-    body: Sequence[Sequence[bytes]],
-) -> bool:
-    """Whether a first column without a name is one of numbers or names of the rows, which the net can do without."""
-    asked = (*(wanted or ()), *(opening.table.features or ()), opening.weights)
-    if 0 in asked or -len(heads) in asked or opening.table.features is not None:
-        return False
-    if opening.columns is not None:
-        return heads[0] not in opening.columns
-    if features is not None and len(heads) - 1 < features + (opening.unlabelled is None):
-        return False
-    return numbers_rows(body)
-
-
-def _targets(
-    path: str,
-    features: int | None,
-    wanted: list[Target] | None,
-    opening: Opening,
-    heads: list[str],
-    header: bool,
-    others: list[int],
-    weight: int | None,
-    chosen: tuple[int, ...] | None,
-) -> tuple[int, ...]:
-    unlabelled = opening.unlabelled
-    known = set(unlabelled.names or ()) if unlabelled is not None and header else set()
-    if known and len(known) == features and known <= set(heads):
-        return tuple(j for j in others if heads[j] not in known)
-    if chosen is not None and wanted is None:
-        rest = [j for j in others if j not in chosen]
-        return tuple(rest[-1:])
-    if len(others) == features:
-        return ()
-    if wanted is None:
-        return tuple(others[len(others) - 1 if features is None else min(features, len(others)) :])
-    targets = tuple(column(path, t, heads, header) for t in wanted)
-    if weight in targets:
-        raise UserError(f"{path}: data.weights and data.target name the same column")
-    if len(set(targets)) < len(targets):
-        raise UserError(f"{path}: data.target names a column twice")
-    return targets
+    asides = [f"{len(known_roles.unnamed)} column(s) without a name left out"] if known_roles.unnamed else []
+    asides += ["a line of units left out"] if units else []
+    return _with_notes(path, table, written, header, heads, body, beginning.lines[:titles], asides)
 
 
 def _are_fractions(fields: Sequence[bytes], decimal: bytes) -> bool:
@@ -204,41 +145,13 @@ def _fields(line: bytes, written: Dialect) -> list[bytes]:
     return fields[:-1] if written.trailing and len(fields) > 1 and fields[-1] == b"" else fields
 
 
+def is_word(field: bytes) -> bool:
+    """Whether a field is neither a number nor missing."""
+    return not is_number(field) and not is_missing(field)
+
+
 def _words(columns: Sequence[Target] | None) -> list[str]:
     return [c for c in columns or () if isinstance(c, str)]
-
-
-def _weight_column(path: str, opening: Opening, names: list[str], header: bool) -> int | None:
-    """The number of the column that `data.weights` names; None where a file need not have it and has not.
-
-    By its number it is looked for where there are more columns than features and targets. Raises UserError where the
-    file must have it.
-    """
-    wanted = opening.weights
-    if wanted is None:
-        return None
-    if not opening.needs_weights:
-        targets = 1 if opening.target is None else len(opening.target)
-        spare = opening.features is None or len(names) > opening.features + targets
-        if not (spare if isinstance(wanted, int) else header and wanted in names):
-            return None
-    return column(path, wanted, names, header, "data.weights")
-
-
-def column(path: str, target: Target, names: list[str], header: bool, key: str = "data.target") -> int:
-    """The number of a column. Raises UserError where there is none of this name or number."""
-    if isinstance(target, int):
-        if not -len(names) <= target < len(names):
-            raise UserError(f"{path}: {key}: there is no column {target}; the file has {len(names)} columns")
-        return target % len(names)
-    if not header:
-        raise UserError(
-            f"{path}: {key}: the file has no header to find {target!r} in; give the column's number, or set "
-            "data.header: true"
-        )
-    if target not in names:
-        raise UserError(f"{path}: {key}: no column is called {target!r}; there are {', '.join(names[:20])}")
-    return names.index(target)
 
 
 def _with_notes(
@@ -249,7 +162,7 @@ def _with_notes(
     heads: list[str],
     body: list[list[bytes]],
     above: list[bytes],
-    keys: TableKeys,
+    asides: list[str],
 ) -> Table:
     """The table with what was decided, in a line for the log, and a warning where rows look numbered."""
     names = [heads[j] for j in table.features]
@@ -264,9 +177,7 @@ def _with_notes(
     if table.targets and not table.unlabelled:
         where = ", ".join(heads[j] if header else f"column {j}" for j in table.targets)
         about.append(f"{'labels (words)' if table.words else 'targets'} in {where}")
-    if table.ignored and not keys.ignore:
-        about.append("the first column, which has no name, is left out")
-    notes = [f"{path}: {'; '.join(about)}"]
+    notes = [f"{path}: {'; '.join([*about, *asides])}"]
     if above and not header and (cut_short := _fields(above[-1], written)) and len(cut_short) > 1:
         notes.append(
             f"warning: {path}: the line above the table has {len(cut_short)} fields and the table {table.columns} "

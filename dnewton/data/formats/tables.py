@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from dnewton.comm.communicator import Comm
 from dnewton.data.format_register import FORMATS, Format, Opening
 from dnewton.data.formats.table_beginning import cut, has_comma, holds_data, is_missing
-from dnewton.data.formats.table_plan import Table, plan
+from dnewton.data.formats.table_plan import Table, is_word, plan
 from dnewton.data.formats.text import (
     BadLine,
+    Parsed,
     Rows,
     gathered_targets,
     gathered_weights,
@@ -27,7 +30,9 @@ from dnewton.data.sources import Source
 from dnewton.errors import UserError
 
 GAPS = "clean the data, or set data.missing: mean or drop"
-_MISSING = re.compile(rb"(?i)(?:^|[,;|\t\n ])(?:[?]|n/?a|#n/a|<na>|nan|null|none)?[ ]*(?=[,;|\t\r\n])")
+_MISSING = re.compile(
+    rb'(?i)(?:^|[,;|\t\n ])"?(?:[?]|n/?a|<na>|nan|null|none|#[a-z]+(?:/[a0])?[!?]?)?"?[ ]*(?=[,;|\t\r\n])'
+)
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
 _COMMA = re.compile(rb"(?<![^;|\t\n ])([+-]?\d*),(\d+(?:[eE][+-]?\d+)?|)(?=[;|\t\n\r ]|$)")  # a whole number with one
 
@@ -37,10 +42,10 @@ def parse(text: bytes, table: Table) -> Rows:
     if text and not text.endswith(b"\n"):
         text += b"\n"
     lines = None
-    if table.decimal == b"," != table.delimiter:
-        text = _COMMA.sub(rb"\1.\2", text)
     if table.trailing:
         text = re.sub(re.escape(table.delimiter) + rb"[ \r]*(?=\n)", b"", text)
+    if table.decimal == b",":
+        text = _with_points(text, table)
     if table.free or ((table.drop or table.gaps) and _MISSING.search(text)):
         text = _rewritten(text, table)
     if b"#" in text or _BLANK_LINE.search(text) or text[:1].isspace() or b'"' in text:
@@ -57,6 +62,32 @@ def parse(text: bytes, table: Table) -> Rows:
         raise BadLine(error.line if lines is None else lines[error.line], str(error)) from None
     at = np.arange(len(numbers)) if lines is None else np.array(lines, dtype=np.int64)
     return _rows(numbers, words, at, table)
+
+
+def _with_points(text: bytes, table: Table) -> bytes:
+    """The text with decimal points in the columns of numbers, which have commas. Raises BadLine for a point there."""
+    words = {*table.free, *(table.targets if table.words else ())}
+    if not words and b"." not in text and b'"' not in text:
+        return _COMMA.sub(rb"\1.\2", text)
+    out = []
+    for number, line in enumerate(text.split(b"\n")[:-1]):
+        try:
+            fields = cut(line, table.delimiter) if holds_data(line) and line.count(b'"') % 2 == 0 else None
+        except csv.Error:
+            fields = None
+        if fields is None:
+            out.append(line)
+            continue
+        for j, field in enumerate(fields):
+            if j in words:
+                continue
+            if b"." in field and is_number(field):
+                what = f"column {j + 1}: {field.decode()!r} has a point where decimals have commas (data.decimal)"
+                raise BadLine(number, what)
+            if has_comma(field):
+                fields[j] = field.replace(b",", b".")
+        out.append(table.delimiter.join(_quoted_field(f, table.delimiter) for f in fields))
+    return b"\n".join([*out, b""])
 
 
 def _rewritten(text: bytes, table: Table) -> bytes:
@@ -184,8 +215,16 @@ def _first_fault(text: bytes, table: Table) -> BadLine:
             elif is_missing(field) and column in features:
                 return BadLine(number, f"column {column + 1}: {word!r} is no value; {GAPS}")
             elif not is_number(field):
-                return BadLine(number, f"column {column + 1}: {word[:40]!r} is not a number; clean the data")
+                if is_missing(field) and column in table.targets:
+                    return BadLine(number, f"column {column + 1}: the label is missing")
+                return BadLine(number, f"column {column + 1}: {word[:40]!r} is not a number; {_cure(field, features)}")
     return BadLine(0, "cannot be read as a table")
+
+
+def _cure(field: bytes, features: Collection[int]) -> str:
+    if has_comma(field):
+        return "decimal commas are read where all numbers have them (data.decimal)"
+    return "clean the data, or leave the column out (data.ignore)" if features else "clean the data"
 
 
 def _quoted(lines: list[bytes], places: Any, table: Table) -> Rows:
@@ -198,8 +237,6 @@ def _quoted(lines: list[bytes], places: Any, table: Table) -> Rows:
             fields = cut(line, table.delimiter)
         except csv.Error as error:
             raise BadLine(int(places[i]), f"cannot be read: {error}") from None
-        if table.decimal == b",":
-            fields = [f.replace(b",", b".") if has_comma(f) else f for f in fields]
         fault = _first_fault(b"\x1f".join(fields) + b"\n", _with_delimiter(table, b"\x1f"))
         if len(fields) != table.columns or "cannot be read" not in str(fault):
             raise BadLine(int(places[i]), str(fault))
@@ -213,6 +250,12 @@ def _quoted(lines: list[bytes], places: Any, table: Table) -> Rows:
 
 def _with_delimiter(table: Table, delimiter: bytes) -> Table:
     return replace(table, delimiter=delimiter)
+
+
+def _has_words(parsed: Parsed, comm: Comm) -> bool:
+    """Whether a label of any rank's is a word. Collective over the world."""
+    labels = {label for rows in parsed.blocks.values() for label in np.unique(rows.y).tolist()}
+    return comm.minmax(float(any(is_word(label.encode()) for label in labels)))[1] > 0
 
 
 def _open_table(path: str, labels: str | None, opening: Opening) -> Source:
@@ -230,6 +273,8 @@ def _open_table(path: str, labels: str | None, opening: Opening) -> Source:
             parsed = parse_file(path, lambda block: parse(block, table), comm, table.skip)
         except UserError:
             raise fault from None
+        if not _has_words(parsed, comm):
+            raise fault
     if not parsed.starts[-1]:
         raise UserError(f"{path}: holds no samples")
     features = parsed_source(path, parsed, len(table.features), comm)
