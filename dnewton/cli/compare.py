@@ -213,7 +213,7 @@ def _kept(whole: Comparison, plan: Plan) -> str:
     """A run that is finished already."""
     whole.far.begin(plan.name, plan.config.solver.max_iterations)
     if whole.state is not None:
-        entry = next(e for e in whole.state.entries() if e.run.name == plan.name)
+        entry = whole.state.entry(plan.name)
         last = entry.run.records[-1] if entry.run.records else None
         shown(whole.display, whole.far.ended(last, before="failed before" if entry.failed else "finished before"))
     return ""

@@ -95,12 +95,13 @@ class State:
 
     def entries(self) -> list[Entry]:
         """All runs of the folder that have begun, those of earlier calls first."""
-        found = []
-        for name, about in self.runs.items():
-            run = _read(RunDirectory(str(self._path.parent / name))) or Run(name, str(self._path.parent / name))
-            run.name = name
-            found.append(Entry(run, about["method"], about["seed"], about["failed"], about["budget"]))
-        return found
+        return [self.entry(name) for name in self.runs]
+
+    def entry(self, name: str) -> Entry:
+        """One of them."""
+        about, out = self.runs[name], RunDirectory(str(self._path.parent / name))
+        run = _read(out) or Run(name, str(out.path))
+        return Entry(run, about["method"], about["seed"], about["failed"], about["budget"])
 
     def _write(self) -> None:
         temporary = self._path.with_suffix(".tmp")

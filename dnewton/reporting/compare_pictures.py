@@ -11,14 +11,15 @@ from dnewton.reporting.scales import bytes_unit
 
 AXES = {
     "seconds": "seconds of training",
-    "iteration": "iterations",
+    "iteration": "iteration",
     "samples": "samples seen (gradient equivalents)",
     "bytes": "bytes sent",
 }
 LOG = ("seconds", "samples", "bytes")
 SHORT = {"seconds": "time", "iteration": "iterations", "samples": "samples seen", "bytes": "bytes sent"}
 SEEDS = "line: median of the seeds, band: lowest to highest"
-REACHED = "ring: where the target is reached (median of the seeds); dotted: the target"
+REACHED = "ring: where the target is reached"
+MEDIAN = " (median of the seeds)"
 
 
 def charts(methods: Sequence[Method], targets: Sequence[Target]) -> list[Chart]:
@@ -62,8 +63,9 @@ def _chart(
         return None
     name = "Loss f" if figure == "loss" else figure.replace("_", " ").capitalize()
     unit = "f" if figure == "loss" else figure.replace("_", " ")
-    notes = [SEEDS] if any(line.low is not None for line in lines) else []
-    notes += [REACHED] if targets else []
+    seeds = any(line.low is not None for line in lines)
+    notes = [SEEDS] if seeds else []
+    notes += [REACHED + MEDIAN * seeds] if points else []
     return Chart(
         f"{figure}-{axis}",
         f"{name} over {SHORT[axis]}",

@@ -113,10 +113,13 @@ def frame(x: Scale, y: Scale, x_label: str, y_label: str, whole: bool = False) -
         at = y.place(value)
         parts.append(f'<path class="g" d="M{x.start:.1f} {at:.1f}H{x.end:.1f}"/>')
         parts.append(marks.text(x.start - 6, at + 4, label, "ty", "end"))
+    free = -1.0  # where there is room for the next label
     for value, label in x.ticks(whole=whole):
-        at = x.place(value)
+        at, half = x.place(value), marks.CHARACTER * len(label) / 2
         parts.append(f'<path class="g" d="M{at:.1f} {y.start:.1f}v4"/>')
-        parts.append(marks.text(at, y.start + 17, label, "tx", "middle"))
+        if at - half > free:
+            parts.append(marks.text(at, y.start + 17, label, "tx", "middle"))
+            free = at + half + 3
     parts.append(f'<path class="axis" d="M{x.start:.1f} {y.end:.1f}V{y.start:.1f}H{x.end:.1f}"/>')
     parts.append(marks.text((x.start + x.end) / 2, y.start + 34, x_label, "label", "middle"))
     middle = (y.start + y.end) / 2

@@ -15,6 +15,14 @@ from safetensors.numpy import load_file
 
 from dnewton.config import strict_yaml
 from dnewton.config.solver_register import SOLVERS
+from dnewton.reporting import raster
+
+
+@pytest.fixture
+def no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without compare.png, which takes longer than small runs."""
+    monkeypatch.setattr(raster, "drawn", lambda *_: b"")
+
 
 OTHERS = [name for name in SOLVERS.names() if name != "newton"]
 SERVED = {"downpour", "mdownpour", "adownpour", "mvadownpour", "dc_asgd"}
@@ -26,6 +34,7 @@ def values(problem: Problem, folder: Path, name: str, **options: Any) -> dict[st
     return {**found, "solver": {"C": problem.C, "name": name, "max_iterations": 4, **small, **options}}
 
 
+@pytest.mark.usefixtures("no_plot")
 @pytest.mark.jobs(3)
 def test_every_solver_runs(tmp_path: Path) -> None:
     """Metrics with all keys, a falling loss and a whole model file, on an odd number of ranks and samples."""
@@ -201,6 +210,7 @@ def small(folder: Path, *args: str, ranks: int = 2, iterations: int = 2) -> Any:
     return run_compare(ranks, folder, *words, *args)
 
 
+@pytest.mark.usefixtures("no_plot")
 @pytest.mark.jobs(2)
 def test_seeds_and_a_target_and_what_is_kept(tmp_path: Path) -> None:
     """Finished runs are not run again; seeds and solvers join them."""
@@ -242,6 +252,7 @@ def _without(curves: dict[str, Any]) -> dict[str, Any]:
     return {name: {k: v for k, v in c.items() if k != "reached"} for name, c in curves.items()}
 
 
+@pytest.mark.usefixtures("no_plot")
 @pytest.mark.jobs(2)
 def test_unfinished_runs_go_on_and_others_are_in_the_way(tmp_path: Path) -> None:
     assert small(tmp_path, "--solvers", "newton,sgd", iterations=4).returncode == 0
@@ -268,6 +279,7 @@ def test_unfinished_runs_go_on_and_others_are_in_the_way(tmp_path: Path) -> None
     assert [r["loss"] for r in metrics(tmp_path / "all", "newton")] != whole
 
 
+@pytest.mark.usefixtures("no_plot")
 @pytest.mark.jobs(2)
 def test_a_larger_budget_goes_on_and_a_smaller_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(strict_yaml.dump(SMALL))
@@ -293,6 +305,7 @@ def test_a_target_that_no_run_can_have(tmp_path: Path) -> None:
     assert "2 of 2" not in result.stdout
 
 
+@pytest.mark.usefixtures("no_plot")
 @pytest.mark.jobs(2)
 def test_compare_stops_at_the_budget(tmp_path: Path) -> None:
     """And a run that diverges is said, after the others have been done."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,14 @@ def test_rings_and_levels_are_where_their_values_are() -> None:
     at = f'cx="{x.place(10.0):.1f}" cy="{y.place(0.1):.1f}"'
     assert x.place(10.0) == pytest.approx((x.start + x.end) / 2) and f'{at} r="6.5"' in svg and "here" in svg
     assert f"{y.place(0.1):.1f}H{x.end:.1f}" in svg and "target 0.1" in svg
+
+
+def test_labels_do_not_cover_each_other() -> None:
+    line = Line("a", [1150.0, 5e5], [1.0, 2.0])
+    svg = render(Chart("c", "t", "samples", "f", [line], x_log=True))
+    labels = re.findall(r'class="tx" x="([\d.]+)"[^>]*>([^<]+)<', svg)
+    edges = [(float(x) - 3.3 * len(words), float(x) + 3.3 * len(words)) for x, words in labels]
+    assert len(labels) >= 4 and all(right < left for (_, right), (left, _) in pairwise(edges))
 
 
 def test_budgets_that_differ_are_said() -> None:
