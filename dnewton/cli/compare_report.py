@@ -14,7 +14,6 @@ from dnewton.reporting.comparison import Entry, Target, common_loss, methods, me
 from dnewton.reporting.figures import numbers
 
 FILES = ("compare.txt", "compare.json", "compare.png", "compare.html")
-ACROSS = 4
 
 
 def targets_of(entries: Sequence[Entry], chosen: Sequence[Target]) -> list[Target]:
@@ -86,5 +85,7 @@ def _pictures(
     from dnewton.reporting.compare_page import compare_page
     from dnewton.reporting.compare_pictures import charts
 
-    (folder / "compare.png").write_bytes(raster.drawn(charts(methods(entries), targets), title, ACROSS))
+    drawn = charts(methods(entries), targets)
+    across = sum(chart.y_label == drawn[0].y_label for chart in drawn)  # a row for each figure
+    (folder / "compare.png").write_bytes(raster.drawn(drawn, title, across))
     (folder / "compare.html").write_bytes(compare_page(entries, targets, title, notes).encode("utf-8", "replace"))

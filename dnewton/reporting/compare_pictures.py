@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from dnewton.reporting.comparison import Entry, Method, Target, median_line, score_of, spread, to_target
-from dnewton.reporting.line_chart import Chart, Line, Point
+from dnewton.reporting.figures import numbers
+from dnewton.reporting.line_chart import Chart, Line, Point, Values
 from dnewton.reporting.scales import bytes_unit
 
 AXES = {
@@ -48,9 +49,13 @@ def _chart(
         divisor, unit = bytes_unit(largest)
         label = f"{unit} sent by all ranks"
     log = not figure.endswith("accuracy")
+    most, diverged = _most(entries, figure), False
     lines, points = [], []
     for method in methods:
         x, y, low, high = median_line(method, axis, figure, axis in LOG, log)
+        if log and any(value is not None and value > most for value in high or y):
+            y, low, high = _below(y, y, most), _below(low or y, y, most), _below(high or y, y, most)
+            diverged = True
         if any(value is not None for value in y):
             places = [None if value is None else value / divisor for value in x]
             lines.append(Line(_label(method), places, y, method.index, low, high))
@@ -65,6 +70,7 @@ def _chart(
     unit = "f" if figure == "loss" else figure.replace("_", " ")
     seeds = any(line.low is not None for line in lines)
     notes = [SEEDS] if seeds else []
+    notes += [f"values above {most:.3g}, of runs that failed, are left out"] if diverged else []
     notes += [REACHED + MEDIAN * seeds] if points else []
     return Chart(
         f"{figure}-{axis}",
@@ -78,6 +84,18 @@ def _chart(
         levels=[target.value for target in targets],
         points=points,
     )
+
+
+def _most(entries: Sequence[Entry], figure: str) -> float:
+    """What is drawn at most: one run that diverges to 1e36 would leave no room for the others."""
+    whole = [entry for entry in entries if not entry.failed] or entries
+    return 10 * max((v for e in whole for v in numbers(e.run.columns, figure) if v is not None), default=math.inf)
+
+
+def _below(values: Values, middle: Values, most: float) -> Values:
+    """Nothing where the median is above `most`, and `most` where the edge of a band is."""
+    pairs = zip(values, middle, strict=True)
+    return [None if v is None or m is None or m > most else min(v, most) for v, m in pairs]
 
 
 def _label(method: Method) -> str:

@@ -27,7 +27,7 @@ def _count(value: float) -> str:
 
 
 def _time(value: float) -> str:
-    return f"{value:.2f}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:.3g}" if value < 1 else f"{value:.2f}" if value < 1000 else f"{value:,.0f}"
 
 
 def _mega(value: float) -> str:
@@ -84,7 +84,8 @@ def failures(entries: Sequence[Entry]) -> list[str]:
 
 def _rows(label: str, count: str, columns: Sequence[Column]) -> list[list[str]]:
     spreads = [spread(values) for _, values in columns]
-    several = max((len(values) for _, values in columns), default=0) > 1
+    several = any(of is not None and math.isfinite(of[1]) for of in spreads)  # else all are "never"
+    several = several and max((len(values) for _, values in columns), default=0) > 1
     rows = []
     for k, name in enumerate((label, "  least", "  most") if several else (label,)):
         cells = ["-" if of is None else _cell(form, of[k]) for (form, _), of in zip(columns, spreads, strict=True)]

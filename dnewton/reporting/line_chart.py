@@ -119,7 +119,7 @@ def frame(x: Scale, y: Scale, x_label: str, y_label: str, whole: bool = False) -
         parts.append(f'<path class="g" d="M{at:.1f} {y.start:.1f}v4"/>')
         if at - half > free:
             parts.append(marks.text(at, y.start + 17, label, "tx", "middle"))
-            free = at + half + 3
+            free = at + half + 6
     parts.append(f'<path class="axis" d="M{x.start:.1f} {y.end:.1f}V{y.start:.1f}H{x.end:.1f}"/>')
     parts.append(marks.text((x.start + x.end) / 2, y.start + 34, x_label, "label", "middle"))
     middle = (y.start + y.end) / 2

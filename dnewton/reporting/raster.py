@@ -33,11 +33,11 @@ def drawn(charts: Sequence[Chart], title: str, across: int = ACROSS) -> bytes:
     width, height = 5.2 * across, 3.6 * rows + 0.3
     figure = Figure(figsize=(width, height), dpi=110)
     figure.subplots_adjust(  # in inches; matplotlib's own layout draws everything twice
-        left=0.7 / width,
+        left=1.0 / width,
         right=1 - 0.15 / width,
         bottom=0.5 / height,
         top=1 - 0.75 / height,
-        wspace=0.75 / ((width - 0.85 - 0.75 * (across - 1)) / across),
+        wspace=1.05 / ((width - 1.15 - 1.05 * (across - 1)) / across),
         hspace=0.85 / ((height - 1.25 - 0.85 * (rows - 1)) / rows),
     )
     figure.suptitle(title, y=1 - 0.12 / height, va="top")

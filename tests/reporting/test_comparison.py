@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,15 @@ def test_charts_and_page(tmp_path: Path) -> None:
     assert not any(chart.name.endswith("bytes") for chart in compare_pictures.charts(methods(silent), []))
 
 
+def test_a_run_that_diverges_leaves_room_for_the_others() -> None:
+    lost = entry("lost", [8.0, 100.0, 1e36], failed="sgd has diverged")
+    chart = compare_pictures.charts(methods([*TWO, lost]), [])[1]
+    assert chart.lines[-1].y == [8.0, None, None] and chart.lines[0].y[0] == 8.0 and "above 80" in chart.note
+    assert scales(chart)[1].high < 100
+    _, rows = compare_tables.reached(methods([lost, replace(lost, seed=1)]), Target("loss", 1.0))
+    assert rows == [["lost", "0 of 2", *["never"] * 4]]
+
+
 def test_rings_and_levels_are_where_their_values_are() -> None:
     line = Line("a", [1.0, 10.0, 100.0], [1.0, 0.1, 0.01])
     chart = Chart("c", "t", "s", "f", [line], True, x_log=True, levels=[0.1], points=[Point(10.0, 0.1, 0, "here")])
@@ -133,10 +143,10 @@ def test_rings_and_levels_are_where_their_values_are() -> None:
 
 
 def test_labels_do_not_cover_each_other() -> None:
-    line = Line("a", [1150.0, 5e5], [1.0, 2.0])
+    line = Line("a", [1100.0, 9.9e5], [1.0, 2.0])
     svg = render(Chart("c", "t", "samples", "f", [line], x_log=True))
     labels = re.findall(r'class="tx" x="([\d.]+)"[^>]*>([^<]+)<', svg)
-    edges = [(float(x) - 3.3 * len(words), float(x) + 3.3 * len(words)) for x, words in labels]
+    edges = [(float(x) - 3.5 * len(words), float(x) + 3.5 * len(words)) for x, words in labels]
     assert len(labels) >= 4 and all(right < left for (_, right), (left, _) in pairwise(edges))
 
 
