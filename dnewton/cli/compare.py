@@ -1,118 +1,54 @@
-"""Command line: `mpirun -np P python -m dnewton.compare --net mlp.yaml --solvers newton,adam --budget 60s`."""
+"""Command line: `mpirun -np P dnewton compare --net mlp.yaml --solvers newton,adam --budget 60s`."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import json
 import math
 import os
-import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from dnewton.cli import compare_report, console
-from dnewton.cli.launch import run
+from dnewton import __version__
+from dnewton.cli import compare_plans, compare_report, compare_state, console, progress
+from dnewton.cli.compare_plans import Plan
+from dnewton.cli.compare_progress import CompareProgress, shown
+from dnewton.cli.compare_state import DONE, RESUME, State
+from dnewton.cli.launch import REQUEUE, catch_signals, ignore_signals, run
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
+from dnewton.comm.stop import StopAgreement, Stopped
+from dnewton.comm.stop_hooks import StopHooks
 from dnewton.config.schema import Config
-from dnewton.config.solver_register import SOLVERS, keys
+from dnewton.config.solver_register import SOLVERS
 from dnewton.errors import UserError
 from dnewton.planning.replicas import layout
+from dnewton.reporting.comparison import Target
+from dnewton.solvers.interface import STOPPED
 from dnewton.solvers.kind import kind_of
 from dnewton.storage import tensors
 from dnewton.storage.run_directory import RunDirectory, Ways
 from dnewton.training import load_config
-from dnewton.training.checkpoint_reader import initial_state
+from dnewton.training.begin import begin
 from dnewton.training.job import Job, assemble
 from dnewton.training.ownership import owned
 from dnewton.training.trainer import Record, Trainer
 
-FOREVER = 2**31 - 1
-WAYS = Ways(resume="")  # a comparison begins all its runs
-UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One run of the comparison."""
-
-    name: str
-    config: Config
-    notes: list[str]
-
-
-def seconds(text: str) -> float:
-    """`90`, `60s`, `2m` or `1h` in seconds. Raises UserError."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*(s|m|min|h|)\s*", text)
-    if not match or not 0 < float(match[1]) < math.inf:
-        raise UserError(f"--budget {text}: a time such as 60s, 2m or 1h is needed")
-    return float(match[1]) * UNITS[match[2]]
-
-
-def swept(items: Sequence[str]) -> dict[str, list[str]]:
-    """`key=v1,v2` as values by key; a key without a section is the solver's. Raises UserError."""
-    values_by_key: dict[str, list[str]] = {}
-    for item in items:
-        key, equals, values = item.partition("=")
-        if not equals or not key.strip() or not values.strip(", "):
-            raise UserError(f"--sweep {item}: write key=v1,v2,... for example learning_rate=0.1,0.01")
-        key = key.strip() if "." in key else f"solver.{key.strip()}"
-        if key == "solver.name":
-            raise UserError("--sweep solver.name: name the solvers to compare with --solvers")
-        if key in values_by_key:
-            raise UserError(f"--sweep {item}: {key} is swept already; write all its values in one list")
-        values_by_key[key] = list(dict.fromkeys(v.strip() for v in values.split(",")))
-    return values_by_key
-
-
-def plans(
-    text: str,
-    folder: str,
-    source: str,
-    solvers: Sequence[str],
-    sweep: dict[str, list[str]],
-    overrides: Sequence[str],
-    endless: bool,
-) -> list[Plan]:
-    """Every run, checked before the first one begins. A solver that lacks a swept key runs once. Raises UserError."""
-    wanted = [name.strip() for name in solvers if name.strip()]
-    unknown = [name for name in wanted if name not in SOLVERS]
-    if unknown or not wanted:
-        raise UserError(f"--solvers {','.join(solvers)}: choose from {', '.join(SOLVERS.names())}")
-    runs, used = [], set()
-    for name in dict.fromkeys(wanted):
-        fitting = {k: v for k, v in sweep.items() if not k.startswith("solver.") or _knows(name, k)}
-        used |= set(fitting)
-        for values in itertools.product(*fitting.values()):
-            chosen = [f"{k}={v}" for k, v in zip(fitting, values, strict=True)]
-            words = [f"{k.split('.')[-1]}={v}" for k, v in zip(fitting, values, strict=True)]
-            sets = [f"solver.name={name}", *overrides, *chosen]
-            if endless and not any(s.startswith("solver.max_iterations=") for s in sets):
-                sets.append(f"solver.max_iterations={FOREVER}")
-            config, notes = load_config.configure(text, folder, source, sets)
-            runs.append(Plan("-".join([name, *words]).replace(os.sep, "_"), config, notes))
-    if unused := set(sweep) - used:
-        raise UserError(f"--sweep {sorted(unused)[0]}: none of the solvers {', '.join(wanted)} has this key")
-    return runs
-
-
-def _knows(solver: str, key: str) -> bool:
-    return key.split(".")[1] in keys(SOLVERS[solver].section)
+WAYS = Ways(resume="")  # a run is resumed without being asked for
+EXAMPLES = (
+    "mpirun -np 4 dnewton compare --net mlp.yaml --solvers newton,adam --budget 60s",
+    "mpirun -np 4 dnewton compare --net cnn.yaml --solvers newton,adam,easgd --seeds 5 --target test_accuracy=0.97",
+    "mpirun -np 4 dnewton compare --net cnn.yaml --solvers sgd --sweep learning_rate=0.1,0.01 --budget 2m",
+)
 
 
 def check(config: Config, ranks: int, source: str) -> None:
     """Raise UserError when the ranks cannot be divided as a run asks for."""
     kind_of(config.solver).check(config.solver, layout(config, ranks, source), source)
-
-
-EXAMPLES = (
-    "mpirun -np 4 dnewton compare --net mlp.yaml --solvers newton,adam --budget 60s",
-    "mpirun -np 4 dnewton compare --net cnn.yaml --solvers sgd --sweep learning_rate=0.1,0.01 --budget 2m",
-)
 
 
 def make_parser(rank: int = 0) -> Parser:
@@ -121,113 +57,268 @@ def make_parser(rank: int = 0) -> Parser:
     parser.add_argument("--net", metavar="FILE", required=True, help="YAML file, or the name of a shipped net")
     parser.add_argument("--solvers", metavar="A,B,...", required=True, help=f"of {', '.join(SOLVERS.names())}")
     parser.add_argument("--budget", metavar="TIME", help="training time of each run, such as 60s, without evaluations")
+    parser.add_argument("--seeds", metavar="N|A,B,...", help="run each solver with N seeds (0, 1, ...), or with these")
+    parser.add_argument(
+        "--target",
+        metavar="METRIC=VALUE",
+        action="append",
+        default=[],
+        help="tell what it takes to reach, for example, test_accuracy=0.95 or loss=1e-3",
+    )
     parser.add_argument(
         "--sweep", metavar="KEY=V1,V2", action="append", default=[], help="run each solver with every value"
     )
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a YAML entry")
     parser.add_argument("--init", metavar="FILE", help="start from the weights of a safetensors file")
-    parser.add_argument("--out", metavar="DIR", help="folder for the runs (default: runs/compare-<net>-<time>)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the runs that --out holds")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder of the runs, finished ones are kept (default: runs/compare-<net>-<time>)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="run again what --out holds of these runs")
+    parser.add_argument("--quiet", action="store_true", help="print warnings and the tables only")
+    parser.add_argument(
+        "--progress", choices=("auto", "on", "off"), default="auto", help="a live line (auto: on a terminal)"
+    )
     return parser
 
 
 def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     """Parse the command line. Raises UserError."""
-    return make_parser(rank).parse_args(argv)
+    args = make_parser(rank).parse_args(argv)
+    if args.out == "":
+        raise UserError("--out needs the name of a directory, not an empty one")
+    args.budget = None if args.budget is None else compare_plans.seconds(args.budget)
+    args.seeds = (None,) if args.seeds is None else compare_plans.seeds(args.seeds)
+    args.targets = list(dict.fromkeys(compare_plans.target(text) for text in args.target))
+    args.swept = compare_plans.swept(args.sweep)
+    return args
+
+
+@dataclass
+class Comparison:
+    """What all runs share."""
+
+    comm: Comm
+    args: argparse.Namespace
+    folder: str
+    state: State | None  # on rank 0
+    display: progress.Display
+    far: CompareProgress
+
+    def directory(self, plan: Plan) -> RunDirectory:
+        """Of one run."""
+        return RunDirectory(os.path.join(self.folder, plan.name), WAYS)
+
+    def together(self, action: Callable[[State], Any]) -> None:
+        """Something that rank 0 does with the state; its mistake is raised alike on all ranks. Collective."""
+        with self.comm.raise_together():
+            if self.state is not None:
+                action(self.state)
 
 
 def _main(comm: Comm, argv: Sequence[str]) -> None:
     args = arguments(argv, comm.rank)
-    budget = None if args.budget is None else seconds(args.budget)
     text, folder = load_config.read(args.net, comm)
-    todo = plans(text, folder, args.net, args.solvers.split(","), swept(args.sweep), args.set, budget is not None)
+    solvers = args.solvers.split(",")
+    endless = args.budget is not None
+    todo = compare_plans.plans(text, folder, args.net, solvers, args.swept, args.set, endless, args.seeds)
     for plan in todo:
         check(plan.config, comm.size, args.net)
-    if args.out == "":
-        raise UserError("--out needs the name of a directory, not an empty one")
+    _check_targets(args.targets, todo)
+    base, _ = load_config.configure(text, folder, args.net, [s for s in args.set if not s.startswith("solver.")])
     stamp = f"runs/compare-{Path(args.net).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    folder = comm.text_from_root(args.out or stamp)
+    where = comm.text_from_root(args.out or stamp)
     with comm.raise_together():
         if comm.rank == 0 and args.init:
             tensors.read_metadata(args.init)
-    with owned(comm, RunDirectory(folder, WAYS), lambda text: say(comm, text)):
-        _runs(todo, comm, folder, args, budget)
+    live = args.progress == "on" or (args.progress == "auto" and comm.rank == 0 and progress.to_terminal())
+    live = live and not args.quiet
+    far = CompareProgress(len(todo), args.budget, live)
+    display = progress.Display(comm, live=live, quiet=args.quiet, bottom=far.now)
+    try:
+        title = _title(args, base, comm.size)
+        display(f"{title}: {len(todo)} run(s)")
+        with owned(comm, RunDirectory(where, WAYS), display):
+            whole = Comparison(comm, args, where, None, display, far)
+            _all(whole, todo, base, title)
+    finally:
+        display.close()
 
 
-def _runs(todo: Sequence[Plan], comm: Comm, folder: str, args: argparse.Namespace, budget: float | None) -> None:
-    """All runs, and the table, in a folder that belongs to this job. Collective over the world."""
-    for plan in todo:  # each for a moment, so that what is in the way is reported before the first run
-        out = RunDirectory(os.path.join(folder, plan.name), WAYS)
-        with owned(comm, out, lambda text: say(comm, text)), comm.raise_together():
-            if comm.rank == 0:
-                out.check(args.overwrite)
-    results: list[compare_report.Result] = []
-    for plan in todo:
-        say(comm, f"--- {plan.name}")
-        records: list[Record] = []
-        failed = ""
-        out = RunDirectory(os.path.join(folder, plan.name), WAYS)
-        try:
-            with owned(comm, out):
-                one(plan, comm, out, args, budget, records)
-        except UserError as error:  # the same on all ranks: the other runs follow
-            failed = str(error)
-            say(comm, f"{plan.name}: {failed}")
-        results.append(compare_report.Result(plan.name, records, failed))
+def _title(args: argparse.Namespace, base: Config, ranks: int) -> str:
+    data = base.data.train
+    name = data if isinstance(data, str) else data[0] if isinstance(data, list) else data.x
+    words = [f"dnewton compare: {Path(args.net).stem} on {os.path.basename(name)}", f"{ranks} rank(s)"]
+    words += [] if args.budget is None else [f"{args.budget:g} s each"]
+    return ", ".join(words)
+
+
+def _check_targets(targets: Sequence[Target], todo: Sequence[Plan]) -> None:
+    """Raise UserError where no run has the part of the data that a target is of."""
+    for target in targets:
+        part = target.metric.partition("_")[0]
+        data = [plan.config.data for plan in todo]
+        there = {
+            "test": any(d.test is not None or d.split for d in data),
+            "validation": any(d.validation is not None or (d.split and d.test is not None) for d in data),
+        }
+        if not there.get(part, True):
+            raise UserError(f"--target {target.metric}: there is no {part} part; name it as data.{part}")
+
+
+def _all(whole: Comparison, todo: Sequence[Plan], base: Config, title: str) -> None:
+    """All runs, and the tables, in a folder that belongs to this job. Collective over the world."""
+    comm, args = whole.comm, whole.args
     with comm.raise_together():
         if comm.rank == 0:
-            os.makedirs(folder, exist_ok=True)
-            for line in compare_report.write(results, Path(folder)):
-                print(line)
-    lost = [r.name for r in results if r.failed]
+            common = compare_state.common(base, comm.size, args.init)
+            whole.state = State(Path(whole.folder), common, args.overwrite)
+    found: list[str] = []
+    for plan in todo:  # each for a moment, so that what is in the way is reported before the first run
+        out = whole.directory(plan)
+        with owned(comm, out, whole.display), comm.raise_together():
+            if whole.state is not None:
+                found.append(whole.state.verdict(plan, out, args.budget))
+    verdicts = json.loads(comm.text_from_root(json.dumps(found)))
+    lost = []
+    for plan, verdict in zip(todo, verdicts, strict=True):
+        try:
+            stop = _kept(whole, plan) if verdict == DONE else _begun(whole, plan, verdict == RESUME)
+        except TargetMistake:
+            raise
+        except UserError as error:  # the same on all ranks: the other runs follow
+            lost.append(plan.name)
+            whole.display(f"warning: {plan.name}: {error}")
+            continue
+        if stop:
+            whole.display(f"{stop}; the same command with --out {whole.folder} goes on (exit code {REQUEUE})", True)
+            whole.display.close()
+            sys.exit(REQUEUE)
+    ignore_signals()
+    whole.display.close()
+    failed: list[str] = []
+
+    def report(state: State) -> None:
+        entries = state.entries()
+        failed.extend(entry.run.name for entry in entries if entry.failed)
+        for line in compare_report.write(entries, args.targets, Path(whole.folder), title):
+            whole.display(line, True)
+
+    whole.together(report)
+    lost += [name for name in json.loads(comm.text_from_root(json.dumps(failed))) if name not in lost]
     if lost:
-        raise UserError(f"{', '.join(lost)}: failed; the reasons are above and in {folder}/compare.txt")
+        raise UserError(f"{', '.join(lost)}: failed; the reasons are above and in {whole.folder}/compare.txt")
 
 
-def one(
-    plan: Plan, comm: Comm, out: RunDirectory, args: argparse.Namespace, budget: float | None, records: list[Record]
-) -> None:
-    """One run into its directory, which belongs to this job; its lines of metrics are added to `records` on rank 0.
+def _kept(whole: Comparison, plan: Plan) -> str:
+    """A run that is finished already."""
+    whole.far.begin(plan.name, plan.config.solver.max_iterations)
+    if whole.state is not None:
+        entry = whole.state.entry(plan.name)
+        last = entry.run.records[-1] if entry.run.records else None
+        shown(whole.display, whole.far.ended(last, before="failed before" if entry.failed else "finished before"))
+    return ""
+
+
+def _begun(whole: Comparison, plan: Plan, resume: bool) -> str:
+    """A run from its start or its last checkpoint; why it was stopped before its end, if it was.
 
     Raises UserError alike on all ranks. Collective over the world.
     """
+    comm, args = whole.comm, whole.args
+    shown(whole.display, whole.far.begin(plan.name, plan.config.solver.max_iterations))
+    stops = comm.stops = StopAgreement(comm, plan.config.parallel.timeout)  # replicas count the points of a run alike
+    catch_signals(comm, stops)
+    records: list[Record] = []
+    whole.together(lambda state: state.begin(plan, args.budget))
+    try:
+        with owned(comm, whole.directory(plan)):
+            stop = one(plan, whole, records, resume)
+    except UserError as error:
+        why = str(error)
+        begun = comm.text_from_root("yes" if records else "")
+        whole.together(lambda state: state.failed(plan, why) if begun else state.forget(plan))
+        _over(comm, stops)
+        if comm.minmax(float(isinstance(error, TargetMistake)))[1] > 0:  # a server knows it as an end of its workers
+            raise TargetMistake(why) from None
+        raise
+    asked = _over(comm, stops)
+    last = records[-1] if records else None
+    ended = last.get("stopped", {}).get("reason", "") if last else ""
+    shown(whole.display, whole.far.ended(last, before=stop, why=f"end: {ended}" if ended else ""))
+    return stop or ("stopped after a run" if asked else "")
+
+
+def _over(comm: Comm, stops: StopAgreement) -> bool:
+    """A run's agreement on stops ends; whether a stop was asked for that came too late for it. Collective."""
+    stops.armed = False
+    asked = comm.minmax(float(stops.stop_requested()))[1] > 0
+    stops.close()
+    comm.stops = StopHooks()
+    return asked
+
+
+class TargetMistake(UserError):
+    """A target that no run of this net can have."""
+
+
+def one(plan: Plan, whole: Comparison, records: list[Record], resume: bool) -> str:
+    """One run into its directory, which belongs to this job; its lines of metrics are added to `records` on rank 0.
+
+    Returns why it was stopped, if it was. Raises UserError alike on all ranks. Collective over the world.
+    """
+    comm, args, out = whole.comm, whole.args, whole.directory(plan)
     started = time.perf_counter()
     job = assemble(plan.config, comm, args.net)
     if not isinstance(job, Job):  # a rank that serves
+        comm.stops.armed = True
         job.serve()
-        return
-    error = ""
+        return "stopped" if job.stopped else ""
     try:
-        start = initial_state(job, args.init)
-        with job.comm.raise_together():
-            if job.comm.rank == 0:
-                out.check(args.overwrite)
-                out.create(job.config.dump())
-                for note in [*job.notes, *plan.notes]:
-                    out.log(note)
-
-        def show(record: Record) -> None:
-            records.append(record)
-            out.log(console.line(record))
-
-        trainer = Trainer(job, out, started, show, budget=math.inf if budget is None else budget)
-        trainer.run(start)
-        if trainer.ended is not None and job.comm.rank == 0:
-            out.log(trainer.ended.text)
-    except UserError as mistake:
-        error = str(mistake)
+        stop = _trained(plan, whole, job, out, started, records, resume)
+    except UserError as error:
+        job.solver.close(str(error))
         raise
-    finally:
-        if error or sys.exc_info()[0] is None:  # an internal failure ends the job: no rank would take part
-            job.solver.close(error)
-    if records:
-        say(comm, f"{console.HEADER}\n{console.line(records[-1])}")
+    job.solver.close(STOPPED if stop is not None else "")
+    return "" if stop is None else f"stopped by {stop.why}"
 
 
-def say(comm: Comm, text: str) -> None:
-    """A line of rank 0."""
-    if comm.rank == 0:
-        print(text, flush=True)
+def _trained(
+    plan: Plan,
+    whole: Comparison,
+    job: Job,
+    out: RunDirectory,
+    started: float,
+    records: list[Record],
+    resume: bool,
+) -> Stopped | None:
+    args = whole.args
+    for target in args.targets:
+        if target.metric.endswith(("accuracy", "rmse")) and not target.metric.endswith(job.targets.metric_name):
+            metric = target.metric.partition("_")[0]
+            raise TargetMistake(f"--target {target.metric}: this net has {metric}_{job.targets.metric_name}")
+    title = f"dnewton {__version__}: {args.net} on {job.groups.world.size} rank(s), run directory {out.path}"
+    beginning = begin(job, out, [title], args.init, "auto" if resume else "no")
+
+    def tell(text: str) -> None:
+        if job.comm.rank == 0:
+            out.log(text)
+        if text.startswith("warning"):
+            whole.display(f"{text} ({plan.name})")
+
+    def show(record: Record) -> None:
+        records.append(record)
+        out.log(console.line(record))
+        shown(whole.display, whole.far.passed(record))
+
+    if job.comm.rank == 0:
+        for note in [*beginning.notes, *plan.notes, console.HEADER]:
+            out.log(note)
+    budget = math.inf if args.budget is None else args.budget
+    trainer = Trainer(job, out, started - beginning.before, show, beginning.resumed, budget, tell)
+    stop = trainer.run(beginning.start)
+    if trainer.ended is not None and job.comm.rank == 0:
+        out.log(trainer.ended.text)
+    return stop
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

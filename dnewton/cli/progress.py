@@ -120,9 +120,11 @@ def _launchers_terminal(process: int) -> bool:
 class Display:
     """What rank 0 prints while a run goes on; those of other ranks print nothing."""
 
-    def __init__(self, comm: Comm, *, live: bool, quiet: bool) -> None:
-        """`live`: keep a line at the bottom that says what goes on; `quiet`: print warnings and the end only."""
+    def __init__(self, comm: Comm, *, live: bool, quiet: bool, bottom: Callable[[], str] | None = None) -> None:
+        """`live`: keep a line at the bottom that says what goes on, or what `bottom` says, in another thread; `quiet`:
+        print warnings and the end only."""
         self._ledger = comm.ledger
+        self._words = bottom or self._inside
         self._silent = comm.rank != 0
         self._quiet = quiet
         self._live: Any = None
@@ -145,10 +147,12 @@ class Display:
         """In a thread of its own, beside the run: nothing but what it reads."""
         from rich.text import Text
 
+        return Text(self._words(), style="dim", no_wrap=True)
+
+    def _inside(self) -> str:
         solving = self._ledger.phase == "cg"
         detail = solve_detail(self._ledger.solving, self._ledger.solved) if solving else ""
-        text = within(self._ledger.phase, self._iteration, time.monotonic() - self._since, detail)
-        return Text(text, style="dim", no_wrap=True)
+        return within(self._ledger.phase, self._iteration, time.monotonic() - self._since, detail)
 
     def __call__(self, text: str, always: bool = False) -> None:
         """Print a line; `always`: when quiet, too."""

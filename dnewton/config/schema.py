@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from dnewton.config import strict_yaml
 from dnewton.config.layer_entry import LayerEntry
+from dnewton.config.logger_register import known as known_loggers
 from dnewton.config.loss_entry import LOSSES, LossEntry
 from dnewton.config.newton import NewtonSection
 from dnewton.config.solver_register import choose
@@ -209,6 +210,7 @@ class OutputSection(Section):
     checkpoint_minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None  # and after so much time since the last
     keep: Count = 3
     trace: bool = False  # write trace.json: when each rank did what (docs/trace.md)
+    loggers: Annotated[list[str], BeforeValidator(known_loggers)] = Field(default_factory=list)  # docs/loggers.md
 
 
 class Config(Section):

@@ -30,6 +30,16 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A ring at a place of its own, with words for a pointer that rests on it."""
+
+    x: float
+    y: float
+    index: int  # of its colour
+    words: str
+
+
+@dataclass(frozen=True)
 class Chart:
     """Lines over a common axis. `name` is a word for identifiers, `limits` bound the axis of the values."""
 
@@ -41,15 +51,18 @@ class Chart:
     log: bool = False
     limits: tuple[float, float] | None = None
     note: str = ""  # a line below the picture
+    x_log: bool = False
+    levels: Sequence[float] = ()  # values with a dotted line across
+    points: Sequence[Point] = ()
 
 
 def scales(chart: Chart) -> tuple[Scale, Scale]:
     """The two axes of a chart."""
     xs = [value for line in chart.lines for value in line.x]
-    values: list[float | None] = []
+    values: list[float | None] = list(chart.levels)
     for line in chart.lines:
         values += [*line.y, *(line.low or ()), *(line.high or ())]
-    x = scale_for(xs, LEFT, WIDTH - RIGHT, tight=True)
+    x = scale_for(xs, LEFT, WIDTH - RIGHT, chart.x_log, tight=True)
     return x, scale_for(values, TOP + PLOT, TOP, chart.log, chart.limits)
 
 
@@ -69,11 +82,13 @@ def render(chart: Chart) -> str:
     x, y = scales(chart)
     parts = [
         marks.text(LEFT, 20, chart.title, "title"),
-        frame(x, y, chart.x_label, chart.y_label, chart.x_label == "iteration"),
+        frame(x, y, chart.x_label, chart.y_label, chart.x_label.startswith("iteration")),
+        *(_level(value, x, y) for value in chart.levels),
     ]
     parts += [_band(line, x, y) for line in chart.lines if line.low is not None]
     for line in chart.lines:
         parts.append(_line(line, x, y, several=len(chart.lines) > 1))
+    parts += [_ring(point, x, y) for point in chart.points]
     share = max(6, TIPS // max(1, len(chart.lines)))
     parts += [_tips(line, chart.x_label, x, y, share) for line in chart.lines]
     entries = [(marks.line_sign(line.index), line.label) for line in chart.lines]
@@ -98,10 +113,13 @@ def frame(x: Scale, y: Scale, x_label: str, y_label: str, whole: bool = False) -
         at = y.place(value)
         parts.append(f'<path class="g" d="M{x.start:.1f} {at:.1f}H{x.end:.1f}"/>')
         parts.append(marks.text(x.start - 6, at + 4, label, "ty", "end"))
+    free = -1.0  # where there is room for the next label
     for value, label in x.ticks(whole=whole):
-        at = x.place(value)
+        at, half = x.place(value), marks.CHARACTER * len(label) / 2
         parts.append(f'<path class="g" d="M{at:.1f} {y.start:.1f}v4"/>')
-        parts.append(marks.text(at, y.start + 17, label, "tx", "middle"))
+        if at - half > free:
+            parts.append(marks.text(at, y.start + 17, label, "tx", "middle"))
+            free = at + half + 6
     parts.append(f'<path class="axis" d="M{x.start:.1f} {y.end:.1f}V{y.start:.1f}H{x.end:.1f}"/>')
     parts.append(marks.text((x.start + x.end) / 2, y.start + 34, x_label, "label", "middle"))
     middle = (y.start + y.end) / 2
@@ -129,6 +147,21 @@ def _line(line: Line, x: Scale, y: Scale, several: bool) -> str:
         signs = "".join(marks.marker(line.index, *point) for point in all_points[offset::every])
     of = f'class="l {marks.colour(line.index)}"'
     return f'<path {of} data-line="{escape(line.label)}"{marks.dash(line.index)} d="{"".join(drawn)}"/>{signs}'
+
+
+def _level(value: float, x: Scale, y: Scale) -> str:
+    if not y.shows(value):
+        return ""
+    at = y.place(value)
+    words = marks.tip(f"target {value:.6g}")
+    return f'<path class="axis" stroke-dasharray="2 4" d="M{x.start:.1f} {at:.1f}H{x.end:.1f}">{words}</path>'
+
+
+def _ring(point: Point, x: Scale, y: Scale) -> str:
+    if not (x.shows(point.x) and y.shows(point.y)):
+        return ""
+    at = f'cx="{x.place(point.x):.1f}" cy="{y.place(point.y):.1f}"'
+    return f'<circle class="m {marks.colour(point.index)}" {at} r="6.5" fill="none">{marks.tip(point.words)}</circle>'
 
 
 def _band(line: Line, x: Scale, y: Scale) -> str:

@@ -27,13 +27,18 @@ def page(runs: Sequence[Run]) -> str:
         f'<p class="soft">Written by dnewton {escape(__version__)} on {time.strftime("%Y-%m-%d %H:%M")}.</p>',
         *_notices(runs),
         *_overview(runs),
-        *_section("Convergence", pictures.convergence(groups)),
-        *_section("The method", pictures.method(groups)),
-        *_cost(runs),
-        *_layouts(runs),
+        *section("Convergence", pictures.convergence(groups)),
+        *section("The method", pictures.method(groups)),
+        *cost(runs),
+        *layouts(runs),
         "<h2>Runs in detail</h2>",
-        *(_details(run) for run in runs),
+        *(details(run) for run in runs),
     ]
+    return document(title, body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """The lines of a page with its head and style."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -80,7 +85,8 @@ def _figure(svg: str, note: str = "") -> str:
     return f"<figure>{svg}{caption}</figure>"
 
 
-def _section(title: str, charts: Sequence[Chart]) -> list[str]:
+def section(title: str, charts: Sequence[Chart]) -> list[str]:
+    """A heading and charts; nothing where there are none."""
     if not charts:
         return []
     drawn = "\n".join(_figure(render(chart), chart.note) for chart in charts)
@@ -99,7 +105,8 @@ def _cost_pictures(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
         yield render_rows(chart), chart.note
 
 
-def _cost(runs: Sequence[Run]) -> list[str]:
+def cost(runs: Sequence[Run]) -> list[str]:
+    """Seconds, bytes and memory of runs, as pictures and tables."""
     drawn = "\n".join(_figure(svg, note) for svg, note in _cost_pictures(runs))
     if not drawn:
         return []
@@ -121,7 +128,8 @@ def _layout_pictures(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(", ".join(names), svg) for svg, names in found.items()]
 
 
-def _layouts(runs: Sequence[Run]) -> list[str]:
+def layouts(runs: Sequence[Run]) -> list[str]:
+    """Every different layout, as a picture and a table."""
     drawn = _layout_pictures(runs)
     if not drawn:
         return []
@@ -137,7 +145,8 @@ def _layouts(runs: Sequence[Run]) -> list[str]:
     return ["<h2>Layout</h2>", f'<div class="charts">{"".join(parts)}</div>', *tables]
 
 
-def _details(run: Run) -> str:
+def details(run: Run) -> str:
+    """All that is known of a run, its configuration and its log."""
     log = list(run.log)
     if len(log) > LOG_LINES:
         half = LOG_LINES // 2

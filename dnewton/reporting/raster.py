@@ -18,17 +18,31 @@ SIGNS = "os^Dx+|*"
 
 
 def png(runs: Sequence[Run]) -> bytes:
-    """The picture: the charts of convergence and method, on white ground."""
+    """The charts of convergence and method, on white ground."""
+    groups = grouped(runs)
+    charts = [*pictures.convergence(groups), *pictures.method(groups)]
+    return drawn(charts, "dnewton: " + ", ".join(run.name for run in runs)[:150])
+
+
+def drawn(charts: Sequence[Chart], title: str, across: int = ACROSS) -> bytes:
+    """Charts under a title, so many of them side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second, which other files need not
     from matplotlib.figure import Figure
 
-    groups = grouped(runs)
-    charts = [*pictures.convergence(groups), *pictures.method(groups)]
-    rows = max(1, math.ceil(len(charts) / ACROSS))
-    figure = Figure(figsize=(5.2 * ACROSS, 3.6 * rows), dpi=110, layout="constrained")
-    figure.suptitle("dnewton: " + ", ".join(run.name for run in runs)[:150])
+    rows = max(1, math.ceil(len(charts) / across))
+    width, height = 5.2 * across, 3.6 * rows + 0.3
+    figure = Figure(figsize=(width, height), dpi=110)
+    figure.subplots_adjust(  # in inches; matplotlib's own layout draws everything twice
+        left=1.0 / width,
+        right=1 - 0.15 / width,
+        bottom=0.5 / height,
+        top=1 - 0.75 / height,
+        wspace=1.05 / ((width - 1.15 - 1.05 * (across - 1)) / across),
+        hspace=0.85 / ((height - 1.25 - 0.85 * (rows - 1)) / rows),
+    )
+    figure.suptitle(title, y=1 - 0.12 / height, va="top")
     for k, chart in enumerate(charts):
-        _draw(figure.add_subplot(rows, ACROSS, k + 1), chart)
+        _draw(figure.add_subplot(rows, across, k + 1), chart)
     out = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(out, format="png")
@@ -41,6 +55,11 @@ def _draw(axes: object, chart: Chart) -> None:
     assert isinstance(axes, Axes)
     for line in chart.lines:
         _draw_line(axes, line)
+    for value in chart.levels:
+        axes.axhline(value, color="#595959", linestyle=":", linewidth=1)
+    for point in chart.points:
+        colour = LIGHT[point.index % len(LIGHT)]
+        axes.plot([point.x], [point.y], "o", color=colour, markersize=11, fillstyle="none")
     axes.set_title(chart.title, fontsize=10)
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
@@ -48,6 +67,8 @@ def _draw(axes: object, chart: Chart) -> None:
     known = [value for line in chart.lines for value in line.y if value is not None]
     if chart.log and any(value > 0 for value in known) and not any(value < 0 for value in known):
         axes.set_yscale("log", nonpositive="mask")
+    if chart.x_log and any(value is not None and value > 0 for line in chart.lines for value in line.x):
+        axes.set_xscale("log", nonpositive="mask")
     if chart.limits is not None and known:
         low, high = chart.limits
         axes.set_ylim(max(low, min(known)) - 0.1, min(high, max(known)) + 0.1)

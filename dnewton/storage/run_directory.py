@@ -22,7 +22,10 @@ from dnewton.storage import run_lock
 from dnewton.storage.owner import Owner
 from dnewton.storage.parallel_file import sync_folder
 
-OWN = ("metrics.jsonl", "config.yaml", "log.txt", "model.safetensors", "best.safetensors", "trace.json", "checkpoints")
+OWN = (
+    *("metrics.jsonl", "config.yaml", "log.txt", "model.safetensors", "best.safetensors", "trace.json"),
+    *("loggers", "checkpoints"),
+)
 MODEL = "model.safetensors"
 TRIES = 20  # to make a folder and take its lock
 STATE = "state.safetensors"
@@ -209,9 +212,9 @@ class RunDirectory:
             folder.mkdir(exist_ok=True)
             for entry in [*map(Path, self.checkpoints()), *folder.glob(TEMPORARY + "*")]:
                 shutil.rmtree(entry)
-            for name in OWN[2:-1]:
-                if os.path.lexists(self.path / name):
-                    os.unlink(self.path / name)
+            for name in OWN[2:-2]:
+                (self.path / name).unlink(missing_ok=True)
+            shutil.rmtree(self.path / "loggers", ignore_errors=True)
             _replace(self.config, config)
             sync_folder(str(self.path))
         except OSError as error:

@@ -22,6 +22,7 @@ from dnewton.errors import UserError
 from dnewton.grid import ceil_div
 from dnewton.hardware import calibration, node
 from dnewton.hardware.device import Device, open_device
+from dnewton.loggers import loggers
 from dnewton.model.network import Network
 from dnewton.model.objective import Objective
 from dnewton.model.weighted_loss import loss_of
@@ -74,6 +75,9 @@ def assemble(
 
     Raises UserError alike on all ranks. Collective over the world.
     """
+    with world.raise_together():
+        if world.rank == 0:
+            loggers.check(config.output.loggers)
     shapes = infer_shapes(config.net, source)
     asked = f"{source}: parallel.device: {config.parallel.device}"
     divided = layout(config, world.size, source)

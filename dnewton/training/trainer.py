@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dnewton import __version__
 from dnewton.arrays.namespace import Array
 from dnewton.comm.stop import CHECKPOINT, LOST, Stopped
 from dnewton.comm.trace import ITERATION
@@ -17,6 +18,9 @@ from dnewton.data.samples import Samples
 from dnewton.data.sampling import run
 from dnewton.errors import UserError, one_line
 from dnewton.grid import cut
+from dnewton.loggers.interface import FAILED, FINISHED
+from dnewton.loggers.interface import STOPPED as STOPPED_RUN
+from dnewton.loggers.loggers import Loggers
 from dnewton.solvers.interface import IterationReport, StartPoint
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import STOPPED, RunDirectory
@@ -72,6 +76,7 @@ class Trainer:
         self._before: State | None = None  # the step that is being taken; None where it may be interrupted
         self._saved_at = time.monotonic()
         self._saver: Saver
+        self._loggers: Loggers
         self.ended: Ending | None = None  # why, once nothing is left to do
         self.begun = False  # whether the solver has started
         self.saved = resumed is not None  # whether the last state is in a checkpoint
@@ -88,6 +93,26 @@ class Trainer:
         Raises UserError when f is not finite, and when another job has taken over the run directory. Collective over
         the workers.
         """
+        self._loggers = self._opened(start)
+        how = FAILED
+        try:
+            stop = self._traced(start)
+            how = FINISHED if stop is None else STOPPED_RUN
+        finally:
+            self._loggers.close(how)
+        return stop
+
+    def _opened(self, start: StartPoint) -> Loggers:
+        """The loggers of the run; none but on rank 0."""
+        job, resumed = self._job, self._resumed
+        names = job.config.output.loggers if job.comm.rank == 0 and self._out.keeps else []
+        about = {"version": __version__, "ranks": job.groups.world.size}
+        config = {**job.config.resolved(), "dnewton": about}
+        first = None if resumed is None else start.iteration + (resumed.unreported is None)
+        return Loggers(names, self._out.path, config, self._tell, first)
+
+    def _traced(self, start: StartPoint) -> Stopped | None:
+        """The run, and its trace if that is asked for. Collective over the workers."""
         if not (self._job.config.output.trace and self._out.keeps):
             return self._run(start)
         trace = TraceFile(self._job.comm)
@@ -277,6 +302,7 @@ class Trainer:
         if comm.rank == 0:
             self._out.record(record)
             self.records.append(record)
+            self._loggers.record(record)
             self._show(record)
 
     def _watched(self, record: Record) -> Ending | None:

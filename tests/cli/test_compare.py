@@ -13,10 +13,16 @@ from problems import CNN, MLP, Problem
 from runs import KEYS, fails, metrics, train, write_problem
 from safetensors.numpy import load_file
 
-from dnewton.cli import compare, compare_report
 from dnewton.config import strict_yaml
 from dnewton.config.solver_register import SOLVERS
-from dnewton.errors import UserError
+from dnewton.reporting import raster
+
+
+@pytest.fixture
+def no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without compare.png, which takes longer than small runs."""
+    monkeypatch.setattr(raster, "drawn", lambda *_: b"")
+
 
 OTHERS = [name for name in SOLVERS.names() if name != "newton"]
 SERVED = {"downpour", "mdownpour", "adownpour", "mvadownpour", "dc_asgd"}
@@ -28,6 +34,7 @@ def values(problem: Problem, folder: Path, name: str, **options: Any) -> dict[st
     return {**found, "solver": {"C": problem.C, "name": name, "max_iterations": 4, **small, **options}}
 
 
+@pytest.mark.usefixtures("no_plot")
 @pytest.mark.jobs(3)
 def test_every_solver_runs(tmp_path: Path) -> None:
     """Metrics with all keys, a falling loss and a whole model file, on an odd number of ranks and samples."""
@@ -183,10 +190,122 @@ def test_compare(tmp_path: Path) -> None:
     for name in names[3:]:  # what one run's servers sent is not the next one's
         assert curves[name]["bytes"][0] == 0 or curves[name]["bytes"][0] < curves[name]["bytes"][1]
     assert (tmp_path / "all" / "compare.png").read_bytes()[:4] == b"\x89PNG"
+    assert all(f"{k + 1} of 5, {name}" in result.stdout for k, name in enumerate(names))
+    page = (tmp_path / "all" / "compare.html").read_text()
+    assert "Loss f over time" in page and "sgd-learning_rate=0.05" in page and "mlp on digits, 3 rank(s)" in page
     again = run_compare(2, tmp_path, "--net", "mlp.yaml", "--solvers", "newton", "--out", "all")
-    fails(again, "newton", "--overwrite")
+    fails(again, "ranks was 3 and is 2", "--overwrite")
 
 
+SMALL = {
+    "net": {"input": [64], "loss": "cross_entropy", "layers": [{"dense": {"units": 10}}]},
+    "data": {"train": "digits", "split": 0.5, "scale": "unit"},
+    "output": {"checkpoint_every": 2},
+}
+
+
+def small(folder: Path, *args: str, ranks: int = 2, iterations: int = 2) -> Any:
+    (folder / "small.yaml").write_text(strict_yaml.dump(SMALL))
+    words = ["--net", "small.yaml", "--out", "all", "--set", f"solver.max_iterations={iterations}"]
+    return run_compare(ranks, folder, *words, *args)
+
+
+@pytest.mark.usefixtures("no_plot")
+@pytest.mark.jobs(2)
+def test_seeds_and_a_target_and_what_is_kept(tmp_path: Path) -> None:
+    """Finished runs are not run again; seeds and solvers join them."""
+    first = small(tmp_path, "--solvers", "newton,sgd", "--seeds", "2", "--target", "train_accuracy=0.2")
+    assert first.returncode == 0, first.stderr
+    assert max(map(len, first.stdout.split("\n\n")[0].splitlines())) <= 80
+    names = [f"{solver}-seed={seed}" for seed in (0, 1) for solver in ("newton", "sgd")]
+    starts = {name: metrics(tmp_path / "all", name)[0]["loss"] for name in names}
+    assert starts["newton-seed=0"] == pytest.approx(starts["sgd-seed=0"], rel=1e-6)
+    assert abs(starts["newton-seed=0"] - starts["newton-seed=1"]) > 1e-3
+    curves = json.loads((tmp_path / "all" / "compare.json").read_text())
+    assert [(c["method"], c["seed"]) for c in curves.values()] == [
+        ("newton", 0),
+        ("sgd", 0),
+        ("newton", 1),
+        ("sgd", 1),
+    ]
+    lines = metrics(tmp_path / "all", "sgd-seed=1")
+    at = next(r for r in lines if r["train_accuracy"] >= 0.2)
+    assert curves["sgd-seed=1"]["reached"] == {"train accuracy >= 0.2": at["train_seconds"]}
+    before = {path: path.stat().st_mtime_ns for name in names for path in (tmp_path / "all" / name).rglob("*.*")}
+
+    second = small(tmp_path, "--solvers", "newton,adam", "--seeds", "0,2", "--quiet")
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.startswith("dnewton compare:") and "of 4" not in second.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    now = json.loads((tmp_path / "all" / "compare.json").read_text())
+    assert _without(now).items() >= _without(curves).items()
+    assert [k for k in now if k not in curves] == ["adam-seed=0", "newton-seed=2", "adam-seed=2"]
+    table = (tmp_path / "all" / "compare.txt").read_text()
+    assert [line.split()[1] for line in table.splitlines() if line.startswith(("newton ", "sgd ", "adam "))][:3] == [
+        "3",
+        "2",
+        "2",
+    ]
+
+
+def _without(curves: dict[str, Any]) -> dict[str, Any]:
+    return {name: {k: v for k, v in c.items() if k != "reached"} for name, c in curves.items()}
+
+
+@pytest.mark.usefixtures("no_plot")
+@pytest.mark.jobs(2)
+def test_unfinished_runs_go_on_and_others_are_in_the_way(tmp_path: Path) -> None:
+    assert small(tmp_path, "--solvers", "newton,sgd", iterations=4).returncode == 0
+    whole = [r["loss"] for r in metrics(tmp_path / "all", "newton")]
+    folder = tmp_path / "all" / "newton"
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:4]) + lines[4][:30])  # killed while it wrote this line
+    (folder / "model.safetensors").unlink()
+    newest = max((folder / "checkpoints").iterdir())
+    newest.rename(newest.with_name(".writing-" + newest.name))
+    result = small(tmp_path, "--solvers", "newton,sgd", iterations=4)
+    assert result.returncode == 0, result.stderr
+    assert "resuming after iteration 2" in (folder / "log.txt").read_text() and "sgd, finished before" in result.stdout
+    assert [r["loss"] for r in metrics(tmp_path / "all", "newton")] == whole and (folder / "model.safetensors").exists()
+
+    fails(small(tmp_path, "--solvers", "newton", "--set", "solver.C=3", iterations=4), "solver.C was 1.0 and is 3.0")
+    fails(small(tmp_path, "--solvers", "sgd", "--set", "data.scale=none", iterations=4), 'data.scale was "unit"')
+    (tmp_path / "all" / "adam").mkdir()
+    (tmp_path / "all" / "adam" / "model.safetensors").write_text("mine")
+    fails(small(tmp_path, "--solvers", "newton,adam", iterations=4), "adam: holds another run", "--overwrite")
+    assert (tmp_path / "all" / "adam" / "model.safetensors").read_text() == "mine"
+    again = small(tmp_path, "--solvers", "newton", "--set", "solver.C=3", "--overwrite", iterations=4)
+    assert again.returncode == 0, again.stderr
+    assert [r["loss"] for r in metrics(tmp_path / "all", "newton")] != whole
+
+
+@pytest.mark.usefixtures("no_plot")
+@pytest.mark.jobs(2)
+def test_a_larger_budget_goes_on_and_a_smaller_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(strict_yaml.dump(SMALL))
+
+    def given(budget: str) -> Any:
+        words = ["--net", "small.yaml", "--out", "all", "--solvers", "sgd", "--budget", budget]
+        return run_compare(2, tmp_path, *words)
+
+    assert given("0.1s").returncode == 0
+    count = len(metrics(tmp_path / "all", "sgd"))
+    assert given("0.3s").returncode == 0
+    lines = metrics(tmp_path / "all", "sgd")
+    assert len(lines) > count and [r["iteration"] for r in lines] == list(range(len(lines)))
+    assert [r for r in lines if "stopped" in r] == lines[-1:]
+    fails(given("0.1s"), "sgd: holds a run of", "--budget is 0.1 s")
+
+
+@pytest.mark.jobs(3)
+def test_a_target_that_no_run_can_have(tmp_path: Path) -> None:
+    """It is known on all ranks before any run has trained, also where one of them serves."""
+    result = small(tmp_path, "--solvers", "downpour,newton", "--target", "test_rmse=1", ranks=3)
+    fails(result, "--target test_rmse: this net has test_accuracy")
+    assert "2 of 2" not in result.stdout
+
+
+@pytest.mark.usefixtures("no_plot")
 @pytest.mark.jobs(2)
 def test_compare_stops_at_the_budget(tmp_path: Path) -> None:
     """And a run that diverges is said, after the others have been done."""
@@ -206,7 +325,7 @@ def test_compare_stops_at_the_budget(tmp_path: Path) -> None:
     )
     fails(result, "sgd-weight_decay=1e30")
     text = (tmp_path / "all" / "compare.txt").read_text()
-    assert "sgd has diverged" in text
+    assert "sgd has diverged" in text and "warning: sgd-weight_decay=1e30" in result.stdout
     folder = tmp_path / "all" / "adam-weight_decay=0.0"
     assert "adam does not use newton's subsample" in (folder / "log.txt").read_text()
     lines = metrics(tmp_path / "all", "adam-weight_decay=0.0")
@@ -225,6 +344,11 @@ def test_compare_stops_at_the_budget(tmp_path: Path) -> None:
         (["--solvers", "adam", "--set", "solver.tau=3"], ["solver.tau"]),
         (["--solvers", "adam,downpour", "--set", "parallel.replicas=2"], ["parallel.replicas: 2"]),
         (["--solvers", "adam", "--init", "missing.safetensors"], ["missing.safetensors"]),
+        (["--solvers", "adam", "--seeds", "two"], ["--seeds two"]),
+        (["--solvers", "adam", "--seeds", "2", "--set", "solver.seed=1"], ["solver.seed", "--seeds"]),
+        (["--solvers", "adam", "--target", "accuracy=1"], ["--target accuracy=1", "test_accuracy"]),
+        (["--solvers", "adam", "--target", "loss=low"], ["--target loss=low"]),
+        (["--solvers", "adam", "--target", "validation_accuracy=1"], ["validation", "data.validation"]),
         (["--solvers", "sgd", "--sweep", "momentum=0", "--sweep", "momentum=0.5"], ["swept already"]),
         ([], ["--solvers"]),
     ],
@@ -232,33 +356,3 @@ def test_compare_stops_at_the_budget(tmp_path: Path) -> None:
 def test_compare_mistakes(tmp_path: Path, args: list[str], words: list[str]) -> None:
     fails(run_compare(2, tmp_path, "--net", "mlp.yaml", "--out", "all", *args), *words)
     assert not (tmp_path / "all").exists()
-
-
-@pytest.mark.serial
-def test_seconds_and_sweeps() -> None:
-    assert [compare.seconds(t) for t in ("90", "60s", "2m", "1.5h")] == [90, 60, 120, 5400]
-    assert compare.swept(["tau=1, 4", "net.loss=squared"]) == {"solver.tau": ["1", "4"], "net.loss": ["squared"]}
-    with pytest.raises(UserError, match="name"):
-        compare.swept(["name=adam"])
-
-
-@pytest.mark.serial
-def test_the_table_bears_what_never_converged() -> None:
-    record = {
-        "iteration": 0,
-        "train_seconds": 0.0,
-        "samples_seen": 0.0,
-        "loss": 1.0,
-        "train_accuracy": 0.5,
-        "comm": {"exchange": {"bytes": 8}, "evaluate": {"bytes": 100}},
-    }
-    lost = {**record, "iteration": 1, "loss": float("nan"), "train_accuracy": float("nan")}
-    better = {**record, "iteration": 1, "loss": 0.5}
-    results = [
-        compare_report.Result("lost", [record, lost]),
-        compare_report.Result("well", [record, better]),
-        compare_report.Result("none", [], "why"),
-    ]
-    lines = compare_report.table(results)
-    assert len(lines) == 4 and "f <= 1" in lines[0] and "failed: why" in lines[3]
-    assert compare_report.curves([record, better])["bytes"] == [8, 16]
