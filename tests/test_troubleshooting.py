@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def quoted() -> list[str]:
     return [m for cell in cells for m in re.findall(r"`([^`]+)`", cell) if m not in FOREIGN]
 
 
+@functools.cache
 def strings() -> list[str]:
     """All texts of the package; what an f-string puts in is a place where anything may stand."""
     found = []
