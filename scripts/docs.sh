@@ -19,7 +19,7 @@ export NO_MKDOCS_2_WARNING=1 # pyproject.toml asks for mkdocs < 2
 PATH="$(cd "$venv/bin" && pwd):$PATH" # ruff formats the signatures
 
 python scripts/keys_page.py --check
-mkdocs build --strict --quiet
+mkdocs build --strict # not --quiet, which drops warnings before they are counted
 if grep -rlE '<(script|img|iframe)[^>]* src="?(https?:)?//|<link[^>]* href="?(https?:)?//[^>]*stylesheet|<link[^>]*(preconnect|stylesheet)[^>]*"?(https?:)?//' \
   --include='*.html' build/site; then
   printf 'docs.sh: the pages above load something from another host\n' >&2

@@ -121,7 +121,7 @@ def test_every_python_block_is_executed_or_marked() -> None:
         for b in of_language("python")
         if not b.values[0].not_run and b.values[0].page.name not in EXECUTED
     ]
-    assert left == ["README.md:128"]  # the first lines of python.md, which run
+    assert [name.split(":")[0] for name in left] == ["README.md"]  # the first lines of python.md, which run
 
 
 def run_letters(folder: Path) -> None:
