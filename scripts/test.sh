@@ -89,7 +89,7 @@ join_beside() {
 
 # tests NUMBER MPI RANKS ARGUMENT...
 tests() {
-  local number=$1 mpi=$2 ranks=$3 venv=.venv extras=test,notebook,lint launcher=()
+  local number=$1 mpi=$2 ranks=$3 venv=.venv extras=test,notebook,lint,docs launcher=()
   shift 3
   wanted "$number" || return 0
   ((ranks == 1)) || launcher=(mpirun -np "$ranks")
@@ -117,7 +117,7 @@ signals=$t/cli/test_stopped_jobs.py::test_a
 # Beside the others run, on one rank: what waits for most of its time (Slurm's jobs; an installation, for the network),
 # and what looks at memory alone, in jobs of its own.
 if [[ -z ${STEPS-} ]]; then
-  install mpich test,notebook,lint
+  install mpich test,notebook,lint,docs
   start_beside '11 12 14'
 fi
 tests 1 mpich 1 -q --ignore=$t/planning/test_memory.py

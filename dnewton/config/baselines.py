@@ -25,12 +25,12 @@ class CommonSection(SolverSection):
 
     replicated: ClassVar[bool] = True
 
-    max_iterations: WholeNumber = 50
+    max_iterations: WholeNumber = 50  # passes over the samples; hessian_free: outer steps
     C: Annotated[float, Field(gt=0)] = 1.0  # as for newton: the regulariser is |theta|^2 / (2 C l)
     tolerance: Fraction = 0.0  # stop at |grad| <= tolerance * |first grad|
     patience: Count | None = None  # stop after so many iterations without a better validation figure
     batch_size: Count = 1024  # samples at a time where f is evaluated; does not change results
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # of the initial weights and of everything that is drawn
 
 
 class ScheduleSection(Section):
@@ -43,12 +43,12 @@ class ScheduleSection(Section):
         "power": ("name", ("inverse",)),
     }
 
-    name: Literal["constant", "step", "cosine", "inverse"] = "constant"
+    name: Literal["constant", "step", "cosine", "inverse"] = "constant"  # how the rate changes
     # step: iterations after which the rate is multiplied by factor
     milestones: list[Positive] = []  # noqa: RUF012 (pydantic copies it)
-    factor: Share = 0.1
+    factor: Share = 0.1  # step: what the rate is multiplied by
     decay: NotNegative = 0.1  # inverse: rate / (1 + decay * iterations)^power
-    power: Annotated[float, Field(gt=0, le=10)] = 1.0
+    power: Annotated[float, Field(gt=0, le=10)] = 1.0  # inverse: see decay
     warmup: NotNegative = 0.0  # iterations over which the rate rises from 0
 
     @model_validator(mode="after")
@@ -62,8 +62,8 @@ class WorkersSection(CommonSection):
     """Methods that take a mini-batch per worker and step; the workers are the replicas."""
 
     batch: Count = 32  # samples per worker and step
-    learning_rate: Positive = 0.1
-    schedule: ScheduleSection = omitted()
+    learning_rate: Positive = 0.1  # the rate of a step, before the schedule
+    schedule: ScheduleSection = omitted()  # how the learning rate changes over the iterations
 
 
 class ServedSection(WorkersSection):

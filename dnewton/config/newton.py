@@ -68,7 +68,10 @@ def _jacobian(value: Any) -> Any:
 class EarlyTerminationSection(Section):
     """When the local solves of the slowest ranks are cut off (Wang et al. 2018, section 5.1)."""
 
+    # off: every rank meets its own rule; async: a counter that nobody waits for; lockstep: a sum, so that runs can be
+    # repeated
     mode: Literal["async", "lockstep", "off"] = "off"
+    # of the ranks that must have finished before the others are cut off
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
     every: Count = 5  # lockstep: CG iterations between two counts
 
@@ -80,38 +83,52 @@ class NewtonSection(SolverSection):
     needs: ClassVar[Rules] = {"jacobian_dtype": ("jacobian", ("auto", "factored", "dense"))}
 
     name: Literal["newton"] = "newton"
-    max_iterations: WholeNumber = 50
+    max_iterations: WholeNumber = 50  # Newton iterations
     # in units of l: the regulariser is |theta|^2 / (2 C l); inf means none, auto by the evidence (squared loss)
     C: Annotated[float | Auto, BeforeValidator(_auto_or((">", 0, "0")))] = 1.0
+    # S, the samples that the Jacobian is of: a share up to 1, or a number of them; auto: as many rows of J as there
+    # are samples
     subsample: Annotated[float | Auto, BeforeValidator(_subsample)] = "auto"
+    # diagonal: every rank solves for its own block of G, without messages; full: all ranks solve one system
     curvature: Literal["diagonal", "full"] = "diagonal"
+    # what a block of `curvature: diagonal` is: all weights of a rank, or those of one layer
     diagonal_unit: Literal["rank", "layer"] = "rank"
+    # how J is held (docs/method.md); implicit: not at all
     jacobian: Annotated[Literal["auto", "factored", "dense", "implicit"], BeforeValidator(_jacobian)] = "auto"
+    # cg: by conjugate gradients; exact: by a factorisation; auto: by costs and damping
     subproblem: Literal["auto", "cg", "exact"] = "auto"
     jacobian_dtype: Literal["auto", "float16", "bfloat16"] = "auto"  # half precision of what J holds
-    preconditioner: Literal["auto", "none", "diagonal", "kronecker", "sampled"] = "auto"  # auto: `cg` has none
+    preconditioner: Literal["auto", "none", "diagonal", "kronecker", "sampled"] = "auto"  # of CG; auto: none for `cg`
+    # a solve ends at |residual| <= cg_tolerance * |gradient|; auto: 0.1
     cg_tolerance: Annotated[float | Auto, BeforeValidator(_auto_or((">", 0, "0"), ("<", 1, "1")))] = "auto"
-    max_cg: Count = 250
+    max_cg: Count = 250  # iterations of one solve at most
     warm_start: bool = False  # begin each local solve at the last accepted step; cg without Gram coordinates
+    # whether the solves of slow ranks are cut off
     early_termination: Annotated[EarlyTerminationSection, BeforeValidator(_early_termination)] = omitted()
+    # previous: the best combination with the step before; none: the pieces as they are
     combine: Annotated[Literal["none", "previous"], BeforeValidator(_combine)] = "previous"
     replica_solve: Literal["average", "exact"] = "average"  # parallel.replicas > 1: each with its share of S, or all
     start: Literal["auto", "none", "adam"] = "auto"  # before Newton; auto: adam with many samples of classes
     start_passes: Count = 10  # over the samples
     damping: Literal["auto", "paper"] = "auto"  # paper: by drop and boost; a number for one of them means that, too
+    # the damping at the start; auto: by the curvature at the starting point (paper: 1)
     lambda_: Annotated[
         float | Auto,
         BeforeValidator(_auto_or((">=", 1e-10, "0.0000000001"), ("<=", 1e10, "10000000000"))),
         Field(alias="lambda"),
     ] = "auto"
+    # paper: factor of lambda after a good step; auto: 0.6667
     drop: Annotated[float | Auto, BeforeValidator(_auto_or((">", 0, "0"), ("<=", 1, "1")))] = "auto"
+    # paper: factor of lambda after a bad step; auto: 1.5
     boost: Annotated[float | Auto, BeforeValidator(_auto_or((">=", 1, "1"), ("<", math.inf, "finite")))] = "auto"
-    eta: Annotated[float, Field(gt=0, lt=1)] = 1.0e-4
+    eta: Annotated[float, Field(gt=0, lt=1)] = 1.0e-4  # the share of the expected decrease that a step must bring
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stop at |grad| <= tolerance * |first grad|
     patience: Count | None = None  # stop after so many iterations without a better validation figure
+    # samples at a time where f and its gradient are evaluated; does not change results but for rounding
     batch_size: Count = 1024
+    # samples of f and its gradient, drawn anew in every iteration
     gradient_batch: Annotated[int | Literal["all"], BeforeValidator(_gradient_batch)] = "all"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # of the initial weights and of everything that is drawn
 
     @property
     def by_paper(self) -> bool:

@@ -58,9 +58,9 @@ def _input(value: Any) -> Any:
 class NetSection(Section):
     """The network."""
 
-    input: Annotated[tuple[Count, ...], BeforeValidator(_input)]
-    loss: LossEntry
-    layers: Annotated[list[LayerEntry], Field(min_length=1)]
+    input: Annotated[tuple[Count, ...], BeforeValidator(_input)]  # the shape of a sample
+    loss: LossEntry  # the loss; with options `{name: {option: value}}`
+    layers: Annotated[list[LayerEntry], Field(min_length=1)]  # the layers, first to last
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -71,17 +71,17 @@ class NetSection(Section):
 class FilePair(Section):
     """Samples and their targets in two files (.npy, idx) or arrays (FILE:NAME), and weights of the samples likewise."""
 
-    x: Name
-    y: Name
-    w: Name | None = None
+    x: Name  # the samples
+    y: Name  # their targets
+    w: Name | None = None  # their weights
 
 
 class ArrayNames(Section):
     """The arrays of .npz, HDF5 and .mat files that are samples, targets and weights of samples."""
 
-    x: Name | None = None
-    y: Name | None = None
-    w: Name | None = None
+    x: Name | None = None  # the samples
+    y: Name | None = None  # the targets
+    w: Name | None = None  # the weights of the samples
 
 
 def _part(value: Any) -> Any:
@@ -143,14 +143,16 @@ DataPart = Annotated[Name | list[str] | FilePair, BeforeValidator(_part)]
 class DataSection(Section):
     """Where the samples come from and how features and targets are scaled; scaling is fitted on the training part."""
 
-    train: DataPart = "digits"
-    test: DataPart | None = None
-    validation: DataPart | None = None
+    train: DataPart = "digits"  # the training samples
+    test: DataPart | None = None  # samples that are only scored
+    validation: DataPart | None = None  # samples that choose the best model (docs/checkpoints.md)
     split: Annotated[float, Field(gt=0, lt=1)] | None = None  # this share of train becomes test, or validation
+    # how features are scaled (docs/data.md)
     scale: Literal["none", "standardize", "minmax", "unit", "mean_image"] = "none"
     scale_targets: Literal["none", "standardize"] = "none"  # regression only; errors are reported unscaled
     target: Annotated[list[str | int], BeforeValidator(_columns)] | None = None  # of tables of text: default the last
     weights: Annotated[str | int, BeforeValidator(_weights)] | None = None  # a column, an array, or a file
+    # by how much the samples of a label count more; balanced: all labels alike
     class_weights: Annotated[Literal["balanced"] | dict[str, NotNegative], BeforeValidator(_class_weights)] | None = (
         None
     )
@@ -158,10 +160,10 @@ class DataSection(Section):
     channels: Literal["first", "last"] | None = None  # of images and sequences in arrays; default first
     samples: Literal["rows", "columns"] | None = None  # of arrays; default what fits net.input and the targets
     timeout: Annotated[float, Field(gt=0, le=1e7)] = 60.0  # seconds for opening an HDF5 file, which may be damaged
-    # of tables of text, where the file itself does not tell
+    # of tables of text, where the file itself does not tell:
     header: Literal["auto"] | bool = "auto"  # whether the first line names the columns
     delimiter: Annotated[str, BeforeValidator(_delimiter)] = "auto"  # one character; a blank is any run of blanks
-    decimal: Literal["auto", ".", ","] = "auto"
+    decimal: Literal["auto", ".", ","] = "auto"  # the sign between the digits of numbers
     skip_rows: Annotated[int, Field(ge=0, le=10_000)] = 0  # lines above the table
     features: Annotated[list[str | int], BeforeValidator(_columns)] | None = None  # default: what is nothing else
     ignore: Annotated[list[str | int], BeforeValidator(_columns)] | None = None  # neither features nor targets
@@ -186,18 +188,19 @@ class DataSection(Section):
 class RatesSection(Section):
     """What one rank does per second: operations of matrix products and bytes of memory traffic."""
 
-    flops: Positive
-    bandwidth: Positive
+    flops: Positive  # operations per second
+    bandwidth: Positive  # bytes per second
 
 
 class ParallelSection(Section):
     """The ranks: grid of model ranks, replicas, device and precision."""
 
+    # [rows, columns] of the ranks of a replica; auto: what the planner finds cheapest
     grid: Annotated[Literal["auto"] | tuple[int, int], BeforeValidator(_grid)] = "auto"
     replicas: Count | Literal["auto"] = "auto"  # auto: 1 for newton, as many as there are ranks for other solvers
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"  # where arrays are and computations run
     device_buffers: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_yes_no)] = "auto"  # MPI on GPU memory
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Literal["float32", "float64"] = "float32"  # of weights and everything computed with them
     timeout: Annotated[float, Field(ge=1, le=1e7)] = 600.0  # seconds in which a rank that others wait for must answer
     memory: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = "auto"  # resident bytes per rank, all in all
     rates: RatesSection | Literal["auto"] = "auto"  # auto: measured once per machine and kept
@@ -208,7 +211,7 @@ class OutputSection(Section):
 
     checkpoint_every: Annotated[int, Field(ge=0, le=2**31 - 1)] = 10  # iterations; 0 means never
     checkpoint_minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None  # and after so much time since the last
-    keep: Count = 3
+    keep: Count = 3  # the newest checkpoints that are kept
     trace: bool = False  # write trace.json: when each rank did what (docs/trace.md)
     loggers: Annotated[list[str], BeforeValidator(known_loggers)] = Field(default_factory=list)  # docs/loggers.md
 

@@ -23,11 +23,11 @@ class ConvSection(LayerSection):
     copies_patches = True
     takes_pooled = True
 
-    channels: Count
-    kernel: Size2
-    stride: Size2 = (1, 1)
-    padding: Pad2 = (0, 0)
-    activation: ActivationName = "linear"
+    channels: Count  # output channels
+    kernel: Size2  # numbers across and along a kernel
+    stride: Size2 = (1, 1)  # steps between two positions
+    padding: Pad2 = (0, 0)  # zeros on each side
+    activation: ActivationName = "linear"  # see docs/nets.md
     split: KindName | None = None  # fixes the layer's kind of split; the planner chooses otherwise
 
     def out_shape(self, shape: Shape, where: str) -> Shape:

@@ -18,8 +18,8 @@ class DenseSection(LayerSection):
 
     parametric = True
 
-    units: Count
-    activation: ActivationName = "linear"
+    units: Count  # outputs
+    activation: ActivationName = "linear"  # see docs/nets.md
     split: KindName | None = None  # fixes the layer's kind of split; the planner chooses otherwise
 
     def out_shape(self, shape: Shape, where: str) -> Shape:

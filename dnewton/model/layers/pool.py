@@ -14,9 +14,9 @@ from dnewton.model.layers.images import Pad2, Size2, image_of, needs_image, need
 class PoolSection(LayerSection):
     """Options of a pooling; the stride is the size unless given."""
 
-    size: Size2
-    stride: Size2 | None = None
-    padding: Pad2 = (0, 0)
+    size: Size2  # of a window
+    stride: Size2 | None = None  # steps between two windows; default the size
+    padding: Pad2 = (0, 0)  # positions on each side, at most half of the size
 
     @model_validator(mode="after")
     def _padding_fits(self) -> PoolSection:

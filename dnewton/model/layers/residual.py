@@ -21,8 +21,8 @@ class ResidualSection(LayerSection):
     """`residual: [layers...]`, or `residual: {layers: [...], projection: true}` where the shapes differ: the input then
     goes through a dense layer, or a 1 x 1 convolution whose stride is the ratio of the sizes, before it is added."""
 
-    layers: Annotated[list[LayerEntry], Field(min_length=1)]
-    projection: bool = False
+    layers: Annotated[list[LayerEntry], Field(min_length=1)]  # whose output is added to their input
+    projection: bool = False  # whether the input goes through a linear layer where the shapes differ
 
     @model_validator(mode="before")
     @classmethod

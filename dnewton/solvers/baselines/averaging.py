@@ -20,11 +20,11 @@ class AveragingSection(WorkersSection):
     """Periodic averaging of the workers' weights (Su and Chen 2015); with block momentum BMUF (Chen and Huo 2016)."""
 
     name: Literal["averaging"] = "averaging"
-    tau: Count = 4
-    momentum: Fraction = 0.9
+    tau: Count = 4  # steps between two averagings
+    momentum: Fraction = 0.9  # weight of the old velocity
     buffers: Literal["keep", "reset", "average"] = "keep"  # the momentum buffers at an averaging
     block_momentum: Fraction = 0.0  # above 0: BMUF
-    block_rate: Positive = 1.0
+    block_rate: Positive = 1.0  # BMUF: weight of the newest displacement
     nesterov_block: bool = False  # BMUF: workers start ahead, at W + block_momentum * D
 
     @model_validator(mode="after")

@@ -22,8 +22,10 @@ class DelayCompensatedSection(ServedSection):
     needs: ClassVar[Rules] = {"mean_square": ("variant", ("adaptive",))}
 
     name: Literal["dc_asgd"] = "dc_asgd"
+    # async: the servers answer whoever comes; round_robin: in turn, so that runs can be repeated
     mode: Literal["async", "round_robin"] = "async"
-    learning_rate: Positive = 0.1
+    learning_rate: Positive = 0.1  # the rate of a step
+    # of the compensation: with a constant factor, or divided by the root of the mean square
     variant: Literal["constant", "adaptive"] = "constant"
     compensation: NotNegative = 0.04  # the papers' lambda_0; adaptive: about 2
     mean_square: Fraction = 0.95  # adaptive: weight of the old mean square

@@ -24,8 +24,9 @@ class DownpourSection(ServedSection):
     needs: ClassVar[Rules] = {"momentum": ("name", ("mdownpour",)), "average": ("name", ("mvadownpour",))}
 
     name: Literal["downpour", "mdownpour", "adownpour", "mvadownpour"] = "downpour"
+    # async: the servers answer whoever comes; round_robin: in turn, so that runs can be repeated
     mode: Literal["async", "round_robin"] = "async"
-    learning_rate: Positive = 0.1
+    learning_rate: Positive = 0.1  # the rate of a step
     tau: Count = 1  # steps between two exchanges
     momentum: Fraction = 0.9  # mdownpour only: Nesterov momentum of the centre
     average: Annotated[float, Field(gt=0, le=1)] = 0.01  # mvadownpour only: weight of the newest centre

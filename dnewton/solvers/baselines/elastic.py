@@ -23,8 +23,9 @@ class ElasticSection(ServedSection):
     needs: ClassVar[Rules] = {"momentum": ("name", ("eamsgd",)), "server_ranks": ("mode", ("async", "round_robin"))}
 
     name: Literal["easgd", "eamsgd"] = "easgd"
+    # sync: all workers in step; the others have parameter servers
     mode: Literal["sync", "async", "round_robin"] = "sync"
-    learning_rate: Positive = 0.2
+    learning_rate: Positive = 0.2  # the rate of a step
     tau: Count = 4  # steps between two exchanges
     beta: Annotated[float, Field(gt=0, lt=2)] = 0.9  # of all workers together; each moves by alpha = beta / workers
     momentum: Fraction = 0.9  # eamsgd only (delta)

@@ -36,7 +36,7 @@ class EntropySection(WorkersSection):
 
     name: Literal["entropy_sgd", "parle"] = "parle"
     inner_steps: Count = 5  # L: gradients of the inner loop per outer step
-    inner_rate: Positive = 0.1
+    inner_rate: Positive = 0.1  # rate of the inner steps
     momentum: Fraction = 0.9  # Nesterov's, in both loops
     gamma: Annotated[float, Field(ge=0, le=1)] = 1e-2  # how strongly the inner loop is held at the outer point
     gamma_growth: NotNegative = 1e-3  # scoping: gamma * (1 + growth)^outer steps, at most 1
@@ -44,7 +44,7 @@ class EntropySection(WorkersSection):
     rho_growth: NotNegative = 1e-3  # rho * (1 + growth)^outer steps, at most 10
     noise: NotNegative = 1e-4  # entropy_sgd: of the inner gradients
     average: Annotated[float, Field(gt=0, le=1)] = 0.25  # weight of the newest inner point in their mean
-    learning_rate: Positive = 1.0
+    learning_rate: Positive = 1.0  # rate of the outer steps
 
 
 class Entropy(Epochs):

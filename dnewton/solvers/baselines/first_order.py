@@ -20,8 +20,8 @@ class SGDSection(WorkersSection):
     """Synchronous stochastic gradient descent: one sum of the gradient per step."""
 
     name: Literal["sgd"] = "sgd"
-    momentum: Fraction = 0.9
-    nesterov: bool = False
+    momentum: Fraction = 0.9  # weight of the old velocity
+    nesterov: bool = False  # whether the momentum is Nesterov's
     weight_decay: NotNegative = 0.0  # added to the gradient, times theta
 
     @model_validator(mode="after")
@@ -35,10 +35,10 @@ class AdamSection(WorkersSection):
     """Adam (Kingma and Ba 2015), and AdamW with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     name: Literal["adam", "adamw"] = "adam"
-    learning_rate: Positive = 0.003
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    epsilon: Positive = 1e-8
+    learning_rate: Positive = 0.003  # the rate of a step
+    beta1: Fraction = 0.9  # weight of the old mean of gradients
+    beta2: Fraction = 0.999  # weight of the old mean of their squares
+    epsilon: Positive = 1e-8  # added to the root of the mean square
     weight_decay: NotNegative = 0.0  # adam: added to the gradient; adamw (default 0.01): theta *= 1 - rate * it
 
     @model_validator(mode="before")

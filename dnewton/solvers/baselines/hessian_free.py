@@ -49,14 +49,15 @@ class HessianFreeSection(CommonSection):
 
     name: Literal["hessian_free"] = "hessian_free"
     method: Literal["gn_cg", "bicgstab"] = "gn_cg"  # CG on the Gauss-Newton matrix, Bi-CG-STAB on the Hessian
+    # samples of the curvature: a share up to 1, or a number of them
     subsample: Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(samples_or_share)] = 0.2
     damping: Positive = 0.5  # lambda at the start
-    cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    max_cg: Count = 100
+    cg_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1  # a solve ends at |residual| <= cg_tolerance * |gradient|
+    max_cg: Count = 100  # iterations of one solve at most
     carry_over: Fraction = 0.95  # an inner solve begins at this times the last solution
-    backtrack: Annotated[float, Field(gt=0, lt=1)] = 0.8
-    armijo: Annotated[float, Field(gt=0, lt=1)] = 1e-2
-    max_trials: Count = 60
+    backtrack: Annotated[float, Field(gt=0, lt=1)] = 0.8  # factor of the step in the line search
+    armijo: Annotated[float, Field(gt=0, lt=1)] = 1e-2  # share of the expected decrease that a step must bring
+    max_trials: Count = 60  # of one line search at most
 
 
 @dataclass

@@ -33,16 +33,17 @@ class KFACSection(WorkersSection):
     et al. 2019)."""
 
     name: Literal["dp_kfac", "d_kfac", "mpd_kfac"] = "dp_kfac"
-    learning_rate: Positive = 0.05
-    momentum: Fraction = 0.9
-    weight_decay: NotNegative = 0.0
-    damping: Positive = 0.03
+    learning_rate: Positive = 0.05  # the rate of a step
+    momentum: Fraction = 0.9  # of the preconditioned steps
+    weight_decay: NotNegative = 0.0  # added to the gradient, times theta
+    damping: Positive = 0.03  # added to the eigenvalues
     inverse: Literal["auto", "eigen", "pi"] = "auto"  # auto: pi for mpd_kfac, eigen otherwise
     decay: Fraction = 0.95  # running average of the factors: the weight of the OLD average
     factor_every: Count = 1  # steps between two updates of the factors
     inverse_every: Count = 10  # steps between two decompositions
+    # bound on a step's size in the metric of the curvature; null: none
     kl_clip: Annotated[float, Field(gt=0)] | None = 0.001
-    assignment: Literal["greedy", "round_robin"] = "greedy"
+    assignment: Literal["greedy", "round_robin"] = "greedy"  # which worker owns which layer: by costs, or in turn
     # d_kfac only: the share of workers that hold a layer's decomposition
     grad_worker_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
 

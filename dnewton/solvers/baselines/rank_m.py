@@ -28,8 +28,8 @@ class RankMSection(WorkersSection):
 
     name: Literal["rank_m"] = "rank_m"
     tau: Count = 4  # local steps that spread the workers before a secant step
-    momentum: Fraction = 0.9
-    type: Literal["I", "II"] = "II"
+    momentum: Fraction = 0.9  # of the local steps
+    type: Literal["I", "II"] = "II"  # which of the two secant equations (docs/solvers.md)
     ridge: Annotated[float, Field(ge=1e-15, allow_inf_nan=False)] = 1e-3  # relative to trace(YᵀY)/m
     overlap: Count = 256  # samples on which all workers take the same gradient difference
     secant_rate: NotNegative = 0.1  # eta: step along what is left of the gradient
