@@ -41,6 +41,7 @@ class Chart:
     log: bool = False
     limits: tuple[float, float] | None = None
     note: str = ""  # a line below the picture
+    x_log: bool = False
 
 
 def scales(chart: Chart) -> tuple[Scale, Scale]:
@@ -49,7 +50,7 @@ def scales(chart: Chart) -> tuple[Scale, Scale]:
     values: list[float | None] = []
     for line in chart.lines:
         values += [*line.y, *(line.low or ()), *(line.high or ())]
-    x = scale_for(xs, LEFT, WIDTH - RIGHT, tight=True)
+    x = scale_for(xs, LEFT, WIDTH - RIGHT, chart.x_log, tight=True)
     return x, scale_for(values, TOP + PLOT, TOP, chart.log, chart.limits)
 
 

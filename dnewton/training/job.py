@@ -18,27 +18,26 @@ from dnewton.data.samples import Samples, Streamed, Window
 from dnewton.data.sources import Source
 from dnewton.data.targets import Targets
 from dnewton.errors import UserError
-from dnewton.grid import ceil_div
 from dnewton.hardware import calibration, node
 from dnewton.hardware.device import Device, open_device
 from dnewton.model.network import Network
 from dnewton.model.objective import Objective
 from dnewton.model.weighted_loss import loss_of
-from dnewton.planning import costs, curvature_plan, grid_search
-from dnewton.planning.memory import Budget
+from dnewton.planning import curvature_plan, grid_search
+from dnewton.planning.memory import PROCESS, STEP, Budget
 from dnewton.planning.net_plan import NetPlan, infer_shapes
 from dnewton.planning.replicas import ProcessGroups, layout
 from dnewton.solvers import registry
 from dnewton.solvers.interface import Solver
 from dnewton.storage.model_header import check_width, describe
 from dnewton.training.fingerprint import fingerprint
+from dnewton.training.planned import largest_product, workload
 
 if TYPE_CHECKING:
     from dnewton.solvers.baselines.parameter_server import Server
 
 READERS = 64 << 20  # what readers hold besides the columns they were asked for
 SHARE = 0.75  # of the node's free memory that a job takes by default
-STEP = 16 << 20
 SLACK = 28 << 20  # what libraries take when they are first used, and what the allocator keeps
 
 
@@ -91,11 +90,13 @@ def assemble(
     plan = grid_search.choose(
         shapes, groups.layout.model_ranks, work, grid=grid, memory=memory, machine=stated, source=source
     )
-    flops = _largest_product(plan, work, config)
+    flops = largest_product(plan, work, config)
     node.limit_threads(world.ranks_on_node, world.cores, flops)  # the rates are measured with so many
     in_use = float(node.resident_bytes() + SLACK) if device.is_host else device.peak_bytes() + DEVICE_SLACK
     in_use = world.minmax(in_use)[1]
     process = math.ceil(in_use / STEP) * float(STEP)  # in steps, so that two runs decide alike
+    if device.is_host:
+        process = max(process, PROCESS)  # as `plan` assumes
     how: curvature_plan.CurvaturePlan | Budget
     origin = ""
     factors = False
@@ -186,42 +187,6 @@ def _shared_objective(groups: ProcessGroups, *ingredients: Any) -> Objective:
     objective = SharedObjective(*ingredients)
     objective.groups = groups
     return objective
-
-
-def workload(
-    config: Config, samples: int, others: int, outputs: int, replicas: int, resident: float = math.inf
-) -> grid_search.Workload:
-    """What the planner plans for: a replica's share of the training set and of S with newton, mini-batches with others.
-
-    The rest of the training set is kept like the test set.
-    """
-    solver = config.solver
-    rest = 0
-    s = 1
-    if isinstance(solver, NewtonSection):
-        s = ceil_div(solver.subsample_size(samples, outputs), replicas)
-        rest = samples - ceil_div(samples, replicas)
-        samples -= rest
-    batch = solver.batch_size if isinstance(solver, NewtonSection) else getattr(solver, "batch", solver.batch_size)
-    return grid_search.Workload(
-        samples,
-        s,
-        outputs,
-        batch,
-        8 if config.parallel.dtype == "float64" else 4,
-        resident=resident,
-        others=rest + others,
-    )
-
-
-def _largest_product(plan: NetPlan, work: grid_search.Workload, config: Config) -> float:
-    """Operations of the largest matrix product, by which the number of BLAS threads is chosen."""
-    at_once = max(min(work.batch, work.samples), work.subsample)
-    gram = 0
-    if isinstance(config.solver, NewtonSection):
-        few = work.outputs * work.subsample <= curvature_plan.LARGEST_EXACT
-        gram = work.subsample if few or config.solver.subproblem == "exact" else 0
-    return costs.largest_product(plan, at_once, gram)
 
 
 def _memory_per_rank(config: Config, comm: Comm, device: Device) -> float:
