@@ -110,7 +110,7 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
             if args.samples is None and missing:
                 print(f"{missing[0]} is not here: planned for {ASSUMED:,} training samples (--samples N)")
             machine, rates, kept, origin = machine_of(args, settings)
-            problem = Problem(settings, shapes, samples, tested, machine, rates, args.net, kept)
+            problem = Problem(settings, shapes, samples, tested, machine, rates, args.net, kept=kept)
             found = [plan_run(problem, ranks) for ranks in args.numbers]
             _show(problem, found, origin, args)
 

@@ -64,11 +64,11 @@ def table(scaling: Scaling[Planned]) -> list[str]:
         planned = row.planned
         shown = [planned.seconds.get(name, 0.0) for name in names]
         values = [*shown, max(0.0, planned.total - sum(shown))]
-        moved = "-" if planned.all_bytes is None else numbers(planned.all_bytes)
+        moved = "-" if planned.all_bytes is None else numbers(planned.all_bytes).replace(" ", "")
         lines.append(
             f"{planned.ranks:>6} {planned.layout():<13} {seconds(planned.total):>8}"
             + "".join(f" {seconds(value):>7}" for value in values)
-            + f" {planned.how.peak / 2**20:>7.0f} {moved.replace(' ', ''):>7} {row.faster:>6.3g}x {row.efficiency:>5.0%}"
+            + f" {planned.how.peak / 2**20:>7.0f} {moved:>7} {row.faster:>6.3g}x {row.efficiency:>5.0%}"
         )
     return lines
 

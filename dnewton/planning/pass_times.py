@@ -49,7 +49,7 @@ class Passes:
 
     def forward(self, samples: int, columns: int = 1, batch: int = 0, loss: bool = True) -> float:
         """A forward pass of some samples, or `columns` of them, from their features to the loss."""
-        count, size = self.batches(samples, batch)
+        count, _ = self.batches(samples, batch)
         if not samples:
             return 0.0
         n = columns * samples / count

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dnewton.arrays.namespace import DEVICE_SLACK, load_lapack
 from dnewton.comm.communicator import Comm
+from dnewton.config.layer_entry import LayerSpec
 from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config, regulariser
 from dnewton.data import scale_check
@@ -18,20 +19,23 @@ from dnewton.data.samples import Samples, Streamed, Window
 from dnewton.data.sources import Source
 from dnewton.data.targets import Targets
 from dnewton.errors import UserError
+from dnewton.grid import ceil_div
 from dnewton.hardware import calibration, node
 from dnewton.hardware.device import Device, open_device
+from dnewton.hardware.rates import Rates, stated
 from dnewton.model.network import Network
 from dnewton.model.objective import Objective
 from dnewton.model.weighted_loss import loss_of
 from dnewton.planning import curvature_plan, grid_search
+from dnewton.planning.machine import MachineConstants
 from dnewton.planning.memory import PROCESS, STEP, Budget
 from dnewton.planning.net_plan import NetPlan, infer_shapes
-from dnewton.planning.replicas import ProcessGroups, layout
+from dnewton.planning.replicas import ProcessGroups, RankDivision, layout
 from dnewton.solvers import registry
 from dnewton.solvers.interface import Solver
 from dnewton.storage.model_header import check_width, describe
 from dnewton.training.fingerprint import fingerprint
-from dnewton.training.planned import largest_product, workload
+from dnewton.training.planned import Problem, best_replicas, largest_product, with_replicas, workload
 
 if TYPE_CHECKING:
     from dnewton.solvers.baselines.parameter_server import Server
@@ -75,20 +79,25 @@ def assemble(
     shapes = infer_shapes(config.net, source)
     asked = f"{source}: parallel.device: {config.parallel.device}"
     divided = layout(config, world.size, source)
+    best = config.parallel.replicas == "best" and isinstance(config.solver, NewtonSection)
     parallel, trains = config.parallel, divided.place(world.rank) is not None
     device, about_device = open_device(parallel.device, parallel.device_buffers, world, asked, trains)
-    groups = ProcessGroups.of(divided, world)
     notes = [*about_device]
     check_width(config, math.prod(config.net.input))
     parts = open_parts(config.data, config.net.input, config.solver.seed, world, given)
     memory = _memory_per_rank(config, world, device)
     resident = world.minmax(_resident(config, memory, device, world))[0]  # alike on all ranks: the plan depends on it
     scored = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
+    if best:
+        config, note = _with_best_replicas(config, shapes, parts.train.samples, scored, memory, world, source)
+        divided = layout(config, world.size, source)
+        notes.append(note)
+    groups = ProcessGroups.of(divided, world)
     work = workload(config, parts.train.samples, scored, shapes[-1].out_shape[0], groups.layout.replicas, resident)
     grid = None if config.parallel.grid == "auto" else config.parallel.grid
-    stated = grid_search.Machine.shared(world.least_cores)
+    at = grid_search.Machine.shared(world.least_cores)
     plan = grid_search.choose(
-        shapes, groups.layout.model_ranks, work, grid=grid, memory=memory, machine=stated, source=source
+        shapes, groups.layout.model_ranks, work, grid=grid, memory=memory, machine=at, source=source
     )
     flops = largest_product(plan, work, config)
     node.limit_threads(world.ranks_on_node, world.cores, flops)  # the rates are measured with so many
@@ -119,6 +128,7 @@ def assemble(
     notes.append(groups.layout.describe())
     notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
     notes.extend(plan.describe())
+    notes.extend(_too_many_ranks(plan, groups.layout, parts.train.samples))
     notes.extend([*how.describe(), *([f"rates: {origin}"] if origin else [])])
     if groups.workers is None or groups.model is None:
         from dnewton.config.baselines import ServedSection  # newton needs neither
@@ -178,6 +188,35 @@ def assemble(
         fingerprint(loaded.train, window, network.comm),
         scale_check.baseline(y, targets, loaded.train.weights),
     )
+
+
+def _with_best_replicas(
+    config: Config, shapes: tuple[LayerSpec, ...], samples: int, scored: int, memory: float, world: Comm, source: str
+) -> tuple[Config, str]:
+    """`parallel.replicas: best` as a number, alike on all ranks, and a line for the log. Collective over the world."""
+    on_node = int(world.minmax(float(world.ranks_on_node))[1])
+    rates = stated(config.parallel.device)
+    if config.parallel.rates != "auto":
+        rates = Rates(config.parallel.rates.flops, config.parallel.rates.bandwidth)
+    cores, nodes = max(1, round(world.least_cores * on_node)), ceil_div(world.size, on_node)
+    machine = MachineConstants(rates.flops, rates.bandwidth, cores=cores, nodes=nodes)
+    problem = Problem(config, shapes, samples, scored, machine, rates, source, memory)
+    found = best_replicas(problem, world.size)
+    note = f"parallel.replicas: best is {found.division.replicas}, forecast at {found.total:.3g} s per iteration"
+    return with_replicas(config, found.division.replicas), note
+
+
+def _too_many_ranks(plan: NetPlan, division: RankDivision, samples: int) -> list[str]:
+    """A line for the log where ranks have nothing to do."""
+    lines = []
+    if idle := plan.idle():
+        lines.append(
+            f"{idle} of {plan.grid.size} model ranks own no weights: no layer has units enough for them; fewer ranks "
+            "would do"
+        )
+    if division.replicas > samples:
+        lines.append(f"{division.replicas} replicas share {samples} samples: fewer ranks would do")
+    return lines
 
 
 def _shared_objective(groups: ProcessGroups, *ingredients: Any) -> Objective:

@@ -75,6 +75,7 @@ class Problem:
     machine: MachineConstants
     rates: Rates  # by which the form of the curvature is chosen
     source: str = "config"
+    memory: float | None = None  # bytes per rank, where `parallel.memory: auto` is known
     kept: Mapping[int, Rates] = field(default_factory=dict)  # measured ones, by the number of BLAS threads
 
 
@@ -127,10 +128,12 @@ def plan_run(
     """
     config, source = problem.config, problem.source
     parallel, options = config.parallel, config.solver
+    if division is None and parallel.replicas == "best" and isinstance(options, NewtonSection):
+        return best_replicas(problem, ranks)
     divided = division or layout(config, ranks, source)
     work = workload(config, problem.samples, problem.tested, problem.shapes[-1].out_shape[0], divided.replicas)
     fixed = grid or (None if parallel.grid == "auto" else parallel.grid)
-    limit = math.inf if parallel.memory == "auto" else float(parallel.memory)
+    limit = problem.memory or (math.inf if parallel.memory == "auto" else float(parallel.memory))
     stated = grid_search.Machine.shared(problem.machine.share(ranks))
     plan = grid_search.choose(
         problem.shapes, divided.model_ranks, work, grid=fixed, memory=limit, machine=stated, source=source
@@ -190,6 +193,32 @@ def iteration_of(options: NewtonSection, how: CurvaturePlan, work: Workload, tes
         test_samples=tested,
         itemsize=work.itemsize,
     )
+
+
+def best_replicas(problem: Problem, ranks: int) -> Planned:
+    """Newton's plan with the number of replicas whose iterations are the quickest, laid out as the configuration says.
+
+    Raises UserError where no number fits.
+    """
+    chosen = layout(with_replicas(problem.config, "auto"), ranks, problem.source)
+    grid = problem.config.parallel.grid
+    found: Planned | None = None
+    refused: UserError | None = None
+    for replicas in (d for d in range(1, ranks + 1) if ranks % d == 0 and not _cannot(problem, d)):
+        if grid != "auto" and replicas * grid[0] * grid[1] != ranks:
+            continue
+        try:
+            planned = plan_run(problem, ranks, replace(chosen, replicas=replicas, model_ranks=ranks // replicas))
+        except UserError as error:
+            refused = refused or error
+            continue
+        if found is None or planned.total < found.total:
+            found = planned
+    if found is None:
+        raise refused or UserError(
+            f"{problem.source}: parallel.replicas: best: parallel.grid: {list(grid)} does not divide the {ranks} ranks"
+        )
+    return found
 
 
 def alternatives(problem: Problem, ranks: int) -> list[Planned]:
