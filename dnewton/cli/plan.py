@@ -234,7 +234,7 @@ def _assumed(problem: Problem) -> str:
     if not isinstance(options, NewtonSection):
         return ""
     done = newton_times.assumed(options)
-    return f"; an iteration with {done.trials:g} trial step and {done.cg:g} CG iterations"
+    return f"; assumed: {done.trials:g} trial step, {done.cg:g} CG iterations"
 
 
 def show_one(problem: Problem, planned: Planned) -> None:

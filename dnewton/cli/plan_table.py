@@ -39,7 +39,8 @@ def about_machine(machine: MachineConstants, origin: str) -> list[str]:
     return [
         f"machine: {machine.flops / 1e9:.3g} Gflop/s, {machine.memory / 1e9:.3g} GB/s of memory, "
         f"{machine.latency * 1e6:.3g} us and {machine.network / 1e9:.3g} GB/s",
-        f"  between ranks, {cores}{nodes} ({origin})",
+        f"  between ranks, {cores}{nodes}",
+        f"  ({origin})",
     ]
 
 
@@ -89,8 +90,8 @@ def runners_up(found: Sequence[Planned], chosen: Planned, most: int = 3) -> list
     others = [other for other in found if other.layout() != chosen.layout()][:most]
     if not others:
         return []
-    said = ", ".join(f"{other.layout()} {seconds(other.total)} ({other.how.peak / 2**20:.0f} MiB)" for other in others)
-    return [f"other layouts of {chosen.ranks} rank(s), the quickest iterations: {said}"]
+    said = [f"{other.layout()} {seconds(other.total)} ({other.how.peak / 2**20:.0f} MiB)" for other in others]
+    return [f"other layouts of {chosen.ranks} rank(s), quickest iterations first:", "  " + "; ".join(said)]
 
 
 def as_json(scaling: Scaling[Planned], others: Mapping[int, Sequence[Planned]]) -> dict[str, Any]:

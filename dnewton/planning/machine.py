@@ -15,9 +15,11 @@ from dnewton.grid import ceil_div
 from dnewton.hardware.node import threads_for
 
 WIDE_RATE = 0.65  # of the rate in float32 that products in float64 have
+PRACTICE = 0.87  # of rates measured over and over: between other operations the caches are colder
 SIDES = (25.0, 6.0, 10.0)  # lengths at which the sides of a product halve its rate (OpenBLAS on x86-64)
-CACHED, FRESH = 0.5, 0.2  # of the memory bandwidth: results of array operations in the caches, and in fresh memory
-CACHE = 16 << 20  # bytes up to which memory is used again
+CACHED, FRESH = 0.5, 0.3  # of the memory bandwidth: results of array operations in the caches, and in fresh memory
+RUN = 12.0  # numbers of a run whose copy costs as much as beginning it
+CACHE = 4 << 20  # bytes up to which memory is used again
 THREADED = 0.8  # of one thread's rate that each of several threads adds
 STREAMS = 8.0  # ranks of a node that together reach its memory bandwidth
 WAITING = 5e-4  # seconds of a step of a collective where ranks wait for a core, over their share of one
@@ -74,8 +76,8 @@ class Price:
         busy = max(1.0, machine.ranks_on_node(ranks) / STREAMS)
         waiting = share < 1
         return cls(
-            machine.flops * faster * (WIDE_RATE if itemsize == 8 else 1.0),
-            machine.memory * min(1.0, share) / busy,
+            PRACTICE * machine.flops * faster * (WIDE_RATE if itemsize == 8 else 1.0),
+            PRACTICE * machine.memory * min(1.0, share) / busy,
             WAITING / share if waiting else machine.latency,
             machine.network * (YIELDING * share if waiting else 1.0),
             machine.call / min(1.0, share),
@@ -95,6 +97,10 @@ class Price:
     def read(self, numbers: float) -> float:
         """Reading numbers from memory once."""
         return numbers * self.itemsize / self.memory + self.call
+
+    def blocked(self, numbers: float, run: float = math.inf) -> float:
+        """Copying numbers in blocks that stay in cache, in runs of so many."""
+        return numbers * self.itemsize * (1 + RUN / run) / (CACHED * self.memory) + self.call
 
     def touch(self, numbers: float, operations: float = 1.0) -> float:
         """Operations number by number, each with a result of its own."""

@@ -18,6 +18,8 @@ from dnewton.planning.net_plan import LayerPlan, NetPlan, spatial
 
 LOSS = 12.0  # array operations on the outputs: softmax, its logarithm, the metric
 LOSS_GRADIENT = 8.0
+POOLING = 5.0  # on the input of a pooling layer
+UNPOOLING = 10.0  # on the output of a layer below one, where its cotangent goes back to the maxima
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Passes:
             if layer.split_kind:
                 seconds += self._affine_back(layer, next(blocks), n, n if weights else 0.0)
             elif any(self.plan.needs_cotangent(p) for p in self.plan.producers(at)):
-                seconds += self._without(layer, n, 1.5)
+                seconds += self._without(layer, n, 0.7)
             seconds += self._moved(at, n, back=True)
         return count * seconds
 
@@ -94,7 +96,7 @@ class Passes:
                 elif any(self.plan.needs_cotangent(p) for p in self.plan.producers(at)):
                     by_sample = layer.spec.depends_on_sample or self.plan.above_depends_on_sample[at]
                     kept = any(self.plan.pooled_by(p) == at for p in self.plan.producers(at) if p >= 0)
-                    seconds += 0.0 if kept else self._without(layer, float(n * k if by_sample else k), 1.5)
+                    seconds += 0.0 if kept else self._without(layer, float(n * k if by_sample else k), 0.7)
                 seconds += self._moved(at, float(n * k), back=True)
         return seconds
 
@@ -107,24 +109,31 @@ class Passes:
     def _affine(self, layer: LayerPlan, b: BlockShape, n: float) -> float:
         price = self.price
         seconds = price.product(n * b.q, b.i, b.o)
-        if b.conv:
-            seconds += price.touch(n * b.q * b.i, 1)
         written = n * b.q * b.o
+        if b.conv:
+            seconds += self._patches(layer, b, n) + price.touch(written, 2)
         seconds += price.touch(written, 2.0 if layer.spec.activation != "linear" else 1.0)
         assert layer.split_kind is not None
         return seconds + price.allreduce(written, self.plan.grid.ranks_in(layer.split_kind.forward)) + 3 * price.call
+
+    def _patches(self, layer: LayerPlan, b: BlockShape, n: float) -> float:
+        """Copies of what a kernel sees, a row of it at a time."""
+        return self.price.blocked(n * b.q * b.i, b.i / math.sqrt(layer.spec.kernel_size))
 
     def _affine_back(self, layer: LayerPlan, b: BlockShape, n: float, weighted: float) -> float:
         """Cotangents of `n` rows through a layer; the gradient of the weights for `weighted` of them."""
         price = self.price
         positions = n * b.q
         seconds = price.touch(positions * b.o, 2.0 if b.slope else 0.0) + 6 * price.call
+        if b.sharing == "pooled":
+            seconds += price.touch(positions * b.o, UNPOOLING)
         if weighted:
             seconds += price.product(b.o, weighted * b.q, b.i) + price.read(weighted * b.q * b.o)
-            seconds += price.touch(weighted * b.q * b.i, 1) if b.conv else 0.0
+            seconds += self._patches(layer, b, weighted) if b.conv else 0.0
         if not layer.first:
-            seconds += price.product(positions, b.o, b.i)
-            seconds += price.touch(positions * b.i, 1) if b.conv else 0.0
+            kernel = layer.spec.kernel_size  # one product for each offset of a kernel
+            seconds += kernel * price.product(positions, b.o, b.i / kernel)
+            seconds += price.blocked(positions * b.i, b.i / kernel) if b.conv else 0.0
             assert layer.split_kind is not None
             seconds += price.allreduce(n * b.inputs, self.plan.grid.ranks_in(layer.split_kind.backward))
         return seconds
@@ -134,7 +143,7 @@ class Passes:
         if not layer.spec.options.pooled_window() and math.prod(layer.spec.in_shape) == math.prod(layer.spec.out_shape):
             return 2 * self.price.call
         numbers = self.plan.largest(layer.in_split, layer.in_units) * spatial(layer.spec.in_shape)
-        return self.price.touch(n * numbers, operations) + 6 * self.price.call
+        return self.price.touch(n * numbers, POOLING * operations) + 6 * self.price.call
 
     def _moved(self, at: int, n: float, back: bool) -> float:
         grid, layer = self.plan.grid, self.plan.layers[at]

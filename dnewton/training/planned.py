@@ -24,7 +24,9 @@ from dnewton.planning.pass_times import Passes
 from dnewton.planning.replicas import RankDivision, layout
 from dnewton.planning.step_times import Steps
 from dnewton.solvers import registry
+from dnewton.solvers.newton.adaptive import Operations, SampledRows
 
+SETTLING = 4  # iterations after which seconds are forecast
 REPORT_CALLS = 120.0  # array operations of a line of metrics
 
 
@@ -145,7 +147,7 @@ def plan_run(
         rates = problem.kept.get(price.threads, problem.rates)
         how = curvature_plan.decide(plan, work, options, memory=limit, process=process, rates=rates, source=source)
         moved = traffic_forecast.iteration_bytes(plan, iteration_of(options, how, work, problem.tested))
-        done = newton_times.assumed(options)
+        done = replace(newton_times.assumed(options), rows=_settled_rows(plan, work, how))
         seconds = newton_seconds(options, how, plan, work, price, divided.replicas, problem.tested, done)
         return Planned(ranks, divided, plan, work, how, seconds, moved)
     how = registry.budget_for(options, plan, work, divided, limit, process, source)
@@ -153,6 +155,15 @@ def plan_run(
     found = dict(registry.seconds_for(options, Steps(passes, work, divided.replicas, divided.servers)))
     found["evaluate"] = found.get("evaluate", 0.0) + passes.forward(ceil_div(problem.tested, divided.replicas))
     return Planned(ranks, divided, plan, work, how, {**found, "report": _report(price, ranks)}, None)
+
+
+def _settled_rows(plan: NetPlan, work: Workload, how: CurvaturePlan) -> int:
+    """Rows of the sampled preconditioner after some iterations of the assumed length."""
+    size = SampledRows()
+    operations = Operations(tuple(costs.blocks_of(plan)), work.subsample, work.outputs)
+    for _ in range(SETTLING):
+        size.solved(newton_times.ASSUMED_CG, operations, how.rows)
+    return size.rows
 
 
 def newton_seconds(
