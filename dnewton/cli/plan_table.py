@@ -9,7 +9,7 @@ from dnewton.planning.machine import MachineConstants
 from dnewton.planning.scaling import Scaling, verdict
 from dnewton.training.planned import Planned
 
-SHOWN = 5  # phases with a column of their own
+SHOWN = 4  # phases with a column of their own
 LEAST = 0.01  # of an iteration, that a phase must take for one
 SHORT = {"function": "funct.", "gradient": "grad.", "jacobian": "jacob.", "evaluate": "eval.", "exchange": "exch."}
 SHORT |= {"precondition": "precon.", "factors": "factor"}

@@ -22,7 +22,7 @@ RUN = 12.0  # numbers of a run whose copy costs as much as beginning it
 CACHE = 4 << 20  # bytes up to which memory is used again
 THREADED = 0.8  # of one thread's rate that each of several threads adds
 STREAMS = 8.0  # ranks of a node that together reach its memory bandwidth
-WAITING = 5e-4  # seconds of a step of a collective where ranks wait for a core, over their share of one
+WAITING = 3e-4  # seconds of a step of a collective where ranks wait for a core, over their share of one
 YIELDING = 0.7  # of the network's bandwidth, where they do
 
 
@@ -102,6 +102,10 @@ class Price:
         """Copying numbers in blocks that stay in cache, in runs of so many."""
         return numbers * self.itemsize * (1 + RUN / run) / (CACHED * self.memory) + self.call
 
+    def kept(self, numbers: float) -> float:
+        """Writing what is kept: to memory that is new to the process."""
+        return numbers * self.itemsize / (FRESH * self.memory)
+
     def touch(self, numbers: float, operations: float = 1.0) -> float:
         """Operations number by number, each with a result of its own."""
         size = numbers * self.itemsize
@@ -132,4 +136,4 @@ class Price:
         return 0.0 if ranks == 1 else self._steps(ranks) + 8 * ranks / self.network
 
     def _steps(self, ranks: int) -> float:
-        return self.latency * math.ceil(math.log2(ranks)) + 4 * self.call
+        return self.latency * math.ceil(math.log2(ranks))

@@ -61,6 +61,7 @@ class NewtonTimes:
             gradient += self._price.allreduce(passes.variables, self.replicas)
             gradient += self._price.bcast(passes.variables, self.replicas)
         forward = passes.forward(work.samples, batch=self.how.batch) + passes.vectors(3) + scalars
+        forward += self._price.kept(min(self._kept_samples, work.samples) * passes.plan.kept_numbers())
         return {
             "function": did.trials * forward,
             "gradient": gradient,
@@ -68,6 +69,14 @@ class NewtonTimes:
             "cg": self._cg(did),
             "combine": did.solves * self._combine() + (scalars if self.how.learns else 0.0),
         }
+
+    @property
+    def _kept_samples(self) -> float:
+        """Samples whose forward passes stay for the gradient and the Jacobian."""
+        if self.work.samples <= self.how.batch:
+            return float(self.work.samples)
+        one = max(1.0, float(self.passes.plan.kept_numbers() * self.work.itemsize))
+        return self.work.subsample + self.how.activation_cache_bytes / one
 
     @property
     def _ranks(self) -> int:

@@ -16,8 +16,8 @@ from dnewton.planning.costs import BlockShape
 from dnewton.planning.machine import Price
 from dnewton.planning.net_plan import LayerPlan, NetPlan, spatial
 
-LOSS = 12.0  # array operations on the outputs: softmax, its logarithm, the metric
-LOSS_GRADIENT = 8.0
+LOSS, LOSS_GRADIENT = 12.0, 8.0  # array operations on the outputs: softmax, its logarithm, the metric
+LOSS_ROW, LOSS_GRADIENT_ROW = 0.05, 0.035  # of an operation's call: sums along a sample's few outputs
 POOLING = 5.0  # on the input of a pooling layer
 UNPOOLING = 10.0  # on the output of a layer below one, where its cotangent goes back to the maxima
 
@@ -62,7 +62,7 @@ class Passes:
             seconds += self._affine(layer, next(blocks), n) if layer.split_kind else self._without(layer, n, 1.0)
         seconds += self._outgoing(n)
         if loss:
-            seconds += self.price.touch(n * self.plan.outputs, LOSS)
+            seconds += self.price.touch(n * self.plan.outputs, LOSS) + n * LOSS_ROW * self.price.call
         return count * seconds
 
     def backward(self, samples: int, columns: int = 1, batch: int = 0, weights: bool = True) -> float:
@@ -71,7 +71,8 @@ class Passes:
         if not samples:
             return 0.0
         n = columns * samples / count
-        seconds = self.price.touch(n * self.plan.outputs, LOSS_GRADIENT) + 4 * self.price.call
+        seconds = self.price.touch(n * self.plan.outputs, LOSS_GRADIENT)
+        seconds += (4 + n * LOSS_GRADIENT_ROW) * self.price.call
         blocks = iter(self.blocks)
         for at, layer in enumerate(self.plan.layers):
             if layer.split_kind:

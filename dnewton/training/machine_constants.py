@@ -21,7 +21,7 @@ from dnewton.planning.machine import WIDE_RATE, MachineConstants
 ROUNDS = 5
 SMALL, LARGE = 200, 20  # sums of one number, and of many
 MANY = 1 << 20  # numbers of a large sum: 4 MiB
-PER_CALL = 4.0  # how much longer an operation takes than one on few numbers alone, with Python's part around it
+PER_CALL = 8.0  # how much longer an operation takes than one on few numbers alone, with Python's part around it
 
 
 def measure(comm: Comm) -> tuple[MachineConstants, str]:
@@ -49,7 +49,7 @@ def measure(comm: Comm) -> tuple[MachineConstants, str]:
     waited = _sum(comm, small, SMALL)
     steps = math.ceil(math.log2(comm.size))
     through = 2.0 * (comm.size - 1) / comm.size * MANY * 4
-    latency = max(1e-7, (waited - 4 * found.call) / steps)
+    latency = max(1e-7, waited / steps)
     network = through / max(1e-9, _sum(comm, large, LARGE) - waited)
     where = "on one node" if comm.ranks_on_node == comm.size else f"{comm.ranks_on_node} on a node"
     note = f"{comm.size} ranks {where}, {'a core each' if comm.least_cores >= 1 else 'which share cores'}"
