@@ -1,19 +1,20 @@
-"""Command line: `python -m dnewton.plan --net cnn.yaml --ranks 16` prints the layout and the bytes it will move."""
+"""Command line: `dnewton plan --net cnn.yaml --ranks 1,2,4,...,64` forecasts layout, seconds, memory and bytes."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import math
 import os
 from collections.abc import Sequence
 from typing import NoReturn
 
-from dnewton.arrays.namespace import DEVICE_SLACK
+from dnewton.cli import plan_table
 from dnewton.cli.launch import run
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
 from dnewton.config import parse, schema
-from dnewton.config.layer_entry import LayerSpec
 from dnewton.config.newton import NewtonSection
 from dnewton.config.shipped_nets import read_net
 from dnewton.data import file_names
@@ -21,44 +22,78 @@ from dnewton.data.parts import open_parts
 from dnewton.data.readers import find_part, is_bundled
 from dnewton.errors import UserError
 from dnewton.hardware.rates import Rates, stated
-from dnewton.planning import curvature_plan, grid_search, traffic_forecast
+from dnewton.planning import newton_times, traffic_forecast
+from dnewton.planning.curvature_plan import CurvaturePlan
+from dnewton.planning.machine import MachineConstants
 from dnewton.planning.net_plan import infer_shapes
-from dnewton.planning.replicas import layout
-from dnewton.solvers import registry
-from dnewton.training.job import workload
+from dnewton.planning.scaling import Scaling, paying, rank_list, verdict
+from dnewton.training import machine_constants
+from dnewton.training.planned import Planned, Problem, alternatives, iteration_of, plan_run
 
 ASSUMED = 10_000  # training samples, where the data are not here
-PROCESS = 100 << 20  # bytes that the interpreter and its libraries take
 
 
 EXAMPLES = (
     "dnewton plan --net cnn.yaml --ranks 16",
-    "dnewton plan --net mine.yaml --ranks 64 --set parallel.dtype=float64",
+    "dnewton plan --net mine.yaml --ranks 1,2,4,...,1024 --samples 1000000 --cores-per-node 64 --svg scaling.svg",
+    "mpirun -np 2 dnewton plan --calibrate -o machine.json",
+    "dnewton plan --net mine.yaml --ranks 1,2,4,8 --machine machine.json --set parallel.dtype=float64",
 )
 
 
 def make_parser(rank: int = 0) -> Parser:
     """The options. Only rank 0 prints."""
-    parser = Parser("dnewton plan", "Show how a net is laid out on ranks; needs no MPI.", rank, EXAMPLES)
-    parser.add_argument("--net", required=True, metavar="FILE", help="YAML file, or the name of a shipped net")
-    parser.add_argument("--ranks", required=True, type=int, help="number of MPI ranks")
+    text = "Forecast how a net trains on ranks: layout, seconds, memory, bytes; needs neither MPI nor the data."
+    parser = Parser("dnewton plan", text, rank, EXAMPLES)
+    parser.add_argument("--net", metavar="FILE", help="YAML file, or the name of a shipped net")
+    parser.add_argument("--ranks", metavar="P[,P...]", help="number of MPI ranks, or several: 1,2,4 or 1,2,4,...,1024")
     parser.add_argument("--samples", metavar="N", type=int, help="plan for so many training samples, without the data")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a YAML entry")
+    parser.add_argument("--machine", metavar="FILE", help="constants of the machine, as --calibrate -o FILE wrote them")
+    parser.add_argument("--flops", metavar="F", type=float, help="operations per second of a rank's large products")
+    parser.add_argument("--memory-bandwidth", metavar="B", type=float, help="bytes per second that a rank reads")
+    parser.add_argument("--latency", metavar="S", type=float, help="seconds of a step of a collective")
+    parser.add_argument("--bandwidth", metavar="B", type=float, help="bytes per second between ranks, per rank")
+    parser.add_argument("--cores-per-node", metavar="N", type=int, help="cores that the ranks of a node share")
+    parser.add_argument("--nodes", metavar="N", type=int, help="nodes that there are (default: a core for every rank)")
+    parser.add_argument("--json", metavar="FILE", help="write the forecast for programs")
+    parser.add_argument("--svg", metavar="FILE", help="draw layout and scaling")
+    parser.add_argument("--calibrate", action="store_true", help="measure the constants with the ranks of this job")
+    parser.add_argument("-o", "--out", metavar="FILE", help="with --calibrate: where to keep them")
     return parser
 
 
 def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     """Parse the command line. Raises UserError."""
     args = make_parser(rank).parse_args(argv)
-    if args.ranks < 1:
-        raise UserError(f"--ranks {args.ranks}: at least one is needed")
+    if args.out is not None and not args.calibrate:
+        raise UserError("-o is for --calibrate; use --json FILE or --svg FILE")
+    if args.calibrate:
+        given = [name for name in ("net", "ranks", "samples", "machine", "json", "svg") if getattr(args, name)]
+        if given:
+            raise UserError(f"--calibrate measures this machine; leave --{given[0]} out")
+        return args
+    if not args.net or not args.ranks:
+        raise UserError("--net FILE and --ranks P are needed; see dnewton plan --help")
+    args.numbers = rank_list(args.ranks)
     if args.samples is not None and args.samples < 1:
         raise UserError(f"--samples {args.samples}: at least one is needed")
+    for name in (*RATES, *COUNTS):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} {value:g}: a number above 0 is needed")
     return args
+
+
+RATES = {"flops": "flops", "memory_bandwidth": "memory", "latency": "latency", "bandwidth": "network"}
+COUNTS = {"cores_per_node": "cores", "nodes": "nodes"}
 
 
 def _main(comm: Comm, argv: Sequence[str]) -> None:
     args = arguments(argv, comm.rank)
+    if args.calibrate:
+        _calibrate(comm, args.out)
+        return
     text, folder = read_net(args.net)
     settings = parse.load(text, args.net, args.set)
     shapes = infer_shapes(settings.net, args.net)
@@ -74,7 +109,64 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
         if comm.rank == 0:
             if args.samples is None and missing:
                 print(f"{missing[0]} is not here: planned for {ASSUMED:,} training samples (--samples N)")
-            show(settings, shapes, args.ranks, samples, tested, args.net)
+            machine, rates, kept, origin = machine_of(args, settings)
+            problem = Problem(settings, shapes, samples, tested, machine, rates, args.net, kept=kept)
+            found = [plan_run(problem, ranks) for ranks in args.numbers]
+            _show(problem, found, origin, args)
+
+
+def _calibrate(comm: Comm, out: str | None) -> None:
+    """Measure and print, or keep. Collective over the world."""
+    found, note = machine_constants.measure(comm)
+    with comm.raise_together():
+        if comm.rank == 0:
+            for line in plan_table.about_machine(found, f"measured: {note}"):
+                print(line)
+            if out is None:
+                print(json.dumps(dataclasses.asdict(found)))
+            else:
+                machine_constants.write(out, found, note)
+                print(f"kept in {out}: dnewton plan --machine {out} --net FILE --ranks P")
+
+
+def machine_of(
+    args: argparse.Namespace, settings: schema.Config
+) -> tuple[MachineConstants, Rates, dict[int, Rates], str]:
+    """The machine's constants, the rates by which the curvature's form is chosen, kept ones by the number of threads,
+    and where they come from."""
+    parallel = settings.parallel
+    kept: dict[int, Rates] = {}
+    rates = stated(parallel.device)
+    machine = MachineConstants(threads=machine_constants.threads_by_user())
+    origin = "stated; --machine FILE has measured ones"
+    if args.machine:
+        read = machine_constants.read(args.machine)
+        machine = dataclasses.replace(read, threads=read.threads or machine.threads)
+        rates = Rates(machine.flops, machine.memory)
+        origin = args.machine
+    elif parallel.rates == "auto" and parallel.device == "cpu":
+        kept = machine_constants.kept(parallel.dtype)
+        if kept:
+            alone = kept.get(1, next(iter(kept.values())))
+            wide = machine_constants.in_float32(alone, parallel.dtype)
+            machine = dataclasses.replace(machine, flops=wide.flops, memory=wide.bandwidth)
+            origin = "rates: measured by earlier runs; the rest stated"
+    else:
+        machine = dataclasses.replace(machine, flops=rates.flops, memory=rates.bandwidth)
+    if parallel.rates != "auto":
+        rates = Rates(parallel.rates.flops, parallel.rates.bandwidth)
+        if not args.machine:
+            machine = dataclasses.replace(machine, flops=rates.flops, memory=rates.bandwidth)
+            origin = "rates: as parallel.rates says; the rest stated"
+    given = {to: getattr(args, name) for name, to in {**RATES, **COUNTS}.items() if getattr(args, name) is not None}
+    if given:
+        machine = dataclasses.replace(machine, **given)
+        origin += (
+            "; " + ", ".join(f"--{n.replace('_', '-')}" for n in {**RATES, **COUNTS} if getattr(args, n)) + " given"
+        )
+    if parallel.rates == "auto" and ("flops" in given or "memory" in given):
+        rates, kept = Rates(machine.flops, machine.memory), {}
+    return machine, rates, kept, origin
 
 
 def files_of(data: schema.DataSection) -> list[str]:
@@ -87,53 +179,79 @@ def files_of(data: schema.DataSection) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Plan a net for a number of ranks, in one process: no launcher is needed."""
+    """Plan a net for numbers of ranks, in one process: no launcher is needed, but to calibrate."""
     run(_main, argv, needs_mpi=False)
 
 
-def show(
-    settings: schema.Config, shapes: tuple[LayerSpec, ...], ranks: int, samples: int, test: int, source: str
-) -> None:
-    """Print the plan, the largest rank's memory and the forecast."""
-    s, groups = settings.solver, layout(settings, ranks, source)
-    item = 8 if settings.parallel.dtype == "float64" else 4
-    work = workload(settings, samples, test, shapes[-1].out_shape[0], groups.replicas)
-    grid = None if settings.parallel.grid == "auto" else settings.parallel.grid
-    plan = grid_search.choose(shapes, groups.model_ranks, work, grid=grid, source=source)
+def _show(problem: Problem, found: Sequence[Planned], origin: str, args: argparse.Namespace) -> None:
+    """Print the plans, and write the files that are asked for."""
+    scaling = Scaling.of(found)
+    best = paying(scaling).planned
+    others = {best.ranks: alternatives(problem, best.ranks)}
+    if len(found) == 1:
+        show_one(problem, best)
+        for line in plan_table.one(best, _assumed(problem)):
+            print(line)
+    else:
+        options, outputs = problem.config.solver, problem.shapes[-1].out_shape[0]
+        what = (
+            f", |S| = {options.subsample_size(problem.samples, outputs)}" if isinstance(options, NewtonSection) else ""
+        )
+        print(f"{problem.source}: {options.name}, l = {problem.samples}{what}{_assumed(problem)}")
+        for line in plan_table.table(scaling):
+            print(line)
+        print(verdict(scaling))
+    for line in plan_table.runners_up(others[best.ranks], best):
+        print(line)
+    for planned in found:
+        if planned.idle:
+            print(f"{planned.idle} of {planned.ranks} ranks own no weights: no layer has units enough for them")
+            break
+    for line in plan_table.about_machine(problem.machine, origin):
+        print(line)
+    if args.json:
+        about = {"net": problem.source, "solver": problem.config.solver.name, "samples": problem.samples}
+        about |= {"machine": dataclasses.asdict(problem.machine), "origin": origin}
+        _write("--json", args.json, json.dumps({**about, **plan_table.as_json(scaling, others)}, indent=1) + "\n")
+    if args.svg:
+        from dnewton.cli.plan_picture import svg  # the pictures' modules are not needed else
+
+        _write("--svg", args.svg, svg(scaling, problem.source))
+
+
+def _write(option: str, path: str, text: str) -> None:
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f"{option} {path}: cannot be written: {error.strerror}") from None
+    print(f"written: {path}")
+
+
+def _assumed(problem: Problem) -> str:
+    """What an iteration is taken to be."""
+    options = problem.config.solver
+    if not isinstance(options, NewtonSection):
+        return ""
+    done = newton_times.assumed(options)
+    return f"; assumed: {done.trials:g} trial step, {done.cg:g} CG iterations"
+
+
+def show_one(problem: Problem, planned: Planned) -> None:
+    """Print the layout, the largest rank's memory, and the bytes."""
+    groups, plan, how, work, source = planned.division, planned.plan, planned.how, planned.work, problem.source
     if groups.replicas > 1 or groups.servers:
         print(f"{source}: {groups.describe()}; what follows is one replica's, sums between replicas come on top")
-    subsample = f", |S| = {work.subsample}" if isinstance(s, NewtonSection) else ""
+    options = problem.config.solver
+    subsample = f", |S| = {work.subsample}" if isinstance(options, NewtonSection) else ""
     shape = f"grid {plan.grid.rows} x {plan.grid.cols}"
     print(f"{source} on {groups.model_ranks} rank(s): {shape}, l = {work.samples}{subsample}")
-    for line in plan.describe():
+    for line in (*plan.describe(), *how.describe()):
         print(line)
-    process = PROCESS if settings.parallel.device == "cpu" else DEVICE_SLACK
-    limit = math.inf if settings.parallel.memory == "auto" else settings.parallel.memory
-    if not isinstance(s, NewtonSection):
-        for line in registry.budget_for(s, plan, work, groups, limit, process, source).describe():
-            print(line)
+    if not isinstance(how, CurvaturePlan) or not isinstance(options, NewtonSection):
         return
-    given = settings.parallel.rates
-    rates = stated(settings.parallel.device) if given == "auto" else Rates(given.flops, given.bandwidth)
-    how = curvature_plan.decide(plan, work, s, memory=limit, process=process, rates=rates, source=source)
-    for line in how.describe():
-        print(line)
-    full = s.curvature == "full"
-    joint = s.curvature == "diagonal" and how.how == "implicit"
-    did = traffic_forecast.Iteration(
-        work.samples,
-        how.chunks(work.samples, work.subsample),
-        columns=1 if s.combine == "none" else 2,
-        combined=s.combine != "none",
-        full_cg=grid_search.Workload.cg if full else 0,
-        how=how.how,
-        joint_cg=grid_search.Workload.cg if joint else 0,
-        units=max(1, len(how.ways)),
-        learns=how.learns,
-        test_samples=test,
-        itemsize=item,
-    )
-    assumed = f" and {grid_search.Workload.cg} CG iterations" if full or joint else ""
-    print(f"one iteration with one trial step{assumed}:")
+    did = iteration_of(options, how, work, problem.tested)
+    cg = did.full_cg or did.joint_cg
+    print(f"one iteration with one trial step{f' and {cg} CG iterations' if cg else ''}:")
     for line in traffic_forecast.table(plan, did):
         print(line)

@@ -197,7 +197,8 @@ class ParallelSection(Section):
 
     # [rows, columns] of the ranks of a replica; auto: what the planner finds cheapest
     grid: Annotated[Literal["auto"] | tuple[int, int], BeforeValidator(_grid)] = "auto"
-    replicas: Count | Literal["auto"] = "auto"  # auto: 1 for newton, as many as there are ranks for other solvers
+    # auto: 1 for newton, as many as there are ranks for other solvers; best: newton's with the quickest iterations
+    replicas: Count | Literal["auto", "best"] = "auto"
     device: Literal["cpu", "cuda"] = "cpu"  # where arrays are and computations run
     device_buffers: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_yes_no)] = "auto"  # MPI on GPU memory
     dtype: Literal["float32", "float64"] = "float32"  # of weights and everything computed with them

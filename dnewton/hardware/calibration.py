@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,6 +87,16 @@ def cache_file() -> Path:
     """Where measured rates are kept."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(root) / "dnewton" / "rates.json"
+
+
+def kept(dtype: str) -> dict[int, Rates]:
+    """The rates of this processor that are kept, by the number of BLAS threads they were measured with."""
+    found = {}
+    for key, entry in _read(cache_file()).items():
+        match = re.fullmatch(rf"{re.escape(_processor())}, (\d+) BLAS thread\(s\), {dtype}", key)
+        if match:
+            found[int(match[1])] = entry.rates
+    return found
 
 
 def _of_this_machine(dtype: str, alone: bool, device: Device, without: Rates, again: bool = False) -> tuple[Rates, str]:

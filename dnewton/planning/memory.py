@@ -13,6 +13,9 @@ from dnewton.planning.curvature_plan import data_bytes
 from dnewton.planning.grid_search import Workload
 from dnewton.planning.net_plan import NetPlan
 
+PROCESS = 112.0 * 2**20  # bytes that the interpreter and its libraries take, of MPI too, with what they hold later
+STEP = 16 << 20  # in which the bytes of a process are counted
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -163,6 +163,16 @@ class NetPlan:
         """Features of the largest slice."""
         return ceil_div(units.count, self.grid.parts(split)) * units.size
 
+    def idle(self) -> int:
+        """Ranks that own no weights: no layer has units enough for them."""
+        grid = self.grid
+
+        def owns(layer: LayerPlan, rank: int) -> bool:
+            out = grid.width(layer.out_split, layer.out_units, rank)
+            return out * grid.width(layer.in_split, layer.in_units, rank) > 0
+
+        return sum(not any(owns(layer, rank) for layer in self.parametric()) for rank in range(grid.size))
+
     def kept_numbers(self) -> int:
         """Numbers per sample that a kept forward pass holds on the rank with the largest slices.
 

@@ -28,7 +28,8 @@ class RankDivision:
 
 
 def layout(config: Config, ranks: int, source: str) -> RankDivision:
-    """Divide the ranks as `parallel.replicas` and the solver ask for. Raises UserError when they do not fit."""
+    """Divide the ranks as `parallel.replicas` and the solver ask for; `best`, which is found by forecasts, counts as
+    `auto` here. Raises UserError when they do not fit."""
     solver = config.solver
     wanted = config.parallel.replicas
     grid = config.parallel.grid
@@ -40,8 +41,9 @@ def layout(config: Config, ranks: int, source: str) -> RankDivision:
             f"start at least {servers + 1} ranks" + (" or use solver.mode: sync" if solver.name[0] == "e" else "")
         )
     model = 1 if grid == "auto" else grid[0] * grid[1]
-    replicas = (max(1, workers // model) if solver.replicated else 1) if wanted == "auto" else wanted
-    if wanted == "auto" and solver.replicated and workers % model:
+    free = wanted in ("auto", "best")
+    replicas = wanted if isinstance(wanted, int) else max(1, workers // model) if solver.replicated else 1
+    if free and solver.replicated and workers % model:
         raise UserError(
             f"{source}: parallel.grid: {list(grid)} has {model} ranks per replica and {workers} rank(s) train; use a "
             f"multiple of {model} or another grid"

@@ -9,7 +9,7 @@ from dnewton.errors import UserError
 from dnewton.grid import KINDS, Grid
 from dnewton.model.block import blocks_of
 from dnewton.planning.grid_search import Workload, fixed
-from dnewton.planning.net_plan import infer_shapes
+from dnewton.planning.net_plan import NetPlan, infer_shapes
 from dnewton.reporting import marks
 from dnewton.reporting.line_chart import picture
 from dnewton.reporting.runs import Run
@@ -61,15 +61,19 @@ def layout_of(run: Run) -> tuple[Grid, list[LayerBlocks]] | None:
     if len(kinds) != len(named):
         return None
     grid = Grid(*run.facts.grid)
-    plan = fixed(specs, grid, kinds, Workload(1, 1, 1))
-    layers = []
+    return grid, layers_of(fixed(specs, grid, kinds, Workload(1, 1, 1)))
+
+
+def layers_of(plan: NetPlan) -> list[LayerBlocks]:
+    """Who owns what of each layer of a plan."""
+    grid, layers = plan.grid, []
     owned = [blocks_of(plan, rank) for rank in range(grid.size)]
     for k, layer in enumerate(plan.parametric()):
         pieces = [Block(rank, blocks[k].out, blocks[k].inputs, blocks[k].weights) for rank, blocks in enumerate(owned)]
         spec, split = layer.spec, layer.split_kind.name if layer.split_kind else ""
         inputs = layer.in_units.features
         layers.append(LayerBlocks(spec.name, spec.kind, split, layer.out_units.count, inputs, tuple(pieces)))
-    return grid, layers
+    return layers
 
 
 def render_layout(grid: Grid, layers: list[LayerBlocks], width: float = 480.0) -> str:

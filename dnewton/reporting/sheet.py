@@ -16,7 +16,11 @@ _BOX = re.compile(r'viewBox="0 0 (\d+) (\d+)"')
 
 def sheet(runs: Sequence[Run]) -> str:
     """The file, light or dark as its viewer asks."""
-    charts = charts_of(runs)
+    return joined(charts_of(runs))
+
+
+def joined(charts: Sequence[str]) -> str:
+    """Pictures side by side in one file."""
     across = max(1, min(ACROSS, len(charts)))
     bottoms = [GAP] * across
     placed = []

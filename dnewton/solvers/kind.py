@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +14,7 @@ from dnewton.planning.grid_search import Workload
 from dnewton.planning.memory import Budget
 from dnewton.planning.net_plan import NetPlan
 from dnewton.planning.replicas import ProcessGroups, RankDivision
+from dnewton.planning.step_times import Steps
 from dnewton.solvers.baselines.server_rules import Rule
 from dnewton.solvers.interface import Solver
 
@@ -38,6 +39,11 @@ def any_layout(options: Any, layout: RankDivision, source: str) -> None:
     """Every division of the ranks will do."""
 
 
+def unknown_seconds(options: Any, steps: Steps) -> Mapping[str, float]:
+    """Nothing: a method that does not say how it spends its time."""
+    return {}
+
+
 @dataclass(frozen=True)
 class SolverKind(Generic[S]):
     """A method, or a family of methods with one section."""
@@ -47,6 +53,7 @@ class SolverKind(Generic[S]):
     vectors: int = 12  # of the length of θ: gradients, copies, messages and the best model included
     needs: Callable[[S, NetPlan, Workload, RankDivision, str], Needs] = no_needs  # of the largest rank
     check: Callable[[S, RankDivision, str], None] = any_layout  # raises UserError where the ranks do not fit
+    seconds: Callable[[S, Steps], Mapping[str, float]] = unknown_seconds  # of an iteration by phase; newton's: planning
     rule: Callable[[S], Rule] | None = None  # of the parameter servers, where the method may have them
 
 

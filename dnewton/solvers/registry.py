@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dnewton.config.types import SolverSection
 from dnewton.errors import UserError
 from dnewton.model.block import blocks_of
@@ -12,6 +14,7 @@ from dnewton.planning.grid_search import Workload
 from dnewton.planning.memory import Budget
 from dnewton.planning.net_plan import NetPlan
 from dnewton.planning.replicas import ProcessGroups, RankDivision
+from dnewton.planning.step_times import Steps
 from dnewton.solvers.interface import Solver
 from dnewton.solvers.kind import kind_of, rule_of
 
@@ -21,6 +24,11 @@ SERVER_COPIES = 5  # of a server's slices: the centre, what the rule keeps besid
 def make(options: SolverSection, objective: Objective, groups: ProcessGroups, how: CurvaturePlan | Budget) -> Solver:
     """The solver of a rank that trains. Collective over the workers."""
     return kind_of(options).make(objective, options, groups, how)
+
+
+def seconds_for(options: SolverSection, steps: Steps) -> Mapping[str, float]:
+    """Seconds of an iteration of a comparison solver by phase."""
+    return kind_of(options).seconds(options, steps)
 
 
 def budget_for(

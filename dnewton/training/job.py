@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dnewton.arrays.namespace import DEVICE_SLACK, load_lapack
 from dnewton.comm.communicator import Comm
+from dnewton.config.layer_entry import LayerSpec
 from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config, regulariser
 from dnewton.data import scale_check
@@ -22,25 +23,27 @@ from dnewton.errors import UserError
 from dnewton.grid import ceil_div
 from dnewton.hardware import calibration, node
 from dnewton.hardware.device import Device, open_device
+from dnewton.hardware.rates import Rates, stated
 from dnewton.loggers import loggers
 from dnewton.model.network import Network
 from dnewton.model.objective import Objective
 from dnewton.model.weighted_loss import loss_of
-from dnewton.planning import costs, curvature_plan, grid_search
-from dnewton.planning.memory import Budget
+from dnewton.planning import curvature_plan, grid_search
+from dnewton.planning.machine import MachineConstants
+from dnewton.planning.memory import PROCESS, STEP, Budget
 from dnewton.planning.net_plan import NetPlan, infer_shapes
-from dnewton.planning.replicas import ProcessGroups, layout
+from dnewton.planning.replicas import ProcessGroups, RankDivision, layout
 from dnewton.solvers import registry
 from dnewton.solvers.interface import Solver
 from dnewton.storage.model_header import check_width, describe
 from dnewton.training.fingerprint import fingerprint
+from dnewton.training.planned import Problem, best_replicas, largest_product, with_replicas, workload
 
 if TYPE_CHECKING:
     from dnewton.solvers.baselines.parameter_server import Server
 
 READERS = 64 << 20  # what readers hold besides the columns they were asked for
 SHARE = 0.75  # of the node's free memory that a job takes by default
-STEP = 16 << 20
 SLACK = 28 << 20  # what libraries take when they are first used, and what the allocator keeps
 
 
@@ -81,9 +84,9 @@ def assemble(
     shapes = infer_shapes(config.net, source)
     asked = f"{source}: parallel.device: {config.parallel.device}"
     divided = layout(config, world.size, source)
+    best = config.parallel.replicas == "best" and isinstance(config.solver, NewtonSection)
     parallel, trains = config.parallel, divided.place(world.rank) is not None
     device, about_device = open_device(parallel.device, parallel.device_buffers, world, asked, trains)
-    groups = ProcessGroups.of(divided, world)
     notes = [*about_device]
     check_width(config, math.prod(config.net.input))
     labels = partial(class_labels, outputs=shapes[-1].out_shape[0], loss=config.net.loss)
@@ -91,17 +94,24 @@ def assemble(
     memory = _memory_per_rank(config, world, device)
     resident = world.minmax(_resident(config, memory, device, world))[0]  # alike on all ranks: the plan depends on it
     scored = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
+    if best:
+        config, note = _with_best_replicas(config, shapes, parts.train.samples, scored, memory, world, source)
+        divided = layout(config, world.size, source)
+        notes.append(note)
+    groups = ProcessGroups.of(divided, world)
     work = workload(config, parts.train.samples, scored, shapes[-1].out_shape[0], groups.layout.replicas, resident)
     grid = None if config.parallel.grid == "auto" else config.parallel.grid
-    stated = grid_search.Machine.shared(world.least_cores)
+    at = grid_search.Machine.shared(world.least_cores)
     plan = grid_search.choose(
-        shapes, groups.layout.model_ranks, work, grid=grid, memory=memory, machine=stated, source=source
+        shapes, groups.layout.model_ranks, work, grid=grid, memory=memory, machine=at, source=source
     )
-    flops = _largest_product(plan, work, config)
+    flops = largest_product(plan, work, config)
     node.limit_threads(world.ranks_on_node, world.cores, flops)  # the rates are measured with so many
     in_use = float(node.resident_bytes() + SLACK) if device.is_host else device.peak_bytes() + DEVICE_SLACK
     in_use = world.minmax(in_use)[1]
     process = math.ceil(in_use / STEP) * float(STEP)  # in steps, so that two runs decide alike
+    if device.is_host:
+        process = max(process, PROCESS)  # as `plan` assumes
     how: curvature_plan.CurvaturePlan | Budget
     origin = ""
     factors = False
@@ -124,6 +134,7 @@ def assemble(
     notes.append(groups.layout.describe())
     notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
     notes.extend(plan.describe())
+    notes.extend(_too_many_ranks(plan, groups.layout, parts.train.samples))
     notes.extend([*how.describe(), *([f"rates: {origin}"] if origin else [])])
     if groups.workers is None or groups.model is None:
         from dnewton.config.baselines import ServedSection  # newton needs neither
@@ -185,6 +196,35 @@ def assemble(
     )
 
 
+def _with_best_replicas(
+    config: Config, shapes: tuple[LayerSpec, ...], samples: int, scored: int, memory: float, world: Comm, source: str
+) -> tuple[Config, str]:
+    """`parallel.replicas: best` as a number, alike on all ranks, and a line for the log. Collective over the world."""
+    on_node = int(world.minmax(float(world.ranks_on_node))[1])
+    rates = stated(config.parallel.device)
+    if config.parallel.rates != "auto":
+        rates = Rates(config.parallel.rates.flops, config.parallel.rates.bandwidth)
+    cores, nodes = max(1, round(world.least_cores * on_node)), ceil_div(world.size, on_node)
+    machine = MachineConstants(rates.flops, rates.bandwidth, cores=cores, nodes=nodes)
+    problem = Problem(config, shapes, samples, scored, machine, rates, source, memory)
+    found = best_replicas(problem, world.size)
+    note = f"parallel.replicas: best is {found.division.replicas}, forecast at {found.total:.3g} s per iteration"
+    return with_replicas(config, found.division.replicas), note
+
+
+def _too_many_ranks(plan: NetPlan, division: RankDivision, samples: int) -> list[str]:
+    """A line for the log where ranks have nothing to do."""
+    lines = []
+    if idle := plan.idle():
+        lines.append(
+            f"{idle} of {plan.grid.size} model ranks own no weights: no layer has units enough for them; fewer ranks "
+            "would do"
+        )
+    if division.replicas > samples:
+        lines.append(f"{division.replicas} replicas share {samples} samples: fewer ranks would do")
+    return lines
+
+
 def _shared_objective(groups: ProcessGroups, *ingredients: Any) -> Objective:
     """The objective of newton's replicas, which share the curvature subsample."""
     from dnewton.solvers.newton.replicated import SharedObjective  # newton's: other methods need not import it
@@ -192,42 +232,6 @@ def _shared_objective(groups: ProcessGroups, *ingredients: Any) -> Objective:
     objective = SharedObjective(*ingredients)
     objective.groups = groups
     return objective
-
-
-def workload(
-    config: Config, samples: int, others: int, outputs: int, replicas: int, resident: float = math.inf
-) -> grid_search.Workload:
-    """What the planner plans for: a replica's share of the training set and of S with newton, mini-batches with others.
-
-    The rest of the training set is kept like the test set.
-    """
-    solver = config.solver
-    rest = 0
-    s = 1
-    if isinstance(solver, NewtonSection):
-        s = ceil_div(solver.subsample_size(samples, outputs), replicas)
-        rest = samples - ceil_div(samples, replicas)
-        samples -= rest
-    batch = solver.batch_size if isinstance(solver, NewtonSection) else getattr(solver, "batch", solver.batch_size)
-    return grid_search.Workload(
-        samples,
-        s,
-        outputs,
-        batch,
-        8 if config.parallel.dtype == "float64" else 4,
-        resident=resident,
-        others=rest + others,
-    )
-
-
-def _largest_product(plan: NetPlan, work: grid_search.Workload, config: Config) -> float:
-    """Operations of the largest matrix product, by which the number of BLAS threads is chosen."""
-    at_once = max(min(work.batch, work.samples), work.subsample)
-    gram = 0
-    if isinstance(config.solver, NewtonSection):
-        few = work.outputs * work.subsample <= curvature_plan.LARGEST_EXACT
-        gram = work.subsample if few or config.solver.subproblem == "exact" else 0
-    return costs.largest_product(plan, at_once, gram)
 
 
 def _memory_per_rank(config: Config, comm: Comm, device: Device) -> float:

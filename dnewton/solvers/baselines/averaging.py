@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import model_validator
@@ -10,6 +11,7 @@ from dnewton.arrays.namespace import copy, namespace
 from dnewton.config.baselines import WorkersSection
 from dnewton.config.solver_register import SOLVERS
 from dnewton.config.types import Count, Fraction, Positive
+from dnewton.planning.step_times import Steps, mini_batches
 from dnewton.solvers.baselines.epoch_loop import saved_or_zeros
 from dnewton.solvers.baselines.local_sgd import LocalSteps
 from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
@@ -86,4 +88,11 @@ class Averaging(LocalSteps):
         return SolverState(vectors, saved.own, saved.values)
 
 
-SOLVERS.add("averaging")(data_parallel(AveragingSection, Averaging))
+def _seconds(options: AveragingSection, steps: Steps) -> Mapping[str, float]:
+    """A sum over the workers every τ steps, of the momenta too where they are averaged."""
+    vectors = 2 if options.buffers == "average" and options.momentum else 1
+    updates = (6.0 if options.momentum else 3.0) + 4 / options.tau
+    return mini_batches(steps, options.batch, updates, vectors / options.tau)
+
+
+SOLVERS.add("averaging")(data_parallel(AveragingSection, Averaging, seconds=_seconds))

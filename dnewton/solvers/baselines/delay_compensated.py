@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from dnewton.arrays.namespace import Array, copy, namespace
 from dnewton.config.baselines import ServedSection
 from dnewton.config.solver_register import SOLVERS
 from dnewton.config.types import Fraction, NotNegative, Positive, Rules
+from dnewton.planning.step_times import Steps, mini_batches
 from dnewton.solvers.baselines.async_workers import Served
 from dnewton.solvers.baselines.server_rules import Rule, Shard
 from dnewton.solvers.baselines.workers import Share, data_parallel
@@ -78,4 +80,9 @@ class DelayRule(Rule):
         shard.centre = shard.centre - rate * (g + strength * g * g * (shard.centre - shard.backup[worker]))
 
 
-SOLVERS.add("dc_asgd")(data_parallel(DelayCompensatedSection, DelayCompensated, rule=DelayRule))
+def _seconds(options: DelayCompensatedSection, steps: Steps) -> Mapping[str, float]:
+    """A push and a pull per step."""
+    return mini_batches(steps, options.batch, 2.0, 0.0, steps.served(1))
+
+
+SOLVERS.add("dc_asgd")(data_parallel(DelayCompensatedSection, DelayCompensated, rule=DelayRule, seconds=_seconds))

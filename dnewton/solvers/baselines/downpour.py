@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -10,6 +11,7 @@ from dnewton.arrays.namespace import Array, namespace
 from dnewton.config.baselines import ServedSection
 from dnewton.config.solver_register import SOLVERS
 from dnewton.config.types import Count, Fraction, Positive, Rules
+from dnewton.planning.step_times import Steps, mini_batches
 from dnewton.solvers.baselines.async_workers import Served
 from dnewton.solvers.baselines.epoch_loop import saved_or_zeros
 from dnewton.solvers.baselines.server_rules import Rule, Shard
@@ -106,6 +108,11 @@ class DownpourRule(Rule):
             shard.second = (1 - a) * shard.second + a * shard.centre
 
 
+def _seconds(options: DownpourSection, steps: Steps) -> Mapping[str, float]:
+    """A push and a pull every τ steps."""
+    return mini_batches(steps, options.batch, 6.0, 0.0, steps.served(1) / options.tau)
+
+
 SOLVERS.add("downpour", "mdownpour", "adownpour", "mvadownpour")(
-    data_parallel(DownpourSection, Downpour, rule=DownpourRule)
+    data_parallel(DownpourSection, Downpour, rule=DownpourRule, seconds=_seconds)
 )

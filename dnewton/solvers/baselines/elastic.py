@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from dnewton.arrays.namespace import dot
 from dnewton.config.baselines import ServedSection
 from dnewton.config.solver_register import SOLVERS
 from dnewton.config.types import Count, Fraction, Positive, Rules
+from dnewton.planning.step_times import Steps, mini_batches
 from dnewton.solvers.baselines.async_workers import Served
 from dnewton.solvers.baselines.local_sgd import LocalSteps
 from dnewton.solvers.baselines.server_rules import Rule
@@ -95,4 +97,12 @@ def _solver(workers: Workers, options: ElasticSection) -> Elastic | AsyncElastic
     return Elastic(workers, options) if options.mode == "sync" else AsyncElastic(workers, options)
 
 
-SOLVERS.add("easgd", "eamsgd")(data_parallel(ElasticSection, _solver, rule=lambda _: Rule()))
+def _seconds(options: ElasticSection, steps: Steps) -> Mapping[str, float]:
+    """A sum over the workers, or a pull and a push, every τ steps."""
+    updates = 6.0 if options.name == "eamsgd" else 3.0
+    served = 0.0 if options.mode == "sync" else steps.served(1) / options.tau
+    sums = 1 / options.tau if options.mode == "sync" else 0.0
+    return mini_batches(steps, options.batch, updates + 2 / options.tau, sums, served)
+
+
+SOLVERS.add("easgd", "eamsgd")(data_parallel(ElasticSection, _solver, rule=lambda _: Rule(), seconds=_seconds))

@@ -4,6 +4,7 @@ outer point, and for Parle an elastic coupling of the workers' outer points."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -13,6 +14,7 @@ from dnewton.config.baselines import WorkersSection
 from dnewton.config.solver_register import SOLVERS
 from dnewton.config.types import Count, Fraction, NotNegative, Positive, Rules
 from dnewton.model.init_weights import drawn_rows
+from dnewton.planning.step_times import Steps, mini_batches
 from dnewton.solvers.baselines.epoch_loop import Epochs
 from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
 from dnewton.solvers.interface import SolverState, StartPoint
@@ -146,4 +148,15 @@ class Entropy(Epochs):
         return SolverState(own=own, values={**self.saved_values(), "outer": str(self._outer)})
 
 
-SOLVERS.add("entropy_sgd", "parle")(data_parallel(EntropySection, Entropy, vectors=15))
+DRAWS = 12.0  # array operations that a vector of normal numbers takes
+
+
+def _seconds(options: EntropySection, steps: Steps) -> Mapping[str, float]:
+    """`parle` sends two sums per outer step, `entropy_sgd` one per inner step and draws noise."""
+    often = options.inner_steps
+    if options.name == "parle":
+        return mini_batches(steps, options.batch, 13.0 + 10 / often, 2 / often)
+    return mini_batches(steps, options.batch, 13.0 + 8 / often + (DRAWS if options.noise else 0.0), 1)
+
+
+SOLVERS.add("entropy_sgd", "parle")(data_parallel(EntropySection, Entropy, vectors=15, seconds=_seconds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import model_validator
@@ -10,6 +11,7 @@ from dnewton.arrays.namespace import Array, copy
 from dnewton.config.baselines import WorkersSection
 from dnewton.config.solver_register import SOLVERS
 from dnewton.config.types import Fraction, NotNegative, Positive
+from dnewton.planning.step_times import Steps, mini_batches
 from dnewton.solvers.adam_moments import Moments
 from dnewton.solvers.baselines.epoch_loop import Epochs, saved_or_zeros
 from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
@@ -131,5 +133,15 @@ class Adam(FirstOrder):
         return SolverState({"first": self._moments.first, "second": self._moments.second}, values=values)
 
 
-SOLVERS.add("sgd")(data_parallel(SGDSection, SGD, vectors=7))
-SOLVERS.add("adam", "adamw")(data_parallel(AdamSection, Adam, vectors=9))
+def _sgd_seconds(options: SGDSection, steps: Steps) -> Mapping[str, float]:
+    """A sum over the workers per step."""
+    return mini_batches(steps, options.batch, updates=7, sums=1)
+
+
+def _adam_seconds(options: AdamSection, steps: Steps) -> Mapping[str, float]:
+    """A sum over the workers per step."""
+    return mini_batches(steps, options.batch, updates=15, sums=1)
+
+
+SOLVERS.add("sgd")(data_parallel(SGDSection, SGD, vectors=7, seconds=_sgd_seconds))
+SOLVERS.add("adam", "adamw")(data_parallel(AdamSection, Adam, vectors=9, seconds=_adam_seconds))

@@ -8,7 +8,7 @@ direction of most negative curvature competes with the solution, and what is no 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -24,6 +24,7 @@ from dnewton.grid import ceil_div, cut
 from dnewton.planning.grid_search import Workload
 from dnewton.planning.net_plan import NetPlan
 from dnewton.planning.replicas import RankDivision
+from dnewton.planning.step_times import Steps
 from dnewton.solvers import damping, line_search
 from dnewton.solvers.baselines import krylov
 from dnewton.solvers.baselines.workers import Point, Workers, data_parallel
@@ -42,6 +43,7 @@ SUBSAMPLE = 1  # purpose of the random draw, as newton's
 BOOST, DROP = 1.5, 2 / 3  # of λ
 STEEP = 1e-6  # |cos| of the angle with ∇f below which the sign of a slope is rounding's
 SWEEP = 256  # samples of a Hessian product at a time
+ASSUMED_CG = 20  # iterations of an inner solve, for the forecast of seconds
 
 
 class HessianFreeSection(CommonSection):
@@ -247,4 +249,19 @@ def _needs(options: HessianFreeSection, plan: NetPlan, work: Workload, layout: R
     return Needs(samples=ceil_div(subsample_size(options.subsample, work.samples), layout.replicas))
 
 
-SOLVERS.add("hessian_free")(data_parallel(HessianFreeSection, HessianFree, needs=_needs))
+def _seconds(options: HessianFreeSection, steps: Steps) -> Mapping[str, float]:
+    """A gradient over all samples, an inner solve whose products are summed over the workers, one trial step."""
+    share = ceil_div(subsample_size(options.subsample, steps.work.samples), steps.replicas)
+    passes, iterations = steps.passes, min(ASSUMED_CG, options.max_cg)
+    product = passes.tangents(share, 1, SWEEP) + passes.backward(share, batch=SWEEP) + steps.vectors(2)
+    each = (2 if options.method == "bicgstab" else 1) * (product + steps.summed() + steps.vectors(2))
+    each += 2 * steps.price.scalars(steps.everybody) + steps.vectors(8)
+    return {
+        "function": passes.forward(share, batch=SWEEP) + steps.value(steps.work.samples),
+        "gradient": steps.evaluation(),
+        "cg": iterations * each + steps.vectors(10),
+        "other": steps.from_first() + steps.vectors(4),
+    }
+
+
+SOLVERS.add("hessian_free")(data_parallel(HessianFreeSection, HessianFree, needs=_needs, seconds=_seconds))

@@ -18,6 +18,7 @@ from dnewton.model.gathered_layers import GatheredLayers
 from dnewton.planning.grid_search import Workload
 from dnewton.planning.net_plan import NetPlan
 from dnewton.planning.replicas import RankDivision
+from dnewton.planning.step_times import Steps, mini_batches
 from dnewton.solvers.baselines import kfac_assignment
 from dnewton.solvers.baselines.epoch_loop import saved_or_zeros
 from dnewton.solvers.baselines.first_order import FirstOrder
@@ -26,6 +27,8 @@ from dnewton.solvers.baselines.kfac_factors import Decomposition, decompose, loc
 from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
 from dnewton.solvers.interface import SolverState, StartPoint
 from dnewton.solvers.kind import Needs
+
+EIGEN = 30.0  # operations of an eigendecomposition over the cube of its size, at the rate of products
 
 
 class KFACSection(WorkersSection):
@@ -309,4 +312,41 @@ def _needs(options: KFACSection, plan: NetPlan, work: Workload, layout: RankDivi
     return Needs(bytes=2.0 * work.itemsize * numbers)
 
 
-SOLVERS.add("dp_kfac", "d_kfac", "mpd_kfac")(data_parallel(KFACSection, KFAC, needs=_needs, check=_check))
+def _seconds(options: KFACSection, steps: Steps) -> Mapping[str, float]:
+    """Factors from every batch, decompositions now and then, and the gradient in their coordinates at every step."""
+    found = dict(mini_batches(steps, options.batch, 8.0, 1))
+    sizes, price, plan = kfac_assignment.layer_sizes(steps.passes.plan), steps.price, steps.passes.plan
+    layout = RankDivision(steps.replicas, plan.grid.size)
+    where = _placed(options, sizes, layout, "plan")
+    count, n = steps.count(options.batch), steps.of_pass(options.batch)
+    of_each = [0.0] * steps.everybody  # factors, decompositions and applications of every rank
+    formed, solved, applied = list(of_each), list(of_each), list(of_each)
+    alone = options.name == "dp_kfac"
+    eigen = options.inverse == "eigen" or (options.inverse == "auto" and options.name != "mpd_kfac")
+    for i, size in enumerate(sizes):
+        a, g = float(size.a), float(size.g)
+        q = float(next(b.q for b in steps.passes.blocks if b.name == size.name))
+        for worker in range(steps.replicas):
+            rank = worker * plan.grid.size + where.position[i]
+            if not alone or where.owner[i] == worker:
+                formed[rank] += price.product(a, n * q, a) + price.product(g, n * q, g) + price.touch(n * q * a, 2)
+                formed[rank] += price.touch(a * a + g * g, 5)
+            if where.owner[i] == worker:
+                solved[rank] += EIGEN * (a**3 + g**3) / price.flops + 20 * price.call
+            if where.column[i] == where.place(worker)[1]:
+                applied[rank] += (2.0 if eigen else 1.0) * (price.product(g, g, a) + price.product(g, a, a))
+                applied[rank] += price.touch(a * g, 4)
+    kept = sum(s.a**2 + s.g**2 for s in sizes)
+    exchanged = 0.0 if alone else price.allreduce(kept, steps.replicas)
+    whole = sum(s.a * s.g for s in sizes)
+    sent = steps.gathered(whole, where.columns) + 2 * steps.gathered(whole, plan.grid.size)
+    rows = steps.replicas // where.columns
+    decomposed = max(solved) + steps.gathered(kept, rows)
+    found["factors"] = count / options.factor_every * (max(formed) + exchanged)
+    found["precondition"] = count * (max(applied) + sent + steps.vectors(2) + decomposed / options.inverse_every)
+    return found
+
+
+SOLVERS.add("dp_kfac", "d_kfac", "mpd_kfac")(
+    data_parallel(KFACSection, KFAC, needs=_needs, check=_check, seconds=_seconds)
+)

@@ -7,6 +7,7 @@ Every rank gets its slice of all x_i and g_i by one Alltoall, so traffic is abou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from dnewton.config.solver_register import SOLVERS
 from dnewton.config.types import Count, Fraction, NotNegative
 from dnewton.data.sampling import Indices
 from dnewton.grid import cut
+from dnewton.planning.step_times import Steps, mini_batches
 from dnewton.solvers.baselines.local_sgd import LocalSteps
 from dnewton.solvers.baselines.workers import Share, Workers, data_parallel
 from dnewton.solvers.interface import StartPoint
@@ -155,4 +157,18 @@ class RankM(LocalSteps):
         return {**super().saved_values(), "secant": f"{self._steps} {self._ranks} {self._kept}"}
 
 
-SOLVERS.add("rank_m")(data_parallel(RankMSection, RankM, vectors=21))
+def _seconds(options: RankMSection, steps: Steps) -> Mapping[str, float]:
+    """Local steps; after every τ of them a gradient and two values on the overlap, and slices of all points."""
+    found = dict(mini_batches(steps, options.batch, 6.0, 0.0))
+    meetings = -(-steps.count(options.batch) // options.tau)
+    overlap = min(options.overlap, steps.work.samples)
+    found["gradient"] += meetings * steps.gradient(overlap)
+    found["function"] = meetings * 2 * steps.value(overlap)
+    exchanged = 2 * steps.gathered(2 * steps.variables, steps.replicas) + steps.vectors(12)
+    small = 2 * steps.replicas**2 + 2 * steps.replicas
+    exchanged += steps.price.allreduce(small, steps.everybody, itemsize=8) + steps.price.scalars(steps.everybody)
+    found["exchange"] += meetings * exchanged
+    return found
+
+
+SOLVERS.add("rank_m")(data_parallel(RankMSection, RankM, vectors=21, seconds=_seconds))
