@@ -1,8 +1,8 @@
-"""The forecast as an SVG file: seconds over ranks by phase, and the layout of the quickest plan."""
+"""The forecast as an SVG file: seconds over ranks by phase, and the layout of the most ranks that pay."""
 
 from __future__ import annotations
 
-from dnewton.planning.scaling import Scaling
+from dnewton.planning.scaling import Scaling, paying
 from dnewton.reporting import sheet
 from dnewton.reporting.layout_picture import layers_of, render_layout
 from dnewton.reporting.line_chart import Chart, Line, render
@@ -18,9 +18,8 @@ def svg(scaling: Scaling[Planned], title: str) -> str:
     if len(plans) > 1:
         charts.append(render(_curve(scaling, title)))
         charts.append(render(_phases(plans)))
-    drawn = [planned for planned in plans if planned.grid.size <= LARGEST_DRAWN]
-    if drawn:
-        best = min(drawn, key=lambda planned: planned.total)
+    best = paying(scaling).planned
+    if best.grid.size <= LARGEST_DRAWN or not charts:
         charts.append(render_layout(best.grid, layers_of(best.plan)))
     return sheet.joined(charts)
 

@@ -66,6 +66,7 @@ class Price:
     call: float
     itemsize: int
     threads: int = 1
+    relief: float = 1.0  # how much faster local solves are where ranks that have finished leave their cores to others
 
     @classmethod
     def on(cls, machine: MachineConstants, ranks: int, itemsize: int, largest: float = math.inf) -> Price:
@@ -83,6 +84,7 @@ class Price:
             machine.call / min(1.0, share),
             itemsize,
             threads,
+            relief=0.5 * (1 + share) / share if waiting else 1.0,
         )
 
     def wide(self) -> Price:

@@ -149,7 +149,7 @@ class NewtonTimes:
         total = self._price.call * SCALAR_CALLS * did.solves
         for way, unit in zip(self.how.ways, self._units, strict=True):
             total += self._solve(way, unit, did)
-        return total
+        return total / self._price.relief
 
     def _vectors(self) -> float:
         return self.passes.vectors(CG_VECTORS) + SCALAR_CALLS / 2 * self._price.call

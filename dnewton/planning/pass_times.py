@@ -18,8 +18,8 @@ from dnewton.planning.net_plan import LayerPlan, NetPlan, spatial
 
 LOSS, LOSS_GRADIENT = 12.0, 8.0  # array operations on the outputs: softmax, its logarithm, the metric
 LOSS_ROW, LOSS_GRADIENT_ROW = 0.05, 0.035  # of an operation's call: sums along a sample's few outputs
-POOLING = 5.0  # on the input of a pooling layer
-UNPOOLING = 10.0  # on the output of a layer below one, where its cotangent goes back to the maxima
+POOLING = 4.0  # on the input of a pooling layer
+UNPOOLING = 7.0  # on the output of a layer below one, where its cotangent goes back to the maxima
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
     python scripts/bench/plan_forecast.py --solvers adam hessian_free --nets mlp.yaml
 
 Data that are not shipped are drawn at random in the shape of the set (the largest with fewer samples). Every round
-measures the machine's constants (`--calibrate` on two ranks) and trains each net on each number of ranks, interleaved.
+measures the machine's constants before each net (`--calibrate` on two ranks) and trains it on each number of ranks.
 The work of an iteration is the same in every round: of its phases the least disturbed round counts, of the constants
 the best; then medians over the iterations after the first. The forecast has the trial steps, solves and iterations of
 CG that the run had ("given"), or what `plan` assumes ("assumed"). Ranks beyond the node's cores share them.
@@ -270,8 +270,9 @@ def main() -> None:
         data = {name: drawn(name, folder) for name in args.nets}
         jobs = [(n, s, r) for n in args.nets for s in args.solvers for r in args.ranks]
         for _ in range(args.rounds):
-            machines.append(calibrated(folder, launcher))
             for net, solver, ranks in jobs:
+                if ranks == args.ranks[0]:
+                    machines.append(calibrated(folder, launcher))
                 run = trained(net, solver, ranks, args.iterations, data[net], folder, launcher)
                 found.setdefault((net, solver, ranks), []).append(run)
         machine = best_of(machines)

@@ -43,7 +43,7 @@ SUBSAMPLE = 1  # purpose of the random draw, as newton's
 BOOST, DROP = 1.5, 2 / 3  # of λ
 STEEP = 1e-6  # |cos| of the angle with ∇f below which the sign of a slope is rounding's
 SWEEP = 256  # samples of a Hessian product at a time
-ASSUMED_CG = 20  # iterations of an inner solve, for the forecast of seconds
+ASSUMED_CG = 10  # iterations of an inner solve, for the forecast of seconds
 
 
 class HessianFreeSection(CommonSection):

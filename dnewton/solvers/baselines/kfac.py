@@ -320,7 +320,7 @@ def _seconds(options: KFACSection, steps: Steps) -> Mapping[str, float]:
     where = _placed(options, sizes, layout, "plan")
     count, n = steps.count(options.batch), steps.of_pass(options.batch)
     of_each = [0.0] * steps.everybody  # factors, decompositions and applications of every rank
-    formed, solved, applied = list(of_each), list(of_each), list(of_each)
+    formed, averaged, solved, applied = (list(of_each) for _ in range(4))
     alone = options.name == "dp_kfac"
     eigen = options.inverse == "eigen" or (options.inverse == "auto" and options.name != "mpd_kfac")
     for i, size in enumerate(sizes):
@@ -330,7 +330,7 @@ def _seconds(options: KFACSection, steps: Steps) -> Mapping[str, float]:
             rank = worker * plan.grid.size + where.position[i]
             if not alone or where.owner[i] == worker:
                 formed[rank] += price.product(a, n * q, a) + price.product(g, n * q, g) + price.touch(n * q * a, 2)
-                formed[rank] += price.touch(a * a + g * g, 5)
+                averaged[rank] += price.touch(a * a + g * g, 5)
             if where.owner[i] == worker:
                 solved[rank] += EIGEN * (a**3 + g**3) / price.flops + 20 * price.call
             if where.column[i] == where.place(worker)[1]:
@@ -342,7 +342,8 @@ def _seconds(options: KFACSection, steps: Steps) -> Mapping[str, float]:
     sent = steps.gathered(whole, where.columns) + 2 * steps.gathered(whole, plan.grid.size)
     rows = steps.replicas // where.columns
     decomposed = max(solved) + steps.gathered(kept, rows)
-    found["factors"] = count / options.factor_every * (max(formed) + exchanged)
+    found["gradient"] += count / options.factor_every * max(formed)  # in the same pass
+    found["factors"] = count / options.factor_every * (max(averaged) + exchanged)
     found["precondition"] = count * (max(applied) + sent + steps.vectors(2) + decomposed / options.inverse_every)
     return found
 

@@ -157,6 +157,9 @@ class RankM(LocalSteps):
         return {**super().saved_values(), "secant": f"{self._steps} {self._ranks} {self._kept}"}
 
 
+SMALL = 60.0  # array operations on the small matrices of a secant step
+
+
 def _seconds(options: RankMSection, steps: Steps) -> Mapping[str, float]:
     """Local steps; after every τ of them a gradient and two values on the overlap, and slices of all points."""
     found = dict(mini_batches(steps, options.batch, 6.0, 0.0))
@@ -164,7 +167,7 @@ def _seconds(options: RankMSection, steps: Steps) -> Mapping[str, float]:
     overlap = min(options.overlap, steps.work.samples)
     found["gradient"] += meetings * steps.gradient(overlap)
     found["function"] = meetings * 2 * steps.value(overlap)
-    exchanged = 2 * steps.gathered(2 * steps.variables, steps.replicas) + steps.vectors(12)
+    exchanged = SMALL * steps.price.call + 2 * steps.gathered(2 * steps.variables, steps.replicas) + steps.vectors(12)
     small = 2 * steps.replicas**2 + 2 * steps.replicas
     exchanged += steps.price.allreduce(small, steps.everybody, itemsize=8) + steps.price.scalars(steps.everybody)
     found["exchange"] += meetings * exchanged
