@@ -22,7 +22,9 @@ class TensorBoard(Logger):
     def __init__(self, about: About) -> None:
         self.identifier = "event files"
         self.where = f"tensorboard --logdir {about.folder}"
-        self._writer = SummaryWriter(str(about.folder), purge_step=about.first if about.identifier else None)
+        number = len(list(about.folder.glob("events.*")))  # names have seconds alone, in which two may begin
+        purge = about.first if about.identifier else None
+        self._writer = SummaryWriter(str(about.folder), purge_step=purge, filename_suffix=f".{number}")
         for summary in hparams(parameters(about.config), {"loss": 0.0})[:2]:
             self._writer.file_writer.add_summary(summary)
         text = strict_yaml.dump(dict(about.config))
