@@ -124,8 +124,9 @@ class NewtonSection(SolverSection):
     eta: Annotated[float, Field(gt=0, lt=1)] = 1.0e-4  # the share of the expected decrease that a step must bring
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stop at |grad| <= tolerance * |first grad|
     patience: Count | None = None  # stop after so many iterations without a better validation figure
-    # samples at a time where f and its gradient are evaluated; does not change results but for rounding
-    batch_size: Count = 1024
+    # samples at a time where f and its gradient are evaluated; does not change results but for rounding; auto: by the
+    # size of the layers
+    batch_size: Count | Auto = "auto"
     # samples of f and its gradient, drawn anew in every iteration
     gradient_batch: Annotated[int | Literal["all"], BeforeValidator(_gradient_batch)] = "all"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # of the initial weights and of everything that is drawn

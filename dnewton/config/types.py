@@ -59,7 +59,7 @@ class SolverSection(Section):
         C: float | Literal["auto"]
         tolerance: float
         patience: int | None
-        batch_size: int
+        batch_size: int | Literal["auto"]  # auto: of newton alone
         seed: int
 
     @property

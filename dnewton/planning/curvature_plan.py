@@ -17,6 +17,7 @@ from dnewton.errors import UserError
 from dnewton.grid import ceil_div, even_slices
 from dnewton.hardware.rates import Rates
 from dnewton.planning import costs
+from dnewton.planning.batches import settled
 from dnewton.planning.costs import BlockShape, Cost
 from dnewton.planning.grid_search import Workload, sample_bytes
 from dnewton.planning.net_plan import LayerPlan, NetPlan
@@ -97,6 +98,11 @@ class _Setting:
     blocks: tuple[BlockShape, ...]
 
     @property
+    def batch_size(self) -> int:
+        assert self.options.batch_size != "auto"
+        return self.options.batch_size
+
+    @property
     def units(self) -> list[tuple[BlockShape, ...]]:
         layers = self.options.diagonal_unit == "layer"
         return [(b,) for b in self.blocks] if layers else [self.blocks]
@@ -160,13 +166,14 @@ def decide(
     `process` are the bytes that the process holds already; passes are kept up to `soft` bytes in all. Raises UserError
     when nothing fits, or not what the options ask for.
     """
+    options = settled(options, [layer.spec for layer in plan.layers], work.itemsize)
     at = _Setting(plan, work, options, rates or Rates(), tuple(costs.blocks_of(plan)))
     vectors = float(VECTORS * at.numbers * work.itemsize)
     if options.C == "auto":  # beside J and the passes, as vectors are
         vectors += costs.evidence_bytes(work.subsample * work.outputs)
     data = data_bytes(plan, work)
     fixed = process + vectors + data
-    batch = min(options.batch_size, 1 << 30)
+    batch = min(at.batch_size, 1 << 30)
 
     def least(batch: int) -> float:
         one = 0.0 if at.joined(batch) else at.pass_bytes(batch)
@@ -313,7 +320,7 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
     item = work.itemsize
     half = options.jacobian_dtype != "auto"
     per_sample = sum(b.bytes(held[b.name], k, item, half) for b in at.blocks)
-    if s > options.batch_size:  # the inputs of several batches are put together
+    if s > at.batch_size:  # the inputs of several batches are put together
         per_sample += sum(b.i for b in at.blocks if not b.conv) * item
     jacobian = s * per_sample
     temporary = max(1.0, k * at.jacobian_sweep * item)

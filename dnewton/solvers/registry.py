@@ -45,6 +45,7 @@ def budget_for(
         _check_servers(options, plan, work, layout, memory, process, source)
     kind = kind_of(options)
     needs = kind.needs(options, plan, work, layout, source)
+    assert options.batch_size != "auto"  # which newton alone has
     return memory_plan.fit(
         plan,
         work,

@@ -29,6 +29,7 @@ from dnewton.model.network import Network
 from dnewton.model.objective import Objective
 from dnewton.model.weighted_loss import loss_of
 from dnewton.planning import curvature_plan, grid_search
+from dnewton.planning.batches import with_batch_size
 from dnewton.planning.machine import MachineConstants
 from dnewton.planning.memory import PROCESS, STEP, Budget
 from dnewton.planning.net_plan import NetPlan, infer_shapes
@@ -82,6 +83,7 @@ def assemble(
         if world.rank == 0:
             loggers.check(config.output.loggers)
     shapes = infer_shapes(config.net, source)
+    config = with_batch_size(config, shapes)
     asked = f"{source}: parallel.device: {config.parallel.device}"
     divided = layout(config, world.size, source)
     best = config.parallel.replicas == "best" and isinstance(config.solver, NewtonSection)

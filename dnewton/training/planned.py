@@ -14,6 +14,7 @@ from dnewton.errors import UserError
 from dnewton.grid import Grid, ceil_div, grids
 from dnewton.hardware.rates import Rates
 from dnewton.planning import costs, curvature_plan, grid_search, newton_times, traffic_forecast
+from dnewton.planning.batches import with_batch_size
 from dnewton.planning.curvature_plan import CurvaturePlan
 from dnewton.planning.grid_search import Workload
 from dnewton.planning.machine import MachineConstants, Price
@@ -45,6 +46,7 @@ def workload(
         rest = samples - ceil_div(samples, replicas)
         samples -= rest
     batch = solver.batch_size if isinstance(solver, NewtonSection) else getattr(solver, "batch", solver.batch_size)
+    assert batch != "auto"  # see planning.batches
     return Workload(
         samples,
         s,
@@ -128,7 +130,7 @@ def plan_run(
 
     Raises UserError where the ranks do not fit, or the memory.
     """
-    config, source = problem.config, problem.source
+    config, source = with_batch_size(problem.config, problem.shapes), problem.source
     parallel, options = config.parallel, config.solver
     if division is None and parallel.replicas == "best" and isinstance(options, NewtonSection):
         return best_replicas(problem, ranks)

@@ -41,7 +41,7 @@ data:  {train: digits, test: digits, scale: standardize}
 solver: {name: newton, max_iterations: 50, C: 1.0, subsample: auto, curvature: diagonal, diagonal_unit: rank,
          subproblem: auto, cg_tolerance: auto, max_cg: 250, early_termination: {mode: off, fraction: 0.5},
          combine: previous, damping: auto,
-         lambda: auto, drop: auto, boost: auto, eta: 1.0e-4, batch_size: 1024, gradient_batch: all, seed: 0}
+         lambda: auto, drop: auto, boost: auto, eta: 1.0e-4, batch_size: auto, gradient_batch: all, seed: 0}
 parallel: {grid: auto, replicas: 1, device: cpu, dtype: float32}
 output: {checkpoint_every: 10, keep: 3}
 """

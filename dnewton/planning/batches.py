@@ -1,0 +1,39 @@
+"""How many samples newton evaluates at a time where `solver.batch_size` is `auto`.
+
+Larger batches need fewer messages: an evaluation sends a few for every batch. What a layer makes of a batch should
+still lie near the caches while the next layer reads it, so that the bytes of all layers' outputs are bounded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from dnewton.config.layer_entry import LayerSpec
+from dnewton.config.newton import NewtonSection
+from dnewton.config.schema import Config
+
+BYTES = 32 << 20  # of all layers' outputs for a batch, of the whole net
+LEAST, MOST = 1024, 65536
+
+
+def samples_at_a_time(specs: Sequence[LayerSpec], itemsize: int) -> int:
+    """A power of two between LEAST and MOST."""
+    numbers = math.prod(specs[0].in_shape) + sum(math.prod(spec.out_shape) for spec in specs)
+    most = BYTES // max(1, numbers * itemsize)
+    return min(MOST, max(LEAST, 1 << max(0, most.bit_length() - 1)))
+
+
+def settled(options: NewtonSection, specs: Sequence[LayerSpec], itemsize: int) -> NewtonSection:
+    """The options with a number in the place of `auto`."""
+    if options.batch_size != "auto":
+        return options
+    return options.model_copy(update={"batch_size": samples_at_a_time(specs, itemsize)})
+
+
+def with_batch_size(config: Config, specs: Sequence[LayerSpec]) -> Config:
+    """The configuration of a run, likewise; other methods have a number."""
+    if not isinstance(config.solver, NewtonSection):
+        return config
+    itemsize = 8 if config.parallel.dtype == "float64" else 4
+    return config.model_copy(update={"solver": settled(config.solver, specs, itemsize)})
