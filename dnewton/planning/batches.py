@@ -1,7 +1,8 @@
 """How many samples newton evaluates at a time where `solver.batch_size` is `auto`.
 
 Larger batches need fewer messages: an evaluation sends a few for every batch. What a layer makes of a batch should
-still lie near the caches while the next layer reads it, so that the bytes of all layers' outputs are bounded.
+still lie near the caches while the next layer reads it, so that the bytes of all layers' outputs, and of the patches
+that convolutions copy, are bounded.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from dnewton.config.layer_entry import LayerSpec
 from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config
 
-BYTES = 32 << 20  # of all layers' outputs for a batch, of the whole net
+BYTES = 32 << 20  # for a batch, of the whole net
 LEAST, MOST = 1024, 65536
 
 
 def samples_at_a_time(specs: Sequence[LayerSpec], itemsize: int) -> int:
     """A power of two between LEAST and MOST."""
     numbers = math.prod(specs[0].in_shape) + sum(math.prod(spec.out_shape) for spec in specs)
+    for spec in specs:
+        if spec.parametric and spec.options.copies_patches:
+            numbers += math.prod(spec.out_shape[1:]) * spec.in_shape[0] * spec.kernel_size
     most = BYTES // max(1, numbers * itemsize)
     return min(MOST, max(LEAST, 1 << max(0, most.bit_length() - 1)))
 
