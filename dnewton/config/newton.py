@@ -108,7 +108,9 @@ class NewtonSection(SolverSection):
     # previous: the best combination with the step before; none: the pieces as they are
     combine: Annotated[Literal["none", "previous"], BeforeValidator(_combine)] = "previous"
     replica_solve: Literal["average", "exact"] = "average"  # parallel.replicas > 1: each with its share of S, or all
-    start: Literal["auto", "none", "adam"] = "auto"  # before Newton; auto: adam with many samples of classes
+    start: Literal["auto", "none", "adam"] = (
+        "auto"  # before Newton; auto: adam with many samples of classes, unless the network is slow
+    )
     start_passes: Count = 10  # over the samples
     damping: Literal["auto", "paper"] = "auto"  # paper: by drop and boost; a number for one of them means that, too
     # the damping at the start; auto: by the curvature at the starting point (paper: 1)

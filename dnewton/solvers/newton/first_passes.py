@@ -7,16 +7,60 @@ costs; passes over mini-batches get near, and Newton goes on from there (docs/me
 from __future__ import annotations
 
 import math
+import time
 
 from dnewton.arrays.namespace import Array, copy, dot, namespace
 from dnewton.comm.communicator import Comm
+from dnewton.config.newton import NewtonSection
+from dnewton.data.samples import Streamed
 from dnewton.data.sampling import in_batches, permutation
 from dnewton.grid import ceil_div
 from dnewton.model.objective import Objective
+from dnewton.planning.costs import blocks_of
 from dnewton.solvers.adam_moments import Moments
 
 ORDER = 3  # purpose of the random draws
 RATE, BATCH = 3e-3, 128
+MESSAGES = 1.5  # of a rank for a batch and a pair of layers, about
+SUMS = 7  # that are timed; the quickest counts
+SPEED = 2e10  # operations per second of a rank, with so few samples at a time
+
+
+def decision(options: NewtonSection, objective: Objective, comm: Comm) -> tuple[bool, str]:
+    """Whether a new run begins with these passes, and what the log says of it.
+
+    Where nobody asks for them they are left out if samples are streamed, which batches in random order would read piece
+    by piece, and where their messages would take longer than their computing, as on slow networks. Alike on all ranks.
+    Collective over the world.
+    """
+    wanted = options.starts_by_adam(objective.data.count, objective.loss.targets == "classes")
+    if wanted and options.start == "auto":
+        streamed = comm.minmax(float(isinstance(objective.data.x, Streamed)))[1] > 0.0
+        wait = _waiting(options, objective, comm)
+        if streamed or wait > _computing(options, objective, comm):
+            why = "samples are streamed" if streamed else f"messages would take {wait:.2g} s"
+            return False, f"; no passes of Adam first: {why} (solver.start)"
+    return wanted, f"; a new run begins with {options.start_passes} passes of Adam" if wanted else ""
+
+
+def _waiting(options: NewtonSection, objective: Objective, comm: Comm) -> float:
+    """Seconds of the messages of all passes, by the time that a small sum takes now. Collective over the world."""
+    if comm.size == 1:
+        return 0.0
+    least = math.inf
+    for _ in range(SUMS):
+        begun = time.perf_counter()
+        comm.sum_scalars([0.0])
+        least = min(least, time.perf_counter() - begun)
+    layers = len(list(objective.network.plan.parametric()))
+    batches = options.start_passes * ceil_div(objective.data.count, BATCH)
+    return comm.minmax(least)[1] * MESSAGES * (layers - 1) * batches
+
+
+def _computing(options: NewtonSection, objective: Objective, comm: Comm) -> float:
+    """Seconds of a rank's products in all passes, of the rank that has most. Alike on all ranks."""
+    operations = sum(6.0 * block.q * block.o * block.i for block in blocks_of(objective.network.plan))
+    return options.start_passes * objective.data.count * operations / SPEED / min(1.0, comm.least_cores)
 
 
 def by_adam(objective: Objective, theta: Array, passes: int, seed: int) -> Array:

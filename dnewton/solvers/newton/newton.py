@@ -11,7 +11,6 @@ from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
 from dnewton.curvature.gauss_newton import GaussNewton, Model
 from dnewton.curvature.matrix_free import MatrixFreeModel
-from dnewton.data.samples import Streamed
 from dnewton.data.sampling import Cycle
 from dnewton.errors import UserError
 from dnewton.model.objective import Evaluation, Objective
@@ -30,7 +29,7 @@ from dnewton.solvers.interface import (
 )
 from dnewton.solvers.newton import cg, combine
 from dnewton.solvers.newton.adaptive import Controller, Operations
-from dnewton.solvers.newton.first_passes import after_adam
+from dnewton.solvers.newton.first_passes import after_adam, decision
 from dnewton.solvers.newton.progress import Progress, settings
 from dnewton.solvers.newton.systems import Systems
 
@@ -88,9 +87,7 @@ class Newton(Solver):
         self._broken = damping.Broken()
         self._progress: Progress
         self.state: State
-        self._starts_by_adam = options.starts_by_adam(total, objective.loss.targets == "classes")
-        if self._starts_by_adam and options.start == "auto":  # batches in random order would be read piece by piece
-            self._starts_by_adam = comm.minmax(float(isinstance(objective.data.x, Streamed)))[1] == 0.0
+        self._starts_by_adam, self._about_start = decision(options, objective, comm)
 
     def start(self, state: State) -> IterationReport:
         """Evaluate the point that a run starts from, or is resumed at.
@@ -140,8 +137,8 @@ class Newton(Solver):
     def describe(self) -> list[str]:
         """What was derived from the sizes."""
         rule = "lambda by drop and boost" if self._options.by_paper else "lambda by the gain ratio"
-        first = f"; a new run begins with {self._options.start_passes} passes of Adam" if self._starts_by_adam else ""
-        return [f"newton: curvature of {self._subsamples.size} of {self._subsamples.total} samples; {rule}{first}"]
+        sizes = f"curvature of {self._subsamples.size} of {self._subsamples.total} samples"
+        return [f"newton: {sizes}; {rule}{self._about_start}"]
 
     def saved(self) -> SolverState:
         """The previous step, λ, and where f was evaluated."""

@@ -248,3 +248,21 @@ def test_a_given_start_is_not_left_unless_asked(comm: Comm) -> None:
     solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
     assert not np.array_equal(host(solver.theta), host(on.theta)) or not solver.theta.size  # type: ignore[attr-defined]
     solver.close()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("speed", [1e-9, 1e30])
+def test_passes_that_would_wait_longer_than_compute_are_left_out(
+    comm: Comm, monkeypatch: pytest.MonkeyPatch, speed: float
+) -> None:
+    """Unless they are asked for; one rank has nobody to wait for."""
+    monkeypatch.setattr("dnewton.config.newton.MANY_SAMPLES", 1)
+    monkeypatch.setattr("dnewton.solvers.newton.first_passes.SPEED", speed)
+    _, solver, _ = solver_for(comm, "cross_entropy", start_passes=1, damping="auto", start="auto")
+    waits = speed > 1 and comm.size > 1
+    assert solver._starts_by_adam is not waits
+    assert ("messages would take" in solver.describe()[0]) is waits
+    solver.close()
+    _, solver, _ = solver_for(comm, "cross_entropy", start_passes=1, damping="auto", start="adam")
+    assert solver._starts_by_adam
+    solver.close()
