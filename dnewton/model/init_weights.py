@@ -19,7 +19,7 @@ def weights(network: Network, seed: int, dtype: str) -> Array:
     for block in network.blocks:
         spec = block.layer.spec
         fan_in = math.prod(spec.weight_shape[1:])
-        block.weight(theta)[...] = drawn_rows(block, [seed, spec.key], 0, math.sqrt(gain(spec.activation) / fan_in))
+        block.weight(theta)[...] = drawn_rows(block, [seed, spec.key], 0, math.sqrt(gain(spec.drawn_for) / fan_in))
     return theta
 
 

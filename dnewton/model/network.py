@@ -81,7 +81,8 @@ class Network:
                 (inputs,) = arrived
                 outputs[i], kept = self._affine(theta, self._block_at[i], op, inputs)
             else:
-                outputs[i], state = op.forward(*arrived)
+                data = (x,) if layer.spec.options.takes_data else ()
+                outputs[i], state = op.forward(*arrived, *data)
             if keep:
                 tape.inputs.append(inputs)
                 tape.kept.append(kept)
@@ -99,7 +100,7 @@ class Network:
         """The layer's output, and what its activation's slope is a function of."""
         s = op.forward(block.weight(theta), z)
         if block.has_bias:
-            s += block.bias(theta)
+            block.add_bias(s, theta)
         assert block.layer.split_kind is not None
         s = self.comm.allreduce(s, block.layer.split_kind.forward)
         name = block.layer.spec.activation
@@ -232,7 +233,7 @@ class Network:
         layer, op, block = self.plan.layers[i], self.ops[i], self._block_at[i]
         own = op.forward(block.weight(v), tape.inputs[i])
         if block.has_bias:
-            own += block.bias(v)
+            block.add_bias(own, v)
         s = zeros((tangents, *own.shape), own)
         if t is not None:
             flat = op.forward(block.weight(theta), xp.reshape(t, (tangents * t.shape[1], *t.shape[2:])))

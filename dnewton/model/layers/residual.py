@@ -63,6 +63,8 @@ def _projection(shape: Shape, out: Shape, where: str) -> LayerSection | None:
 class Add(LayerSection):
     """The addition at the end of a skip connection: no entry of a net, but made by `residual`."""
 
+    word = "add"
+
     def operation(self, shape: Shape) -> Sum:
         """The operation."""
         return Sum()
