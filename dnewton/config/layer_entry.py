@@ -36,6 +36,7 @@ class LayerSection(Section):
     parametric: ClassVar[bool] = False  # has weights
     linear: ClassVar[bool] = True  # but for an activation, its output is linear in its input
     copies_patches: ClassVar[bool] = False  # the φ of a sample is a copy, larger than the input
+    whole: ClassVar[bool] = False  # without weights: needs its inputs whole on every rank
     takes_data: ClassVar[bool] = False  # without weights: its operation takes the samples' data beside its input
     bias_positions: ClassVar[slice] = slice(None)  # of a sample's positions, those to which the bias is added
     takes_pooled: ClassVar[bool] = False  # its cotangent can be kept at the maxima of a pooling that follows

@@ -9,11 +9,13 @@ from dnewton.errors import UserError
 from dnewton.model.jet import JetPositions
 from dnewton.model.layers.activation import ACTIVATIONS
 from dnewton.model.layers.dense import DenseSection
-from dnewton.model.layers.equations import EquationsSection
+from dnewton.model.layers.equations import EquationsSection, ParametersSection, ZeroSection
 from dnewton.model.layers.jet import JetActivationSection, JetDenseSection, JetInputSection
 from dnewton.model.layers.residual import Add
 from dnewton.model.residual_term import ResidualTerm
 from dnewton.planning.net_plan import DATA
+
+PARAMETERS = "parameters"  # the name of the unknowns in checkpoints
 
 
 def with_jets(
@@ -56,9 +58,16 @@ def _check(spec: LayerSpec, positions: JetPositions, source: str) -> None:
 
 
 def with_equations(
-    specs: Sequence[LayerSpec], terms: Sequence[ResidualTerm], source: str = "net"
+    specs: Sequence[LayerSpec],
+    terms: Sequence[ResidualTerm],
+    parameters: Sequence[float] = (),
+    equations: int = 1,
+    source: str = "net",
 ) -> tuple[LayerSpec, ...]:
     """The layers on jets that carry what the terms ask for, and the residuals as the last layer.
+
+    `parameters`: where the unknowns of the equations begin. A sample has as many residuals as the term with most, and
+    at least `equations`.
 
     The data are the points and, as the last column, the number of a point's term. Raises UserError.
     """
@@ -66,7 +75,14 @@ def with_equations(
     keys = [key for term in terms for key in term.keys]
     firsts = [key for key in keys if isinstance(key, int)]
     positions = JetPositions.of(inputs, firsts, [key for key in keys if isinstance(key, tuple)])
-    jets = with_jets(specs, positions, inputs + 1, source)
-    section = EquationsSection(terms=tuple(terms), positions=positions)
-    shape = jets[-1].out_shape
-    return (*jets, LayerSpec("terms", section, (shape,), section.out_shape(shape, source)))
+    made = list(with_jets(specs, positions, inputs + 1, source))
+    jets = made[-1].out_shape
+    count = max(equations, *(term.equations for term in terms))
+    section = EquationsSection(terms=tuple(terms), positions=positions, equations=count, parameters=len(parameters))
+    if not parameters:
+        return (*made, LayerSpec("terms", section, (jets,), (count,)))
+    size = (len(parameters),)
+    unknown = ParametersSection(units=len(parameters), start=tuple(map(float, parameters)))
+    made.append(LayerSpec("zero", ZeroSection(), ((inputs + 1,),), (1,), back=(len(made) + 1,)))
+    made.append(LayerSpec(PARAMETERS, unknown, ((1,),), size))
+    return (*made, LayerSpec("terms", section, (jets, size), (count,), back=(3, 1)))

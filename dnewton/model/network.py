@@ -7,7 +7,7 @@ slice (docs/layout.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,7 +145,7 @@ class Network:
                     continue
                 parts = [self.ops[i].backward(here, tape.states[i])]
             else:
-                parts = [here] * len(producers)  # an addition
+                parts = self.ops[i].parts(here, tape.states[i])
             for p, part, steps, units in zip(producers, parts, self._back[i], layer.source_units, strict=True):
                 if self.plan.needs_cotangent(p):
                     moved = self._move(part, steps, units)
@@ -221,7 +221,7 @@ class Network:
                 op, state = self.ops[i], tape.states[i]
                 outputs[i] = None if t is None else xp.stack([op.push(t[j, ...], state) for j in range(tangents)])
             else:
-                outputs[i] = _total([t for t in arrived if t is not None])
+                outputs[i] = self.ops[i].push_all(arrived, tape.states[i])
         return self._move(outputs[len(self.plan.layers) - 1], self._out, self.plan.layers[-1].out_units)
 
     def _tangent(
@@ -274,11 +274,3 @@ class Network:
                 widths = [grid.width(step.source, units, r) for r in grid.members(step.group, rank)]
                 array = self.comm.gather_features(array, step.group, widths)
         return array
-
-
-def _total(arrays: Sequence[Array]) -> Array | None:
-    """The sum of arrays, of which there may be none."""
-    total = None
-    for array in arrays:
-        total = array if total is None else total + array
-    return total

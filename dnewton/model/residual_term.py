@@ -28,46 +28,61 @@ class ResidualTerm:
     """One equation or several on some of the points, in the order of the caller: `weight` times the mean square."""
 
     where: str  # its name in messages
-    function: Function | None  # of (x, u); None: u.value itself
-    derivative: Function | None  # of (x, u), by name of the derivative; None: complex step
+    function: Function | None  # of (x, u, parameters...); None: u.value itself
+    derivative: Function | None  # likewise, to arrays by the names of the derivatives; None: complex step
     keys: tuple[Key, ...]  # the derivatives that the function asks for
     equations: int
-    scale: float  # √weight, and what makes a sum over all points the mean over its own
+    scale: float  # √weight, and what makes a mean over all points that over its own
+    parameters: tuple[int, ...] = ()  # the unknowns that it takes, by their numbers
 
-    def values(self, x: Array, jet: Array, positions: JetPositions) -> Array:
-        """r on n points, (n, equations), for a jet (n, Q, outputs) in float64."""
+    def values(self, x: Array, jet: Array, unknown: Sequence[float], positions: JetPositions) -> Array:
+        """r on n points, (n, equations), for a jet (n, Q, outputs) in float64 and values of all unknowns."""
         if self.function is None:
             return self.scale * jet[:, 0, :]
         field = held({key: jet[:, place(positions, key), :] for key in self.keys}, positions.inputs, self.where)
-        return self.scale * as_rows(self.function(x, field), x.shape[0], self.where, self.equations, "float64")
+        r = self.function(x, field, *(unknown[p] for p in self.parameters))
+        return self.scale * as_rows(r, x.shape[0], self.where, self.equations, "float64")
 
-    def slopes(self, x: Array, jet: Array, positions: JetPositions) -> Array:
-        """∂r by the jet, (n, equations, Q, outputs)."""
+    def slopes(self, x: Array, jet: Array, unknown: Sequence[float], positions: JetPositions) -> tuple[Array, Array]:
+        """∂r by the jet, (n, equations, Q, outputs), and by the unknowns, (n, equations, unknowns)."""
         n, q, outputs = jet.shape
         out = zeros((n, self.equations, q, outputs), jet)
+        by_unknown = zeros((n, self.equations, len(unknown)), jet)
         if self.function is None:
             for o in range(outputs):
                 out[:, o, 0, o] = self.scale
-            return out
+            return out, by_unknown
         values = {key: jet[:, place(positions, key), :] for key in self.keys}
+        own = [unknown[p] for p in self.parameters]
         if self.derivative is not None:
-            self._given(x, values, positions, out)
-            return out
-        xp = namespace(jet)
-        for key in self.keys:
-            for o in range(outputs):
-                shifted = xp.astype(values[key], xp.complex128)
-                shifted[:, o] += complex(0.0, STEP)
-                r = self.function(x, held({**values, key: shifted}, positions.inputs, self.where))
-                rows = as_rows(r, n, self.where, self.equations, None)
-                if rows.dtype.kind == "c":  # real: it does not depend on this number
-                    out[:, :, place(positions, key), o] = (self.scale / STEP) * xp.imag(rows)
-        return out
+            self._given(x, values, own, positions, out)
+        else:
+            xp = namespace(jet)
+            for key in self.keys:
+                for o in range(outputs):
+                    shifted = xp.astype(values[key], xp.complex128)
+                    shifted[:, o] += complex(0.0, STEP)
+                    out[:, :, place(positions, key), o] = self._step(x, {**values, key: shifted}, own, positions)
+        for k, p in enumerate(self.parameters):
+            moved = [*own[:k], complex(own[k], STEP), *own[k + 1 :]]
+            by_unknown[:, :, p] = self._step(x, values, moved, positions)
+        return out, by_unknown
 
-    def _given(self, x: Array, values: Mapping[Key, Array], positions: JetPositions, out: Array) -> None:
+    def _step(self, x: Array, values: Mapping[Key, Array], own: Sequence[Any], positions: JetPositions) -> Array:
+        """Im r / h, (n, equations), with an imaginary h in one of the numbers."""
+        assert self.function is not None
+        r = self.function(x, held(values, positions.inputs, self.where), *own)
+        rows = as_rows(r, x.shape[0], self.where, self.equations, None)
+        if rows.dtype.kind != "c":  # it does not depend on this number
+            return zeros(rows.shape, rows)
+        return (self.scale / STEP) * namespace(rows).imag(rows)
+
+    def _given(
+        self, x: Array, values: Mapping[Key, Array], own: Sequence[float], positions: JetPositions, out: Array
+    ) -> None:
         """The derivatives that the user states."""
         assert self.derivative is not None
-        stated = self.derivative(x, held(values, positions.inputs, self.where))
+        stated = self.derivative(x, held(values, positions.inputs, self.where), *own)
         named = {key_name(key).removeprefix("u."): key for key in self.keys}
         if not isinstance(stated, Mapping) or not set(stated) <= set(named):
             known = ", ".join(named)
@@ -110,8 +125,11 @@ def as_rows(r: Any, n: int, where: str, equations: int | None, dtype: str | None
     return namespace(r).reshape(r, (n, found))
 
 
-def traced(function: Function, x: Array, outputs: int, where: str) -> tuple[tuple[Key, ...], int]:
-    """The derivatives that a function asks for, and how many equations it has, by one call on a few points.
+def traced(
+    function: Function, x: Array, outputs: int, where: str, own: Sequence[float] = ()
+) -> tuple[tuple[Key, ...], int]:
+    """The derivatives that a function asks for, and how many equations it has, by one call on a few points; `own` are
+    its unknowns.
 
     Raises UserError.
     """
@@ -124,52 +142,62 @@ def traced(function: Function, x: Array, outputs: int, where: str) -> tuple[tupl
             asked[key] = _made_up(few, outputs, len(asked))
         return asked[key]
 
-    r = function(few, Field(get, few.shape[1], where))
+    r = function(few, Field(get, few.shape[1], where), *own)
     rows = as_rows(r, few.shape[0], where, None, "float64")
     if not asked:
         raise UserError(f"{where}: does not depend on the net; use u.value, u.d(a), u.dd(a, b) or u.laplacian()")
     return tuple(asked), int(rows.shape[1])
 
 
-def check(term: ResidualTerm, x: Array, outputs: int, positions: JetPositions) -> None:
+def check(term: ResidualTerm, x: Array, outputs: int, unknown: Sequence[float], positions: JetPositions) -> None:
     """Call a term on all its points with made-up numbers, and compare its derivatives with differences at some.
 
     Raises UserError where it is not finite, or where the derivatives differ.
     """
     xp = namespace(x)
     jet = xp.stack([_made_up(x, outputs, k) for k in range(positions.count)], axis=1)
-    r = term.values(x, jet, positions)
+    r = term.values(x, jet, unknown, positions)
     broken = ~xp.all(xp.isfinite(r), axis=1)
     if xp.any(broken):
-        row = int(xp.argmax(broken))
-        point = ", ".join(f"{v:.6g}" for v in x[row, :])
+        row = int(xp.argmax(xp.astype(broken, xp.int64)))
+        point = ", ".join(f"{float(v):.6g}" for v in x[row, :])
         raise UserError(f"{term.where}: is {float(xp.sum(r[row, :])):g} at point {row}, ({point})")
     if term.function is None:
         return
     x, jet = x[:CHECKED, :], jet[:CHECKED, ...]
-    slopes = term.slopes(x, jet, positions)
-    if not xp.all(xp.isfinite(slopes)):
-        raise UserError(f"{term.where}: its derivatives are not finite; state them as derivative=")
+    slopes, by_unknown = term.slopes(x, jet, unknown, positions)
+
+    def compare(stated: Array, name: str, moved: Callable[[float], Array]) -> None:
+        above, below = moved(DIFFERENCE), moved(-DIFFERENCE)
+        found = (above - below) / (2 * DIFFERENCE)
+        size = float(xp.max(xp.abs(found)) + xp.max(xp.abs(stated)))
+        off = float(xp.max(xp.abs(found - stated)))
+        rounding = 1e-13 * float(xp.max(xp.abs(above))) / DIFFERENCE
+        if off <= 1e-4 * size + rounding:
+            return
+        if term.derivative is not None and not name.startswith("parameter"):
+            raise UserError(f"{term.where}: derivative= by {name} differs from differences by {off:.2g}")
+        raise UserError(
+            f"{term.where}: the complex step by {name} is {off:.2g} from differences: not analytic there (abs, real, "
+            "float, conj); use other functions, or state the derivatives as derivative="
+        )
+
     for key in term.keys:
-        at = place(positions, key)
         for o in range(outputs):
-            shift = zeros(jet.shape, jet)
-            shift[:, at, o] = DIFFERENCE
-            above, below = term.values(x, jet + shift, positions), term.values(x, jet - shift, positions)
-            found = (above - below) / (2 * DIFFERENCE)
-            off = xp.max(xp.abs(found - slopes[:, :, at, o]))
-            size = xp.max(xp.abs(found)) + xp.max(xp.abs(slopes[:, :, at, o]))
-            rounding = 1e-15 * xp.max(xp.abs(above)) / DIFFERENCE
-            if off > 1e-4 * size + 100 * rounding:
-                what = "derivative=" if term.derivative is not None else "the complex step"
-                cure = (
-                    ""
-                    if term.derivative is not None
-                    else ("; it is not analytic there (abs, real, float, sign): state its derivatives as derivative=")
-                )
-                raise UserError(
-                    f"{term.where}: by {key_name(key)} {what} and differences are {float(off):.2g} apart{cure}"
-                )
+            at = place(positions, key)
+
+            def by_jet(step: float, at: int = at, o: int = o) -> Array:
+                shift = zeros(jet.shape, jet)
+                shift[:, at, o] = step
+                return term.values(x, jet + shift, unknown, positions)
+
+            compare(slopes[:, :, at, o], key_name(key), by_jet)
+    for p in term.parameters:
+
+        def by_parameter(step: float, p: int = p) -> Array:
+            return term.values(x, jet, [v + step * (k == p) for k, v in enumerate(unknown)], positions)
+
+        compare(by_unknown[:, :, p], f"parameter {p}", by_parameter)
 
 
 def _made_up(x: Array, outputs: int, number: int) -> Array:
@@ -181,22 +209,30 @@ def _made_up(x: Array, outputs: int, number: int) -> Array:
 
 
 def evaluate(
-    terms: Sequence[ResidualTerm], x: Array, jet: Array, positions: JetPositions, equations: int, slopes: bool
-) -> tuple[Array, Array | None]:
-    """The residuals (N, equations) of points of any terms, and their derivatives (N, equations, Q, outputs).
+    terms: Sequence[ResidualTerm],
+    x: Array,
+    jet: Array,
+    unknown: Sequence[float],
+    positions: JetPositions,
+    equations: int,
+    parameters: int,
+) -> tuple[Array, Array]:
+    """The residuals (N, equations) of points of any terms, and their derivatives by the jet and by the unknowns,
+    (N, equations, Q·outputs + parameters).
 
     The last column of x is the number of a point's term; a term with fewer equations has zeros for the rest.
     """
     xp = namespace(x)
     n, q, outputs = jet.shape
     r = zeros((n, equations), jet)
-    out = zeros((n, equations, q, outputs), jet) if slopes else None
+    out = zeros((n, equations, q * outputs + parameters), jet)
     for number, term in enumerate(terms):
         rows = xp.nonzero(x[:, -1] == number)[0]
         if not rows.shape[0]:
             continue
         points, there = x[rows, :-1], jet[rows, ...]
-        r[rows, : term.equations] = term.values(points, there, positions)
-        if out is not None:
-            out[rows, : term.equations, ...] = term.slopes(points, there, positions)
+        r[rows, : term.equations] = term.values(points, there, unknown, positions)
+        slopes, by_unknown = term.slopes(points, there, unknown, positions)
+        flat = xp.reshape(slopes, (rows.shape[0], term.equations, q * outputs))
+        out[rows, : term.equations, :] = xp.concat([flat, by_unknown], axis=2)
     return r, out

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from equations import WIDE, Differences, Equations, net_of
+from equations import UNKNOWNS, WIDE, Differences, Equations, net_of
 from problems import ALL_KINDS, Problem, blocks_of, flat, lay_out, relative
 
 from dnewton.comm.communicator import Comm
@@ -53,7 +53,23 @@ def system(x: Any, u: Any) -> Any:
     return np.stack([first, second], axis=1)
 
 
+def viscous(x: Any, u: Any, nu: Any, speed: Any) -> Any:
+    """Two unknowns, one of them not linear."""
+    return u.d(1) + np.sin(speed) * u.value * u.d(0) - nu * u.dd(0, 0)
+
+
+def decay(x: Any, u: Any, nu: Any) -> Any:
+    return u.value - np.exp(-nu * x[:, 1:])
+
+
+UNKNOWNS.update(viscous=("nu", "speed"), decay=("nu",))
 PROBLEMS = {
+    "unknowns": (
+        2,
+        [dense(4), last(1)],
+        [(viscous, 5, 1.0), (edge, 3, 1.0), (decay, 2, 2.0)],
+        {"nu": 0.3, "speed": 0.8},
+    ),
     "poisson": (2, [dense(5), dense(3), last(1)], [(poisson, 7, 1.0), (edge, 4, 10.0)]),
     "burgers": (2, [dense(6, "sin"), last(1)], [(burgers, 6, 1.0), (edge, 3, 0.3)]),
     "system": (3, [dense(4, "sigmoid"), {"residual": [dense(4, "silu")]}, last(2)], [(system, 5, 2.0), (edge, 4, 1.0)]),

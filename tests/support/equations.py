@@ -31,6 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "sin": np.sin,
 }
 WIDE = np.longdouble
+UNKNOWNS: dict[str, tuple[str, ...]] = {}  # of residuals, by their function's name
 STENCIL = [(-2, 1 / WIDE(12)), (-1, -2 / WIDE(3)), (1, 2 / WIDE(3)), (2, -1 / WIDE(12))]  # of fourth order
 
 
@@ -86,6 +87,7 @@ class Equations:
     input: int
     layers: list[Any]
     terms: list[tuple[Residual, int, float]]
+    unknown: dict[str, float] = field(default_factory=dict)
     C: float = 0.7
     seed: int = 0
     inner: Problem = field(init=False)
@@ -97,10 +99,15 @@ class Equations:
         self.samples = sum(n for _, n, _ in self.terms)
         self.made = []
         for (function, n, weight), x in zip(self.terms, self.points, strict=True):
-            keys, equations = traced(function, x, self.inner.outputs, "term")
-            self.made.append(
-                ResidualTerm("term", function, None, keys, equations, float(np.sqrt(weight * self.samples / n)))
-            )
+            own = [list(self.unknown).index(name) for name in UNKNOWNS.get(function.__name__, ())]
+            given = [list(self.unknown.values())[p] for p in own]
+            keys, equations = traced(function, x, self.inner.outputs, "term", given)
+            scale = float(np.sqrt(weight * self.samples / n))
+            self.made.append(ResidualTerm("term", function, None, keys, equations, scale, tuple(own)))
+        if self.unknown:
+            size = len(self.unknown)
+            self.inner.params["parameters.weight"] = np.zeros((size, 1))
+            self.inner.params["parameters.bias"] = np.array(list(self.unknown.values()))
         self.equations = max(t.equations for t in self.made)
 
     def residuals(self, params: dict[str, Any]) -> Any:
@@ -110,7 +117,8 @@ class Equations:
         for (function, n, _), term, x in zip(self.terms, self.made, self.points, strict=True):
             x = x.astype(WIDE)
             r = np.zeros((n, self.equations), dtype=WIDE)
-            r[:, : term.equations] = np.reshape(function(x, Differences(u, x)), (n, -1))
+            own = [params["parameters.bias"][p] for p in term.parameters]
+            r[:, : term.equations] = np.reshape(function(x, Differences(u, x), *own), (n, -1))
             rows.append(WIDE(term.scale) * r)
         return np.concatenate(rows)
 
@@ -130,7 +138,7 @@ class Equations:
 
     def lay_out(self, comm: Comm, grid: Grid | None = None, kinds: list[Kind] | None = None, batch: int = 4) -> OnRanks:
         """The net on the ranks."""
-        specs = with_equations(infer_shapes(self.inner.config.net), self.made)
+        specs = with_equations(infer_shapes(self.inner.config.net), self.made, list(self.unknown.values()))
         work = grid_search.Workload(self.samples, self.samples, self.equations)
         if kinds is not None:
             plan = grid_search.fixed(specs, grid or Grid(1, comm.size), kinds, work)
