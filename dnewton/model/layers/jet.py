@@ -8,13 +8,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dnewton.arrays.namespace import Array, empty, namespace, zeros
+from dnewton.arrays.namespace import (
+    Array,
+    block_bytes,
+    empty,
+    itemsize,
+    multiply,
+    namespace,
+    sample_blocks,
+    zeros,
+)
 from dnewton.config.layer_entry import Arrangement, LayerSection, Shape
 from dnewton.config.types import Count
 from dnewton.grid import KindName, Split, SplitAxis
 from dnewton.model.jet import JetPositions
 from dnewton.model.layers.activation import ACTIVATIONS, Activation
 from dnewton.model.layers.interface import Parts
+
+STAY = 512 << 10  # bytes of jets that are worked on at a time
 
 
 class JetInputSection(LayerSection):
@@ -121,83 +132,97 @@ class JetActivationSection(LayerSection):
 class JetActivation:
     """(s, s_a, s_ab) to (σ(s), σ′ s_a, σ″ s_a s_b + σ′ s_ab); see :class:`~dnewton.model.layers.interface.Transform`.
 
-    The state is the input, with what the derivatives of σ are functions of in the place of s.
+    The state (N, Q + 1, features) is what the derivatives of that are made of: σ′, s_a, σ‴ s_a s_b + σ″ s_ab, σ″. All
+    is done for samples that stay in cache: there are many steps, of little work each.
     """
 
     activation: Activation
     positions: JetPositions
 
     def forward(self, z: Array) -> tuple[Array, Array | None]:
-        """The jet of σ(s). The input, which nobody else needs, becomes the state."""
-        activation, positions = self.activation, self.positions
-        value = activation.value(z[:, 0, :])
-        if activation.of == "z":
-            z[:, 0, :] = value
-        out = empty(z.shape, z)
-        out[:, 0, :] = value
-        if positions.firsts:
-            ahead = 1 + len(positions.firsts)
-            slope = activation.slope(z[:, 0, :])
-            out[:, 1:, :] = slope[:, None, :] * z[:, 1:, :]
-            if positions.seconds:
-                curve = activation.curve(z[:, 0, :])
-                out[:, ahead:, :] += curve[:, None, :] * self._products(z)
-        return out, z
+        """The jet of σ(s)."""
+        n, q, o = z.shape
+        out, state = empty(z.shape, z), empty((n, q + 1, o), z)
+        for part in self._parts(z, 3 * q):
+            self._forward(z[part, ...], out[part, ...], state[part, ...])
+        return out, state
 
-    def _products(self, z: Array) -> Array:
-        """Σ s_a s_b for every sum of second derivatives, (N, seconds, features)."""
-        positions = self.positions
-        out = empty((z.shape[0], len(positions.seconds), z.shape[2]), z)
-        for place, pairs in enumerate(positions.seconds):
+    def _parts(self, z: Array, numbers: int) -> list[slice]:
+        """Samples whose arrays of so many numbers a feature stay in cache."""
+        return sample_blocks(z.shape[0], numbers * z.shape[-1] * itemsize(z), block_bytes(z, STAY))
+
+    def _forward(self, z: Array, out: Array, state: Array) -> None:
+        activation, positions = self.activation, self.positions
+        ahead = 1 + len(positions.firsts)
+        s = z[:, 0, :]
+        value = activation.value(s)
+        out[:, 0, :] = value
+        kept = value if activation.of == "z" else s
+        slope = activation.slope(kept)
+        state[:, 0, :] = slope
+        multiply(z[:, 1:, :], slope[:, None, :], out[:, 1:, :])
+        if not positions.firsts:
+            return
+        assert activation.third is not None
+        curve = activation.curve(kept)
+        state[:, -1, :] = curve
+        state[:, 1:ahead, :] = z[:, 1:ahead, :]
+        if not positions.seconds:
+            return
+        third = activation.third(kept)
+        for place, pairs in enumerate(positions.seconds, start=ahead):
             total = None
             for a, b in pairs:
-                part = z[:, positions.first(a), :] * z[:, positions.first(b), :]
-                total = part if total is None else total + part
-            out[:, place, :] = total
-        return out
-
-    def _derivatives(self, z: Array) -> tuple[Array, Array, Array]:
-        """σ′ and σ″, (N, features), and σ‴ Σ s_a s_b + σ″ s_ab, (N, seconds, features)."""
-        activation, positions = self.activation, self.positions
-        kept = z[:, 0, :]
-        slope, curve = activation.slope(kept), activation.curve(kept)
-        mixed = z[:, 1 + len(positions.firsts) :, :]
-        if positions.seconds:
-            assert activation.third is not None
-            mixed = curve[:, None, :] * mixed + activation.third(kept)[:, None, :] * self._products(z)
-        return slope, curve, mixed
+                product = z[:, positions.first(a), :] * z[:, positions.first(b), :]
+                total = product if total is None else total + product
+            out[:, place, :] += curve * total
+            state[:, place, :] = third * total + curve * z[:, place, :]
 
     def push(self, t: Array, state: Array | None) -> Array:
         """The tangent of the jet along a tangent t of the input, (N, Q, features)."""
         assert state is not None
+        out = empty(t.shape, t)
+        for part in self._parts(t, 3 * t.shape[1]):
+            self._push(t[part, ...], state[part, ...], out[part, ...])
+        return out
+
+    def _push(self, t: Array, state: Array, out: Array) -> None:
         positions = self.positions
-        slope, curve, mixed = self._derivatives(state)
+        slope, curve = state[:, :1, :], state[:, -1, :]
+        multiply(t, slope, out)
+        if not positions.firsts:
+            return
         ahead = 1 + len(positions.firsts)
-        out = slope[:, None, :] * t
         out[:, 1:ahead, :] += (curve * t[:, 0, :])[:, None, :] * state[:, 1:ahead, :]
-        out[:, ahead:, :] += mixed * t[:, :1, :]
-        for place, pairs in enumerate(positions.seconds):
+        out[:, ahead:, :] += state[:, ahead:-1, :] * t[:, :1, :]
+        for place, pairs in enumerate(positions.seconds, start=ahead):
             for a, b in pairs:
                 i, j = positions.first(a), positions.first(b)
-                out[:, ahead + place, :] += curve * (t[:, i, :] * state[:, j, :] + state[:, i, :] * t[:, j, :])
-        return out
+                out[:, place, :] += curve * (t[:, i, :] * state[:, j, :] + state[:, i, :] * t[:, j, :])
 
     def backward(self, cot: Array, state: Array | None) -> Array:
         """The cotangent of the input's jet: the transpose of :meth:`push`."""
         assert state is not None
-        positions = self.positions
-        slope, curve, mixed = (a[:, None, ...] for a in self._derivatives(state))
+        n, k, q, o = state.shape[0], cot.shape[1], cot.shape[2], cot.shape[3]
+        out = empty((n, k, q, o), cot)
+        for part in self._parts(cot, (2 * k + 1) * q + 1):
+            self._backward(cot if cot.shape[0] == 1 else cot[part, ...], state[part, ...], out[part, ...])
+        return out
+
+    def _backward(self, cot: Array, state: Array, out: Array) -> None:
+        positions, xp = self.positions, namespace(cot)
+        multiply(cot, state[:, None, :1, :], out)
+        if not positions.firsts:
+            return
         ahead = 1 + len(positions.firsts)
-        out = slope[:, :, None, :] * cot
-        for a in positions.firsts:
-            i = positions.first(a)
-            out[:, :, 0, :] += curve * state[:, None, i, :] * cot[:, :, i, :]
-        for place, pairs in enumerate(positions.seconds):
-            above = cot[:, :, ahead + place, :]
-            out[:, :, 0, :] += mixed[:, :, place, :] * above
-            above = curve * above
+        curve = state[:, None, -1, :]
+        value = out[:, :, 0, :]
+        value += curve * xp.sum(state[:, None, 1:ahead, :] * cot[:, :, 1:ahead, :], axis=2)
+        if positions.seconds:
+            value += xp.sum(state[:, None, ahead:-1, :] * cot[:, :, ahead:, :], axis=2)
+        for place, pairs in enumerate(positions.seconds, start=ahead):
+            above = curve * cot[:, :, place, :]
             for a, b in pairs:
                 i, j = positions.first(a), positions.first(b)
                 out[:, :, i, :] += state[:, None, j, :] * above
                 out[:, :, j, :] += state[:, None, i, :] * above
-        return out
