@@ -87,6 +87,8 @@ def config_of_terms(config: Config, equations: EquationSet, given: Mapping[str, 
             elif small:
                 chosen |= {"curvature": "full", "subproblem": "exact"}
         solver = solver.model_copy(update={k: v for k, v in chosen.items() if k not in given})
+        if "acceleration" not in given and solver.subproblem == "exact" and not solver.by_paper:
+            solver = solver.model_copy(update={"acceleration": "geodesic"})
     data = DataSection(train=IN_MEMORY, scale="none")
     return config.model_copy(update={"solver": solver, "data": data})
 

@@ -77,7 +77,10 @@ class NewtonSection(SolverSection):
     """The Newton method of Wang et al. 2018."""
 
     replicated: ClassVar[bool] = False  # whether replicas are this method's workers
-    needs: ClassVar[Rules] = {"jacobian_dtype": ("jacobian", ("auto", "factored", "dense"))}
+    needs: ClassVar[Rules] = {
+        "jacobian_dtype": ("jacobian", ("auto", "factored", "dense")),
+        "acceleration": ("subproblem", ("exact",)),
+    }
 
     name: Literal["newton"] = "newton"
     max_iterations: WholeNumber = 50
@@ -94,6 +97,7 @@ class NewtonSection(SolverSection):
     max_cg: Count = 250
     warm_start: bool = False  # begin each local solve at the last accepted step; cg without Gram coordinates
     early_termination: Annotated[EarlyTerminationSection, BeforeValidator(_early_termination)] = omitted()
+    acceleration: Literal["none", "geodesic"] = "none"  # the second order of a step, by another exact solve
     combine: Annotated[Literal["none", "previous"], BeforeValidator(_combine)] = "previous"
     replica_solve: Literal["average", "exact"] = "average"  # parallel.replicas > 1: each with its share of S, or all
     start: Literal["auto", "none", "adam"] = "auto"  # before Newton; auto: adam with many samples of classes
@@ -184,6 +188,12 @@ class NewtonSection(SolverSection):
     def _evidence_of_all_samples(self) -> NewtonSection:
         if self.C == "auto" and self.gradient_batch != "all":
             raise ValueError("C: auto needs gradient_batch: all")
+        return self
+
+    @model_validator(mode="after")
+    def _accelerates_without_line_search(self) -> NewtonSection:
+        if self.acceleration != "none" and self.by_paper:
+            raise ValueError("acceleration: geodesic needs damping: auto, without drop and boost")
         return self
 
     @model_validator(mode="after")

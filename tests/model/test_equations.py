@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from checks import traffic
 from equations import UNKNOWNS, WIDE, Differences, Equations, net_of
 from problems import ALL_KINDS, Problem, blocks_of, flat, lay_out, relative
 
@@ -133,13 +134,17 @@ def test_jets_are_the_derivatives(comm: Comm) -> None:
 def test_every_grid(comm: Comm, name: str) -> None:
     problem, r, jac = reference(name)
     for grid in grids(comm.size):
-        against_the_dense(problem, problem.lay_out(comm, grid), r, jac)
+        on = problem.lay_out(comm, grid)
+        against_the_dense(problem, on, r, jac)
+        traffic(comm, problem.inner, on)
 
 
 @pytest.mark.parametrize("kinds", list(product(ALL_KINDS, repeat=2)), ids=lambda k: "-".join(x.name for x in k))
 def test_every_pair_of_splits(comm: Comm, kinds: tuple[Any, Any]) -> None:
     problem, r, jac = reference("burgers")
-    against_the_dense(problem, problem.lay_out(comm, grids(comm.size)[-1], list(kinds)), r, jac)
+    on = problem.lay_out(comm, grids(comm.size)[-1], list(kinds))
+    against_the_dense(problem, on, r, jac)
+    traffic(comm, problem.inner, on)
 
 
 def against_the_dense(problem: Equations, on: Any, r: np.ndarray, jac: np.ndarray) -> None:
@@ -181,6 +186,39 @@ def against_the_dense(problem: Equations, on: Any, r: np.ndarray, jac: np.ndarra
         assert relative(dense_rows @ own, model.jacobian.times(own, unit).reshape(-1)) < 1e-10
     out = on.by_passes(parts=2).full_product(own, unit, 0.3, on.comm)
     assert relative(flat(on.whole(out)), wanted) < 1e-8
+
+
+def test_autograd_of_torch() -> None:
+    """The dense J of a system by PyTorch's automatic differentiation, in the points and in the weights."""
+    torch = pytest.importorskip("torch")
+    problem, r, jac = reference("system")
+    names = list(problem.inner.params)
+    params = {k: torch.tensor(v, requires_grad=True) for k, v in problem.inner.params.items()}
+
+    def u(x: Any) -> Any:
+        w = lambda name: params[f"layers.{name}.weight"]  # noqa: E731
+        b = lambda name: params[f"layers.{name}.bias"]  # noqa: E731
+        z = torch.sigmoid(x @ w("0").T + b("0"))
+        z = z + torch.nn.functional.silu(z @ w("1.layers.0").T + b("1.layers.0"))
+        return z @ w("2").T + b("2")
+
+    def by(values: Any, x: Any, axis: int) -> Any:
+        return torch.autograd.grad(values.sum(), x, create_graph=True)[0][:, axis]
+
+    x = torch.tensor(problem.points[0], requires_grad=True)
+    z = u(x)
+    v, w = z[:, 0], z[:, 1]
+    laplace = by(by(w, x, 0), x, 0) + by(by(w, x, 1), x, 1)
+    first = by(v, x, 0) * w + torch.exp(v) - laplace
+    second = by(by(w, x, 1), x, 0) * v**2 + by(by(v, x, 1), x, 1) + x[:, 0]
+    rows = problem.made[0].scale * torch.stack([first, second], dim=1)
+    assert relative(rows.detach().numpy(), r[: len(rows)]) < 1e-10
+    leaves = [params[k] for k in names]
+    for i in range(rows.shape[0]):
+        for k in range(2):
+            grads = torch.autograd.grad(rows[i, k], leaves, retain_graph=True, allow_unused=True)
+            flat_row = [np.zeros(p.shape) if g is None else g.numpy() for g, p in zip(grads, leaves, strict=True)]
+            assert relative(np.concatenate([g.ravel() for g in flat_row]), jac[i, k]) < 1e-7
 
 
 def starts(problem: Equations) -> list[int]:
