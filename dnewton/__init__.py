@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from dnewton.api.nets import maxpool as maxpool
     from dnewton.api.nets import net as net
     from dnewton.api.nets import residual as residual
+    from dnewton.api.terms import Data as Data
+    from dnewton.api.terms import Parameter as Parameter
+    from dnewton.api.terms import Residual as Residual
     from dnewton.errors import UserError as UserError
 
 _HOMES = {  # name: its module and its name there
@@ -46,6 +49,7 @@ _HOMES = {  # name: its module and its name there
     "DNewtonClassifier": ("dnewton.api.estimators", "DNewtonClassifier"),
     "Loss": ("dnewton.api.losses", "Loss"),
     "loss": ("dnewton.api.losses", "loss"),
+    **{name: ("dnewton.api.terms", name) for name in ("Residual", "Data", "Parameter")},
     "UserError": ("dnewton.errors", "UserError"),
 }
 

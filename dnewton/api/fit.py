@@ -15,8 +15,9 @@ from dnewton.api import ranks
 from dnewton.api.columns import source_of
 from dnewton.api.model import Model
 from dnewton.api.run import Callback, Wishes, run
-from dnewton.api.settings import configuration
+from dnewton.api.settings import config_of_terms, configuration
 from dnewton.api.surroundings import failing_together, interruptible, kept
+from dnewton.api.terms import equation_set
 from dnewton.comm.communicator import Comm
 from dnewton.comm.stop import StopAgreement
 from dnewton.data.sources import Source
@@ -34,6 +35,7 @@ def fit(
     x: Any = None,
     y: Any = None,
     *,
+    terms: Any = None,
     test: Any = None,
     validation: Any = None,
     sample_weight: Any = None,
@@ -56,6 +58,8 @@ def fit(
     `net`: :func:`dnewton.net`, a mapping as the YAML file's, or the name of a YAML file or a shipped net.
     `x`, `y`: samples (N, ...) and targets, as arrays, nested lists, tables, a sparse `x`, :func:`dnewton.columns`; or
     `x` the name of a file. On several ranks all give the same. `test`, `validation`: pairs (x, y), or file names.
+    `terms`: equations on points, a list of :class:`dnewton.Residual` and :class:`dnewton.Data`, instead of x and y
+    ([physics.md](physics.md)).
     `sample_weight`: a number for each sample. `init`: a model, its weights, or a file to start from.
     `data`, `solver`, `parallel`, `output`: entries of these sections of the YAML file, which they change.
     `out`: a run directory; without one nothing is written. `overwrite` replaces the run in it, `resume=True` continues
@@ -70,7 +74,10 @@ def fit(
     Ctrl-C ends the run at the next point where all ranks can, with a checkpoint in `out`, and raises KeyboardInterrupt.
     Raises UserError alike on all ranks, with nothing changed. Collective over `comm`.
     """
-    given = _parts(x, y, test, validation)
+    by_terms = terms is not None
+    if by_terms:
+        _check_terms(x=x, y=y, validation=validation, sample_weight=sample_weight, data=data)
+    given = {"train": ()} if by_terms else _parts(x, y, test, validation)
     _check(log_ranks, resume, overwrite, out, init, max_seconds)
     start = init.weights() if isinstance(init, Model) else init
     world = ranks.opened(comm)
@@ -79,7 +86,14 @@ def fit(
             directory = NoDirectory() if out is None else RunDirectory(world.text_from_root(os.fspath(out)), WAYS)
             sections = {"data": data, "solver": solver, "parallel": parallel, "output": output}
             config, notes, source = configuration(net, sections, given, directory.keeps, world)
-            in_memory = {name: _source(name, part, world) for name, part in given.items() if isinstance(part, tuple)}
+            in_memory, equations = {}, None
+            if by_terms:
+                equations = equation_set(terms, test, world)
+                config = config_of_terms(config, equations, dict(solver or {}), world.size)
+                start = equations.start(start) if isinstance(start, Mapping) else start
+            else:
+                pairs = {name: part for name, part in given.items() if isinstance(part, tuple)}
+                in_memory = {name: _source(name, part, world) for name, part in pairs.items()}
             if sample_weight is not None:
                 in_memory = _weighted(in_memory, sample_weight, world)
             wishes = Wishes(
@@ -92,6 +106,7 @@ def fit(
                 tuple(callbacks),
                 _kind(y),
                 _teller(world.rank == 0 or log_ranks == "all"),
+                equations,
             )
             for note in notes:
                 wishes.tell(note)
@@ -130,6 +145,12 @@ def _check(log_ranks: str, resume: bool | str, overwrite: bool, out: Any, init: 
         raise UserError("fit: resume=True continues from a checkpoint; leave init out")
     if max_seconds is not None and not 0 < max_seconds < math.inf:
         raise UserError(f"fit: max_seconds is {max_seconds}; a number of seconds above 0 is needed")
+
+
+def _check_terms(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(f"fit: {name} is for samples, and terms have points of their own; leave {name} out")
 
 
 def _parts(x: Any, y: Any, test: Any, validation: Any) -> dict[str, Any]:

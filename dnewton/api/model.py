@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,11 +27,20 @@ from dnewton.hardware.device import open_device
 from dnewton.model.network import Network
 from dnewton.planning.net_plan import NetPlan
 from dnewton.storage import tensors
-from dnewton.storage.model_header import Described, as_trained, described, plain_description
+from dnewton.storage.model_header import (
+    Described,
+    as_trained,
+    described,
+    plain_description,
+    unknowns,
+    with_unknowns,
+)
 from dnewton.storage.run_directory import model_path
+from dnewton.storage.tensor_file import read_unknowns
 from dnewton.storage.tensors import Contents
 from dnewton.storage.whole_tensors import cut, gathered
 from dnewton.training import prediction
+from dnewton.training.derivatives import Derivatives
 from dnewton.training.scores import score
 
 
@@ -92,6 +101,24 @@ class Model:
         if not self._described.targets.real:
             return self._as_given(found)
         return found[:, 0] if found.shape[1] == 1 else found
+
+    def derivatives(self, x: Any, names: Sequence[str]) -> dict[str, Values]:
+        """Derivatives of the predicted values by the inputs, (N,) or (N, K) by name: `value`, `d0` by the first input,
+        `d01` a mixed one (`d0_11` where numbers have two digits), `laplacian`.
+
+        They are those of the model in the units of inputs and targets. Raises UserError. Collective.
+        """
+        with self._open() as (comm, network):
+            source = self._source(x, None, comm)
+            with comm.raise_together():
+                found = Derivatives(self._described, list(names))
+            z = found.of(network, self.theta, source, comm)
+            return {name: values[:, 0] if values.shape[1] == 1 else values for name, values in z.items()}
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The unknown parameters of the equations that the net was trained on, by their names."""
+        return unknowns(self.header)[1]
 
     def predict_proba(self, x: Any) -> Values:
         """The probability of every class (N, classes), in the order of `classes`. Raises UserError. Collective."""
@@ -227,6 +254,9 @@ def _loaded(path: str, net: NetSection | None, mpi: Any, comm: Comm, device: str
         header = tensors.read_metadata(path) if net is None else plain_description(net)
         net = described(path, header).net
         dtype = tensors.dtype_of(path)
+        names, values = unknowns(header)
+        if names and not values:
+            header = with_unknowns(header, read_unknowns(path))
     memory = comm.minmax(0.5 * node.available_memory() / comm.ranks_on_node)[0]
     plan = prediction.plan_for(net, comm, prediction.BATCH, memory, "float64", prediction.BATCH, path)
     network = Network(plan, comm.on_grid(plan.grid))

@@ -27,6 +27,7 @@ from dnewton.storage.whole_tensors import cut, gathered
 from dnewton.training import prediction
 from dnewton.training.begin import begin
 from dnewton.training.ending import TIME
+from dnewton.training.equations import EquationSet
 from dnewton.training.job import Job, assemble
 from dnewton.training.ownership import owned
 from dnewton.training.trainer import Record, Trainer
@@ -47,6 +48,7 @@ class Wishes:
     callbacks: tuple[Callback, ...]
     labels: str | None  # the kind that labels are given back in, where it is not that of files
     tell: Callable[[str], None]
+    equations: EquationSet | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _owned(
             with world.raise_together():
                 if world.rank == 0:
                     wishes.out.check(wishes.overwrite, resume=wishes.resume == "auto")
-        job = assemble(config, world, source, given=parts)
+        job = assemble(config, world, source, given=parts, equations=wishes.equations)
     if not isinstance(job, Job):  # a rank that serves
         stops.armed = True
         job.serve()
@@ -171,9 +173,12 @@ def _shared(
     if interrupted:
         raise KeyboardInterrupt(message)
     split = own is None or own[0].groups.layout.replicas > 1 or own[0].groups.layout.servers > 0
+    split |= own is not None and own[0].equations is not None  # the net alone is the model
     if own is not None and not split:
         return Outcome(header, own[0].plan, own[2], records, why, message)
     tensors = gathered(own[0].network, own[2]) if own is not None else {}
+    if own is not None and own[0].equations is not None:
+        header = own[0].equations.described(header, tensors)
     plan = prediction.plan_for(config.net, world, prediction.BATCH, float("inf"), "float64", prediction.BATCH, "fit")
     network = Network(plan, world.on_grid(plan.grid))
     for layer in plan.parametric():  # every replica has a model; the first one's is kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -9,11 +10,15 @@ from typing import Any
 from dnewton.api.nets import plain
 from dnewton.comm.communicator import Comm
 from dnewton.config import strict_yaml
-from dnewton.config.schema import Config, NetSection
+from dnewton.config.newton import NewtonSection
+from dnewton.config.schema import Config, DataSection, NetSection
 from dnewton.errors import UserError
+from dnewton.planning.curvature_plan import LARGEST_EXACT
 from dnewton.training import load_config
+from dnewton.training.equations import EquationSet
 
 IN_MEMORY = "arrays in memory"  # the name of data that are no file
+ITERATIONS = 1000  # of terms, unless the call says
 PARTS = ("train", "test", "validation")
 OF_FILES = {  # keys, and what replaces them
     "target": "give the targets as y",
@@ -67,6 +72,25 @@ def configuration(
         values["output"] = {"checkpoint_every": 0}
     config, notes = load_config.configure(strict_yaml.dump(values), folder, source, [])
     return config, notes, source
+
+
+def config_of_terms(config: Config, equations: EquationSet, given: Mapping[str, Any], ranks: int) -> Config:
+    """The configuration for terms: points are not scaled, and what the call does not say of the solver is chosen for
+    many digits: no regulariser, many iterations, exact solves where the systems are small."""
+    solver = config.solver
+    if isinstance(solver, NewtonSection):
+        chosen: dict[str, Any] = {"C": math.inf, "max_iterations": ITERATIONS}
+        if not {"curvature", "subproblem", "jacobian", "preconditioner", "replica_solve"} & set(given):
+            small = equations.samples <= LARGEST_EXACT
+            if ranks == 1:
+                chosen["subproblem"] = "exact"
+            elif small:
+                chosen |= {"curvature": "full", "subproblem": "exact"}
+        solver = solver.model_copy(update={k: v for k, v in chosen.items() if k not in given})
+        if "acceleration" not in given and solver.subproblem == "exact" and not solver.by_paper:
+            solver = solver.model_copy(update={"acceleration": "geodesic"})
+    data = DataSection(train=IN_MEMORY, scale="none")
+    return config.model_copy(update={"solver": solver, "data": data})
 
 
 def _change(values: dict[str, Any], name: str, entries: Mapping[str, Any] | None) -> None:

@@ -32,9 +32,13 @@ class LayerSection(Section):
     """The options of one kind of layer, and what holds of the kind. Pure: the operation is made by `operation`."""
 
     bare: ClassVar[bool] = False  # may stand as a bare word
+    word: ClassVar[str] = "layer"  # what a kind that is no entry of a net is called
     parametric: ClassVar[bool] = False  # has weights
     linear: ClassVar[bool] = True  # but for an activation, its output is linear in its input
     copies_patches: ClassVar[bool] = False  # the φ of a sample is a copy, larger than the input
+    whole: ClassVar[bool] = False  # without weights: needs its inputs whole on every rank
+    takes_data: ClassVar[bool] = False  # without weights: its operation takes the samples' data beside its input
+    bias_positions: ClassVar[slice] = slice(None)  # of a sample's positions, those to which the bias is added
     takes_pooled: ClassVar[bool] = False  # its cotangent can be kept at the maxima of a pooling that follows
 
     def out_shape(self, shape: Shape, where: str) -> Shape:
@@ -75,7 +79,7 @@ class LayerSpec(NamedTuple):
     @property
     def kind(self) -> str:
         """conv, dense, maxpool, ..."""
-        return LAYERS.name_of(type(self.options)) or "add"
+        return LAYERS.name_of(type(self.options)) or self.options.word
 
     @property
     def key(self) -> int:
@@ -100,6 +104,11 @@ class LayerSpec(NamedTuple):
     def activation(self) -> str:
         """The activation's name; layers without weights are linear."""
         return str(getattr(self.options, "activation", "linear"))
+
+    @property
+    def drawn_for(self) -> str:
+        """The activation that its weights are drawn for: its own, or that of a layer of its own which follows."""
+        return str(getattr(self.options, "followed_by", self.activation))
 
     @property
     def split(self) -> KindName | None:

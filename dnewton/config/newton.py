@@ -80,7 +80,10 @@ class NewtonSection(SolverSection):
     """The Newton method of Wang et al. 2018."""
 
     replicated: ClassVar[bool] = False  # whether replicas are this method's workers
-    needs: ClassVar[Rules] = {"jacobian_dtype": ("jacobian", ("auto", "factored", "dense"))}
+    needs: ClassVar[Rules] = {
+        "jacobian_dtype": ("jacobian", ("auto", "factored", "dense")),
+        "acceleration": ("subproblem", ("exact",)),
+    }
 
     name: Literal["newton"] = "newton"
     max_iterations: WholeNumber = 50  # Newton iterations
@@ -105,12 +108,12 @@ class NewtonSection(SolverSection):
     warm_start: bool = False  # begin each local solve at the last accepted step; cg without Gram coordinates
     # whether the solves of slow ranks are cut off
     early_termination: Annotated[EarlyTerminationSection, BeforeValidator(_early_termination)] = omitted()
+    acceleration: Literal["none", "geodesic"] = "none"  # the second order of a step, by another exact solve
     # previous: the best combination with the step before; none: the pieces as they are
     combine: Annotated[Literal["none", "previous"], BeforeValidator(_combine)] = "previous"
     replica_solve: Literal["average", "exact"] = "average"  # parallel.replicas > 1: each with its share of S, or all
-    start: Literal["auto", "none", "adam"] = (
-        "auto"  # before Newton; auto: adam with many samples of classes, unless the network is slow
-    )
+    # passes of Adam before Newton; auto: with many samples of classes, unless the network is slow
+    start: Literal["auto", "none", "adam"] = "auto"
     start_passes: Count = 10  # over the samples
     damping: Literal["auto", "paper"] = "auto"  # paper: by drop and boost; a number for one of them means that, too
     # the damping at the start; auto: by the curvature at the starting point (paper: 1)
@@ -204,6 +207,12 @@ class NewtonSection(SolverSection):
     def _evidence_of_all_samples(self) -> NewtonSection:
         if self.C == "auto" and self.gradient_batch != "all":
             raise ValueError("C: auto needs gradient_batch: all")
+        return self
+
+    @model_validator(mode="after")
+    def _accelerates_without_line_search(self) -> NewtonSection:
+        if self.acceleration != "none" and self.by_paper:
+            raise ValueError("acceleration: geodesic needs damping: auto, without drop and boost")
         return self
 
     @model_validator(mode="after")

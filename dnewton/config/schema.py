@@ -241,6 +241,16 @@ class Config(Section):
             raise ValueError("solver.C: auto needs net.loss: squared; give a number")
         return self
 
+    @model_validator(mode="after")
+    def _acceleration_has_residuals(self) -> Config:
+        if getattr(self.solver, "acceleration", "none") == "none":
+            return self
+        if LOSSES.name_of(type(self.net.loss)) != "squared":
+            raise ValueError("solver.acceleration: geodesic needs net.loss: squared")
+        if self.parallel.replicas not in ("auto", 1):
+            raise ValueError("solver.acceleration: geodesic needs parallel.replicas: 1")
+        return self
+
     def resolved(self) -> dict[str, Any]:
         """Plain values with every default filled in, in the form that the YAML file has."""
         return self.model_dump(by_alias=True)

@@ -141,7 +141,7 @@ class Factored:
         """φ Vᵀ, (S, Q, O)."""
         products = _times(self.phi, self.block.weight(v).T)
         if self.block.has_bias:
-            products += self.block.bias(v)
+            self.block.add_bias(products, v)
         return products
 
     def part_times(self, begun: Array, part: slice) -> Array:
@@ -165,7 +165,8 @@ class Factored:
             return self.d.contract((self.inputs_gram @ e[:, 0, :])[:, None, :])
         t = _times(self.phi, _transposed_times(e, self.phi).T)
         if self.block.has_bias:
-            t += xp.sum(e, axis=(0, 1))
+            here = self.block.at_bias(t)
+            here += xp.sum(self.block.at_bias(e), axis=(0, 1))
         return self.d.contract(t)
 
     def gram_terms(self, outputs: int, mapped: SampleMap, dtype: str) -> Iterator[GramTerm]:
@@ -214,7 +215,7 @@ class Factored:
         weights = xp.matmul(xp.permute_dims(d, (0, 1, 3, 2)), phi[:, None, ...])  # (n, K, O, I)
         rows = xp.reshape(weights, (s * k, o * self.phi.shape[2]))
         if self.block.has_bias:
-            rows = xp.concat([rows, xp.reshape(xp.sum(d, axis=2), (s * k, o))], axis=1)
+            rows = xp.concat([rows, xp.reshape(xp.sum(self.block.at_bias(d), axis=2), (s * k, o))], axis=1)
         return rows
 
     @property

@@ -80,6 +80,7 @@ class GaussNewton(OutputHessian):
         """`z` and `y` are outputs and targets on S, (S, K)."""
         super().__init__(loss, z, y, regulariser)
         self.jacobian = jacobian
+        self.z = z
 
     def block_product(self, v: Array, unit: LocalSystem, damping: float) -> Array:
         """(G_uu + λI) v on a diagonal unit alone; returns the unit's span. Communicates nothing."""

@@ -286,7 +286,7 @@ class _BuildingRows(_Building):
             rows = self._stores["rows"].part(place) if self.dtype is None else empty((n, outputs, block.size), z)
             rows[:, :, : o * i] = weights
             if block.has_bias:
-                rows[:, :, o * i :] = xp.sum(d, axis=2)
+                rows[:, :, o * i :] = xp.sum(block.at_bias(d), axis=2)
             if self.dtype is not None:
                 self._stores["rows"].put(place, rows)
 

@@ -46,13 +46,22 @@ class Block:
         """View of the bias; only where `has_bias`."""
         return theta[self.offset + self.weights : self.offset + self.size]
 
+    def at_bias(self, array: Array) -> Array:
+        """View of the positions, the axis before the last, to which the bias is added."""
+        return array[..., self.layer.spec.options.bias_positions, :]
+
+    def add_bias(self, s: Array, theta: Array) -> None:
+        """s += the bias of a vector laid out like θ; only where `has_bias`."""
+        here = self.at_bias(s)
+        here += self.bias(theta)
+
     def add(self, out: Array, weight: Array, d: Array) -> None:
         """out += a gradient in W, and in the bias the sum of cotangents (N, Q, O)."""
         here = self.weight(out)
         here += weight
         if self.has_bias:
             bias = self.bias(out)
-            bias += namespace(d).sum(d, axis=(0, 1))
+            bias += namespace(d).sum(self.at_bias(d), axis=(0, 1))
 
     @property
     def name(self) -> str:

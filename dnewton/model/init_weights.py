@@ -14,12 +14,17 @@ from dnewton.model.network import Network
 
 def weights(network: Network, seed: int, dtype: str) -> Array:
     """θ drawn by (seed, layer, output row): normal weights of variance 2/fan-in before rectifiers (He et al.
-    2015), 1/fan-in otherwise; zero biases."""
+    2015), 1/fan-in otherwise; zero biases. Unknowns of equations begin where they are told to."""
     theta = np.zeros(network.size, dtype=dtype)
     for block in network.blocks:
         spec = block.layer.spec
+        start = getattr(spec.options, "start", None)
+        if start is not None:
+            if block.has_bias:
+                block.bias(theta)[...] = start[block.out[0] : block.out[1]]
+            continue
         fan_in = math.prod(spec.weight_shape[1:])
-        block.weight(theta)[...] = drawn_rows(block, [seed, spec.key], 0, math.sqrt(gain(spec.activation) / fan_in))
+        block.weight(theta)[...] = drawn_rows(block, [seed, spec.key], 0, math.sqrt(gain(spec.drawn_for) / fan_in))
     return theta
 
 

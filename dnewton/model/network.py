@@ -7,7 +7,7 @@ slice (docs/layout.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,7 +81,8 @@ class Network:
                 (inputs,) = arrived
                 outputs[i], kept = self._affine(theta, self._block_at[i], op, inputs)
             else:
-                outputs[i], state = op.forward(*arrived)
+                data = (x,) if layer.spec.options.takes_data else ()
+                outputs[i], state = op.forward(*arrived, *data)
             if keep:
                 tape.inputs.append(inputs)
                 tape.kept.append(kept)
@@ -99,7 +100,7 @@ class Network:
         """The layer's output, and what its activation's slope is a function of."""
         s = op.forward(block.weight(theta), z)
         if block.has_bias:
-            s += block.bias(theta)
+            block.add_bias(s, theta)
         assert block.layer.split_kind is not None
         s = self.comm.allreduce(s, block.layer.split_kind.forward)
         name = block.layer.spec.activation
@@ -144,7 +145,7 @@ class Network:
                     continue
                 parts = [self.ops[i].backward(here, tape.states[i])]
             else:
-                parts = [here] * len(producers)  # an addition
+                parts = self.ops[i].parts(here, tape.states[i])
             for p, part, steps, units in zip(producers, parts, self._back[i], layer.source_units, strict=True):
                 if self.plan.needs_cotangent(p):
                     moved = self._move(part, steps, units)
@@ -220,7 +221,7 @@ class Network:
                 op, state = self.ops[i], tape.states[i]
                 outputs[i] = None if t is None else xp.stack([op.push(t[j, ...], state) for j in range(tangents)])
             else:
-                outputs[i] = _total([t for t in arrived if t is not None])
+                outputs[i] = self.ops[i].push_all(arrived, tape.states[i])
         return self._move(outputs[len(self.plan.layers) - 1], self._out, self.plan.layers[-1].out_units)
 
     def _tangent(
@@ -232,7 +233,7 @@ class Network:
         layer, op, block = self.plan.layers[i], self.ops[i], self._block_at[i]
         own = op.forward(block.weight(v), tape.inputs[i])
         if block.has_bias:
-            own += block.bias(v)
+            block.add_bias(own, v)
         s = zeros((tangents, *own.shape), own)
         if t is not None:
             flat = op.forward(block.weight(theta), xp.reshape(t, (tangents * t.shape[1], *t.shape[2:])))
@@ -273,11 +274,3 @@ class Network:
                 widths = [grid.width(step.source, units, r) for r in grid.members(step.group, rank)]
                 array = self.comm.gather_features(array, step.group, widths)
         return array
-
-
-def _total(arrays: Sequence[Array]) -> Array | None:
-    """The sum of arrays, of which there may be none."""
-    total = None
-    for array in arrays:
-        total = array if total is None else total + array
-    return total

@@ -6,7 +6,7 @@ come last and are always kept; earlier ones are kept while they fit the memory l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dnewton.arrays.namespace import Array, dot, itemsize, namespace, take, to_device
@@ -116,6 +116,11 @@ class Objective:
     def forward(self, theta: Array, indices: Indices, keep: bool) -> Tape:
         """The forward pass of some samples. Collective over the world."""
         return self.network.forward(theta, to_device(next(self.data.batches([indices])), theta), keep)
+
+    def outputs(self, theta: Array, batches: Sequence[Batch]) -> Array:
+        """z^L (N, K) of some batches. Collective over the world."""
+        passes = [self.forward(theta, batch.indices, keep=False).z for batch in batches]
+        return passes[0] if len(passes) == 1 else namespace(theta).concat(passes)
 
     def gradient(self, theta: Array, at: Evaluation) -> Array:
         """∇f on this rank's blocks, at the point and over the samples of an evaluation; releases the kept passes

@@ -53,6 +53,11 @@ class BlockShape:
         """Variables, a bias included."""
         return self.o * (self.i + 1)
 
+    @property
+    def single(self) -> bool:
+        """One position to a sample: the Gram matrix of rows is that of D times that of φ."""
+        return not self.conv and self.q == 1
+
     def d_numbers(self, outputs: int) -> float:
         """Numbers per sample of D."""
         if self.sharing == "shared":
@@ -181,7 +186,7 @@ def ways(
     only_dense = True
     for b in blocks:
         factored = held[b.name] == "factored"
-        only_dense &= factored and not b.conv
+        only_dense &= factored and b.single
         flops["factors"] += 2.0 * s * b.i**2 + 4.0 * b.o**3 + 2.0 * b.i**3
         flops["apply"] += 2.0 * b.o * b.i * (b.o + b.i)
         kronecker += 4.0 * b.i**2 + 8.0 * b.o**2
@@ -193,16 +198,16 @@ def ways(
             rows = max(rows, sk * b.size)
             continue
         products, by_gram = 4.0 * s * b.q * b.o * b.i, 2.0 * s * s * b.o
-        use = not b.conv and by_gram < products
+        use = b.single and by_gram < products
         flops["plain"] += products
         flops["gram"] += by_gram if use else products
         flops["setup"] += 2.0 * s * s * b.i if use else 0.0
         flops["rows"] += 2.0 * sk * b.q * b.o * b.i
-        flops["dual"] += sk * sk * (b.o * b.i if b.conv else b.o) + s * s * b.i
-        grams += s * s if not b.conv and s < 2 * b.i else 0.0
+        flops["dual"] += sk * sk * (b.o if b.single else b.o * b.i) + s * s * b.i
+        grams += s * s if b.single and s < 2 * b.i else 0.0
         dense_d = max(dense_d, sk * b.q * b.o)
-        plain_d = max(plain_d, 0.0 if b.conv else sk * b.o)
-        rows = max(rows, sk * b.size if b.conv else 0.0)
+        plain_d = max(plain_d, sk * b.o if b.single else 0.0)
+        rows = max(rows, 0.0 if b.single else sk * b.size)
         widest = max(widest, s * b.outputs)
         for way in ("plain", "gram"):
             moved[way] += 2.0 * s * b.d_numbers(outputs) * itemsize
@@ -247,7 +252,7 @@ def sampled_bytes(
     for b in blocks:
         factored = held[b.name] == "factored"
         passed += samples * b.outputs * itemsize if factored else 0.0
-        if factored and not b.conv:
+        if factored and b.single:
             kept += 8.0 * (rows * (b.i + 1) / outputs + 2.0 * rows * b.o)
         else:
             kept += 8.0 * 3.0 * rows * b.size

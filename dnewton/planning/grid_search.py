@@ -132,6 +132,9 @@ def _options(layer: LayerSpec, arrived: list[Arrived], grid: Grid, first: bool) 
         kinds = [KINDS[layer.split]] if layer.split else list(KINDS.values())
         out = SplitAxis(layer.out_shape[0], 1)
         return [LayerPlan(layer, sources, k.source, k.target, axes, units, out, k, first) for k in kinds]
+    if layer.options.whole:
+        out = SplitAxis(layer.out_shape[0], 1)
+        return [LayerPlan(layer, sources, "full", "full", axes, units, out, None, first=False)]
     if len(arrived) == 1:
         ways = layer.options.arrangements(layer.in_shape, sources[0], units)
         return [

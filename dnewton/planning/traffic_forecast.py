@@ -35,6 +35,7 @@ class Iteration:
     solves: int = 1  # of the same system with ever larger λ
     learns: bool = False  # the size of the preconditioner of G on few samples
     scales: bool = False  # λ by the curvature along the gradient, in the first iteration
+    accelerated: int = 0  # directions whose second order was found
     test_samples: int = 0
     itemsize: int = 4
 
@@ -55,13 +56,15 @@ def iteration_bytes(plan: NetPlan, did: Iteration) -> dict[str, int]:
     combine += ((n + 1) if did.combined else 1) * SCALAR
     combine = did.solves * combine + (ranks * 2 * SCALAR if did.learns else 0)
     combine += image + (2 * ranks + 1) * SCALAR if did.scales else 0
+    combine += did.accelerated * (image + ranks * 2 * SCALAR)
     product = ranks * outputs * s if did.how != "implicit" else s * (forward + backward)
     cg = did.full_cg * (product * item + ranks * 2 * SCALAR)
     if did.how == "implicit" and not did.full_cg:
         cg += did.joint_cg * did.units * ranks * s * (forward + backward) * item
     jacobian = sum(backward_numbers(plan, outputs, b, jacobian=True) for b in did.jacobian_batches)
     return {
-        "function": did.trials * (did.samples * forward * item + ranks * 3 * SCALAR),
+        "function": did.trials * (did.samples * forward * item + ranks * 3 * SCALAR)
+        + did.accelerated * s * forward * item,
         "gradient": did.samples * backward * item + ranks * 2 * SCALAR,
         "jacobian": 0 if did.how == "implicit" else jacobian * item,
         "cg": cg,

@@ -1,4 +1,4 @@
-"""Backtracking line search (Armijo 1966)."""
+"""Line searches: backtracking (Armijo 1966), and by a parabola."""
 
 from __future__ import annotations
 
@@ -45,3 +45,23 @@ def backtracking(
         del at  # what it keeps: the next trial keeps as much
         alpha *= factor
     return 0.0, None, trials
+
+
+def by_parabola(
+    evaluate: Callable[[float], P], before: float, slope: float, curvature: float, *, eta: float, trials: int
+) -> tuple[float, P | None, int]:
+    """α = 1, or where f does not fall by η of what the model with `slope` and `curvature` says, a shorter step by the
+    parabola through f, its slope and f(α): the α, the point there (None if there is none), and the trials made.
+
+    Collective over what `evaluate` is collective over.
+    """
+    alpha = 1.0
+    for trial in range(1, trials + 1):
+        at = evaluate(alpha)
+        rise = at.value - before
+        if math.isfinite(rise) and rise <= eta * alpha * (slope + 0.5 * alpha * curvature):
+            return alpha, at, trial
+        del at
+        best = -0.5 * slope * alpha**2 / (rise - slope * alpha) if math.isfinite(rise) else 0.0
+        alpha = min(max(best, 0.1 * alpha), 0.5 * alpha)
+    return alpha, None, trials

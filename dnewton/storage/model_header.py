@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,6 +87,25 @@ def describe(
     if config.data.weights is not None and not is_file(config.data.weights):
         about["weights"] = config.data.weights
     return {_KEY: json.dumps(about), **numbers}
+
+
+def naming_unknowns(header: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """The header with the names of the unknown parameters of the equations that the net is trained on."""
+    about = {**json.loads(header[_KEY]), "unknowns": list(names)}
+    return {**header, _KEY: json.dumps(about)} if names else dict(header)
+
+
+def with_unknowns(header: Mapping[str, str], values: Any) -> dict[str, str]:
+    """The header with the values of the unknowns that it names."""
+    about = json.loads(header[_KEY])
+    about["parameters"] = dict(zip(about["unknowns"], values.tolist(), strict=True))
+    return {**header, _KEY: json.dumps(about)}
+
+
+def unknowns(header: Mapping[str, str]) -> tuple[list[str], dict[str, float]]:
+    """The names of the unknowns, and their values where the header has them."""
+    about = json.loads(header[_KEY])
+    return list(about.get("unknowns", [])), dict(about.get("parameters", {}))
 
 
 def plain_description(net: NetSection) -> dict[str, str]:

@@ -19,8 +19,10 @@ from dnewton.config.layer_entry import LayerSpec
 from dnewton.errors import UserError, one_line
 
 FURTHER = "state."  # name prefix of tensors that are not like θ
-# Of an exported PyTorch module.
-BUFFERS = ("scaling_shift", "scaling_factor", "scaling_fill", "target_shift", "target_spread")
+UNKNOWNS = "parameters.bias"  # the values of unknown parameters of equations
+# What is beside the weights, of an exported PyTorch module and of a net trained on equations.
+SCALING = ("scaling_shift", "scaling_factor", "scaling_fill", "target_shift", "target_spread")
+BUFFERS = (*SCALING, "parameters.weight", UNKNOWNS)
 READ = ("F16", "F32", "F64")
 HEADER = "dnewton"  # the entry of the metadata that files of ours have
 Shapes = Mapping[str, tuple[int, ...]]
@@ -52,6 +54,14 @@ def dtype_of(path: str) -> str:
     with opened(path) as file:
         first = next((name for name in list(file.keys()) if name not in BUFFERS), None)
         return "float64" if first is not None and file.get_slice(first).get_dtype() == "F64" else "float32"
+
+
+def read_unknowns(path: str) -> np.ndarray:
+    """The unknown parameters of the equations that a run's model was trained on. Raises UserError."""
+    with opened(path) as file:
+        if UNKNOWNS not in list(file.keys()):
+            raise UserError(f"{path}: has no tensor {UNKNOWNS}, which its header speaks of")
+        return np.asarray(file.get_tensor(UNKNOWNS))
 
 
 def shapes_of(specs: Sequence[LayerSpec]) -> dict[str, tuple[int, ...]]:

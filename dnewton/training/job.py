@@ -36,7 +36,8 @@ from dnewton.planning.net_plan import NetPlan, infer_shapes
 from dnewton.planning.replicas import ProcessGroups, RankDivision, layout
 from dnewton.solvers import registry
 from dnewton.solvers.interface import Solver
-from dnewton.storage.model_header import check_width, describe
+from dnewton.storage.model_header import check_width, describe, naming_unknowns
+from dnewton.training.equations import EquationSet, described_targets
 from dnewton.training.fingerprint import fingerprint
 from dnewton.training.planned import Problem, best_replicas, largest_product, with_replicas, workload
 
@@ -67,13 +68,19 @@ class Job:
     notes: list[str]
     features: str  # a checksum of some samples' features
     baseline: float  # the training score of a model that knows no features
+    equations: EquationSet | None = None  # where the data are points with equations
 
 
 def assemble(
-    config: Config, world: Comm, source: str, calibrate: bool = False, given: Mapping[str, Source] | None = None
+    config: Config,
+    world: Comm,
+    source: str,
+    calibrate: bool = False,
+    given: Mapping[str, Source] | None = None,
+    equations: EquationSet | None = None,
 ) -> Job | Server:
     """Plan the layout, read the data and build the solver; `source` names the configuration in messages, `calibrate`
-    measures the machine's rates again, `given` are parts of the data that are no files.
+    measures the machine's rates again, `given` are parts of the data that are no files, `equations` stand for all data.
 
     A rank that serves gets its server instead.
 
@@ -82,7 +89,10 @@ def assemble(
     with world.raise_together():
         if world.rank == 0:
             loggers.check(config.output.loggers)
-    shapes = infer_shapes(config.net, source)
+    alone = shapes = infer_shapes(config.net, source)
+    if equations is not None:
+        with world.raise_together():
+            shapes = equations.layers(alone, config, source)
     config = with_batch_size(config, shapes)
     asked = f"{source}: parallel.device: {config.parallel.device}"
     divided = layout(config, world.size, source)
@@ -92,7 +102,10 @@ def assemble(
     notes = [*about_device]
     check_width(config, math.prod(config.net.input))
     labels = partial(class_labels, outputs=shapes[-1].out_shape[0], loss=config.net.loss)
-    parts = open_parts(config.data, config.net.input, config.solver.seed, world, given, labels)
+    if equations is None:
+        parts = open_parts(config.data, config.net.input, config.solver.seed, world, given, labels)
+    else:
+        parts = equations.parts()
     memory = _memory_per_rank(config, world, device)
     resident = world.minmax(_resident(config, memory, device, world))[0]  # alike on all ranks: the plan depends on it
     scored = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
@@ -147,16 +160,22 @@ def assemble(
             return Server(groups, plan, options, config.parallel.dtype)
     network = Network(plan, groups.model.on_grid(plan.grid))
     bounds = plan.grid.bounds(plan.input_split, plan.input_units, network.comm.rank)
-    window = Window.of(config.net.data_shape, plan.input_units, bounds)
+    dtype = config.parallel.dtype
+    data_shape = config.net.data_shape if equations is None else shapes[0].in_shape
+    window = Window.of(data_shape, plan.input_units, bounds)
     with world.raise_together() if groups.layout.servers else nullcontext():
-        loaded = load_parts(
-            parts, config.data, window, work.outputs, config.net.loss, config.parallel.dtype, resident, groups.workers
-        )
+        if equations is None:
+            loaded = load_parts(
+                parts, config.data, window, work.outputs, config.net.loss, dtype, resident, groups.workers
+            )
+        else:
+            loaded = equations.loaded(work.outputs, dtype)
     targets = loaded.targets
-    notes.extend(_streams(loaded, groups.workers))
-    notes.extend(scale_check.about_features(loaded.train, window.width, config.data, groups.workers))
     y = loaded.train.targets
-    notes.extend(scale_check.about_targets(y, config.data, config.net.loss, targets))
+    if equations is None:
+        notes.extend(_streams(loaded, groups.workers))
+        notes.extend(scale_check.about_features(loaded.train, window.width, config.data, groups.workers))
+        notes.extend(scale_check.about_targets(y, config.data, config.net.loss, targets))
     shared = groups.layout.replicas > 1 and isinstance(options, NewtonSection)
     beside = {"test": loaded.test, "validation": loaded.validation}
     with groups.workers.raise_together() if not device.is_host else nullcontext():  # a card may be full
@@ -178,7 +197,10 @@ def assemble(
         load_lapack()  # which solvers import when they need it: too late for the limit of its threads
     notes.insert(0, node.limit_threads(world.ranks_on_node, world.cores, flops))  # readers bring libraries, too
     notes.extend(solver.describe())
-    description = describe(config, network, window, loaded.scaling, targets, parts.train)
+    meaning = targets if equations is None else described_targets(alone)
+    description = describe(config, network, window, loaded.scaling, meaning, parts.train)
+    if equations is not None:
+        description = naming_unknowns(description, list(equations.unknown))
     return Job(
         config,
         groups,
@@ -195,6 +217,7 @@ def assemble(
         notes,
         fingerprint(loaded.train, window, network.comm),
         scale_check.baseline(y, targets, loaded.train.weights),
+        equations,
     )
 
 

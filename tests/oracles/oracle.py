@@ -128,7 +128,7 @@ def _own_shapes(name: str, shape: Shape, layer: Layer) -> dict[str, Shape]:
 
 def _names(params: Mapping[str, Any]) -> list[str]:
     """layers.0.weight, layers.0.bias, layers.2.weight, ... whatever the mapping's order."""
-    words = {"layers": -1, "projection": 1 << 30, "weight": 0, "bias": 1}
+    words = {"layers": -1, "projection": 1 << 30, "parameters": 1 << 30, "weight": 0, "bias": 1}
     return sorted(params, key=lambda name: [words[w] if w in words else int(w) for w in name.split(".")])
 
 

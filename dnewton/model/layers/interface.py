@@ -6,6 +6,7 @@ right-hand sides: (N or 1, K, ...), where a leading 1 stands for all samples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from dnewton.arrays.namespace import Array
@@ -65,4 +66,20 @@ class Transform(Protocol):
 
     def backward(self, cot: Array, state: Array | None) -> Array:
         """The cotangent of the input, (N or 1, K, ...)."""
+        ...
+
+
+class Meeting(Protocol):
+    """A layer without weights, of several inputs."""
+
+    def forward(self, *inputs: Array) -> tuple[Array, Array | None]:
+        """The output, and what the passes below need of it."""
+        ...
+
+    def push_all(self, tangents: Sequence[Array | None], state: Array | None) -> Array | None:
+        """The tangents (tangents, N, ...) of the output along those of the inputs; None stands for zero."""
+        ...
+
+    def parts(self, cot: Array, state: Array | None) -> list[Array]:
+        """The cotangent of every input."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -63,6 +64,8 @@ def _projection(shape: Shape, out: Shape, where: str) -> LayerSection | None:
 class Add(LayerSection):
     """The addition at the end of a skip connection: no entry of a net, but made by `residual`."""
 
+    word = "add"
+
     def operation(self, shape: Shape) -> Sum:
         """The operation."""
         return Sum()
@@ -70,8 +73,20 @@ class Add(LayerSection):
 
 @dataclass(frozen=True)
 class Sum:
-    """The sum of two outputs. Cotangents and tangents are the network's business: they are copied and added."""
+    """The sum of two outputs; see :class:`~dnewton.model.layers.interface.Meeting`."""
 
     def forward(self, a: Array, b: Array) -> tuple[Array, Array | None]:
         """a + b."""
         return a + b, None
+
+    def push_all(self, tangents: Sequence[Array | None], state: Array | None) -> Array | None:
+        """Their sum; None where no weights are below."""
+        total = None
+        for t in tangents:
+            if t is not None:
+                total = t if total is None else total + t
+        return total
+
+    def parts(self, cot: Array, state: Array | None) -> list[Array]:
+        """The same for both."""
+        return [cot, cot]

@@ -16,6 +16,7 @@ START = 1e-3  # λ over the curvature along the first gradient
 FLOOR = 0.01  # the least λ over that curvature times the rounding of the weights' precision
 FASTEST = 0.1  # the most that one step lowers λ by
 FIRST_ROWS, LEAST_ROWS = 256, 64  # of the sampled preconditioner
+ROUGHLY = 0.25  # a gain ratio
 WIDE = 2.0  # how much dearer an operation in float64 is
 
 
@@ -33,10 +34,14 @@ class Damping:
         self.smallest = FLOOR * epsilon * scale
         return min(START * scale if wanted is None else wanted, LARGEST)
 
-    def accepted(self, damping: float, ratio: float) -> float:
-        """λ after a step whose actual over predicted reduction is `ratio`."""
+    def accepted(self, damping: float, ratio: float, accelerated: bool = False) -> float:
+        """λ after a step whose actual over predicted reduction is `ratio`; with geodesic acceleration it falls by half
+        while the model is roughly right, as longer steps follow the bends of the way."""
         self.growth = 2.0
-        damping *= max(FASTEST, 1.0 - (2.0 * min(ratio, 1.0) - 1.0) ** 3)
+        if accelerated:
+            damping *= 0.5 if ratio > ROUGHLY else 1.0
+        else:
+            damping *= max(FASTEST, 1.0 - (2.0 * min(ratio, 1.0) - 1.0) ** 3)
         return min(max(damping, self.smallest), LARGEST)
 
     def rejected(self, damping: float) -> float:

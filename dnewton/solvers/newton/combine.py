@@ -23,6 +23,12 @@ class Direction:
     p: Array
     slope: float
     curvature: float
+    bend: Array | None = None  # the second order of the way along p (:mod:`dnewton.solvers.newton.geodesic`)
+
+    def step(self, alpha: float) -> Array:
+        """α p + α² bend."""
+        step = alpha * self.p
+        return step if self.bend is None else step + alpha**2 * self.bend
 
 
 def combine(

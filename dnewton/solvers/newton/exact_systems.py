@@ -94,12 +94,12 @@ class ExactSystem:
         self._dtype = dtype_name(g)
         self._matrix: Matrix | None = None
 
-    def solve(self, damping: float) -> Array | None:
-        """d on the unit's span for one λ; None where no d was found that leaves less than ‖g‖.
+    def solve(self, damping: float, g: Array | None = None) -> Array | None:
+        """d on the unit's span for one λ, and another g if given; None where no d was found that leaves less than ‖g‖.
 
         Communicates nothing, but of a system over all ranks: see :class:`DualSystem`.
         """
-        right = -self._g[self._unit.span]
+        right = -(self._g if g is None else g)[self._unit.span]
         norm = self._norm(right)
         best: Array | None = None
         least = norm
@@ -190,9 +190,9 @@ class DualSystem(ExactSystem):
         super().__init__(model, g, unit)
         self._comm = None if comm is None or comm.size == 1 else comm
 
-    def solve(self, damping: float) -> Array | None:
+    def solve(self, damping: float, g: Array | None = None) -> Array | None:
         """See :meth:`ExactSystem.solve`; None also where λ + 1/C is 0."""
-        return super().solve(damping) if self._shift(damping) > 0 else None
+        return super().solve(damping, g) if self._shift(damping) > 0 else None
 
     def eigenvalues(self) -> Array:
         """Of AAᵀ without μ, ascending: the largest of G - I/C, and zeros if there are fewer variables."""

@@ -27,7 +27,7 @@ from dnewton.solvers.interface import (
     StartPoint,
     gradient_ending,
 )
-from dnewton.solvers.newton import cg, combine
+from dnewton.solvers.newton import cg, combine, geodesic
 from dnewton.solvers.newton.adaptive import Controller, Operations
 from dnewton.solvers.newton.first_passes import after_adam, decision
 from dnewton.solvers.newton.progress import Progress, settings
@@ -84,6 +84,7 @@ class Newton(Solver):
         self._active = 0
         self._work = Operations(tuple(costs.blocks_of(network.plan)), size, network.plan.outputs)
         self._controller = Controller.restored("")
+        self._accelerates = options.acceleration == "geodesic"
         self._broken = damping.Broken()
         self._progress: Progress
         self.state: State
@@ -172,7 +173,7 @@ class Newton(Solver):
         alpha, at, ratio, tried = self._by_line_search() if by_paper else self._by_damping()
         direction, solution, waited, trials, solves = tried
         tried_in_vain = at is None  # λ has risen with every trial
-        if at is not None and not self._take(alpha, direction.p, at):
+        if at is not None and not self._take(alpha, direction, at):
             at, ratio = None, -1.0
         if at is None:
             self._keep_point()
@@ -180,7 +181,7 @@ class Newton(Solver):
         if by_paper:
             state.damping = damping.update(state.damping, ratio, *self._options.factors)
         elif at is not None and alpha == 1:
-            state.damping = rule.accepted(state.damping, ratio)
+            state.damping = rule.accepted(state.damping, ratio, self._accelerates)
         elif not tried_in_vain:
             state.damping = rule.rejected(state.damping)
         report = IterationReport(
@@ -244,6 +245,8 @@ class Newton(Solver):
             if solves == 1:
                 self._learn(solution.iterations)
             predicted = direction.slope + 0.5 * direction.curvature
+            if self._accelerates and isinstance(model, GaussNewton):
+                direction = self._bent(model, direction, state.damping)
             if not keeps:  # what was formed for several λ may hold J, too
                 del model
                 self._systems.new_point()
@@ -264,19 +267,22 @@ class Newton(Solver):
         return alpha, at, ratio, tried
 
     def _shorten(self, direction: combine.Direction) -> tuple[float, Evaluation | None, int]:
-        """α = 1, or where f does not fall there a shorter step by the parabola through f, its slope and f(θ + αp):
-        evaluations are far cheaper than another solve. Collective over the world."""
-        before, slope, eta = self._at.value, direction.slope, self._options.eta
-        alpha = 1.0
-        for trial in range(1, MAX_SHORTER + 2):
-            at = self._evaluate(self._moved(alpha, direction.p), trial=True)
-            rise = at.value - before
-            if math.isfinite(rise) and rise <= eta * alpha * (slope + 0.5 * alpha * direction.curvature):
-                return alpha, at, trial
-            del at
-            best = -0.5 * slope * alpha**2 / (rise - slope * alpha) if math.isfinite(rise) else 0.0
-            alpha = min(max(best, 0.1 * alpha), 0.5 * alpha)
-        return alpha, None, MAX_SHORTER + 1
+        """Shorter steps: evaluations are far cheaper than another solve. Collective over the world."""
+        before, eta, trials = self._at.value, self._options.eta, MAX_SHORTER + 1
+        evaluate = lambda alpha: self._evaluate(self._moved(alpha, direction), trial=True)  # noqa: E731
+        return line_search.by_parabola(evaluate, before, direction.slope, direction.curvature, eta=eta, trials=trials)
+
+    def _bent(self, model: GaussNewton, direction: combine.Direction, lam: float) -> combine.Direction:
+        """The direction with the second order of its way. Collective over the world."""
+        objective, theta, batches = self._objective, self.state.theta, self._at.subsample
+        return geodesic.bent(
+            model,
+            self._rank_unit,
+            direction,
+            lambda step: objective.outputs(theta + step, batches),
+            lambda g: self._systems.again(g, lam),
+            self._comm,
+        )
 
     def _learn(self, iterations: int) -> None:
         """The size of the preconditioner for the next solves, by the CG iterations of this one.
@@ -330,31 +336,26 @@ class Newton(Solver):
         rows = self._controller.sampled.rows
         return self._systems.solve(model, self._grad, self._norm, lam, start, rows)
 
-    def _take(self, alpha: float, p: Array, at: Evaluation) -> bool:
+    def _take(self, alpha: float, direction: combine.Direction, at: Evaluation) -> bool:
         """Move to an accepted trial point; False, and back, when f or ∇f is not finite there."""
         state = self.state
         before = (state.theta, state.evaluated, self._at, self._grad, self._norm, self._active)
-        state.theta = self._moved(alpha, p)
+        state.theta = self._moved(alpha, direction)
         self._accept(self._evaluate(state.theta) if self._stochastic else at)
         if math.isfinite(self._norm) and math.isfinite(self._at.value):
-            state.previous = alpha * p
+            state.previous = direction.step(alpha)
             return True
         state.theta, state.evaluated, self._at, self._grad, self._norm, self._active = before
         return False
 
-    def _moved(self, alpha: float, p: Array) -> Array:
-        return self.state.theta + alpha * p
+    def _moved(self, alpha: float, direction: combine.Direction) -> Array:
+        return self.state.theta + direction.step(alpha)
 
     def _line_search(self, direction: combine.Direction) -> tuple[float, Evaluation | None, int]:
         """Backtracking on α = 1, ½, ¼, … Collective over the world."""
-        return line_search.backtracking(
-            lambda alpha: self._evaluate(self._moved(alpha, direction.p), trial=True),
-            self._at.value,
-            direction.slope,
-            eta=self._options.eta,
-            factor=0.5,
-            trials=MAX_TRIALS,
-        )
+        before, slope, eta = self._at.value, direction.slope, self._options.eta
+        evaluate = lambda alpha: self._evaluate(self._moved(alpha, direction), trial=True)  # noqa: E731
+        return line_search.backtracking(evaluate, before, slope, eta=eta, factor=0.5, trials=MAX_TRIALS)
 
     def _evaluate(self, theta: Array, trial: bool = False) -> Evaluation:
         """f on the iteration's samples; the subsample of the next Jacobian is evaluated last and its passes kept."""

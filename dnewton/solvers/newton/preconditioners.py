@@ -105,7 +105,10 @@ def _by_factors(model: GaussNewton, j: Factored, here: slice) -> Array:
     squares = xp.sum(model.half_transposed(transposed, here) ** 2, axis=-1)  # (Q, O, n)
     by_position = xp.reshape(xp.permute_dims(squares, (2, 0, 1)), (n * q, o))
     flat = xp.reshape(by_position.T @ xp.reshape(phi**2, (n * q, i)), (block.weights,))
-    return xp.concat([flat, xp.sum(by_position, axis=0)]) if block.has_bias else flat
+    if not block.has_bias:
+        return flat
+    there = block.at_bias(xp.permute_dims(squares, (2, 0, 1)))
+    return xp.concat([flat, xp.sum(there, axis=(0, 1))])
 
 
 def _squares(model: GaussNewton, j: BlockJacobian, here: slice) -> Array:

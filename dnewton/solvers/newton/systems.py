@@ -15,7 +15,7 @@ from dnewton.model.network import Network
 from dnewton.model.objective import Batch, Objective
 from dnewton.planning.curvature_plan import CurvaturePlan
 from dnewton.solvers.newton import cg, early_termination, local_solver
-from dnewton.solvers.newton.exact_systems import DualSystem
+from dnewton.solvers.newton.exact_systems import DualSystem, PrimalSystem
 
 
 class Systems:
@@ -108,6 +108,17 @@ class Systems:
             return cg.solve(systems, gradient, options.max_cg, self.watch)
         finally:
             self._comm.ledger.solving = ()  # they hold the Jacobian
+
+    def again(self, g: Array, lam: float) -> Array:
+        """d of (G_uu + λI) d = -g for another g, by the matrices of exact solves that have been made for this J; zero
+        where there is none. Collective over the world where the system is whole."""
+        out = namespace(g).zeros_like(g)
+        for unit in [self.rank_unit] if self._options.curvature == "full" else self.units:
+            system = self._formed.get(unit)
+            d = system.solve(lam, g) if isinstance(system, (PrimalSystem, DualSystem)) else None
+            if d is not None:
+                out[unit.span] = d
+        return out
 
     def _solve_whole(
         self, model: GaussNewton | MatrixFreeModel, gradient: Array, norm: float, lam: float, start: Array | None

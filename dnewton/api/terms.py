@@ -1,0 +1,146 @@
+"""The terms of a loss that is made of equations and data, and the unknown parameters of the equations."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dnewton.api.columns import source_of
+from dnewton.comm.communicator import Comm
+from dnewton.data.sources import Values
+from dnewton.errors import UserError
+from dnewton.training.equations import EquationSet, PointTerm
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An unknown number of the equations, which is trained beside the weights from a first value."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Equations on points: `weight` times the mean over the points of the sum of squares of what `function` returns.
+
+    `function(x, u, *parameters)`: x is (n, inputs), `u.value`, `u.d(a)`, `u.dd(a, b)` and `u.laplacian(*axes)` are
+    (n, outputs), all float64; parameters are numbers. It returns (n,) or (n, equations), and is called with complex
+    numbers, too: their derivatives come by complex step, for which it must be analytic. Else `derivative(x, u,
+    *parameters)` returns {"value": ..., "d(0)": ..., "dd(0, 1)": ..., "laplacian(0, 1)": ...} with arrays (n,
+    equations, outputs), as far as they are not zero.
+    `points`: (n, inputs), the same on all ranks.
+    """
+
+    function: Callable[..., Any]
+    points: Any
+    weight: float = 1.0
+    parameters: Sequence[Parameter] = ()
+    derivative: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """Measured values: `weight` times the mean over the points x (n, inputs) of ‖u - y‖², y (n,) or (n, outputs)."""
+
+    x: Any
+    y: Any
+    weight: float = 1.0
+
+
+def equation_set(terms: Any, test: Any, comm: Comm) -> EquationSet:
+    """The terms with their points checked, the same on all ranks. Raises UserError alike on all ranks.
+
+    Collective over `comm`.
+    """
+    with comm.raise_together():
+        if not isinstance(terms, (list, tuple)) or not terms:
+            raise UserError("fit: terms must be a list of dnewton.Residual and dnewton.Data")
+        for k, term in enumerate(terms):
+            if not isinstance(term, (Residual, Data)):
+                raise UserError(f"fit: terms[{k}] is {type(term).__name__}; dnewton.Residual or dnewton.Data is needed")
+            _check_weight(term.weight, _where(k, term))
+        unknown = _unknowns(terms)
+    names = list(unknown)
+    made = []
+    for k, term in enumerate(terms):
+        where = _where(k, term)
+        if isinstance(term, Data):
+            points, targets = _pair(where, term.x, term.y, comm)
+            made.append(PointTerm(where, points, targets, float(term.weight)))
+            continue
+        points, _ = _pair(where, term.points, None, comm)
+        own = tuple(names.index(p.name) for p in term.parameters)
+        made.append(PointTerm(where, points, None, float(term.weight), term.function, term.derivative, own))
+    held = None
+    if test is not None:
+        with comm.raise_together():
+            if not (isinstance(test, (tuple, list)) and len(test) == 2):
+                raise UserError("fit: test must be a pair (x, y) beside terms")
+        points, targets = _pair("test", test[0], test[1], comm)
+        held = PointTerm("test", points, targets, 1.0)
+    return EquationSet(tuple(made), unknown, held)
+
+
+def _where(k: int, term: Residual | Data) -> str:
+    """A term's name in messages."""
+    if isinstance(term, Data):
+        return f"terms[{k}] (data)"
+    return f"terms[{k}] ({getattr(term.function, '__name__', type(term.function).__name__)})"
+
+
+def _check_weight(weight: Any, where: str) -> None:
+    number = isinstance(weight, (int, float, np.number)) and not isinstance(weight, bool)
+    if not (number and 0 < float(weight) < np.inf):
+        raise UserError(f"{where}: weight is {weight!r}; a number above 0 is needed")
+
+
+def _unknowns(terms: Sequence[Residual | Data]) -> dict[str, float]:
+    """The parameters of all terms by their names, in the order in which they appear."""
+    found: dict[str, float] = {}
+    for k, term in enumerate(terms):
+        if isinstance(term, Data):
+            continue
+        where = _where(k, term)
+        if not callable(term.function):
+            raise UserError(f"{where}: a function of (x, u) is needed, not {type(term.function).__name__}")
+        if term.derivative is not None and not callable(term.derivative):
+            raise UserError(f"{where}: derivative must be a function of (x, u), not {type(term.derivative).__name__}")
+        for p in term.parameters:
+            if not isinstance(p, Parameter):
+                raise UserError(f"{where}: parameters must be a list of dnewton.Parameter, not {type(p).__name__}")
+            if not np.isfinite(p.value):
+                raise UserError(f"{where}: parameter {p.name!r} begins at {p.value}; a finite number is needed")
+            if found.setdefault(p.name, float(p.value)) != float(p.value):
+                raise UserError(f"{where}: parameter {p.name!r} begins at {p.value} here and {found[p.name]} before")
+    return found
+
+
+def _pair(where: str, x: Any, y: Any, comm: Comm) -> tuple[Values, Values | None]:
+    """Points (n, inputs) and targets (n, outputs), float64, checked. Collective over `comm`."""
+    if getattr(x, "ndim", 2) == 1:
+        x = np.asarray(x)[:, None]
+    source = source_of(where, x, y, comm)
+    with comm.raise_together():
+        if len(source.shape) != 1:
+            raise UserError(
+                f"{where}: points must be [points, inputs], they have shape {[source.samples, *source.shape]}"
+            )
+        points = np.concatenate(list(source.blocks(0, source.features))).astype(np.float64)
+        if not np.isfinite(points).all():
+            raise UserError(f"{where}: points hold NaN or infinity")
+        values = None
+        if y is not None:
+            values = source.all_targets()
+            if values.dtype.kind == "U" or not np.isfinite(values.astype(np.float64)).all():
+                raise UserError(f"{where}: y must hold finite numbers")
+            values = values.astype(np.float64).reshape(len(values), -1)
+    low, high = comm.minmax(float(zlib.crc32(points.tobytes())))
+    with comm.raise_together():
+        if low != high:
+            raise UserError(f"{where}: the points differ from rank to rank; draw them with the same seed on all")
+    return points, values

@@ -1,0 +1,148 @@
+"""Points with equations as a job's data: the layers that they add to the net, the samples, and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from dnewton.config.layer_entry import LayerSpec
+from dnewton.config.newton import NewtonSection
+from dnewton.config.schema import Config
+from dnewton.data.parts import Loaded, Parts
+from dnewton.data.samples import Samples
+from dnewton.data.scaling import Scaling
+from dnewton.data.sources import Values, from_arrays
+from dnewton.data.targets import Targets
+from dnewton.errors import UserError
+from dnewton.model.jet_net import PARAMETERS, with_equations
+from dnewton.model.layers.equations import EquationsSection
+from dnewton.model.residual_term import ResidualTerm, check, traced
+from dnewton.storage import model_header
+
+
+@dataclass(frozen=True)
+class PointTerm:
+    """A term on its points (n, inputs): a residual, or targets (n, outputs) of the net's outputs."""
+
+    where: str
+    points: Values
+    targets: Values | None
+    weight: float
+    function: Callable[..., Any] | None = None
+    derivative: Callable[..., Any] | None = None
+    parameters: tuple[int, ...] = ()  # the unknowns that it takes, by their numbers
+
+
+@dataclass(frozen=True)
+class EquationSet:
+    """All terms of a loss, the unknowns of the equations by their names, and points on which the net is tested."""
+
+    terms: tuple[PointTerm, ...]
+    unknown: Mapping[str, float]
+    test: PointTerm | None = None
+    _made: list[ResidualTerm] = field(default_factory=list, repr=False)  # filled by `layers`
+
+    @property
+    def samples(self) -> int:
+        """Points of all terms."""
+        return sum(len(term.points) for term in self.terms)
+
+    def layers(self, specs: tuple[LayerSpec, ...], config: Config, source: str) -> tuple[LayerSpec, ...]:
+        """The net's layers on jets, with the residuals at the end. Calls the residuals.
+
+        Raises UserError naming the term.
+        """
+        _check(config, source)
+        inputs, outputs = config.net.input[0], specs[-1].out_shape[0]
+        self._made.clear()
+        every = [*self.terms, *([self.test] if self.test is not None else [])]
+        for term in every:
+            self._made.append(self._residual(term, inputs, outputs))
+        found = with_equations(specs, self._made, list(self.unknown.values()), 1, source)
+        section = found[-1].options
+        assert isinstance(section, EquationsSection)
+        if self.test is not None:  # a score is the mean over all equations
+            self._made[-1] = replace(self._made[-1], scale=float(np.sqrt(section.equations / outputs)))
+            found = with_equations(specs, self._made, list(self.unknown.values()), 1, source)
+        with np.errstate(all="ignore"):
+            for term, made in zip(every, self._made, strict=True):
+                check(made, term.points, outputs, list(self.unknown.values()), section.positions)
+        return found
+
+    def _residual(self, term: PointTerm, inputs: int, outputs: int) -> ResidualTerm:
+        if term.points.shape[1] != inputs:
+            raise UserError(
+                f"{term.where}: points have {term.points.shape[1]} column(s), the net has {inputs} input(s)"
+            )
+        scale = float(np.sqrt(term.weight * self.samples / len(term.points)))
+        if term.function is None:
+            assert term.targets is not None
+            if term.targets.shape[1] != outputs:
+                raise UserError(
+                    f"{term.where}: y has {term.targets.shape[1]} column(s), the net has {outputs} output(s)"
+                )
+            return ResidualTerm(term.where, None, None, (None,), outputs, scale)
+        own = [list(self.unknown.values())[p] for p in term.parameters]
+        with np.errstate(all="ignore"):
+            keys, equations = traced(term.function, term.points, outputs, term.where, own)
+        return ResidualTerm(term.where, term.function, term.derivative, keys, equations, scale, term.parameters)
+
+    def parts(self) -> Parts:
+        """The points as sources."""
+        points = np.concatenate([term.points for term in self.terms])
+        test = None if self.test is None else from_arrays("test", self.test.points, None)
+        return Parts(from_arrays("terms", points, None), test, None)
+
+    def loaded(self, equations: int, dtype: str) -> Loaded:
+        """The points with the numbers of their terms as the last column, and what their residuals should be."""
+        train = self._samples(list(enumerate(self.terms)), equations, dtype)
+        test = None if self.test is None else self._samples([(len(self.terms), self.test)], equations, dtype)
+        columns = self.terms[0].points.shape[1] + 1
+        return Loaded(train, test, None, Scaling.none(columns), _plain(equations))
+
+    def described(self, header: Mapping[str, str], tensors: Mapping[str, Values]) -> dict[str, str]:
+        """The header of a model with the values of the unknowns, from whole tensors."""
+        return model_header.with_unknowns(header, tensors[f"{PARAMETERS}.bias"]) if self.unknown else dict(header)
+
+    def start(self, weights: Mapping[str, Values]) -> dict[str, Values]:
+        """Weights to start from, with the first values of the unknowns where they have none."""
+        first = np.array(list(self.unknown.values()))
+        return {f"{PARAMETERS}.weight": np.zeros((len(first), 1)), f"{PARAMETERS}.bias": first, **weights}
+
+    def _samples(self, numbered: list[tuple[int, PointTerm]], equations: int, dtype: str) -> Samples:
+        x = [np.column_stack([term.points, np.full(len(term.points), float(k))]) for k, term in numbered]
+        y = []
+        for k, term in numbered:
+            wanted = np.zeros((len(term.points), equations))
+            if term.targets is not None:
+                wanted[:, : term.targets.shape[1]] = self._made[k].scale * term.targets
+            y.append(wanted)
+        return Samples(np.concatenate(x).astype(dtype), np.concatenate(y).astype(dtype))
+
+
+def _plain(outputs: int) -> Targets:
+    return Targets(outputs, None, np.zeros(outputs), np.ones(outputs))
+
+
+def described_targets(specs: tuple[LayerSpec, ...]) -> Targets:
+    """What the outputs of the net itself mean: values."""
+    return _plain(specs[-1].out_shape[0])
+
+
+def _check(config: Config, source: str) -> None:
+    """Raise UserError for what terms cannot go with."""
+    from dnewton.model.losses.squared import Squared
+
+    if not isinstance(config.solver, NewtonSection):
+        raise UserError(f"{source}: solver.name: {config.solver.name} trains on data; terms need newton")
+    if not isinstance(config.net.loss, Squared):
+        raise UserError(f"{source}: net.loss: terms are squared residuals; use loss squared")
+    if config.parallel.device != "cpu":
+        raise UserError(f"{source}: parallel.device: {config.parallel.device}: residuals are NumPy functions; use cpu")
+    if config.parallel.replicas not in ("auto", 1):
+        raise UserError(f"{source}: parallel.replicas: {config.parallel.replicas}: terms need replicas: 1")
+    if len(config.net.input) != 1:
+        raise UserError(f"{source}: net.input: terms are on points [inputs], not {list(config.net.input)}")

@@ -1,0 +1,282 @@
+"""`dnewton.fit` on equations: the same on any ranks, unknown parameters, derivatives, run directories, and mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dnewton as dn
+from dnewton.comm import library
+from dnewton.comm.communicator import Comm
+
+RNG = np.random.default_rng(0)
+INSIDE = RNG.uniform(size=(60, 2))
+SIDE = np.linspace(0, 1, 9)
+EDGE = np.concatenate([np.column_stack(c) for c in ((SIDE, 0 * SIDE), (SIDE, 0 * SIDE + 1), (0 * SIDE, SIDE))])
+NET = dn.net([2], [dn.dense(9, "tanh"), dn.dense(7, "sin"), dn.dense(1)])
+PARALLEL = {"dtype": "float64"}
+WHOLE = {"curvature": "full", "subproblem": "exact", "max_iterations": 6}
+
+
+def poisson(x: Any, u: Any) -> Any:
+    return u.laplacian() + 2 * np.pi**2 * np.prod(np.sin(np.pi * x), axis=1, keepdims=True)
+
+
+def edge(x: Any, u: Any) -> Any:
+    return u.value
+
+
+def heat(x: Any, u: Any, kappa: Any) -> Any:
+    return u.d(1) - kappa * u.dd(0, 0)
+
+
+def solution(x: np.ndarray) -> np.ndarray:
+    return np.exp(-0.3 * np.pi**2 * x[:, 1]) * np.sin(np.pi * x[:, 0])
+
+
+def terms() -> list[Any]:
+    return [dn.Residual(poisson, INSIDE), dn.Residual(edge, EDGE, weight=10.0)]
+
+
+@pytest.mark.mpi
+def test_the_same_on_any_ranks(comm: Comm) -> None:
+    """The whole system solved exactly does not depend on the ranks; several batches, some samples of S."""
+    for solver in ({}, {"batch_size": 16}, {"subsample": 0.4, "seed": 3}):
+        models = [
+            dn.fit(NET, terms=terms(), parallel=PARALLEL, solver={**WHOLE, **solver}, comm=c)
+            for c in (None, library.mpi().COMM_SELF)
+        ]
+        a, b = (m.history["loss"] for m in models)
+        assert a == pytest.approx(b, rel=1e-8)
+        assert a[-1] < 0.5 * a[0]
+        assert models[0].predict(INSIDE) == pytest.approx(models[1].predict(INSIDE), rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    "solver",
+    [
+        {"curvature": "diagonal"},
+        {"curvature": "diagonal", "subproblem": "exact"},
+        {"curvature": "diagonal", "jacobian": "implicit"},
+        {"curvature": "diagonal", "diagonal_unit": "layer", "damping": "paper", "jacobian": "dense"},
+        {"curvature": "diagonal", "preconditioner": "diagonal", "jacobian": "factored"},
+        {"curvature": "diagonal", "preconditioner": "kronecker", "early_termination": "lockstep"},
+        {"gradient_batch": 30, "subsample": 20, "curvature": "diagonal"},
+    ],
+    ids=str,
+)
+def test_every_way_to_solve(comm: Comm, solver: dict[str, Any]) -> None:
+    model = dn.fit(NET, terms=terms(), parallel=PARALLEL, solver={"max_iterations": 8, **solver})
+    assert model.history["loss"][-1] < 0.8 * model.history["loss"][0]
+
+
+@pytest.mark.mpi
+def test_an_unknown_parameter(comm: Comm, tmp_path: Path) -> None:
+    """A coefficient of the heat equation from values of its solution; kept in the model, and by its file."""
+    rng = np.random.default_rng(1)
+    inside, seen = rng.uniform(size=(120, 2)), rng.uniform(size=(60, 2))
+    kappa = dn.Parameter("kappa", 1.0)
+    net = dn.net([2], [dn.dense(12, "tanh"), dn.dense(1)])
+    given = [dn.Residual(heat, inside, parameters=[kappa]), dn.Data(seen, solution(seen), weight=3.0)]
+    model = dn.fit(net, terms=given, test=(inside, solution(inside)), parallel=PARALLEL, solver={"max_iterations": 50})
+    assert model.parameters["kappa"] == pytest.approx(0.3, abs=2e-3)
+    assert model.history["test_rmse"][-1] < 2e-3
+    rms = np.sqrt(np.mean((model.predict(inside) - solution(inside)) ** 2))
+    assert rms == pytest.approx(model.history["test_rmse"][-1], rel=1e-6)
+    folder = comm.text_from_root(str(tmp_path))
+    model.save(f"{folder}/model.safetensors")
+    again = dn.load(f"{folder}/model.safetensors")
+    assert again.parameters == model.parameters
+    assert again.predict(seen) == pytest.approx(model.predict(seen), rel=1e-12)
+    further = dn.fit(net, terms=given, init=model, parallel=PARALLEL, solver={"max_iterations": 1})
+    assert further.history["loss"][0] > 10 * model.history["loss"][-1]  # kappa begins where the call says
+
+
+@pytest.mark.mpi
+def test_a_run_directory(comm: Comm, tmp_path: Path) -> None:
+    folder = comm.text_from_root(str(tmp_path))
+    unknown = dn.Parameter("kappa", 1.0)
+    given = [dn.Residual(heat, INSIDE, parameters=[unknown]), dn.Data(EDGE, solution(EDGE))]
+    calls = {"terms": given, "parallel": PARALLEL}
+    whole = dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 6})
+    dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 3}, out=f"{folder}/run")
+    resumed = dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 6}, out=f"{folder}/run", resume=True)
+    assert resumed.history["loss"][-1] == pytest.approx(whole.history["loss"][-1], rel=1e-8)
+    assert resumed.parameters == pytest.approx(whole.parameters, rel=1e-8)
+    loaded = dn.load(f"{folder}/run")
+    assert loaded.parameters == pytest.approx(resumed.parameters)
+    assert loaded.predict(EDGE) == pytest.approx(resumed.predict(EDGE), rel=1e-12)
+
+
+@pytest.mark.mpi
+def test_derivatives_of_models(comm: Comm) -> None:
+    """In the units of inputs and targets, for a net that was trained on scaled data."""
+    x = RNG.normal(size=(40, 3)) * [2.0, 0.1, 5.0] + [1.0, 0.0, 30.0]
+    y = np.stack([x[:, 0] * x[:, 1], 100 + x[:, 2]], axis=1)
+    layers = [dn.dense(6, "tanh"), dn.residual(dn.dense(6, "silu")), dn.dense(2)]
+    scaled = {"scale": "standardize", "scale_targets": "standardize"}
+    model = dn.fit(dn.net([3], layers), x, y, data=scaled, parallel=PARALLEL, solver={"max_iterations": 4})
+    points = x[:8]
+    found = model.derivatives(points, ["value", "d0", "d2", "d11", "d20", "laplacian"])
+    steps = 1e-3 * np.diag([2.0, 0.1, 5.0])
+
+    def first(at: np.ndarray, a: int) -> np.ndarray:
+        e = steps[a]
+        return np.asarray((model.predict(at + e) - model.predict(at - e)) / (2 * e[a]))
+
+    def second(a: int, b: int) -> np.ndarray:
+        e = steps[b]
+        return (first(points + e, a) - first(points - e, a)) / (2 * e[b])
+
+    expected = {
+        "value": model.predict(points),
+        "d0": first(points, 0),
+        "d2": first(points, 2),
+        "d11": second(1, 1),
+        "d20": second(0, 2),
+        "laplacian": second(0, 0) + second(1, 1) + second(2, 2),
+    }
+    for name, wanted in expected.items():
+        assert np.abs(found[name] - wanted).max() < 1e-4 * np.abs(wanted).max(), name
+
+
+@pytest.mark.mpi
+def test_stated_derivatives(comm: Comm) -> None:
+    """The same run as by complex step, for a residual that has several equations and an unknown."""
+
+    def pair(x: Any, u: Any, k: Any) -> Any:
+        return np.concatenate([u.value**2 - k, u.d(0) * u.value], axis=1)
+
+    def stated(x: Any, u: Any, k: Any) -> Any:
+        zero = np.zeros((len(x), 1, 1))
+        value = np.concatenate([2 * u.value[:, :, None], u.d(0)[:, :, None]], axis=1)
+        return {"value": value, "d(0)": np.concatenate([zero, u.value[:, :, None]], axis=1)}
+
+    losses = [
+        dn.fit(
+            NET,
+            terms=[dn.Residual(pair, INSIDE, parameters=[dn.Parameter("k", 0.5)], derivative=derivative)],
+            parallel=PARALLEL,
+            solver=WHOLE,
+        ).history["loss"]
+        for derivative in (None, stated)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+def unlike(x: Any, u: Any) -> Any:
+    return u.value - x[:, 0]
+
+
+def lost(x: Any, u: Any) -> Any:
+    return np.abs(u.value) + np.abs(u.d(0))
+
+
+def undefined(x: Any, u: Any) -> Any:
+    return u.value - np.sqrt(x[:, :1] - 0.5)
+
+
+def narrow(x: Any, u: Any) -> Any:
+    return u.value.astype(np.float32)
+
+
+def constant(x: Any, u: Any) -> Any:
+    return x[:, :1]
+
+
+def shorter(x: Any, u: Any) -> Any:
+    return u.value[:5]
+
+
+def beyond(x: Any, u: Any) -> Any:
+    return u.d(2)
+
+
+def number(x: Any, u: Any) -> Any:
+    return 3.0
+
+
+def wrong(x: Any, u: Any) -> Any:
+    return u.value**2
+
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    (
+        {"terms": [dn.Residual(unlike, INSIDE)]},
+        r"terms\[0\] \(unlike\): returned shape \[13, 13\] on 13 points; .*same axes",
+    ),
+    (
+        {"terms": [*terms(), dn.Residual(lost, INSIDE)]},
+        r"terms\[2\] \(lost\): the complex step by u.value is .* not analytic",
+    ),
+    ({"terms": [dn.Residual(undefined, INSIDE)]}, r"terms\[0\] \(undefined\): is nan at point \d+, \(0\.\d+, 0\.\d+\)"),
+    ({"terms": [dn.Residual(narrow, INSIDE)]}, r"\(narrow\): returned dtype float32; float64 is needed"),
+    ({"terms": [dn.Residual(constant, INSIDE)]}, r"\(constant\): does not depend on the net"),
+    ({"terms": [dn.Residual(shorter, INSIDE)]}, r"\(shorter\): returned shape \[5, 1\] on 13 points"),
+    ({"terms": [dn.Residual(beyond, INSIDE)]}, r"\(beyond\): u.d of input 2; the net has inputs 0 to 1"),
+    ({"terms": [dn.Residual(number, INSIDE)]}, r"\(number\): returned float; an array"),
+    (
+        {"terms": [dn.Residual(wrong, INSIDE, derivative=lambda x, u: {"value": u.value[:, None, :]})]},
+        r"\(wrong\): derivative= by u.value differs from differences",
+    ),
+    (
+        {"terms": [dn.Residual(wrong, INSIDE, derivative=lambda x, u: {"value": u.value[:3]})]},
+        r"\(wrong\): derivative by value has shape \[3, 1\]; \[60, 1, 1\]",
+    ),
+    (
+        {"terms": [dn.Residual(wrong, INSIDE, derivative=lambda x, u: {"d(0)": u.value})]},
+        r"\(wrong\): derivative must give a dictionary .* of value",
+    ),
+    ({"terms": [dn.Residual(edge, np.full((4, 2), np.nan))]}, r"\(edge\): points hold NaN"),
+    ({"terms": [dn.Residual(edge, INSIDE[:, :1])]}, r"\(edge\): points have 1 column\(s\), the net has 2 input"),
+    ({"terms": [dn.Residual(edge, INSIDE, weight=-1.0)]}, r"\(edge\): weight is -1.0; a number above 0"),
+    (
+        {"terms": [dn.Residual(edge, INSIDE, parameters=[3.0])]},
+        r"\(edge\): parameters must be a list of dnewton.Parameter",
+    ),
+    (
+        {"terms": [dn.Data(INSIDE, np.zeros((60, 2)))]},
+        r"terms\[0\] \(data\): y has 2 column\(s\), the net has 1 output",
+    ),
+    ({"terms": [dn.Data(INSIDE, np.full(60, np.inf))]}, r"\(data\): y must hold finite numbers"),
+    ({"terms": []}, r"terms must be a list of"),
+    ({"terms": [edge]}, r"terms\[0\] is function"),
+    ({"terms": terms(), "x": INSIDE}, r"x is for samples"),
+    ({"terms": terms(), "data": {"scale": "unit"}}, r"data is for samples"),
+    ({"terms": terms(), "solver": {"name": "adam"}}, r"solver.name: adam .* terms need newton"),
+    ({"terms": terms(), "net": dn.net([2], [dn.dense(3, "relu"), dn.dense(1)])}, r"net.layers.0: relu has a kink"),
+    ({"terms": terms(), "net": dn.net([2], [dn.dense(3), dn.dense(1)], loss="huber")}, r"net.loss: terms are squared"),
+    (
+        {"terms": terms(), "net": dn.net([2, 4], [dn.conv(2, 3), dn.flatten(), dn.dense(1)])},
+        r"net.input: terms are on points \[inputs\], not \[2, 4\]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), MISTAKES, ids=[message for _, message in MISTAKES])
+def test_mistakes_end_in_one_line(call: dict[str, Any], message: str) -> None:
+    call = dict(call)
+    with pytest.raises(dn.UserError, match=message) as error:
+        dn.fit(call.pop("net", NET), **call)
+    assert "\n" not in str(error.value)
+
+
+def test_convolutions_refuse_jets() -> None:
+    net = dn.net([2, 8], [dn.conv(2, 3), dn.flatten(), dn.dense(1)])
+    model = dn.fit(net, np.zeros((9, 2, 8)) + RNG.normal(size=(9, 2, 8)), np.arange(9.0), solver={"max_iterations": 0})
+    with pytest.raises(dn.UserError, match=r"inputs are \[features\], not \[2, 8\]"):
+        model.derivatives(np.zeros((1, 2, 8)), ["d0"])
+    with pytest.raises(dn.UserError, match=r"'d7' is no derivative by 2 input"):
+        dn.fit(NET, INSIDE, INSIDE[:, 0], solver={"max_iterations": 0}).derivatives(INSIDE, ["d7"])
+
+
+@pytest.mark.mpi
+def test_points_that_differ_between_ranks(comm: Comm) -> None:
+    if comm.size == 1:
+        return
+    with pytest.raises(dn.UserError, match="points differ from rank to rank"):
+        dn.fit(NET, terms=[dn.Residual(edge, INSIDE + comm.rank)])
