@@ -130,6 +130,8 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
     with comm.raise_together():
         if comm.rank == 0 and args.init:
             tensors.read_metadata(args.init)
+        if comm.rank == 0 and os.path.isfile(os.path.join(where, "config.yaml")):
+            raise UserError(f"--out {where}: is the directory of a run; give a folder for the comparison's runs")
     live = args.progress == "on" or (args.progress == "auto" and comm.rank == 0 and progress.to_terminal())
     live = live and not args.quiet
     far = CompareProgress(len(todo), args.budget, live)
@@ -148,7 +150,7 @@ def _title(args: argparse.Namespace, base: Config, ranks: int) -> str:
     data = base.data.train
     name = data if isinstance(data, str) else data[0] if isinstance(data, list) else data.x
     words = [f"dnewton compare: {Path(args.net).stem} on {os.path.basename(name)}", f"{ranks} rank(s)"]
-    words += [] if args.budget is None else [f"{args.budget:g} s each"]
+    words += [] if args.budget is None else [f"{args.budget:g} s for each new run"]
     return ", ".join(words)
 
 

@@ -102,6 +102,8 @@ def plans(
         raise UserError(f"--solvers {','.join(solvers)}: choose from {', '.join(SOLVERS.names())}")
     if tuple(chosen_seeds) != (None,) and any(item.startswith(f"{SEED}=") for item in overrides):
         raise UserError(f"--set {SEED}: --seeds gives the seeds; leave one of them out")
+    if any(item.split("=")[0].strip() == "solver.name" for item in overrides):
+        raise UserError("--set solver.name: name the solvers to compare with --solvers")
     runs, used = [], set()
     for seed in chosen_seeds:
         for name in dict.fromkeys(wanted):

@@ -65,6 +65,8 @@ def run(
         code = 2
         if (comm is None or comm.rank == 0) and library.told_rank(os.environ) == 0:
             print(f"dnewton: error: {one_line(error)}", file=sys.stderr)
+    except BrokenPipeError:
+        code = 141  # as a process that SIGPIPE ends
     except Unanswered as silence:
         say(f"{silence}; ending the job")
         _abort(comm)

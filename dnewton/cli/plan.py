@@ -111,8 +111,22 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
                 print(f"{missing[0]} is not here: planned for {ASSUMED:,} training samples (--samples N)")
             machine, rates, kept, origin = machine_of(args, settings)
             problem = Problem(settings, shapes, samples, tested, machine, rates, args.net, kept=kept)
-            found = [plan_run(problem, ranks) for ranks in args.numbers]
+            found = _planned(problem, args.numbers)
             _show(problem, found, origin, args)
+
+
+def _planned(problem: Problem, numbers: Sequence[int]) -> list[Planned]:
+    """The plans for these numbers of ranks; of several, those on which the run is possible. Raises UserError."""
+    found, fault = [], None
+    for ranks in numbers:
+        try:
+            found.append(plan_run(problem, ranks))
+        except UserError as error:
+            print(f"{ranks} rank(s): not possible: {error}")
+            fault = error
+    if not found and fault is not None:
+        raise fault
+    return found
 
 
 def _calibrate(comm: Comm, out: str | None) -> None:

@@ -16,7 +16,7 @@ from dnewton.cli.launch import run
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
 from dnewton.errors import UserError
-from dnewton.reporting.follow import Follower
+from dnewton.reporting.follow import PATIENCE, Follower
 from dnewton.reporting.terminal import Screen, headline, standing, view
 
 EXAMPLES = (
@@ -97,7 +97,7 @@ def _lively(follower: Follower, every: float) -> None:
             if follower.look() and follower.run is not None:
                 lines = view(follower.run, _screen())
             live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
-            if follower.ended or wait(every):
+            if follower.ended or follower.silent > PATIENCE or wait(every):
                 break
     print("\n".join(lines), flush=True)  # the picture stays when the screen is given back
 
@@ -109,9 +109,9 @@ def _lines(follower: Follower, every: float) -> None:
         while True:
             if follower.look() and follower.run is not None:
                 print(standing(follower.run), flush=True)
-            if follower.ended or wait(every):
+            if follower.ended or follower.silent > PATIENCE or wait(every):
                 break
-    if follower.run is not None:
+    if follower.run is not None and follower.ended:
         print(f"{headline(follower.run)}: {follower.run.ended}", flush=True)
 
 
@@ -126,6 +126,9 @@ def _watch(args: argparse.Namespace) -> None:
         (_lively if sys.stdout.isatty() else _lines)(follower, args.every)
     except KeyboardInterrupt:
         print(flush=True)
+    if follower.silent > PATIENCE:
+        resume = f"dnewton train --resume {args.run}"
+        print(f"no sign of life for {follower.silent:.0f} s: its job seems to have been ended; {resume}", flush=True)
 
 
 def _main(comm: Comm, argv: Sequence[str]) -> None:

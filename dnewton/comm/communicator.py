@@ -357,6 +357,10 @@ class Comm:
             yield
         except UserError as error:
             message = str(error)
+        except BrokenPipeError:
+            if self.size == 1:  # who read the output has gone, and needs no more
+                raise
+            message = "standard output is closed"
         except (OSError, MemoryError) as error:
             message = one_line(error) or type(error).__name__
         failed = np.array([self.rank if message is not None else self.size], dtype=np.int64)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from dnewton.errors import UserError
 
-LEAST_GAIN = 1.1  # how much faster more ranks must be to pay
+LEAST_GAIN = 1.1  # how much faster twice the ranks, or fewer than twice, must be to pay
 MOST = 64  # numbers of ranks in a list
 LARGEST = 2**20
 
@@ -60,7 +61,8 @@ def paying(scaling: Scaling[T]) -> Row[T]:
     """The most ranks that pay: each number before them makes an iteration clearly faster than the one before it."""
     found = scaling.rows[0]
     for row in scaling.rows[1:]:
-        if row.faster < LEAST_GAIN * found.faster:
+        doublings = max(1.0, math.log2(row.planned.ranks / found.planned.ranks))
+        if row.faster < LEAST_GAIN**doublings * found.faster:
             break
         found = row
     return found

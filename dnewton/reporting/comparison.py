@@ -96,10 +96,19 @@ def sent(records: Sequence[Mapping[str, Any]]) -> list[float | None]:
 
 
 def methods(entries: Sequence[Entry]) -> list[Method]:
-    """The runs by method, in the order of the first of each."""
+    """The runs by method, in the order of the first of each; runs of another budget, and a run of the seed that was set
+    beside those of stated seeds, are apart: they make no median together."""
+    kinds: dict[str, set[tuple[bool, float | None]]] = {}
+    for entry in entries:
+        kinds.setdefault(entry.method, set()).add((entry.seed is None, entry.budget))
     found: dict[str, list[Entry]] = {}
     for entry in entries:
-        found.setdefault(entry.method, []).append(entry)
+        name, every = entry.method, kinds[entry.method]
+        if len({alone for alone, _ in every}) > 1 and entry.seed is None:
+            name += ", one run"
+        if len({budget for _, budget in every}) > 1:
+            name += ", no limit" if entry.budget is None else f", {entry.budget:g} s"
+        found.setdefault(name, []).append(entry)
     return [Method(name, members, k) for k, (name, members) in enumerate(found.items())]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -59,7 +60,8 @@ def _common(runs: Sequence[Run]) -> str:
     names = [run.name for run in runs]
     first, last = min(names), max(names)
     length = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return first[:length].rstrip("-_./ ") if length >= 3 else names[0]
+    common = re.sub(r"[-_./ ]*(seed=?)?$", "", first[:length])  # as compare calls them
+    return common if length >= 3 and common else names[0]
 
 
 def line_of(group: Group, name: str, label: str, over: str = "iteration", index: int | None = None) -> Line | None:

@@ -40,7 +40,7 @@ def drawn(charts: Sequence[Chart], title: str, across: int = ACROSS) -> bytes:
         wspace=1.05 / ((width - 1.15 - 1.05 * (across - 1)) / across),
         hspace=0.85 / ((height - 1.25 - 0.85 * (rows - 1)) / rows),
     )
-    figure.suptitle(title, y=1 - 0.12 / height, va="top")
+    figure.suptitle(_plain(title), y=1 - 0.12 / height, va="top", parse_math=False)
     for k, chart in enumerate(charts):
         _draw(figure.add_subplot(rows, across, k + 1), chart)
     out = io.BytesIO()
@@ -73,7 +73,8 @@ def _draw(axes: object, chart: Chart) -> None:
         low, high = chart.limits
         axes.set_ylim(max(low, min(known)) - 0.1, min(high, max(known)) + 0.1)
     if len(chart.lines) > 1:
-        axes.legend(fontsize=7)
+        for text in axes.legend(fontsize=7).get_texts():
+            text.set_parse_math(False)  # names of runs may have dollar signs
 
 
 def _draw_line(axes: object, line: Line) -> None:
@@ -90,10 +91,15 @@ def _draw_line(axes: object, line: Line) -> None:
         marker=SIGNS[line.index % len(SIGNS)],
         markevery=max(1, len(x) // 8),
         markersize=4,
-        label=line.label,
+        label=_plain(line.label),
     )
     if line.low is not None and line.high is not None:
         axes.fill_between(x, _numbers(line.low), _numbers(line.high), color=colour, alpha=0.2, linewidth=0)
+
+
+def _plain(text: str) -> str:
+    """A name as it can be drawn: a folder's may be no text."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _numbers(values: Values) -> list[float]:
