@@ -14,6 +14,7 @@ from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config, DataSection, NetSection
 from dnewton.errors import UserError
 from dnewton.planning.curvature_plan import LARGEST_EXACT
+from dnewton.planning.net_plan import infer_shapes
 from dnewton.training import load_config
 from dnewton.training.equations import EquationSet
 
@@ -81,11 +82,11 @@ def config_of_terms(config: Config, equations: EquationSet, given: Mapping[str, 
     if isinstance(solver, NewtonSection):
         chosen: dict[str, Any] = {"C": math.inf, "max_iterations": ITERATIONS}
         if not {"curvature", "subproblem", "jacobian", "preconditioner", "replica_solve"} & set(given):
-            small = equations.samples <= LARGEST_EXACT
-            if ranks == 1:
-                chosen["subproblem"] = "exact"
-            elif small:
-                chosen |= {"curvature": "full", "subproblem": "exact"}
+            specs = infer_shapes(config.net)
+            shapes = [spec.weight_shape for spec in specs if spec.parametric]
+            variables = sum(math.prod(shape) + shape[0] for shape in shapes)
+            if min(variables, equations.samples * specs[-1].out_shape[0]) <= LARGEST_EXACT:
+                chosen |= {"curvature": "diagonal" if ranks == 1 else "full", "subproblem": "exact"}
         solver = solver.model_copy(update={k: v for k, v in chosen.items() if k not in given})
         if "acceleration" not in given and solver.subproblem == "exact" and not solver.by_paper:
             solver = solver.model_copy(update={"acceleration": "geodesic"})

@@ -47,6 +47,7 @@ class CurvaturePlan:
     note: str = ""  # for the log
     keeps_jacobian: bool = False  # while trial points are evaluated
     rows: int = 0  # the most that a sampled preconditioner may be made from
+    whole_primal: bool = False  # exact solves of the whole system are by the matrix of all variables, not of K|S| rows
 
     @property
     def peak(self) -> float:
@@ -210,7 +211,15 @@ def decide(
     }
     messages = found.how == "implicit" and options.curvature == "diagonal" and plan.grid.size > 1
     note = ", with messages while solving, all ranks in step" if messages else ""
-    return CurvaturePlan(*found[:4], batch, max(0.0, passes), parts, at.rates, note, keeps, found.rows)
+    return CurvaturePlan(
+        *found[:4], batch, max(0.0, passes), parts, at.rates, note, keeps, found.rows, whole_primal(at)
+    )
+
+
+def whole_primal(at: _Setting) -> bool:
+    """Whether an exact solve of the whole system is by all variables: there are fewer of them than of K|S| rows."""
+    whole = at.options.curvature == "full" and at.options.subproblem == "exact"
+    return whole and at.plan.variables < at.work.subsample * at.work.outputs
 
 
 def _too_little(source: str, memory: float, needed: float, ranks: int) -> str:
@@ -327,7 +336,9 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
     chunk = _chunk(at, temporary, left - jacobian, _sums_back(at))
     if options.curvature == "full":
         cost = costs.ways(at.blocks, held, s, k, item, at.rates)["dual" if options.subproblem == "exact" else "plain"]
-        return Found("explicit", held, (), chunk, jacobian + max(chunk * temporary, cost.workspace))
+        primal = 2.0 * costs.WIDE * at.plan.variables**2 + 2 * costs.ROWS  # with its copy to factor, and rows
+        workspace = primal if whole_primal(at) else cost.workspace
+        return Found("explicit", held, (), chunk, jacobian + max(chunk * temporary, workspace))
     if samples_preconditioner(options):
         for rows in _halvings(min(costs.MOST_ROWS, s * k), least=k):
             need = max(costs.sampled_bytes(unit, held, s, k, item, rows) for unit in at.units)

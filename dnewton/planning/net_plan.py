@@ -157,6 +157,12 @@ class NetPlan:
         """The layers with weights."""
         return tuple(layer for layer in self.layers if layer.spec.parametric)
 
+    @property
+    def variables(self) -> int:
+        """Weights and biases of all ranks."""
+        shapes = [layer.spec.weight_shape for layer in self.parametric()]
+        return sum(math.prod(shape) + shape[0] for shape in shapes)
+
     # --- sizes ------------------------------------------------------------------------------------------------------
 
     def largest(self, split: Split, units: SplitAxis) -> int:

@@ -9,12 +9,12 @@ from dnewton.curvature.jacobian import LocalSystem
 from dnewton.solvers.newton import preconditioners
 from dnewton.solvers.newton.cg import LocalSolver, PlainCG
 from dnewton.solvers.newton.direct import Exact
-from dnewton.solvers.newton.exact_systems import DualSystem, PrimalSystem
+from dnewton.solvers.newton.exact_systems import DualSystem, ExactSystem, PrimalSystem
 from dnewton.solvers.newton.gram_cg import GramCG
 from dnewton.solvers.newton.sampled import SampledGaussNewton
 
 Formed = dict[
-    LocalSystem, SampledGaussNewton | PrimalSystem | DualSystem
+    LocalSystem, SampledGaussNewton | ExactSystem
 ]  # what does not depend on λ, kept while solves are repeated
 
 

@@ -15,7 +15,8 @@ from dnewton.model.network import Network
 from dnewton.model.objective import Batch, Objective
 from dnewton.planning.curvature_plan import CurvaturePlan
 from dnewton.solvers.newton import cg, early_termination, local_solver
-from dnewton.solvers.newton.exact_systems import DualSystem, PrimalSystem
+from dnewton.solvers.newton.exact_systems import DualSystem, ExactSystem
+from dnewton.solvers.newton.whole_primal import WholePrimalSystem
 
 
 class Systems:
@@ -115,7 +116,7 @@ class Systems:
         out = namespace(g).zeros_like(g)
         for unit in [self.rank_unit] if self._options.curvature == "full" else self.units:
             system = self._formed.get(unit)
-            d = system.solve(lam, g) if isinstance(system, (PrimalSystem, DualSystem)) else None
+            d = system.solve(lam, g) if isinstance(system, ExactSystem) else None
             if d is not None:
                 out[unit.span] = d
         return out
@@ -127,8 +128,9 @@ class Systems:
         options, comm = self._options, self._comm
         if options.subproblem == "exact":
             assert isinstance(model, GaussNewton)
-            if not isinstance(system := self._formed.get(self.rank_unit), DualSystem):
-                system = self._formed[self.rank_unit] = DualSystem(model, gradient, self.rank_unit, comm)
+            kind = WholePrimalSystem if self._plan.whole_primal else DualSystem
+            if not isinstance(system := self._formed.get(self.rank_unit), kind):
+                system = self._formed[self.rank_unit] = kind(model, gradient, self.rank_unit, comm)
             start = system.solve(lam)
         return cg.solve_whole(
             lambda v, unit: model.full_product(v, unit, lam, comm),
