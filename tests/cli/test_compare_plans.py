@@ -76,3 +76,10 @@ def test_differences_are_named_by_their_keys() -> None:
     assert first_difference(before, {"a": {"b": [1, {"c": 2}]}, "new": 2}) == ""
     assert first_difference(before, {"a": {"b": [1, {"c": 3}]}}) == "a.b[1].c was 2 and is 3"
     assert first_difference(before, {"a": {"b": [1]}}) == 'a.b was [1, {"c": 2}] and is [1]'
+
+
+def test_solvers_are_named_in_one_place() -> None:
+    """Or a run of one method would be called by the name of another."""
+    text = "net: {input: [2], loss: squared, layers: [{dense: {units: 1}}]}"
+    with pytest.raises(UserError, match=r"--set solver\.name: name the solvers"):
+        compare_plans.plans(text, ".", "net.yaml", ["adam"], {}, ["solver.name=sgd"], True)

@@ -144,3 +144,24 @@ def test_q_ends(monkeypatch: pytest.MonkeyPatch) -> None:
             os.write(ours, b"q")
             assert wait(1.0)
     os.close(ours)
+
+
+@pytest.mark.jobs(1)
+def test_watch_ends_with_a_job_that_is_gone(tmp_path: Path) -> None:
+    """A killed job leaves no end; its files and its lock are no longer renewed."""
+    write_run(tmp_path / "killed", map(record, range(3)), ended=False)
+    for file in (tmp_path / "killed").iterdir():
+        os.utime(file, (1e9, 1e9))
+    done = start(1, "killed", cwd=tmp_path, module="dnewton.watch")
+    assert done.returncode == 0 and "no sign of life for" in done.stdout
+    assert "dnewton train --resume killed" in done.stdout
+
+
+@pytest.mark.jobs(1)
+@pytest.mark.parametrize("name", ["$a_b^{$", "bad\udcff"])
+def test_names_are_no_formulas(tmp_path: Path, name: str) -> None:
+    for run in ("first", "plain"):
+        write_run(tmp_path / run, map(record, range(3)))
+    (tmp_path / "first").rename(tmp_path / name)
+    done = start(1, name, "plain", "-o", "both.png", cwd=tmp_path, module="dnewton.report")
+    assert done.returncode == 0 and (tmp_path / "both.png").read_bytes()[:4] == b"\x89PNG", done.stderr

@@ -113,6 +113,11 @@ def test_where_ranks_stop_paying(seconds: list[float], most: int, said: str) -> 
     assert verdict(Scaling.of([Timed(1, 1.0)])) == ""
 
 
+def test_a_leap_must_pay_for_all_its_ranks() -> None:
+    scaling = Scaling.of([Timed(1, 8.0), Timed(4, 3.0), Timed(100_000, 2.4)])
+    assert paying(scaling).planned.ranks == 4
+
+
 @pytest.mark.parametrize(
     ("text", "numbers"),
     [

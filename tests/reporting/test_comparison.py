@@ -155,3 +155,10 @@ def test_budgets_that_differ_are_said() -> None:
     assert compare_report.notes_on(same) == []
     both = [*same, Entry(Run("b", ""), "b", budget=30.0), Entry(Run("c", ""), "c")]
     assert compare_report.notes_on(both) == ["the runs had different budgets: 30 s, 60 s, none"]
+
+
+def test_runs_of_other_budgets_make_no_median() -> None:
+    run = Run("r", {}, [record(0, 1.0)])
+    entries = [Entry(run, "adam", seed, "", 2.0) for seed in (0, 1)] + [Entry(run, "adam", None, "", 1.0)]
+    found = methods([*entries, Entry(run, "sgd", None, "", 2.0)])
+    assert [(m.label, len(m.entries)) for m in found] == [("adam, 2 s", 2), ("adam, one run, 1 s", 1), ("sgd", 1)]
