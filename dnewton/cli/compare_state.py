@@ -21,7 +21,11 @@ from dnewton.training.ending import TIME
 NAME = "runs.json"
 NEW, RESUME, DONE = "new", "resume", "done"
 CURE = "give the same as then, another --out, or --overwrite"
-APART = {"output": None, "parallel": ("rates", "timeout")}  # what changes no result: a section, or keys of one
+APART = {
+    "output": None,
+    "parallel": ("rates", "timeout"),
+    "solver": ("batch_size",),
+}  # what changes no result: sections, keys
 
 
 class State:
