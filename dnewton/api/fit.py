@@ -88,7 +88,7 @@ def fit(
             config, notes, source = configuration(net, sections, given, directory.keeps, world)
             in_memory, equations = {}, None
             if by_terms:
-                equations = equation_set(terms, test, world)
+                equations = equation_set(terms, test, config.solver.seed, world)
                 config = config_of_terms(config, equations, dict(solver or {}), world.size)
                 start = equations.start(start) if isinstance(start, Mapping) else start
             else:

@@ -15,6 +15,8 @@ from dnewton.data.sources import Values
 from dnewton.errors import UserError
 from dnewton.training.equations import EquationSet, PointTerm
 
+POINTS = 5  # the purpose of these random draws
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -33,7 +35,8 @@ class Residual:
     numbers, too: their derivatives come by complex step, for which it must be analytic. Else `derivative(x, u,
     *parameters)` returns {"value": ..., "d(0)": ..., "dd(0, 1)": ..., "laplacian(0, 1)": ...} with arrays (n,
     equations, outputs), as far as they are not zero.
-    `points`: (n, inputs), the same on all ranks.
+    `points`: (n, inputs), the same on all ranks, or a function of a NumPy random generator that draws them; with
+    `resample` it draws others every so many iterations.
     """
 
     function: Callable[..., Any]
@@ -41,6 +44,7 @@ class Residual:
     weight: float = 1.0
     parameters: Sequence[Parameter] = ()
     derivative: Callable[..., Any] | None = None
+    resample: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,9 @@ class Data:
     weight: float = 1.0
 
 
-def equation_set(terms: Any, test: Any, comm: Comm) -> EquationSet:
-    """The terms with their points checked, the same on all ranks. Raises UserError alike on all ranks.
+def equation_set(terms: Any, test: Any, seed: int, comm: Comm) -> EquationSet:
+    """The terms with their points checked, the same on all ranks; what is drawn is by `seed`. Raises UserError alike on
+    all ranks.
 
     Collective over `comm`.
     """
@@ -73,9 +78,14 @@ def equation_set(terms: Any, test: Any, comm: Comm) -> EquationSet:
             points, targets = _pair(where, term.x, term.y, comm)
             made.append(PointTerm(where, points, targets, float(term.weight)))
             continue
-        points, _ = _pair(where, term.points, None, comm)
+        draw = _drawing(where, term, [seed, POINTS, k]) if callable(term.points) else None
+        with comm.raise_together():
+            given = term.points if draw is None else draw(0)
+        points, _ = _pair(where, given, None, comm)
         own = tuple(names.index(p.name) for p in term.parameters)
-        made.append(PointTerm(where, points, None, float(term.weight), term.function, term.derivative, own))
+        every = term.resample or 0
+        about = (float(term.weight), term.function, term.derivative, own, draw, every)
+        made.append(PointTerm(where, points, None, *about))
     held = None
     if test is not None:
         with comm.raise_together():
@@ -84,6 +94,19 @@ def equation_set(terms: Any, test: Any, comm: Comm) -> EquationSet:
         points, targets = _pair("test", test[0], test[1], comm)
         held = PointTerm("test", points, targets, 1.0)
     return EquationSet(tuple(made), unknown, held)
+
+
+def _drawing(where: str, term: Residual, key: list[int]) -> Callable[[int], Values]:
+    """The points by the number of the draw, which they depend on alone."""
+
+    def draw(number: int) -> Values:
+        points = np.asarray(term.points(np.random.default_rng([*key, number])))
+        if points.dtype.kind not in "fiu" or points.ndim not in (1, 2) or not np.isfinite(points).all():
+            about = f"shape {list(points.shape)} of {points.dtype}"
+            raise UserError(f"{where}: drew points of {about}; finite numbers [points, inputs] are needed")
+        return (points[:, None] if points.ndim == 1 else points).astype(np.float64)
+
+    return draw
 
 
 def _where(k: int, term: Residual | Data) -> str:
@@ -110,6 +133,9 @@ def _unknowns(terms: Sequence[Residual | Data]) -> dict[str, float]:
             raise UserError(f"{where}: a function of (x, u) is needed, not {type(term.function).__name__}")
         if term.derivative is not None and not callable(term.derivative):
             raise UserError(f"{where}: derivative must be a function of (x, u), not {type(term.derivative).__name__}")
+        every = term.resample
+        if every is not None and not (type(every) is int and every > 0 and callable(term.points)):
+            raise UserError(f"{where}: resample is {every!r}; a number of iterations and points= a function are needed")
         for p in term.parameters:
             if not isinstance(p, Parameter):
                 raise UserError(f"{where}: parameters must be a list of dnewton.Parameter, not {type(p).__name__}")

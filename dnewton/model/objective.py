@@ -117,6 +117,10 @@ class Objective:
         """The forward pass of some samples. Collective over the world."""
         return self.network.forward(theta, to_device(next(self.data.batches([indices])), theta), keep)
 
+    def renew(self, iteration: int) -> bool:
+        """Whether the samples have been replaced by those of an iteration."""
+        return False
+
     def outputs(self, theta: Array, batches: Sequence[Batch]) -> Array:
         """z^L (N, K) of some batches. Collective over the world."""
         passes = [self.forward(theta, batch.indices, keep=False).z for batch in batches]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from dnewton.data.targets import Targets
 from dnewton.errors import UserError
 from dnewton.model.jet_net import PARAMETERS, with_equations
 from dnewton.model.layers.equations import EquationsSection
+from dnewton.model.objective import Objective
 from dnewton.model.residual_term import ResidualTerm, check, traced
 from dnewton.storage import model_header
 
@@ -34,6 +35,8 @@ class PointTerm:
     function: Callable[..., Any] | None = None
     derivative: Callable[..., Any] | None = None
     parameters: tuple[int, ...] = ()  # the unknowns that it takes, by their numbers
+    draw: Callable[[int], Values] | None = None  # the points by the number of the draw; `points` are those of 0
+    every: int = 0  # iterations between draws
 
 
 @dataclass(frozen=True)
@@ -146,3 +149,31 @@ def _check(config: Config, source: str) -> None:
         raise UserError(f"{source}: parallel.replicas: {config.parallel.replicas}: terms need replicas: 1")
     if len(config.net.input) != 1:
         raise UserError(f"{source}: net.input: terms are on points [inputs], not {list(config.net.input)}")
+
+
+class RenewedObjective(Objective):
+    """The objective of terms of which some have other points every few iterations."""
+
+    def __init__(self, terms: Sequence[PointTerm], *ingredients: Any) -> None:
+        """`ingredients` are those of :class:`~dnewton.model.objective.Objective`."""
+        super().__init__(*ingredients)
+        starts = np.cumsum([0, *(len(term.points) for term in terms)])
+        self._renewed = [
+            (slice(a, b), term) for a, b, term in zip(starts, starts[1:], terms, strict=False) if term.every
+        ]
+        self._draws = [0] * len(self._renewed)
+
+    def renew(self, iteration: int) -> bool:
+        """Draw the points of an iteration, which depend on nothing else. Raises UserError alike on all ranks."""
+        wanted = [iteration // term.every for _, term in self._renewed]
+        for number, before, (rows, term) in zip(wanted, self._draws, self._renewed, strict=True):
+            if number != before:
+                assert term.draw is not None
+                points = term.draw(number)
+                if points.shape != term.points.shape:
+                    raise UserError(
+                        f"{term.where}: drew points {list(points.shape)}, at first {list(term.points.shape)}"
+                    )
+                self.data.x[rows, :-1] = points  # type: ignore[index]
+        changed, self._draws = wanted != self._draws, wanted
+        return changed

@@ -113,6 +113,30 @@ def test_a_run_directory(comm: Comm, tmp_path: Path) -> None:
 
 
 @pytest.mark.mpi
+def test_fresh_points(comm: Comm, tmp_path: Path) -> None:
+    """Every second iteration, by the seed alone: the same on any ranks and after a resumption."""
+    drawn = []
+
+    def points(rng: np.random.Generator) -> np.ndarray:
+        drawn.append(rng.uniform(size=(50, 2)))
+        return drawn[-1]
+
+    folder = comm.text_from_root(str(tmp_path))
+    given = [dn.Residual(poisson, points, resample=2), dn.Residual(edge, EDGE)]
+    calls = {"terms": given, "parallel": PARALLEL}
+    whole = dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 7})
+    assert len(drawn) == 4
+    assert len({d.tobytes() for d in drawn}) == 4
+    alone = dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 7}, comm=library.mpi().COMM_SELF)
+    assert whole.history["loss"] == pytest.approx(alone.history["loss"], rel=1e-7)
+    dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 4}, out=f"{folder}/run")
+    resumed = dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 7}, out=f"{folder}/run", resume=True)
+    assert resumed.history["loss"][-1] == pytest.approx(whole.history["loss"][-1], rel=1e-7)
+    other = dn.fit(NET, **calls, solver={**WHOLE, "seed": 8, "max_iterations": 0})
+    assert other.history["loss"][0] != whole.history["loss"][0]
+
+
+@pytest.mark.mpi
 def test_derivatives_of_models(comm: Comm) -> None:
     """In the units of inputs and targets, for a net that was trained on scaled data."""
     x = RNG.normal(size=(40, 3)) * [2.0, 0.1, 5.0] + [1.0, 0.0, 30.0]
@@ -243,6 +267,13 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         r"terms\[0\] \(data\): y has 2 column\(s\), the net has 1 output",
     ),
     ({"terms": [dn.Data(INSIDE, np.full(60, np.inf))]}, r"\(data\): y must hold finite numbers"),
+    ({"terms": [dn.Residual(edge, INSIDE, resample=3)]}, r"resample is 3; .* points= a function"),
+    ({"terms": [dn.Residual(edge, lambda rng: rng.uniform(size=(3, 2)), resample=0)]}, r"resample is 0"),
+    (
+        {"terms": [dn.Residual(edge, lambda rng: rng.uniform(size=(3, 2, 1)))]},
+        r"\(edge\): drew points of shape \[3, 2, 1\]",
+    ),
+    ({"terms": [dn.Residual(edge, lambda rng: [[np.nan, 1.0]])]}, r"\(edge\): drew points .* finite numbers"),
     ({"terms": []}, r"terms must be a list of"),
     ({"terms": [edge]}, r"terms\[0\] is function"),
     ({"terms": terms(), "x": INSIDE}, r"x is for samples"),

@@ -98,6 +98,7 @@ class Newton(Solver):
         self.state = state
         self._progress = Progress(epsilon(state.theta), settings(self._options))
         now = state.iteration
+        self._objective.renew(now)
         state.iteration = state.evaluated  # the same batches give the same bits
         at = self._evaluate(state.theta)
         self._accept(at)
@@ -170,6 +171,8 @@ class Newton(Solver):
     def step(self) -> IterationReport:
         """One Newton iteration. Collective over the world."""
         state, by_paper = self.state, self._options.by_paper
+        if self._objective.renew(state.iteration):
+            self._accept(self._evaluate(state.theta))
         alpha, at, ratio, tried = self._by_line_search() if by_paper else self._by_damping()
         direction, solution, waited, trials, solves = tried
         tried_in_vain = at is None  # λ has risen with every trial
@@ -285,10 +288,7 @@ class Newton(Solver):
         )
 
     def _learn(self, iterations: int) -> None:
-        """The size of the preconditioner for the next solves, by the CG iterations of this one.
-
-        Collective over the world: two scalars.
-        """
+        """The size of the preconditioner for the next solves, by the CG iterations of this one. Collective."""
         most = self._strategy.rows
         if not most:
             return
