@@ -30,6 +30,7 @@ SWEEP = 16 << 20  # bytes of a chunk's K-fold sweep that should stay in cache, w
 MESSAGES = 64 << 20  # where they do: few enough for fresh memory not to cost more than the messages
 CLEARLY = 2.0  # how much faster passes must be by the model, which knows them less well
 VECTORS = 13  # of the length of θ: θ, ∇f, d, d_previous (two while a step is taken), trial point, best, and CG's
+EXACT = ("primal", "dual")
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,6 @@ class _Setting:
     options: NewtonSection
     rates: Rates
     blocks: tuple[BlockShape, ...]
-
-    @property
-    def batch_size(self) -> int:
-        assert self.options.batch_size != "auto"
-        return self.options.batch_size
 
     @property
     def units(self) -> list[tuple[BlockShape, ...]]:
@@ -174,7 +170,7 @@ def decide(
         vectors += costs.evidence_bytes(work.subsample * work.outputs)
     data = data_bytes(plan, work)
     fixed = process + vectors + data
-    batch = min(at.batch_size, 1 << 30)
+    batch = min(int(options.batch_size), 1 << 30)
 
     def least(batch: int) -> float:
         one = 0.0 if at.joined(batch) else at.pass_bytes(batch)
@@ -329,7 +325,7 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
     item = work.itemsize
     half = options.jacobian_dtype != "auto"
     per_sample = sum(b.bytes(held[b.name], k, item, half) for b in at.blocks)
-    if s > at.batch_size:  # the inputs of several batches are put together
+    if s > int(options.batch_size):  # the inputs of several batches are put together
         per_sample += sum(b.i for b in at.blocks if not b.conv) * item
     jacobian = s * per_sample
     temporary = max(1.0, k * at.jacobian_sweep * item)
@@ -363,14 +359,10 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
     return Found("explicit", held, tuple(ways), chunk, jacobian + max(chunk * temporary, lasting + passing))
 
 
-EXACT = ("primal", "dual")
-
-
 def samples_preconditioner(options: NewtonSection) -> bool:
     """Whether the local systems are preconditioned by G on few samples."""
-    if options.preconditioner == "sampled":
-        return True
-    return not options.by_paper and options.subproblem == "auto" and options.preconditioner == "auto"
+    by_itself = not options.by_paper and options.subproblem == "auto" and options.preconditioner == "auto"
+    return by_itself or options.preconditioner == "sampled"
 
 
 def _halvings(rows: int, least: int) -> list[int]:
