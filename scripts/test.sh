@@ -110,7 +110,7 @@ t=tests s=tests/solvers b=tests/solvers/baselines
 two_ranks=($t/comm $t/model $s/newton/test_newton.py)
 smoke=($b/test_baselines.py::test_trajectory $b/test_kfac.py::test_trajectory $b/test_parameter_server.py) # all solvers
 on_four=($t/cli/test_{train,compare,predict}.py $t/cli/test_bad_input.py::test_on_four_ranks # jobs
-  $t/api/test_fit.py $t/training/test_{changed_data,closing,trace}.py)
+  $t/api/test_fit.py $t/cli/test_plan.py $t/training/test_{changed_data,closing,trace}.py)
 at16=($t/model/test_network.py $t/planning/test_traffic_forecast.py $t/storage/test_tensors.py $s/newton/test_newton.py)
 signals=$t/cli/test_stopped_jobs.py::test_a
 
