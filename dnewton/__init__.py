@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dnewton.api.nets import conv as conv
     from dnewton.api.nets import dense as dense
     from dnewton.api.nets import flatten as flatten
+    from dnewton.api.nets import fourier as fourier
     from dnewton.api.nets import global_avgpool as global_avgpool
     from dnewton.api.nets import maxpool as maxpool
     from dnewton.api.nets import net as net
@@ -43,7 +44,7 @@ _HOMES = {  # name: its module and its name there
     "columns": ("dnewton.api.columns", "columns"),
     **{
         name: ("dnewton.api.nets", name)
-        for name in ("net", "dense", "conv", "maxpool", "avgpool", "global_avgpool", "flatten", "residual")
+        for name in ("net", "dense", "conv", "maxpool", "avgpool", "global_avgpool", "flatten", "residual", "fourier")
     },
     "DNewtonRegressor": ("dnewton.api.estimators", "DNewtonRegressor"),
     "DNewtonClassifier": ("dnewton.api.estimators", "DNewtonClassifier"),

@@ -149,7 +149,7 @@ tests 12 openmpi 1 -q tests/slurm -k 'end or saved or pmi'
 if wanted 13; then
   [[ -n ${DNEWTON_REAL_CUPY-} ]] || not_run+=(tests/arrays/test_fake_cuda.py::test_the_real_cupy_has_what_the_fake_has)
   if ! .venv/bin/python -c 'import torch' 2>/dev/null; then # an oracle, which takes too long to install
-    not_run+=('*-torch]' '*[torch-' '*went_to_pytorch' '*test_float64_models_stay_so')
+    not_run+=('*-torch]' '*[torch-' '*went_to_pytorch' '*autograd_of_torch' '*test_float64_models_stay_so')
   fi
   [[ " ${left_out[*]} " != *" step 11: "* ]] || not_run+=(tests/slurm/)
   scripts/two_hosts.sh --check || { left_out+=("tests/comm/test_two_hosts.py") && not_run+=(tests/comm/test_two_hosts.py); }

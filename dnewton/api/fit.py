@@ -89,7 +89,7 @@ def fit(
             in_memory, equations = {}, None
             if by_terms:
                 equations = equation_set(terms, test, config.solver.seed, world)
-                config = config_of_terms(config, equations, dict(solver or {}), world.size)
+                config = config_of_terms(config, equations, world.size)
                 start = equations.start(start) if isinstance(start, Mapping) else start
             else:
                 pairs = {name: part for name, part in given.items() if isinstance(part, tuple)}

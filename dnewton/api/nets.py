@@ -62,6 +62,12 @@ def residual(*layers: Layer, projection: bool = False) -> Layer:
     return {"residual": {"layers": list(layers), "projection": projection}}
 
 
+def fourier(features: int, scale: float = 1.0, seed: int = 0) -> Layer:
+    """Sines and cosines, `features` in all, of random combinations of the inputs, of deviation `scale`: the first layer
+    of nets that have to learn high frequencies."""
+    return {"fourier": {"features": features, "scale": float(scale), "seed": seed}}
+
+
 def plain(value: Any) -> Any:
     """A value as YAML would give it: lists for tuples and arrays, Python's numbers for NumPy's."""
     if isinstance(value, dict):

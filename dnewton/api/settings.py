@@ -75,13 +75,14 @@ def configuration(
     return config, notes, source
 
 
-def config_of_terms(config: Config, equations: EquationSet, given: Mapping[str, Any], ranks: int) -> Config:
-    """The configuration for terms: points are not scaled, and what the call does not say of the solver is chosen for
+def config_of_terms(config: Config, equations: EquationSet, ranks: int) -> Config:
+    """The configuration for terms: points are not scaled, and what nobody has said of the solver is chosen for
     many digits: no regulariser, many iterations, exact solves where the systems are small."""
     solver = config.solver
     if isinstance(solver, NewtonSection):
+        given = solver.model_fields_set
         chosen: dict[str, Any] = {"C": math.inf, "max_iterations": ITERATIONS}
-        if not {"curvature", "subproblem", "jacobian", "preconditioner", "replica_solve"} & set(given):
+        if not {"curvature", "subproblem", "jacobian", "preconditioner", "replica_solve"} & given:
             specs = infer_shapes(config.net)
             shapes = [spec.weight_shape for spec in specs if spec.parametric]
             variables = sum(math.prod(shape) + shape[0] for shape in shapes)

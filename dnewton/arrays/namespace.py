@@ -155,6 +155,11 @@ def host(values: Sequence[float]) -> np.ndarray[Any, Any]:
     return np.array(values, dtype=np.float64)
 
 
+def normal(seed: int, deviation: float, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Normal numbers of the host, by the seed alone."""
+    return np.random.Generator(np.random.Philox(seed)).normal(0.0, deviation, size=shape)
+
+
 def take(array: Array, indices: np.ndarray[Any, Any]) -> Array:
     """Rows by their numbers, which are the host's; a view where they are one ascending run."""
     if len(indices) and np.array_equal(indices, np.arange(indices[0], indices[0] + len(indices))):

@@ -141,6 +141,7 @@ LAYERS = Register[type[LayerSection]](
         "global_avgpool": "dnewton.model.layers.global_pool",
         "flatten": "dnewton.model.layers.flatten",
         "residual": "dnewton.model.layers.residual",
+        "fourier": "dnewton.model.layers.fourier",
     },
 )
 

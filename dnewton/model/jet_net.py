@@ -10,7 +10,8 @@ from dnewton.model.jet import JetPositions
 from dnewton.model.layers.activation import ACTIVATIONS
 from dnewton.model.layers.dense import DenseSection
 from dnewton.model.layers.equations import EquationsSection, ParametersSection, ZeroSection
-from dnewton.model.layers.jet import JetActivationSection, JetDenseSection, JetInputSection
+from dnewton.model.layers.fourier import FourierSection
+from dnewton.model.layers.jet import JetActivationSection, JetDenseSection, JetFourierSection, JetInputSection
 from dnewton.model.layers.residual import Add
 from dnewton.model.residual_term import ResidualTerm
 from dnewton.planning.net_plan import DATA
@@ -38,10 +39,13 @@ def with_jets(
         options: LayerSection = spec.options
         if isinstance(options, DenseSection):
             options = JetDenseSection(units=options.units, followed_by=spec.activation, split=options.split)
+        name = spec.activation
+        if isinstance(options, FourierSection):
+            options, name = JetFourierSection(features=options), "sin"
         made.append(LayerSpec(spec.name, options, shapes, out, back))
-        if spec.activation != "linear":
-            activation = JetActivationSection(name=spec.activation, positions=positions)
-            made.append(LayerSpec(f"{spec.name}.{spec.activation}", activation, (out,), out))
+        if name != "linear":
+            activation = JetActivationSection(name=name, positions=positions)
+            made.append(LayerSpec(f"{spec.name}.{name}", activation, (out,), out))
         places[index] = len(made) - 1
     return tuple(made)
 
@@ -49,7 +53,7 @@ def with_jets(
 def _check(spec: LayerSpec, positions: JetPositions, source: str) -> None:
     """Raise UserError unless a layer can carry these derivatives."""
     where = f"{source}: net.{spec.name}"
-    if not isinstance(spec.options, (DenseSection, Add)):
+    if not isinstance(spec.options, (DenseSection, FourierSection, Add)):
         raise UserError(f"{where} ({spec.kind}): derivatives by the inputs go through dense layers only; leave it out")
     kinked = spec.activation != "linear" and ACTIVATIONS[spec.activation].third is None
     if kinked and positions.firsts:

@@ -192,6 +192,21 @@ def test_stated_derivatives(comm: Comm) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
 
 
+def test_settings_of_a_file_stay(tmp_path: Path) -> None:
+    """What nobody has said is chosen for terms, what the YAML file or the call says is not."""
+    layers = "[{dense: {units: 3, activation: tanh}}, {dense: {units: 1}}]"
+    text = f"net: {{input: [2], loss: squared, layers: {layers}}}\nsolver: {{C: 5.0, subproblem: cg}}\n"
+    (tmp_path / "net.yaml").write_text(text)
+    fit = {"terms": terms(), "parallel": PARALLEL, "solver": {"max_iterations": 1}}
+    dn.fit(str(tmp_path / "net.yaml"), **fit, out=tmp_path / "a")
+    dn.fit(NET, **fit, out=tmp_path / "b")
+    a, b = ((tmp_path / name / "config.yaml").read_text() for name in "ab")
+    for line in ("C: 5.0", "subproblem: cg", "acceleration: none", "max_iterations: 1", "scale: none"):
+        assert line in a
+    for line in ("C: inf", "subproblem: exact", "acceleration: geodesic", "max_iterations: 1", "scale: none"):
+        assert line in b.replace(".inf", "inf")
+
+
 def unlike(x: Any, u: Any) -> Any:
     return u.value - x[:, 0]
 

@@ -11,6 +11,7 @@ import oracle
 import pytest
 from checks import traffic
 from equations import UNKNOWNS, WIDE, Differences, Equations, net_of
+from places import ARRAYS
 from problems import ALL_KINDS, Problem, blocks_of, flat, lay_out, relative
 
 from dnewton.comm.communicator import Comm
@@ -23,7 +24,10 @@ from dnewton.model.network import Network
 from dnewton.planning import grid_search
 from dnewton.planning.net_plan import infer_shapes
 
-pytestmark = pytest.mark.mpi
+pytestmark = [
+    pytest.mark.mpi,
+    pytest.mark.skipif(ARRAYS != "numpy", reason="residuals are functions of NumPy arrays"),
+]
 
 
 def dense(units: int, activation: str = "tanh") -> dict[str, Any]:

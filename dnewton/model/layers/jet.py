@@ -23,6 +23,7 @@ from dnewton.config.types import Count
 from dnewton.grid import KindName, Split, SplitAxis
 from dnewton.model.jet import JetPositions
 from dnewton.model.layers.activation import ACTIVATIONS, Activation
+from dnewton.model.layers.fourier import Fourier, FourierSection
 from dnewton.model.layers.interface import Parts
 
 STAY = 512 << 10  # bytes of jets that are worked on at a time
@@ -108,6 +109,36 @@ class JetDense:
 
     def positions(self, cot: Array) -> Array:
         return cot
+
+
+class JetFourierSection(LayerSection):
+    """The combinations of the inputs of Fourier features, of which a sine is taken; nothing of it is trained."""
+
+    word = "fourier"
+    whole = True
+
+    features: FourierSection
+
+    def out_shape(self, shape: Shape, where: str) -> Shape:
+        """(features, Q)."""
+        return (self.features.features, shape[1])
+
+    def operation(self, shape: Shape) -> JetFourier:
+        """The operation."""
+        return JetFourier(self.features.operation(shape[:1]))
+
+
+@dataclass(frozen=True)
+class JetFourier:
+    """W z + b, b for the value alone. No weights are below: it has neither tangents nor cotangents."""
+
+    features: Fourier
+
+    def forward(self, z: Array) -> tuple[Array, Array | None]:
+        """(N, Q, inputs) to (N, Q, features)."""
+        out = JetDense().forward(self.features.matrix(z), z)
+        out[:, 0, :] += self.features.shift(z)
+        return out, None
 
 
 class JetActivationSection(LayerSection):
