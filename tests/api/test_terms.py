@@ -219,6 +219,10 @@ def undefined(x: Any, u: Any) -> Any:
     return u.value - np.sqrt(x[:, :1] - 0.5)
 
 
+def logarithm(x: Any, u: Any) -> Any:
+    return np.log(u.value)
+
+
 def narrow(x: Any, u: Any) -> Any:
     return u.value.astype(np.float32)
 
@@ -253,6 +257,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         r"terms\[2\] \(lost\): the complex step by u.value is .* not analytic",
     ),
     ({"terms": [dn.Residual(undefined, INSIDE)]}, r"terms\[0\] \(undefined\): is nan at point \d+, \(0\.\d+, 0\.\d+\)"),
+    (
+        {"terms": [dn.Residual(edge, EDGE), dn.Residual(logarithm, INSIDE)]},
+        r"objective is nan at the starting point; terms\[1\] \(logarithm\) is not finite at \(0",
+    ),
     ({"terms": [dn.Residual(narrow, INSIDE)]}, r"\(narrow\): returned dtype float32; float64 is needed"),
     ({"terms": [dn.Residual(constant, INSIDE)]}, r"\(constant\): does not depend on the net"),
     ({"terms": [dn.Residual(shorter, INSIDE)]}, r"\(shorter\): returned shape \[5, 1\] on 13 points"),
