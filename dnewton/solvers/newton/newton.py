@@ -101,7 +101,6 @@ class Newton(Solver):
         self.state = state
         self._progress = Progress(epsilon(state.theta), settings(self._options))
         now = state.iteration
-        self._objective.renew(now)
         state.iteration = state.evaluated  # the same batches give the same bits
         at = self._evaluate(state.theta)
         self._accept(at)
