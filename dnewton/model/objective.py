@@ -117,6 +117,10 @@ class Objective:
         """The forward pass of some samples. Collective over the world."""
         return self.network.forward(theta, to_device(next(self.data.batches([indices])), theta), keep)
 
+    def cure(self, at: Evaluation) -> str:
+        """What may help where f is not finite at the starting point."""
+        return "scale the data or the weights"
+
     def renew(self, iteration: int) -> bool:
         """Whether the samples have been replaced by those of an iteration."""
         return False

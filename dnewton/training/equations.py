@@ -19,7 +19,7 @@ from dnewton.data.targets import Targets
 from dnewton.errors import UserError
 from dnewton.model.jet_net import PARAMETERS, with_equations
 from dnewton.model.layers.equations import EquationsSection
-from dnewton.model.objective import Objective
+from dnewton.model.objective import Evaluation, Objective
 from dnewton.model.residual_term import ResidualTerm, check, traced
 from dnewton.storage import model_header
 
@@ -151,8 +151,8 @@ def _check(config: Config, source: str) -> None:
         raise UserError(f"{source}: net.input: terms are on points [inputs], not {list(config.net.input)}")
 
 
-class RenewedObjective(Objective):
-    """The objective of terms of which some have other points every few iterations."""
+class TermsObjective(Objective):
+    """The objective of terms, of which some may have other points every few iterations."""
 
     def __init__(self, terms: Sequence[PointTerm], *ingredients: Any) -> None:
         """`ingredients` are those of :class:`~dnewton.model.objective.Objective`."""
@@ -162,6 +162,19 @@ class RenewedObjective(Objective):
             (slice(a, b), term) for a, b, term in zip(starts, starts[1:], terms, strict=False) if term.every
         ]
         self._draws = [0] * len(self._renewed)
+        self._terms = terms
+
+    def cure(self, at: Evaluation) -> str:
+        """Names the first term that is not finite, and its point."""
+        for batch in at.subsample:
+            if batch.tape is None:
+                continue
+            broken = np.flatnonzero(~np.isfinite(batch.tape.z).all(axis=1))
+            if broken.size:
+                row = self.data.x[batch.indices[broken[0]]]  # type: ignore[index]
+                point = ", ".join(f"{v:.6g}" for v in row[:-1])
+                return f"{self._terms[int(row[-1])].where} is not finite at ({point})"
+        return super().cure(at)
 
     def renew(self, iteration: int) -> bool:
         """Draw the points of an iteration, which depend on nothing else. Raises UserError alike on all ranks."""

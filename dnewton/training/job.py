@@ -37,7 +37,7 @@ from dnewton.planning.replicas import ProcessGroups, RankDivision, layout
 from dnewton.solvers import registry
 from dnewton.solvers.interface import Solver
 from dnewton.storage.model_header import check_width, describe, naming_unknowns
-from dnewton.training.equations import EquationSet, RenewedObjective, described_targets
+from dnewton.training.equations import EquationSet, TermsObjective, described_targets
 from dnewton.training.fingerprint import fingerprint
 from dnewton.training.planned import Problem, best_replicas, largest_product, with_replicas, workload
 
@@ -191,8 +191,8 @@ def assemble(
         how.batch,
         passes,
     )
-    if equations is not None and any(term.every for term in equations.terms):
-        objective: Objective = RenewedObjective(equations.terms, *ingredients)
+    if equations is not None:
+        objective: Objective = TermsObjective(equations.terms, *ingredients)
     else:
         objective = _shared_objective(groups, *ingredients) if shared else Objective(*ingredients)
     solver = registry.make(options, objective, groups, how)

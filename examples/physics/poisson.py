@@ -33,7 +33,7 @@ model = dn.fit(
     terms=terms,
     solver={"max_iterations": 500},
     parallel={"dtype": "float64"},
-    callbacks=[lambda figures: figures["loss"] < 1e-8],
+    callbacks=[lambda figures: figures["loss"] < 1e-9],
 )
 
 found = model.derivatives(test, ["value", "d0", "laplacian"])

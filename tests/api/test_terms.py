@@ -56,6 +56,21 @@ def test_the_same_on_any_ranks(comm: Comm) -> None:
 
 
 @pytest.mark.mpi
+def test_the_loss_is_the_sum_of_weighted_means(comm: Comm) -> None:
+    """At the starting point, by the derivatives of the model, for terms of different sizes and a regulariser."""
+    seen = INSIDE[:7]
+    given = [*terms(), dn.Data(seen, solution(seen), weight=3.0)]
+    model = dn.fit(NET, terms=given, parallel=PARALLEL, solver={"max_iterations": 0, "C": 2.0})
+    inside = model.derivatives(INSIDE, ["laplacian"])["laplacian"]
+    residual = inside + 2 * np.pi**2 * np.prod(np.sin(np.pi * INSIDE), axis=1)
+    weights = sum(float((w**2).sum()) for w in model.weights().values())
+    count = len(INSIDE) + len(EDGE) + len(seen)
+    expected = np.mean(residual**2) + 10 * np.mean(model.predict(EDGE) ** 2)
+    expected += 3 * np.mean((model.predict(seen) - solution(seen)) ** 2) + weights / (2 * 2.0 * count)
+    assert model.history["loss"][0] == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize(
     "solver",
     [
@@ -124,12 +139,15 @@ def test_fresh_points(comm: Comm, tmp_path: Path) -> None:
     folder = comm.text_from_root(str(tmp_path))
     given = [dn.Residual(poisson, points, resample=2), dn.Residual(edge, EDGE)]
     calls = {"terms": given, "parallel": PARALLEL}
+    dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 2})
+    assert len(drawn) == 1
+    drawn.clear()
     whole = dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 7})
     assert len(drawn) == 4
     assert len({d.tobytes() for d in drawn}) == 4
     alone = dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 7}, comm=library.mpi().COMM_SELF)
     assert whole.history["loss"] == pytest.approx(alone.history["loss"], rel=1e-7)
-    dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 4}, out=f"{folder}/run")
+    dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 5}, out=f"{folder}/run")
     resumed = dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 7}, out=f"{folder}/run", resume=True)
     assert resumed.history["loss"][-1] == pytest.approx(whole.history["loss"][-1], rel=1e-7)
     other = dn.fit(NET, **calls, solver={**WHOLE, "seed": 8, "max_iterations": 0})
@@ -219,6 +237,10 @@ def undefined(x: Any, u: Any) -> Any:
     return u.value - np.sqrt(x[:, :1] - 0.5)
 
 
+def logarithm(x: Any, u: Any) -> Any:
+    return np.log(u.value)
+
+
 def narrow(x: Any, u: Any) -> Any:
     return u.value.astype(np.float32)
 
@@ -253,6 +275,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         r"terms\[2\] \(lost\): the complex step by u.value is .* not analytic",
     ),
     ({"terms": [dn.Residual(undefined, INSIDE)]}, r"terms\[0\] \(undefined\): is nan at point \d+, \(0\.\d+, 0\.\d+\)"),
+    (
+        {"terms": [dn.Residual(edge, EDGE), dn.Residual(logarithm, INSIDE)]},
+        r"objective is nan at the starting point; terms\[1\] \(logarithm\) is not finite at \(0",
+    ),
     ({"terms": [dn.Residual(narrow, INSIDE)]}, r"\(narrow\): returned dtype float32; float64 is needed"),
     ({"terms": [dn.Residual(constant, INSIDE)]}, r"\(constant\): does not depend on the net"),
     ({"terms": [dn.Residual(shorter, INSIDE)]}, r"\(shorter\): returned shape \[5, 1\] on 13 points"),

@@ -67,6 +67,15 @@ def decay(x: Any, u: Any, nu: Any) -> Any:
     return u.value - np.exp(-nu * x[:, 1:])
 
 
+def flow(x: Any, u: Any) -> Any:
+    """Of a gradient field without sources: curl and divergence."""
+    return np.stack([u.d(0)[:, 1] - u.d(1)[:, 0], u.d(0)[:, 0] + u.d(1)[:, 1]], axis=1)
+
+
+def speed(x: Any, u: Any) -> Any:
+    return u.value[:, 0] ** 2 + u.value[:, 1] ** 2 - 1
+
+
 UNKNOWNS.update(viscous=("nu", "speed"), decay=("nu",))
 PROBLEMS = {
     "unknowns": (
@@ -78,6 +87,7 @@ PROBLEMS = {
     "poisson": (2, [dense(5), dense(3), last(1)], [(poisson, 7, 1.0), (edge, 4, 10.0)]),
     "burgers": (2, [dense(6, "sin"), last(1)], [(burgers, 6, 1.0), (edge, 3, 0.3)]),
     "system": (3, [dense(4, "sigmoid"), {"residual": [dense(4, "silu")]}, last(2)], [(system, 5, 2.0), (edge, 4, 1.0)]),
+    "unequal numbers of equations": (2, [dense(5), last(2)], [(speed, 3, 2.0), (flow, 4, 1.0)]),
     "values alone": (2, [dense(4, "softplus"), last(2)], [(edge, 5, 1.0)]),
 }
 

@@ -98,7 +98,6 @@ class Newton(Solver):
         self.state = state
         self._progress = Progress(epsilon(state.theta), settings(self._options))
         now = state.iteration
-        self._objective.renew(now)
         state.iteration = state.evaluated  # the same batches give the same bits
         at = self._evaluate(state.theta)
         self._accept(at)
@@ -106,7 +105,7 @@ class Newton(Solver):
         if state.evaluated != now:
             self._keep_point()
         if not (math.isfinite(at.value) and math.isfinite(self._norm)):
-            raise UserError(f"the objective is {at.value} at the starting point; scale the data or the weights")
+            raise UserError(f"the objective is {at.value} at the starting point; {self._objective.cure(at)}")
         if state.iteration == 0:
             state.first_norm = self._norm
         unknown = not (self._options.by_paper or self._controller.damping.scale) and self._options.lambda_ == "auto"
