@@ -20,6 +20,7 @@ import inside
 import places  # before anything imports CuPy
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 from dnewton.comm import library
 from dnewton.comm.communicator import Comm
@@ -44,6 +45,10 @@ settings.register_profile(
     suppress_health_check=list(HealthCheck),
 )
 settings.load_profile("mpi")
+if hasattr(providers, "_get_local_constants"):
+    # It draws numbers that it finds in the modules that are loaded, and these differ from rank to rank: a job of two
+    # ranks inside the session loads some on two alone.
+    providers._get_local_constants = providers.Constants
 
 
 def pytest_configure(config: pytest.Config) -> None:
