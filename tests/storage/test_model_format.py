@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import runpy
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +32,8 @@ def test_the_example_reads_a_model(
     config = {"net": NET, "data": {"train": "d.npz", "scale": scale}, "solver": {"max_iterations": 1}}
     result = train(3, tmp_path, config, "run")
     assert result.returncode == 0, result.stderr
-    example = re.findall(r"(?:^(?: {4}.*|)\n)+", PAGE.split("## Reading it without dnewton")[1], re.M)
-    (tmp_path / "run" / "example.py").write_text(textwrap.dedent("".join(example)))
+    example = re.findall(r"^```python\n(.*?)^```", PAGE.split("## Reading it without dnewton")[1], re.M | re.S)
+    (tmp_path / "run" / "example.py").write_text("".join(example))
     monkeypatch.chdir(tmp_path / "run")
     found = runpy.run_path("example.py")
     assert "layers.0.weight" in capsys.readouterr().out
