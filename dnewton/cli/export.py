@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from dnewton.cli import output_file
 from dnewton.cli.launch import run
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
-from dnewton.errors import UserError, one_line
+from dnewton.errors import UserError
 from dnewton.export_formats import program as programs
 from dnewton.export_formats.register import EXPORT_FORMATS, SUFFIXES, format_of
 from dnewton.storage.run_directory import model_path
@@ -64,15 +65,6 @@ def _check_free(paths: Sequence[str], model: str, overwrite: bool) -> None:
             raise UserError(f"{path}: exists; use --overwrite, or another -o")
 
 
-def _write(path: str, content: bytes) -> None:
-    temporary = path + ".tmp"
-    try:
-        Path(temporary).write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {one_line(error.strerror or error)}") from None
-
-
 def export(args: argparse.Namespace) -> str:
     """Write the files of a parsed command line and return a line about them. Raises UserError."""
     form = EXPORT_FORMATS[args.to]
@@ -83,7 +75,7 @@ def export(args: argparse.Namespace) -> str:
     files = form.render(program.in_doubles() if args.double else program, args.out)
     _check_free(list(files), path, args.overwrite)
     for name, content in files.items():
-        _write(name, content)
+        output_file.write(name, content)
     sizes = " and ".join(f"{name} ({len(content):,} bytes)" for name, content in files.items())
     return f"{args.model}: {len(program.steps)} layers with {program.weights:,} weights to {sizes}"
 

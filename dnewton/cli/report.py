@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from dnewton.cli import output_file
 from dnewton.cli.launch import run
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
-from dnewton.errors import UserError, one_line
+from dnewton.errors import UserError
 from dnewton.reporting.runs import Run, read_runs
 
 EXAMPLES = (
@@ -94,18 +95,9 @@ def report(args: argparse.Namespace) -> str:
     """Write the file of a parsed command line and return a line about it. Raises UserError."""
     runs = read_runs(args.runs)
     content = WRITERS[Path(args.out).suffix.lower()](runs)
-    _write(args.out, content)
+    output_file.write(args.out, content)
     lines = sum(len(found.records) for found in runs)
     return f"{args.out}: {len(runs)} run(s) with {lines:,} lines of metrics ({len(content):,} bytes)"
-
-
-def _write(path: str, content: bytes) -> None:
-    temporary = path + ".tmp"
-    try:
-        Path(temporary).write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"-o {path}: cannot be written: {one_line(error.strerror or error)}") from None
 
 
 def _main(comm: Comm, argv: Sequence[str]) -> None:

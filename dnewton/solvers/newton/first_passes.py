@@ -23,6 +23,7 @@ ORDER = 3  # purpose of the random draws
 RATE, BATCH = 3e-3, 128
 MESSAGES = 1.5  # of a rank for a batch and a pair of layers, about
 SUMS = 7  # that are timed; the quickest counts
+LONG = 1.0  # seconds: what takes less is left to no timing
 SPEED = 2e10  # operations per second of a rank, with so few samples at a time
 
 
@@ -30,14 +31,14 @@ def decision(options: NewtonSection, objective: Objective, comm: Comm) -> tuple[
     """Whether a new run begins with these passes, and what the log says of it.
 
     Where nobody asks for them they are left out if samples are streamed, which batches in random order would read piece
-    by piece, and where their messages would take longer than their computing, as on slow networks. Alike on all ranks.
-    Collective over the world.
+    by piece, and where their messages would take long, and longer than their computing, as on slow networks. Alike on
+    all ranks. Collective over the world.
     """
     wanted = options.starts_by_adam(objective.data.count, objective.loss.targets == "classes")
     if wanted and options.start == "auto":
         streamed = comm.minmax(float(isinstance(objective.data.x, Streamed)))[1] > 0.0
         wait = _waiting(options, objective, comm)
-        if streamed or wait > _computing(options, objective, comm):
+        if streamed or wait > max(LONG, _computing(options, objective, comm)):
             why = "samples are streamed" if streamed else f"messages would take {wait:.2g} s"
             return False, f"; no passes of Adam first: {why} (solver.start)"
     return wanted, f"; a new run begins with {options.start_passes} passes of Adam" if wanted else ""

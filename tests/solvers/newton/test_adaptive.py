@@ -258,6 +258,7 @@ def test_passes_that_would_wait_longer_than_compute_are_left_out(
     """Unless they are asked for; one rank has nobody to wait for."""
     monkeypatch.setattr("dnewton.config.newton.MANY_SAMPLES", 1)
     monkeypatch.setattr("dnewton.solvers.newton.first_passes.SPEED", speed)
+    monkeypatch.setattr("dnewton.solvers.newton.first_passes.LONG", 0.0)
     _, solver, _ = solver_for(comm, "cross_entropy", start_passes=1, damping="auto", start="auto")
     waits = speed > 1 and comm.size > 1
     assert solver._starts_by_adam is not waits
