@@ -154,9 +154,7 @@ def main() -> None:
     args = parser.parse_args()
     results = []
     modes = dict.fromkeys(["off", *args.modes])
-    print(
-        f"{'net':10} {'ranks':>5} {'slow':>6} {'mode':8} {'s/it':>7} {'to the loss':>11} {'sooner':>6} {'loss':>10}  cut off"
-    )
+    print("net        ranks   slow mode        s/it to the loss sooner       loss  cut off")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for net, ranks, slow in ((n, r, s) for n in args.nets for r in args.ranks for s in args.slow):
