@@ -3,9 +3,9 @@
 
     python scripts/bench/elastic_period.py [--ranks 4] [--periods 1 4 16 64] [--seeds 0 1 2] [--passes 40] [--json FILE]
 
-mlp.yaml on the digits, default learning rates. Methods with a server have one rank less for workers, so `--ranks 4` are
-4 workers for the synchronous form and 3 workers and a server for `downpour`. Printed: medians over the seeds of the test
-accuracy after the passes with the lowest and the highest, and megabytes that a rank sends in a pass.
+mlp.yaml on the digits, default learning rates. Methods with a server have one rank less for workers, so that
+`--ranks 4` are 4 workers for the synchronous form, and 3 workers and a server for `downpour`. Printed: medians over the
+seeds of the test accuracy after the passes with the lowest and the highest, and megabytes that a rank sends in a pass.
 """
 
 from __future__ import annotations
