@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from dnewton.arrays.namespace import Array
 from dnewton.config.layer_entry import LayerSpec
+from dnewton.config.loss_entry import Loss
 from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config
-from dnewton.config.loss_entry import Loss
 from dnewton.data.parts import Loaded, Parts
 from dnewton.data.samples import Samples
 from dnewton.data.sampling import Draws, Stratified, allotted
