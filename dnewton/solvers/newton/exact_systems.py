@@ -128,12 +128,16 @@ class ExactSystem:
             d = d + self._apply(factor, damping, residual)
 
     def _factor(self, shift: float) -> Factor | None:
-        """That of the matrix + shift·I. Collective where the system is one over all ranks."""
+        """That of the matrix + shift·I; the last one of a rank's only system is kept: the memory plan has room for one.
+        Collective where the system is one over all ranks."""
         matrix = self.matrix
-        if self._factored is None or self._factored[0] != shift:
-            self._factored = None  # its memory is the next one's
-            self._factored = shift, matrix.factor(shift)
-        return self._factored[1]
+        if self._factored is not None and self._factored[0] == shift:
+            return self._factored[1]
+        self._factored = None  # its memory is the next one's
+        factor = matrix.factor(shift)
+        if self._unit.size == self._g.shape[0]:
+            self._factored = shift, factor
+        return factor
 
     @property
     def matrix(self) -> Matrix:
