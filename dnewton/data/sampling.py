@@ -72,7 +72,7 @@ def allotted(size: int, counts: Sequence[int], wanted: Sequence[float]) -> list[
     sizes = [1] * len(counts)
     for _ in range(size - len(counts)):
         free = [p for p, (n, s) in enumerate(zip(counts, sizes, strict=True)) if s < n]
-        sizes[min(free, key=lambda p: sizes[p] / wanted[p])] += 1
+        sizes[min(free, key=lambda p: (sizes[p] + 0.5) / wanted[p])] += 1
     return sizes
 
 

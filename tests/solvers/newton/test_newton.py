@@ -340,7 +340,7 @@ def test_subsamples_cycle_through_permutations() -> None:
 def test_subsamples_with_so_many_of_every_part() -> None:
     counts = [50, 3, 20]
     sizes = allotted(20, counts, [0.1, 0.5, 0.4])
-    assert sum(sizes) == 20 and sizes[1] == 3 and sizes[2] == pytest.approx(4 * sizes[0], abs=2)
+    assert sum(sizes) == 20 and sizes[1] == 3 and sizes[2] == pytest.approx(4 * sizes[0], abs=3)
     assert allotted(7, counts, [50, 3, 20]) == [4, 1, 2]
     draws = Stratified(counts, sizes, 1, SUBSAMPLE)
     for k in range(3):
