@@ -36,7 +36,8 @@ class Residual:
     *parameters)` returns {"value": ..., "d(0)": ..., "dd(0, 1)": ..., "laplacian(0, 1)": ...} with arrays (n,
     equations, outputs), as far as they are not zero.
     `points`: (n, inputs), the same on all ranks, or a function of a NumPy random generator that draws them; with
-    `resample` it draws others every so many iterations.
+    `resample` it draws others every so many iterations. `share`: of the points of the curvature, where these are fewer
+    than all (`solver.subsample`); by default they are drawn in proportion to the numbers of the terms' points.
     """
 
     function: Callable[..., Any]
@@ -45,15 +46,18 @@ class Residual:
     parameters: Sequence[Parameter] = ()
     derivative: Callable[..., Any] | None = None
     resample: int | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True)
 class Data:
-    """Measured values: `weight` times the mean over the points x (n, inputs) of ‖u - y‖², y (n,) or (n, outputs)."""
+    """Measured values: `weight` times the mean over the points x (n, inputs) of ‖u - y‖², y (n,) or (n, outputs).
+    `share`: as of :class:`Residual`."""
 
     x: Any
     y: Any
     weight: float = 1.0
+    share: float | None = None
 
 
 def equation_set(terms: Any, test: Any, seed: int, comm: Comm) -> EquationSet:
@@ -69,6 +73,7 @@ def equation_set(terms: Any, test: Any, seed: int, comm: Comm) -> EquationSet:
             if not isinstance(term, (Residual, Data)):
                 raise UserError(f"fit: terms[{k}] is {type(term).__name__}; dnewton.Residual or dnewton.Data is needed")
             _check_weight(term.weight, _where(k, term))
+        _check_shares(terms)
         unknown = _unknowns(terms)
     names = list(unknown)
     made = []
@@ -76,7 +81,7 @@ def equation_set(terms: Any, test: Any, seed: int, comm: Comm) -> EquationSet:
         where = _where(k, term)
         if isinstance(term, Data):
             points, targets = _pair(where, term.x, term.y, comm)
-            made.append(PointTerm(where, points, targets, float(term.weight)))
+            made.append(PointTerm(where, points, targets, float(term.weight), share=term.share))
             continue
         draw = _drawing(where, term, [seed, POINTS, k]) if callable(term.points) else None
         with comm.raise_together():
@@ -84,7 +89,7 @@ def equation_set(terms: Any, test: Any, seed: int, comm: Comm) -> EquationSet:
         points, _ = _pair(where, given, None, comm)
         own = tuple(names.index(p.name) for p in term.parameters)
         every = term.resample or 0
-        about = (float(term.weight), term.function, term.derivative, own, draw, every)
+        about = (float(term.weight), term.function, term.derivative, own, draw, every, term.share)
         made.append(PointTerm(where, points, None, *about))
     held = None
     if test is not None:
@@ -120,6 +125,19 @@ def _check_weight(weight: Any, where: str) -> None:
     number = isinstance(weight, (int, float, np.number)) and not isinstance(weight, bool)
     if not (number and 0 < float(weight) < np.inf):
         raise UserError(f"{where}: weight is {weight!r}; a number above 0 is needed")
+
+
+def _check_shares(terms: Sequence[Residual | Data]) -> None:
+    """Those that are given leave something for the others."""
+    for k, term in enumerate(terms):
+        share = term.share
+        if share is not None and (isinstance(share, bool) or not (isinstance(share, (int, float)) and 0 < share <= 1)):
+            raise UserError(f"{_where(k, term)}: share is {share!r}; a number above 0 and at most 1 is needed")
+    total = sum(term.share or 0.0 for term in terms)
+    others = any(term.share is None for term in terms)
+    if total > 1 + 1e-9 or (others and total >= 1):
+        why = "less than 1, as there are terms without" if others else "at most 1"
+        raise UserError(f"fit: the shares of the terms are {total:g} in sum; {why} is needed")
 
 
 def _unknowns(terms: Sequence[Residual | Data]) -> dict[str, float]:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from dnewton.grid import ceil_div, runs
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Draws(Protocol):
+    """Subsamples of one size."""
+
+    total: int
+    size: int
+
+    def draw(self, k: int) -> Indices:
+        """Sorted sample indices of draw k = 0, 1, ..."""
+        ...
 
 
 class Cycle:
@@ -18,10 +30,12 @@ class Cycle:
     the start of its permutation (as in the papers' code).
     """
 
-    def __init__(self, total: int, size: int, seed: int, purpose: int) -> None:
+    def __init__(self, total: int, size: int, seed: int, purpose: int, part: int = 0) -> None:
+        """`part`: others than those of another part of the samples."""
         self.total = total
         self.size = size
         self._key = (seed, purpose)
+        self._part = part
         self._epoch: tuple[int, Indices] | None = None
 
     def draw(self, k: int) -> Indices:
@@ -31,9 +45,35 @@ class Cycle:
         per_epoch = ceil_div(self.total, self.size)
         epoch, place = divmod(k, per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = epoch, permutation(*self._key, epoch, self.total)
+            self._epoch = epoch, permutation(*self._key, epoch, self.total, self._part)
         order = self._epoch[1]
         return np.sort(np.take(order, np.arange(place * self.size, (place + 1) * self.size), mode="wrap"))
+
+
+class Stratified:
+    """Subsamples with so many of every part of the samples, the parts one after the other."""
+
+    def __init__(self, counts: Sequence[int], sizes: Sequence[int], seed: int, purpose: int) -> None:
+        """`sizes` of `counts` samples of the parts."""
+        self.total = sum(counts)
+        self.size = sum(sizes)
+        self._starts = np.cumsum([0, *counts])
+        pairs = zip(counts, sizes, strict=True)
+        self._parts = [Cycle(n, s, seed, purpose, part) for part, (n, s) in enumerate(pairs)]
+
+    def draw(self, k: int) -> Indices:
+        """See :class:`Draws`."""
+        return np.concatenate([a + p.draw(k) for a, p in zip(self._starts, self._parts, strict=False)])
+
+
+def allotted(size: int, counts: Sequence[int], wanted: Sequence[float]) -> list[int]:
+    """`size` samples of parts of `counts`, in proportion to `wanted` as far as a part has so many; one of each at
+    least. `size` is no less than the parts and no more than the samples."""
+    sizes = [1] * len(counts)
+    for _ in range(size - len(counts)):
+        free = [p for p, (n, s) in enumerate(zip(counts, sizes, strict=True)) if s < n]
+        sizes[min(free, key=lambda p: (sizes[p] + 0.5) / wanted[p])] += 1
+    return sizes
 
 
 def subsample_size(wanted: float, total: int) -> int:
@@ -47,9 +87,10 @@ def in_batches(indices: Indices, size: int) -> list[Indices]:
     return [indices[part] for part in runs(len(indices), size)]
 
 
-def permutation(seed: int, purpose: int, counter: int, total: int) -> Indices:
-    """All of `total` samples in an order drawn by (seed, purpose, counter)."""
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, counter, 0])).permutation(total)
+def permutation(seed: int, purpose: int, counter: int, total: int, part: int = 0) -> Indices:
+    """All of `total` samples in an order drawn by (seed, purpose, counter, part)."""
+    place = [0, 0, counter, part]
+    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=place)).permutation(total)
 
 
 def signs(seed: int, purpose: int, counter: int, total: int) -> np.ndarray[Any, Any]:

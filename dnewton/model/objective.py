@@ -13,7 +13,7 @@ from dnewton.arrays.namespace import Array, dot, itemsize, namespace, take, to_d
 from dnewton.comm.communicator import Comm
 from dnewton.config.loss_entry import Loss
 from dnewton.data.samples import Samples
-from dnewton.data.sampling import Indices, in_batches, joined, rest_of
+from dnewton.data.sampling import Cycle, Draws, Indices, in_batches, joined, rest_of
 from dnewton.model.network import Network, Tape
 
 
@@ -77,6 +77,15 @@ class Objective:
     def summed(self, gradient: Array) -> Array:
         """Σ ∇ξ over the replicas."""
         return gradient
+
+    def subsamples(self, size: int, seed: int, purpose: int) -> Draws:
+        """What draws the samples of the curvature, all where `size` is their number."""
+        return Cycle(self.data.count, size, seed, purpose)
+
+    def of_curvature(self, batches: Sequence[Batch]) -> tuple[Loss, Array]:
+        """The loss and the targets of a subsample, of which the curvature is the mean."""
+        parts = [take(self.data.y, batch.indices) for batch in batches]
+        return self.loss, namespace(parts[0]).concat(parts)
 
     def others(self, indices: Indices) -> Indices:
         """The samples that are not in `indices`."""

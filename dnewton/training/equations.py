@@ -8,19 +8,23 @@ from typing import Any
 
 import numpy as np
 
+from dnewton.arrays.namespace import Array
 from dnewton.config.layer_entry import LayerSpec
+from dnewton.config.loss_entry import Loss
 from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config
 from dnewton.data.parts import Loaded, Parts
 from dnewton.data.samples import Samples
+from dnewton.data.sampling import Draws, Stratified, allotted
 from dnewton.data.scaling import Scaling
 from dnewton.data.sources import Values, from_arrays
 from dnewton.data.targets import Targets
 from dnewton.errors import UserError
 from dnewton.model.jet_net import PARAMETERS, with_equations
 from dnewton.model.layers.equations import EquationsSection
-from dnewton.model.objective import Evaluation, Objective
+from dnewton.model.objective import Batch, Evaluation, Objective
 from dnewton.model.residual_term import ResidualTerm, check, traced
+from dnewton.model.weighted_loss import WeightedLoss
 from dnewton.storage import model_header
 
 
@@ -37,6 +41,7 @@ class PointTerm:
     parameters: tuple[int, ...] = ()  # the unknowns that it takes, by their numbers
     draw: Callable[[int], Values] | None = None  # the points by the number of the draw; `points` are those of 0
     every: int = 0  # iterations between draws
+    share: float | None = None  # of the curvature's points; None: by the number of points
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,29 @@ class TermsObjective(Objective):
         ]
         self._draws = [0] * len(self._renewed)
         self._terms = terms
+        self._importance = np.ones(len(terms))  # of a point of the curvature, by its term
+
+    def subsamples(self, size: int, seed: int, purpose: int) -> Draws:
+        """Points of all terms, each with its share. Raises UserError where there are more terms than points."""
+        counts = [len(term.points) for term in self._terms]
+        if size < len(counts):
+            raise UserError(f"solver.subsample: {size} point(s) for {len(counts)} terms; take one of each at least")
+        free = sum(n for n, term in zip(counts, self._terms, strict=True) if term.share is None)
+        left = 1 - sum(term.share or 0.0 for term in self._terms)
+        wanted = [left * n / free if t.share is None else t.share for n, t in zip(counts, self._terms, strict=True)]
+        sizes = allotted(size, counts, wanted)
+        # so that a mean over the subsample is in expectation that over all points, whatever the shares
+        self._importance = np.array([n / s for n, s in zip(counts, sizes, strict=True)]) * size / sum(counts)
+        return Stratified(counts, sizes, seed, purpose)
+
+    def of_curvature(self, batches: Sequence[Batch]) -> tuple[Loss, Array]:
+        """The terms weighted by what a subsample has more or less of than all points."""
+        loss, y = super().of_curvature(batches)
+        if not (self._importance != 1).any():
+            return loss, y
+        terms = np.concatenate([self.data.x[batch.indices, -1] for batch in batches]).astype(int)  # type: ignore[index]
+        weights = self._importance[terms].astype(y.dtype)
+        return WeightedLoss(self.loss), np.concatenate([y, weights[:, None]], axis=1)  # type: ignore[arg-type]
 
     def cure(self, at: Evaluation) -> str:
         """Names the first term that is not finite, and its point."""

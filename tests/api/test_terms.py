@@ -128,6 +128,30 @@ def test_a_run_directory(comm: Comm, tmp_path: Path) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize(
+    "how", [WHOLE, {"curvature": "diagonal", "jacobian": "implicit", "max_iterations": 4}], ids=str
+)
+def test_shares_of_the_curvature(comm: Comm, how: dict[str, Any]) -> None:
+    """Where all points of a term are the same, the curvature of any of them, well weighted, is that of all: whatever
+    the shares, training goes the way that it goes with all points."""
+    points = [np.tile(INSIDE[k], (n, 1)) for k, n in enumerate((30, 20, 7))]
+
+    def losses(shares: tuple[float | None, ...], solver: dict[str, Any]) -> np.ndarray:
+        inside, sides, seen = points
+        given = [
+            dn.Residual(poisson, inside, share=shares[0]),
+            dn.Residual(edge, sides, weight=10.0, share=shares[1]),
+            dn.Data(seen, solution(seen), share=shares[2]),
+        ]
+        return dn.fit(NET, terms=given, parallel=PARALLEL, solver={**how, **solver}).history["loss"]
+
+    whole = losses((None, None, None), {})
+    for size in (3, 17):
+        for shares in ((None, None, None), (0.2, None, 0.3), (0.1, 0.1, 0.8)):
+            assert losses(shares, {"subsample": size}) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.mpi
 def test_fresh_points(comm: Comm, tmp_path: Path) -> None:
     """Every second iteration, by the seed alone: the same on any ranks and after a resumption."""
     drawn = []
@@ -308,6 +332,9 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         r"terms\[0\] \(data\): y has 2 column\(s\), the net has 1 output",
     ),
     ({"terms": [dn.Data(INSIDE, np.full(60, np.inf))]}, r"\(data\): y must hold finite numbers"),
+    ({"terms": [dn.Residual(edge, INSIDE, share=1.5)]}, r"\(edge\): share is 1.5; a number above 0"),
+    ({"terms": [dn.Data(INSIDE, EDGE[:, 0], share=1.0), dn.Residual(edge, EDGE)]}, r"are 1 in sum; less than 1"),
+    ({"terms": terms(), "solver": {"subsample": 1.0e-9}}, r"subsample: 1 point\(s\) for 2 terms"),
     ({"terms": [dn.Residual(edge, INSIDE, resample=3)]}, r"resample is 3; .* points= a function"),
     ({"terms": [dn.Residual(edge, lambda rng: rng.uniform(size=(3, 2)), resample=0)]}, r"resample is 0"),
     (

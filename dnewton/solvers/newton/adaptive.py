@@ -34,12 +34,13 @@ class Damping:
         self.smallest = FLOOR * epsilon * scale
         return min(START * scale if wanted is None else wanted, LARGEST)
 
-    def accepted(self, damping: float, ratio: float, accelerated: bool = False) -> float:
+    def accepted(self, damping: float, ratio: float, accelerated: bool = False, first: bool = True) -> float:
         """λ after a step whose actual over predicted reduction is `ratio`; with geodesic acceleration it falls by half
-        while the model is roughly right, as longer steps follow the bends of the way."""
+        while the model is roughly right, as longer steps follow the bends of the way, and the first λ is taken:
+        otherwise the next iteration would begin with what this one has found too small."""
         self.growth = 2.0
         if accelerated:
-            damping *= 0.5 if ratio > ROUGHLY else 1.0
+            damping *= 0.5 if ratio > ROUGHLY and first else 1.0
         else:
             damping *= max(FASTEST, 1.0 - (2.0 * min(ratio, 1.0) - 1.0) ** 3)
         return min(max(damping, self.smallest), LARGEST)

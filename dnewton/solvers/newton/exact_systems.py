@@ -93,6 +93,7 @@ class ExactSystem:
         self._unit = unit
         self._dtype = dtype_name(g)
         self._matrix: Matrix | None = None
+        self._factored: tuple[float, Factor | None] | None = None  # of the last λ, for another g
 
     def solve(self, damping: float, g: Array | None = None) -> Array | None:
         """d on the unit's span for one λ, and another g if given; None where no d was found that leaves less than ‖g‖.
@@ -110,11 +111,11 @@ class ExactSystem:
             if least <= RESIDUAL * norm or self._dtype == "float64":
                 return best if norm else namespace(right).zeros_like(right)
             self._dtype = "float64"
-            self._matrix = None
+            self._matrix = self._factored = None
 
     def _refined(self, right: Array, norm: float, damping: float) -> Iterator[tuple[Array, float]]:
         """Solutions with the norms of their residuals, until one is good enough or the last of the refinements."""
-        factor = self.matrix.factor(self._shift(damping))
+        factor = self._factor(self._shift(damping))
         if factor is None:
             return
         d = self._apply(factor, damping, right)
@@ -125,6 +126,18 @@ class ExactSystem:
             if size <= RESIDUAL * norm or not size < norm or not left:  # not: NaN, too
                 return
             d = d + self._apply(factor, damping, residual)
+
+    def _factor(self, shift: float) -> Factor | None:
+        """That of the matrix + shift·I; the last one of a rank's only system is kept: the memory plan has room for one.
+        Collective where the system is one over all ranks."""
+        matrix = self.matrix
+        if self._factored is not None and self._factored[0] == shift:
+            return self._factored[1]
+        self._factored = None  # its memory is the next one's
+        factor = matrix.factor(shift)
+        if self._unit.size == self._g.shape[0]:
+            self._factored = shift, factor
+        return factor
 
     @property
     def matrix(self) -> Matrix:

@@ -72,7 +72,7 @@ class Newton(Solver):
         self._strategy = strategy
         network, total = objective.network, objective.data.count
         size = options.subsample_size(total, network.plan.outputs)
-        self._subsamples = Cycle(total, size, options.seed, SUBSAMPLE)
+        self._subsamples = objective.subsamples(size, options.seed, SUBSAMPLE)
         chosen = total if options.gradient_batch == "all" else min(options.gradient_batch, total)
         self._stochastic = options.gradient_batch != "all"
         self._gradient_draws = Cycle(total, chosen, options.seed, GRADIENT)
@@ -182,7 +182,7 @@ class Newton(Solver):
         if by_paper:
             state.damping = damping.update(state.damping, ratio, *self._options.factors)
         elif at is not None and alpha == 1:
-            state.damping = rule.accepted(state.damping, ratio, self._accelerates)
+            state.damping = rule.accepted(state.damping, ratio, self._accelerates, first=solves == 1)
         elif not tried_in_vain:
             state.damping = rule.rejected(state.damping)
         report = IterationReport(
@@ -268,8 +268,10 @@ class Newton(Solver):
         return alpha, at, ratio, tried
 
     def _shorten(self, direction: combine.Direction) -> tuple[float, Evaluation | None, int]:
-        """Shorter steps: evaluations are far cheaper than another solve. Collective over the world."""
-        before, eta, trials = self._at.value, self._options.eta, MAX_SHORTER + 1
+        """Shorter steps: evaluations are far cheaper than another solve, but for one by a matrix that is there: there a
+        larger λ gains far more than a shorter way along a bent direction. Collective over the world."""
+        solves_again = direction.bend is not None and self._strategy.keeps_jacobian
+        before, eta, trials = self._at.value, self._options.eta, 1 if solves_again else MAX_SHORTER + 1
         evaluate = lambda alpha: self._evaluate(self._moved(alpha, direction), trial=True)  # noqa: E731
         return line_search.by_parabola(evaluate, before, direction.slope, direction.curvature, eta=eta, trials=trials)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dnewton.arrays.namespace import Array, namespace, take
+from dnewton.arrays.namespace import Array, namespace
 from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
 from dnewton.curvature import jacobian
@@ -47,18 +47,18 @@ class Systems:
         """
         xp, plan, half = namespace(theta), self._plan, self._options.jacobian_dtype
         tapes = [b.tape for b in batches if b.tape is not None]
-        y = xp.concat([take(objective.data.y, b.indices) for b in batches])
+        loss, y = objective.of_curvature(batches)
         for batch in batches:
             batch.tape = None
         z = xp.concat([t.z for t in tapes])
         if plan.how != "explicit":
             passes = MatrixFreeJacobian(objective.network, theta, tapes, plan.chunk)
-            return MatrixFreeModel(passes, objective.loss, z, y, objective.regulariser)
+            return MatrixFreeModel(passes, loss, z, y, objective.regulariser)
         dtype = None if half == "auto" else half
         jac = jacobian.build(objective.network, theta, tapes, plan.held, plan.chunk, dtype)
         if half == "float16" and self._comm.minmax(float(jac.sound))[0] == 0.0:
             raise UserError("solver.jacobian_dtype: float16 ends at 65504 and J does not; use bfloat16 or auto")
-        return GaussNewton(jac, objective.loss, z, y, objective.regulariser)
+        return GaussNewton(jac, loss, z, y, objective.regulariser)
 
     def new_point(self) -> None:
         """Forget what was formed for one J and serves several λ."""

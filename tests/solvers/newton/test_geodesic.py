@@ -110,6 +110,24 @@ def test_fewer_iterations(comm: Comm) -> None:
     assert losses["geodesic"][-1] < 0.5 * losses["none"][-1]
 
 
+@pytest.mark.mpi
+def test_a_bent_step_is_not_shortened(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not lower f is solved again for a larger λ, from which the next iteration begins."""
+    monkeypatch.setattr(geodesic, "LARGEST", 1e9)
+    x = np.random.default_rng(0).uniform(-1, 1, size=(80, 2))
+    net = dn.net([2], [dn.dense(10, "tanh"), dn.dense(1)])
+    solver = {"C": np.inf, "max_iterations": 30, "curvature": "full", "subproblem": "exact", "lambda": 1e-6}
+    solver |= {"acceleration": "geodesic"}
+    history = dn.fit(net, x, np.sin(3 * x[:, 0]) * x[:, 1], solver=solver, parallel={"dtype": "float64"}).history
+    taken, solves, ratio, lam = (history[k] for k in ("step", "solves", "ratio", "lambda"))
+    assert set(taken[1:]) <= {0.0, 1.0} and (history["trials"][1:] == solves[1:]).all()
+    assert 1 < solves[1:].max() < 7 and (solves[1:] == 1).any()
+    for k in range(2, len(lam)):
+        if taken[k] and taken[k - 1]:  # 2, 4, 8, ... times λ
+            factor = 0.5 if solves[k] == 1 and ratio[k] > 0.25 else 2 ** (solves[k] * (solves[k] - 1) / 2)
+            assert lam[k] == factor * lam[k - 1]
+
+
 @pytest.mark.parametrize(
     ("solver", "loss", "message"),
     [

@@ -17,7 +17,7 @@ from systems import run
 from dnewton.arrays.namespace import copy, dot
 from dnewton.comm.communicator import Comm
 from dnewton.curvature.jacobian import local_systems
-from dnewton.data.sampling import Cycle, subsample_size
+from dnewton.data.sampling import Cycle, Stratified, allotted, subsample_size
 from dnewton.errors import UserError
 from dnewton.grid import Grid, grids
 from dnewton.solvers import damping
@@ -335,6 +335,20 @@ def test_subsamples_cycle_through_permutations() -> None:
     assert set(seen[:8]) | set(seen) == set(range(10)) and len(set(seen[:8])) == 8
     assert not same(cycle.draw(0), cycle.draw(3))
     assert same(Cycle(10, 4, 1, SUBSAMPLE).draw(7), cycle.draw(7))
+
+
+def test_subsamples_with_so_many_of_every_part() -> None:
+    counts = [50, 3, 20]
+    sizes = allotted(20, counts, [0.1, 0.5, 0.4])
+    assert sum(sizes) == 20 and sizes[1] == 3 and sizes[2] == pytest.approx(4 * sizes[0], abs=3)
+    assert allotted(7, counts, [50, 3, 20]) == [4, 1, 2]
+    draws = Stratified(counts, sizes, 1, SUBSAMPLE)
+    for k in range(3):
+        drawn = draws.draw(k)
+        assert list(drawn) == sorted(set(drawn)) and draws.size == len(drawn)
+        assert list(np.bincount(np.searchsorted([50, 53], drawn, side="right"))) == sizes
+    assert set(np.concatenate([draws.draw(k) for k in range(50)])) == set(range(73))
+    assert not same(draws.draw(0), draws.draw(1))
 
 
 @pytest.mark.at16
