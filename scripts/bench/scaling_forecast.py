@@ -4,7 +4,8 @@
     python scripts/bench/scaling_forecast.py [--net FILE] [--samples 10000] [--measure 1 2 4 8] [--replicas best]
 
 Machines: a cluster with 100 Gbit/s and 64 cores a node, two hosts behind a cable of 200 Mbit/s with 5 ms, and this one,
-whose constants `mpirun -np 2 dnewton plan --calibrate` measures first. Weak scaling has --samples for every rank. Seconds per iteration, how many times sooner than one rank (weak: samples per second), and
+whose constants `mpirun -np 2 dnewton plan --calibrate` measures first. Weak scaling has
+--samples for every rank. Seconds per iteration, how many times sooner than one rank (weak: samples per second), and
 MiB of the largest rank beside what its weights, Jacobian and systems take of that. With `--measure`, runs on this machine
 beside the forecast of the same counts of trial steps and CG iterations that `plan` assumes.
 """
@@ -123,18 +124,16 @@ def main() -> None:
             seconds, peak, room = measured(folder, net, count)
             (plan,) = plans(folder, net, [count], args.samples, [*here, *replicas])
             forecast = sum(value for phase, value in plan["seconds"].items() if phase not in ("evaluate", "report"))
-            print(
-                f"  {count:>5}  {seconds:>11.4f}  {forecast:>8.4f}  {forecast / seconds:>5.2f}  {peak:>8.0f}  {room:>11.0f}"
-            )
+            ratio = forecast / seconds
+            print(f"  {count:>5}  {seconds:>11.4f}  {forecast:>8.4f}  {ratio:>5.2f}  {peak:>8.0f}  {room:>11.0f}")
 
 
 def _line(plan: dict[str, Any], faster: float) -> str:
     shared = sum(plan["memory_parts"].get(part, 0.0) for part in SPLIT)
     grid = " x ".join(map(str, plan["grid"]))
-    return (
-        f"  {plan['ranks']:>5}  {plan['replicas']:>8}  {grid:8}  {plan['seconds_per_iteration']:>11.4f}  "
-        f"{faster:>6.2f}  {plan['memory_bytes'] / 2**20:>7.0f}  {shared / 2**20:>12.1f}"
-    )
+    times = f"{plan['seconds_per_iteration']:>11.4f}  {faster:>6.2f}"
+    memory = f"{plan['memory_bytes'] / 2**20:>7.0f}  {shared / 2**20:>12.1f}"
+    return f"  {plan['ranks']:>5}  {plan['replicas']:>8}  {grid:8}  {times}  {memory}"
 
 
 if __name__ == "__main__":
