@@ -6,8 +6,8 @@
 Machines: a cluster with 100 Gbit/s and 64 cores a node, two hosts behind a cable of 200 Mbit/s with 5 ms, and this one,
 whose constants `mpirun -np 2 dnewton plan --calibrate` measures first. Weak scaling has
 --samples for every rank. Seconds per iteration, how many times sooner than one rank (weak: samples per second), and
-MiB of the largest rank beside what its weights, Jacobian and systems take of that. With `--measure`, runs on this machine
-beside the forecast of the same counts of trial steps and CG iterations that `plan` assumes.
+MiB of the largest rank beside what its weights, Jacobian and systems take of that. With `--measure`, runs on this
+machine beside the forecast, with the counts of trial steps and CG iterations that `plan` assumes.
 """
 
 from __future__ import annotations
