@@ -12,12 +12,13 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from dnewton.arrays.namespace import Array, contiguous, empty, itemsize, namespace, nbytes, on_host
-from dnewton.comm import library, place
+from dnewton.comm import library, place, riders, texts
 from dnewton.comm.alone import Alone, Names
 from dnewton.comm.device_buffers import DeviceBuffers
 from dnewton.comm.stop_hooks import StopHooks
@@ -26,8 +27,9 @@ from dnewton.errors import UserError, one_line
 from dnewton.grid import Grid, Group, runs
 
 MESSAGE_BYTES = 4 << 20  # longer messages are cut: faster (scripts/bench/overlap.py), and counts stay under 2³¹
-IDLE_YIELDS, IDLE_SLEEP = 5, 2e-4  # sched_yield() so often, then sleep so many seconds
-LOOK = 64  # tests of a request between two calls of the stop hooks
+IDLE_YIELDS = 5  # sched_yield() so often, then sleep
+SLEEPS, LONGER = (1e-4, 2e-3), 1.3  # seconds of the first and of the longest sleep; how much longer each is
+LOOK, LOOK_ASLEEP = 64, 4  # tests of a request between two calls of the stop hooks
 
 
 class Comm:
@@ -144,7 +146,7 @@ class Comm:
         MPI libraries spin while they wait. With more ranks than cores, spinning ranks take the core from those they
         wait for: one sum of 100 kB on 16 ranks and 2 cores then takes a second, against 9 ms by yielding.
         """
-        tests, since = 0, 0.0
+        tests, since, sleep = 0, 0.0, SLEEPS[0]
         self.stops.poll()  # also where the request is complete already
         while not request.Test():
             tests += 1
@@ -152,8 +154,9 @@ class Comm:
                 if tests <= IDLE_YIELDS:
                     os.sched_yield()
                     continue
-                time.sleep(IDLE_SLEEP if tests < 100 else 10 * IDLE_SLEEP)
-            elif tests % LOOK:
+                time.sleep(sleep)  # waking up takes time from those who work: the longer the wait, the more seldom
+                sleep = min(LONGER * sleep, SLEEPS[1])
+            if tests % (LOOK_ASLEEP if self.yield_when_idle else LOOK):
                 continue
             since = since or time.monotonic()
             self.stops.look(since)
@@ -310,6 +313,11 @@ class Comm:
                 buffer = every.sum(axis=0)
         return [float(v) for v in buffer]
 
+    def reduce_with(self, array: Array, values: Sequence[float]) -> tuple[Array, list[float]]:
+        """A sum of arrays and the sums of scalars, as of :meth:`reduce` and :meth:`sum_scalars`, in one message. They are
+        right on rank 0 only. Collective over the world."""
+        return riders.reduce(self, array, values)
+
     def bcast_scalars(self, values: Sequence[float]) -> list[float]:
         """Rank 0's values on every rank. Collective over the world."""
         return [float(v) for v in self.bcast(np.array(values, dtype=np.float64))]
@@ -337,14 +345,8 @@ class Comm:
         return self._text_from(text or "", 0)
 
     def _text_from(self, text: str, root: int) -> str:
-        coded = text.encode("utf-8", "surrogateescape")  # file names need not be text
-        length = np.array([len(coded)], dtype=np.int64)
-        self._collective(self._mpi, "Bcast", length, root=root)
-        data = np.zeros(int(length[0]), dtype=np.uint8)
-        if self.rank == root:
-            data[:] = np.frombuffer(coded, dtype=np.uint8)
-        self._collective(self._mpi, "Bcast", data, root=root)
-        return data.tobytes().decode("utf-8", "surrogateescape")
+        bcast = partial(self._collective, self._mpi, "Bcast", root=root)
+        return texts.broadcast(text if self.rank == root else None, bcast)
 
     @contextmanager
     def raise_together(self) -> Iterator[None]:
