@@ -27,9 +27,8 @@ from dnewton.errors import UserError, one_line
 from dnewton.grid import Grid, Group, runs
 
 MESSAGE_BYTES = 4 << 20  # longer messages are cut: faster (scripts/bench/overlap.py), and counts stay under 2³¹
-IDLE_YIELDS = 5  # sched_yield() so often, then sleep
-SLEEPS, LONGER = (1e-4, 2e-3), 1.3  # seconds of the first and of the longest sleep; how much longer each is
-LOOK, LOOK_ASLEEP = 64, 4  # tests of a request between two calls of the stop hooks
+IDLE_YIELDS, IDLE_SLEEP = 5, 2e-4  # sched_yield() so often, then sleep so many seconds
+LOOK = 64  # tests of a request between two calls of the stop hooks
 
 
 class Comm:
@@ -146,7 +145,7 @@ class Comm:
         MPI libraries spin while they wait. With more ranks than cores, spinning ranks take the core from those they
         wait for: one sum of 100 kB on 16 ranks and 2 cores then takes a second, against 9 ms by yielding.
         """
-        tests, since, sleep = 0, 0.0, SLEEPS[0]
+        tests, since = 0, 0.0
         self.stops.poll()  # also where the request is complete already
         while not request.Test():
             tests += 1
@@ -154,9 +153,8 @@ class Comm:
                 if tests <= IDLE_YIELDS:
                     os.sched_yield()
                     continue
-                time.sleep(sleep)  # waking up takes time from those who work: the longer the wait, the more seldom
-                sleep = min(LONGER * sleep, SLEEPS[1])
-            if tests % (LOOK_ASLEEP if self.yield_when_idle else LOOK):
+                time.sleep(IDLE_SLEEP if tests < 100 else 10 * IDLE_SLEEP)
+            elif tests % LOOK:
                 continue
             since = since or time.monotonic()
             self.stops.look(since)
@@ -314,8 +312,8 @@ class Comm:
         return [float(v) for v in buffer]
 
     def reduce_with(self, array: Array, values: Sequence[float]) -> tuple[Array, list[float]]:
-        """A sum of arrays and the sums of scalars, as of :meth:`reduce` and :meth:`sum_scalars`, in one message. They are
-        right on rank 0 only. Collective over the world."""
+        """What :meth:`reduce` and :meth:`sum_scalars` give, in one message; right on rank 0 only. Collective over the
+        world."""
         return riders.reduce(self, array, values)
 
     def bcast_scalars(self, values: Sequence[float]) -> list[float]:
