@@ -4,8 +4,8 @@
     mpirun -np 4 python scripts/bench/collectives.py [--net cnn.yaml] [--iterations 10] [--brief] [--set KEY=VALUE ...]
 
 Counted is every collective of the communicator, those too that `metrics.jsonl` does not count (agreements on errors,
-lengths of what follows), on rank 0. `--net mlp784` is a net 784-300-100-10 with 10,000 random samples. Numbers are means over the
-iterations; with --brief only their sums by phase are printed.
+lengths of what follows), on rank 0; a sum of more than 4 MiB is several. `--net mlp784` is a net 784-300-100-10 with
+10,000 random samples. Numbers are means over the iterations; with --brief only their sums by phase are printed.
 """
 
 from __future__ import annotations
