@@ -112,8 +112,9 @@ class NewtonSection(SolverSection):
     # previous: the best combination with the step before; none: the pieces as they are
     combine: Annotated[Literal["none", "previous"], BeforeValidator(_combine)] = "previous"
     replica_solve: Literal["average", "exact"] = "average"  # parallel.replicas > 1: each with its share of S, or all
-    # passes of Adam before Newton; auto: with many samples of classes, unless the network is slow
-    start: Literal["auto", "none", "adam"] = "auto"
+    # passes of Adam before Newton; local_adam: every replica over its own samples, with a mean after each pass; auto:
+    # with many samples of classes, local where sums over replicas take long, none where messages within a replica do
+    start: Literal["auto", "none", "adam", "local_adam"] = "auto"
     start_passes: Count = 10  # over the samples
     damping: Literal["auto", "paper"] = "auto"  # paper: by drop and boost; a number for one of them means that, too
     # the damping at the start; auto: by the curvature at the starting point (paper: 1)

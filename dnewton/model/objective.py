@@ -60,6 +60,11 @@ class Objective:
         self._batch_size = batch_size
         self._memory = memory
 
+    @property
+    def replicas(self) -> int:
+        """That share the samples."""
+        return 1
+
     def share(self, indices: Indices) -> Indices:
         """The samples of these that this replica evaluates: all, unless there are several replicas."""
         return indices

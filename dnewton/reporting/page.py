@@ -99,6 +99,8 @@ def _cost_pictures(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
     for stack in stacks:
         yield render_stack(stack), stack.note
     rows: list[Rows] = pictures.phase_rows(runs)
+    if len(runs) == 1 and (solves := pictures.ranks_solves(runs[0])):
+        rows.append(solves)
     if memory := pictures.memory(runs):
         rows.append(memory)
     for chart in rows:

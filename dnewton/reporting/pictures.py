@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dnewton.reporting.bar_chart import Row, Rows, Stack, largest_parts
-from dnewton.reporting.figures import metric_names, numbers
+from dnewton.reporting.figures import finite, metric_names, numbers
 from dnewton.reporting.groups import Group, cg_line, line_of, lines_of
 from dnewton.reporting.line_chart import Chart, Line
 from dnewton.reporting.runs import Run
@@ -13,6 +13,8 @@ from dnewton.reporting.scales import bytes_unit, seconds_unit
 
 PARTS = ("train", "validation", "test")
 MIB = 2.0**20
+RANK_ROWS = 16  # more ranks are drawn together
+OWN_RULE, CUT_OFF = "ended by the rank's own rule", "cut off"
 BAND = "line: median of the seeds, band: lowest to highest, of those that came so far"
 KNOWN = {
     *("iteration", "loss", "grad_norm", "lambda", "step", "ratio", "samples_seen", "early_stopped", "wait_seconds"),
@@ -74,7 +76,7 @@ def method(groups: Sequence[Group]) -> list[Chart]:
             "CG iterations of the ranks",
             "iterations",
             counts,
-            note="line: mean over the ranks, band: least to largest rank (metrics.jsonl has no others)",
+            note="line: mean over the ranks, band: least to largest rank",
         )
     )
     for name, title, unit in (
@@ -166,6 +168,31 @@ def phase_rows(runs: Sequence[Run]) -> list[Rows]:
             ]
             charts.append(Rows(f"{name}-total", title, unit, rows, note, drawn))
     return charts
+
+
+def ranks_solves(run: Run) -> Rows | None:
+    """A bar for each rank: its CG iterations, apart those of solves that early termination cut off."""
+    rows: dict[int, dict[str, float]] = {}
+    cut = dict.fromkeys(range(RANK_ROWS), 0)
+    lines = 0
+    for record in run.records:
+        counts, ended = record.get("rank_cg_iterations"), record.get("early_stopped_ranks")
+        if not isinstance(counts, list) or not isinstance(ended, list) or not 1 < len(counts) <= RANK_ROWS:
+            continue
+        lines += 1
+        for rank, count in enumerate(counts):
+            was_cut = rank in ended
+            cut[rank] += was_cut
+            parts = rows.setdefault(rank, {OWN_RULE: 0.0, CUT_OFF: 0.0})
+            parts[CUT_OFF if was_cut else OWN_RULE] += finite(count) or 0.0
+    if not any(sum(parts.values()) for parts in rows.values()):
+        return None
+    named = [
+        Row(f"rank {rank}, cut off {cut[rank]} of {lines} times", {name: n / lines for name, n in parts.items()})
+        for rank, parts in rows.items()
+    ]
+    drawn = {OWN_RULE: OWN_RULE, CUT_OFF: CUT_OFF}
+    return Rows("rank-cg", "CG iterations of each rank", "iterations, mean over the run", named, "", drawn)
 
 
 def memory(runs: Sequence[Run]) -> Rows | None:

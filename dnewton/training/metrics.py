@@ -79,7 +79,8 @@ class JobFigures:
     """What the ranks contribute together."""
 
     cg: CGCounts
-    terminated: int  # ranks cut off
+    cg_of_ranks: list[int | None]  # None: had nothing to solve
+    terminated: list[int]  # the ranks that were cut off
     wait_seconds: float
     traffic: dict[str, PhaseTraffic]  # summed over the ranks
     peak_rss_bytes: int  # the largest rank's
@@ -92,7 +93,8 @@ def summarize(ranks: Sequence[RankFigures]) -> JobFigures:
     devices = [rank.device for rank in ranks if rank.device is not None]
     return JobFigures(
         cg=CGCounts(min(counts), sum(counts) / len(counts), max(counts)) if counts else CGCounts(),
-        terminated=int(sum(rank.solve.terminated for rank in ranks)),
+        cg_of_ranks=[int(rank.solve.cg_iterations) if rank.solve.active > 0 else None for rank in ranks],
+        terminated=[number for number, rank in enumerate(ranks) if rank.solve.terminated > 0],
         wait_seconds=sum(rank.solve.wait_seconds for rank in ranks),
         traffic={name: PhaseTraffic(*map(sum, zip(*(r.traffic[name] for r in ranks), strict=True))) for name in PHASES},
         peak_rss_bytes=int(max(rank.solve.peak_rss_bytes for rank in ranks)),

@@ -31,6 +31,7 @@ from dnewton.training.metrics import Metrics
 from dnewton.training.trace_file import TraceFile
 
 BESIDE = ("evaluate", "report", "output")  # phases that are not training
+LISTED_RANKS = 64  # up to so many ranks have figures of their own in a line of metrics
 
 Record = dict[str, Any]
 
@@ -342,7 +343,9 @@ class Trainer:
             "samples_seen": self._samples_seen,
             **step.extra,
             "cg_iterations": dataclasses.asdict(figures.cg) if step.solved else None,
-            "early_stopped": figures.terminated,
+            "rank_cg_iterations": figures.cg_of_ranks if step.solved and self._job.comm.size <= LISTED_RANKS else None,
+            "early_stopped": len(figures.terminated),
+            "early_stopped_ranks": figures.terminated,
             "wait_seconds": figures.wait_seconds,
             "trials": step.trials,
             **scores,

@@ -108,6 +108,16 @@ def test_curves_are_where_the_figures_are(tmp_path: Path) -> None:
     assert {"cg", "early_stopped", "wait_seconds", "seconds", "bytes", "memory", "layout"} <= set(pictures)
 
 
+def test_every_rank_has_a_bar(tmp_path: Path) -> None:
+    """Rank 0 does 3 to 7 iterations of CG, rank 1 has nothing to solve, rank 2 is cut off in lines 1, 3 and 5."""
+    path = write_run(tmp_path / "a", map(record, range(6)))
+    picture = checked(page(read_runs([str(path)])))["rank-cg"]
+    tips = [t.text or "" for t in picture.iter("title")]
+    assert "rank 0, cut off 0 of 5 times, ended by the rank's own rule: 5 iterations, mean over the run" in tips
+    assert "rank 2, cut off 3 of 5 times, cut off: 7.2 iterations, mean over the run" in tips  # (10 + 12 + 14) / 5
+    assert "rank 2, cut off 3 of 5 times, ended by the rank's own rule: 4.8 iterations, mean over the run" in tips
+
+
 def test_bars_add_up(tmp_path: Path) -> None:
     pictures = checked(page(read_runs([str(write_run(tmp_path / "a", map(record, range(6))))])))
     tips = [t.text or "" for t in pictures["seconds-total"].iter("title")]

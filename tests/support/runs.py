@@ -22,6 +22,8 @@ KEYS = {
     "ratio",
     "cg_iterations",
     "early_stopped",
+    "early_stopped_ranks",
+    "rank_cg_iterations",
     "seconds",
     "phase_seconds",
     "comm",

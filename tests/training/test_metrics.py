@@ -36,7 +36,8 @@ def test_ranks_are_summed_or_compared() -> None:
     device = DeviceFigures(50.0, 2.0, 10.0)
     job = summarize([figures(0, device=device), figures(1, device=device._replace(peak_bytes=60.0)), figures(2, False)])
     assert job.cg == CGCounts(3, 3.5, 4)  # rank 2 had nothing to solve
-    assert (job.terminated, job.wait_seconds, job.peak_rss_bytes) == (1, 0.75, 1002)
+    assert (job.terminated, job.wait_seconds, job.peak_rss_bytes) == ([1], 0.75, 1002)
+    assert job.cg_of_ranks == [3, 4, None]
     assert job.traffic["gradient"] == PhaseTraffic(6, 603.0, 1.5)
     assert job.device == DeviceFigures(60.0, 4.0, 20.0)
     assert summarize([figures(0, False)]).cg == CGCounts()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
-from dnewton.arrays.namespace import Array, copy, dot, namespace
+from dnewton.arrays.namespace import Array, copy, dot, namespace, zeros
 from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
 from dnewton.data.samples import Streamed
@@ -22,40 +23,73 @@ from dnewton.solvers.adam_moments import Moments
 ORDER = 3  # purpose of the random draws
 RATE, BATCH = 3e-3, 128
 MESSAGES = 1.5  # of a rank for a batch and a pair of layers, about
-SUMS = 7  # that are timed; the quickest counts
+SUMS, LARGE_SUMS = 7, 2  # that are timed; the quickest counts
 LONG = 1.0  # seconds: what takes less is left to no timing
 SPEED = 2e10  # operations per second of a rank, with so few samples at a time
 
 
-def decision(options: NewtonSection, objective: Objective, comm: Comm) -> tuple[bool, str]:
-    """Whether a new run begins with these passes, and what the log says of it.
+NONE, TOGETHER, APART = "none", "together", "apart"  # what comes before Newton
 
-    Where nobody asks for them they are left out if samples are streamed, which batches in random order would read piece
-    by piece, and where their messages would take long, and longer than their computing, as on slow networks. Alike on
-    all ranks. Collective over the world.
+
+def decision(options: NewtonSection, objective: Objective, comm: Comm) -> tuple[str, str]:
+    """NONE, TOGETHER or APART, and what the log says of it.
+
+    Where nobody asks for them the passes are left out if samples are streamed, which batches in random order would read
+    piece by piece, and where their messages would take long, and longer than their computing, as on slow networks. If
+    those between replicas do, every replica goes over its own samples alone. Alike on all ranks. Collective over the
+    world.
     """
-    wanted = options.starts_by_adam(objective.data.count, objective.loss.targets == "classes")
-    if wanted and options.start == "auto":
-        streamed = comm.minmax(float(isinstance(objective.data.x, Streamed)))[1] > 0.0
-        wait = _waiting(options, objective, comm)
-        if streamed or wait > max(LONG, _computing(options, objective, comm)):
-            why = "samples are streamed" if streamed else f"messages would take {wait:.2g} s"
-            return False, f"; no passes of Adam first: {why} (solver.start)"
-    return wanted, f"; a new run begins with {options.start_passes} passes of Adam" if wanted else ""
+    chosen, why = _chosen(options, objective, comm)
+    if chosen == NONE:
+        return NONE, f"; no passes of Adam first: {why} (solver.start)" if why else ""
+    alone = ", every replica over its own samples" if chosen == APART else ""
+    return chosen, f"; a new run begins with {options.start_passes} passes of Adam{alone}{why}"
 
 
-def _waiting(options: NewtonSection, objective: Objective, comm: Comm) -> float:
-    """Seconds of the messages of all passes, by the time that a small sum takes now. Collective over the world."""
-    if comm.size == 1:
-        return 0.0
-    least = math.inf
-    for _ in range(SUMS):
-        begun = time.perf_counter()
-        comm.sum_scalars([0.0])
-        least = min(least, time.perf_counter() - begun)
-    layers = len(list(objective.network.plan.parametric()))
+def _chosen(options: NewtonSection, objective: Objective, comm: Comm) -> tuple[str, str]:
+    if options.start == "local_adam":
+        return APART, ""
+    if not options.starts_by_adam(objective.data.count, objective.loss.targets == "classes"):
+        return NONE, ""
+    if options.start == "adam":
+        return TOGETHER, ""
+    if comm.minmax(float(isinstance(objective.data.x, Streamed)))[1] > 0.0:
+        return NONE, "samples are streamed"
     batches = options.start_passes * ceil_div(objective.data.count, BATCH)
+    short = max(LONG, _computing(options, objective, comm))
+    within, between = _waiting(objective, comm, batches), _between_replicas(objective, comm, batches)
+    if within > short:
+        return NONE, f"messages would take {within:.2g} s"
+    if between > short:
+        return APART, f": sums over replicas would take {between:.2g} s"
+    return TOGETHER, ""
+
+
+def _waiting(objective: Objective, comm: Comm, batches: int) -> float:
+    """Seconds of the messages within a replica, by the time that a small sum takes now. Collective over the world."""
+    if objective.network.comm.size == 1:
+        return 0.0
+    least = _least(lambda: comm.sum_scalars([0.0]), SUMS)
+    layers = len(list(objective.network.plan.parametric()))
     return comm.minmax(least)[1] * MESSAGES * (layers - 1) * batches
+
+
+def _between_replicas(objective: Objective, comm: Comm, batches: int) -> float:
+    """Seconds of the sums of gradients, by the time that one takes now. Collective over the world."""
+    if objective.replicas == 1:
+        return 0.0
+    gradient = zeros(objective.network.size, objective.data.y, "float32")
+    least = _least(lambda: objective.summed(gradient), LARGE_SUMS)
+    return comm.minmax(least)[1] * batches
+
+
+def _least(work: Callable[[], object], times: int) -> float:
+    found = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - begun)
+    return min(found)
 
 
 def _computing(options: NewtonSection, objective: Objective, comm: Comm) -> float:
@@ -85,9 +119,33 @@ def by_adam(objective: Objective, theta: Array, passes: int, seed: int) -> Array
     return theta
 
 
-def after_adam(objective: Objective, theta: Array, passes: int, seed: int, comm: Comm) -> Array:
-    """As :func:`by_adam`, or θ as it was where the passes have led to no finite numbers. Collective over the world."""
+def by_local_adam(objective: Objective, theta: Array, passes: int, seed: int) -> Array:
+    """Likewise, every replica alone on its share of the samples of a pass, with batches smaller by the number of
+    replicas; after a pass θ is the mean over the replicas (Su and Chen 2015). One sum of θ's size for each pass.
+
+    Collective over the world.
+    """
+    total, replicas = objective.data.count, objective.replicas
+    size = ceil_div(BATCH, replicas)
+    steps = passes * ceil_div(ceil_div(total, replicas), size)
+    xp = namespace(theta)
+    theta = copy(theta)
+    moments = Moments(xp.zeros_like(theta), xp.zeros_like(theta))
+    for k in range(passes):
+        for batch in in_batches(objective.share(permutation(seed, ORDER, k, total)), size):
+            g = xp.zeros_like(theta)
+            objective.accumulate(theta, batch, g)
+            g = g / len(batch) + objective.regulariser * theta
+            theta -= moments.step(g, 0.5 * RATE * (1 + math.cos(math.pi * min(1.0, moments.count / steps))))
+        theta = objective.summed(theta) / replicas
+    return theta
+
+
+def after_adam(objective: Objective, theta: Array, options: NewtonSection, comm: Comm, kind: str) -> Array:
+    """θ after the passes, TOGETHER or APART, or as it was where they have led to no finite numbers. Collective over the
+    world."""
+    passes = by_local_adam if kind == APART else by_adam
     with comm.phase("gradient"):
-        there = by_adam(objective, theta, passes, seed)
+        there = passes(objective, theta, options.start_passes, options.seed)
         (squares,) = comm.sum_scalars([dot(there, there)])
     return there if math.isfinite(squares) else theta

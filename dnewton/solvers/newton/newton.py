@@ -30,7 +30,7 @@ from dnewton.solvers.interface import (
 )
 from dnewton.solvers.newton import cg, combine, geodesic
 from dnewton.solvers.newton.adaptive import Controller, Operations
-from dnewton.solvers.newton.first_passes import after_adam, decision
+from dnewton.solvers.newton.first_passes import NONE, after_adam, decision
 from dnewton.solvers.newton.progress import Progress, settings
 from dnewton.solvers.newton.systems import Systems
 
@@ -89,7 +89,7 @@ class Newton(Solver):
         self._broken = damping.Broken()
         self._progress: Progress
         self.state: State
-        self._starts_by_adam, self._about_start = decision(options, objective, comm)
+        self._first_passes, self._about_start = decision(options, objective, comm)
 
     def start(self, state: State) -> IterationReport:
         """Evaluate the point that a run starts from, or is resumed at.
@@ -116,9 +116,8 @@ class Newton(Solver):
     def begin(self, start: StartPoint) -> IterationReport:
         """As :meth:`start`, from θ alone or from what a checkpoint holds. Collective over the world."""
         self.state = state = State(start.theta, self._options.first_lambda)  # a stop while Adam is at work asks for it
-        if start.saved is None and self._starts_by_adam and (not start.given or self._options.start == "adam"):
-            passes, seed = self._options.start_passes, self._options.seed
-            state.theta = after_adam(self._objective, start.theta, passes, seed, self._comm)
+        if start.saved is None and self._first_passes != NONE and (not start.given or self._options.start != "auto"):
+            state.theta = after_adam(self._objective, start.theta, self._options, self._comm, self._first_passes)
         if start.saved is not None:
             values = start.saved.values
             state = State(

@@ -58,6 +58,11 @@ class SharedObjective(Objective):
 
     groups: ProcessGroups
 
+    @property
+    def replicas(self) -> int:
+        """That share the samples."""
+        return self.groups.layout.replicas
+
     def share(self, indices: Indices) -> Indices:
         """This replica's part."""
         lo, hi = cut(len(indices), self.groups.layout.replicas, self.groups.replica)

@@ -21,7 +21,7 @@ from dnewton.planning.costs import BlockShape, blocks_of
 from dnewton.solvers.damping import LARGEST
 from dnewton.solvers.interface import NO_PROGRESS, SolverState, StartPoint
 from dnewton.solvers.newton.adaptive import FIRST_ROWS, LEAST_ROWS, Controller, Damping, Operations, SampledRows
-from dnewton.solvers.newton.first_passes import by_adam
+from dnewton.solvers.newton.first_passes import NONE, TOGETHER, by_adam
 from dnewton.solvers.newton.newton import Newton
 
 AUTO = {"damping": "auto", "C": math.inf}
@@ -242,7 +242,7 @@ def test_passes_of_adam_are_adams(comm: Comm) -> None:
 def test_a_given_start_is_not_left_unless_asked(comm: Comm) -> None:
     """`start: auto` with many samples of classes."""
     _, solver, on = solver_for(comm, "cross_entropy", start_passes=1)
-    solver._starts_by_adam = True
+    solver._first_passes = TOGETHER
     solver.begin(StartPoint(on.theta, given=True))  # type: ignore[attr-defined]
     assert np.array_equal(host(solver.theta), host(on.theta))  # type: ignore[attr-defined]
     solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
@@ -261,9 +261,9 @@ def test_passes_that_would_wait_longer_than_compute_are_left_out(
     monkeypatch.setattr("dnewton.solvers.newton.first_passes.LONG", 0.0)
     _, solver, _ = solver_for(comm, "cross_entropy", start_passes=1, damping="auto", start="auto")
     waits = speed > 1 and comm.size > 1
-    assert solver._starts_by_adam is not waits
+    assert (solver._first_passes == NONE) is waits
     assert ("messages would take" in solver.describe()[0]) is waits
     solver.close()
     _, solver, _ = solver_for(comm, "cross_entropy", start_passes=1, damping="auto", start="adam")
-    assert solver._starts_by_adam
+    assert solver._first_passes == TOGETHER
     solver.close()

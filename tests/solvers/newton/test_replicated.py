@@ -16,11 +16,13 @@ from dnewton.arrays.namespace import copy
 from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
 from dnewton.config.schema import Config
+from dnewton.data.sampling import permutation
 from dnewton.errors import UserError
 from dnewton.planning import curvature_plan, grid_search
 from dnewton.planning.replicas import RankDivision, layout
 from dnewton.solvers import registry
 from dnewton.solvers.interface import StartPoint
+from dnewton.solvers.newton.first_passes import ORDER
 from dnewton.solvers.newton.newton import Newton
 from dnewton.solvers.newton.replicated import SharedObjective
 
@@ -183,6 +185,51 @@ def test_gradient_batches_are_shared(comm: Comm) -> None:
     assert found is not None
     assert alone is not None
     close(run(found, 3), run(alone, 3))
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 4])
+def test_local_passes_of_adam_are_adams_on_each_share(comm: Comm, replicas: int) -> None:
+    """Against Adam written out, alone on the samples of each replica, with a mean after each of three passes."""
+    if comm.size < replicas:
+        pytest.skip("too few ranks")
+    problem = Problem((6,), MLP, samples=13, solver={"C": 0.7})
+    found = newton(problem, comm, replicas, start="local_adam", start_passes=3, seed=5)
+    if found is None:
+        return
+    on, solver = found
+    solver.begin(StartPoint(copy(on.theta)))
+    theta = flat(problem.params)
+    shapes = {name: tensor.shape for name, tensor in problem.params.items()}
+    first, second = np.zeros((replicas, theta.size)), np.zeros((replicas, theta.size))
+    for k in range(3):
+        order = permutation(5, ORDER, k, 13)
+        ends = []
+        for r in range(replicas):
+            own = order[r * 13 // replicas : (r + 1) * 13 // replicas]
+            params = oracle.unflatten(theta, shapes)
+            C = 0.7 * 13 / len(own)  # θ/(C l) by the l of all shares
+            g = flat(oracle.gradient(params, problem.parsed, problem.x[own], problem.y[own], problem.loss, C))
+            first[r] = 0.9 * first[r] + 0.1 * g
+            second[r] = 0.999 * second[r] + 0.001 * g**2
+            root = np.sqrt(second[r] / (1 - 0.999 ** (k + 1))) + 1e-8
+            rate = 0.5 * 3e-3 * (1 + np.cos(np.pi * k / 3))
+            ends.append(theta - rate * first[r] / (1 - 0.9 ** (k + 1)) / root)
+        theta = np.mean(ends, axis=0)
+    assert relative(flat(whole(on, solver.theta)), theta) < 1e-5
+    solver.close()
+
+
+@pytest.mark.parametrize("long", [0.0, 1e9])
+def test_replicas_that_would_wait_for_sums_go_apart(comm: Comm, monkeypatch: pytest.MonkeyPatch, long: float) -> None:
+    if comm.size < 2:
+        pytest.skip("too few ranks")
+    monkeypatch.setattr("dnewton.config.newton.MANY_SAMPLES", 1)
+    for name, value in (("SPEED", 1e30), ("LONG", long)):
+        monkeypatch.setattr(f"dnewton.solvers.newton.first_passes.{name}", value)
+    found = newton(Problem((6,), MLP, samples=12), comm, comm.size, damping="auto", start="auto")
+    assert found is not None
+    assert ("every replica over its own samples" in found[1].describe()[0]) is (long == 0)
+    found[1].close()
 
 
 @pytest.mark.parametrize(
