@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
 from typing import Any, TypeAlias
@@ -196,7 +195,9 @@ def routines(package: str) -> Any:
         spec.loader.exec_module(module)
         return module
     except (ImportError, AssertionError):  # laid out in another way
-        return import_module(f"scipy.linalg.{package}")
+        from scipy.linalg import blas, lapack
+
+        return blas if package == "blas" else lapack
 
 
 # --- one GPU ----------------------------------------------------------------------------------------------------------
