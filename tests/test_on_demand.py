@@ -68,6 +68,19 @@ def test_a_command_line_imports_no_library_that_its_run_may_not_need() -> None:
     assert not imported("import dnewton.train") & LIBRARIES
 
 
+def test_of_scipy_and_for_numpy_a_run_imports_what_it_needs() -> None:
+    code = (
+        "import numpy as np\nfrom dnewton.arrays import namespace\nfrom dnewton.arrays.linear_algebra import Cholesky\n"
+        "namespace.load_lapack()\nassert Cholesky.factor(4 * np.eye(2)).lower[0, 0] == 2\n"
+        "assert namespace.namespace(np.ones(1)).sum(np.ones(3)) == 3"
+    )
+    modules = imported(code)
+    assert "scipy" in modules
+    assert not modules & {"scipy.linalg", "numpy.f2py"}
+    if hasattr(np, "cumulative_sum"):
+        assert "array_api_compat" not in modules
+
+
 def test_the_name_of_a_file_is_a_promise(tmp_path: Path) -> None:
     """The suffix decides between texts; any other content under it is refused, and without one the content decides."""
     for name, content, kind in [

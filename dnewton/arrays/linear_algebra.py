@@ -13,15 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from dnewton.arrays.namespace import Array, contiguous, cuda, namespace, on_cuda, on_host
+from dnewton.arrays.namespace import Array, contiguous, cuda, namespace, on_cuda, on_host, routines
 
 
 @cache
 def _routine(package: str, name: str, dtype: str) -> Any:
     """SciPy's function over BLAS or LAPACK of a precision."""
-    from scipy.linalg import blas, lapack
-
-    return getattr(blas if package == "blas" else lapack, ("s" if dtype == "float32" else "d") + name)
+    return getattr(routines(package), ("s" if dtype == "float32" else "d") + name)
 
 
 class Cholesky:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from importlib.machinery import PathFinder
+from importlib.util import find_spec, module_from_spec
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,7 +26,9 @@ _CACHE_BYTES = 4 << 20
 DEVICE_BLOCK = 64 << 20  # bytes of temporaries at a time on a GPU: there is no cache to stay in, only launches to save
 DEVICE_SLACK = 2.0 * DEVICE_BLOCK + (128 << 20)  # bytes of these, and of what a GPU's libraries take
 
-_NAMESPACES: dict[type, Any] = {}  # looking a namespace up again costs as much as a small operation
+# Looking a namespace up again costs as much as a small operation. NumPy from 2.1 on has all of the standard itself: the
+# package for older versions would load all that NumPy has.
+_NAMESPACES: dict[type, Any] = {np.ndarray: np} if hasattr(np, "cumulative_sum") else {}
 _ON_CUDA: dict[type, bool] = {np.ndarray: False}
 
 
@@ -171,7 +175,29 @@ def take(array: Array, indices: np.ndarray[Any, Any]) -> Array:
 
 def load_lapack() -> None:
     """Load what factorisations on the host are done with: a limit of threads holds for libraries that are there."""
-    import scipy.linalg  # noqa: F401
+    for package in ("blas", "lapack"):
+        routines(package)
+
+
+@cache
+def routines(package: str) -> Any:
+    """SciPy's functions over BLAS ("blas") or LAPACK ("lapack"), by their Fortran names.
+
+    The extension module alone: the package around it takes as long to import as NumPy. Raises ImportError.
+    """
+    name = f"scipy.linalg._f{package}"
+    try:
+        around = find_spec("scipy.linalg")
+        spec = PathFinder.find_spec(name, None if around is None else around.submodule_search_locations)
+        assert spec is not None
+        assert spec.loader is not None
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except (ImportError, AssertionError):  # laid out in another way
+        from scipy.linalg import blas, lapack
+
+        return blas if package == "blas" else lapack
 
 
 # --- one GPU ----------------------------------------------------------------------------------------------------------

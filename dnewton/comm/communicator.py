@@ -12,12 +12,13 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from dnewton.arrays.namespace import Array, contiguous, empty, itemsize, namespace, nbytes, on_host
-from dnewton.comm import library, place
+from dnewton.comm import library, place, riders, texts
 from dnewton.comm.alone import Alone, Names
 from dnewton.comm.device_buffers import DeviceBuffers
 from dnewton.comm.stop_hooks import StopHooks
@@ -310,6 +311,11 @@ class Comm:
                 buffer = every.sum(axis=0)
         return [float(v) for v in buffer]
 
+    def reduce_with(self, array: Array, values: Sequence[float]) -> tuple[Array, list[float]]:
+        """What :meth:`reduce` and :meth:`sum_scalars` give, in one message; right on rank 0 only. Collective over the
+        world."""
+        return riders.reduce(self, array, values)
+
     def bcast_scalars(self, values: Sequence[float]) -> list[float]:
         """Rank 0's values on every rank. Collective over the world."""
         return [float(v) for v in self.bcast(np.array(values, dtype=np.float64))]
@@ -337,14 +343,8 @@ class Comm:
         return self._text_from(text or "", 0)
 
     def _text_from(self, text: str, root: int) -> str:
-        coded = text.encode("utf-8", "surrogateescape")  # file names need not be text
-        length = np.array([len(coded)], dtype=np.int64)
-        self._collective(self._mpi, "Bcast", length, root=root)
-        data = np.zeros(int(length[0]), dtype=np.uint8)
-        if self.rank == root:
-            data[:] = np.frombuffer(coded, dtype=np.uint8)
-        self._collective(self._mpi, "Bcast", data, root=root)
-        return data.tobytes().decode("utf-8", "surrogateescape")
+        bcast = partial(self._collective, self._mpi, "Bcast", root=root)
+        return texts.broadcast(text if self.rank == root else None, bcast)
 
     @contextmanager
     def raise_together(self) -> Iterator[None]:

@@ -64,6 +64,12 @@ class Model(Protocol):
         """J z over all ranks for vectors z of which every rank holds its blocks, (n, S, K). Collective."""
         ...
 
+    def images_with(
+        self, columns: Sequence[Array], unit: LocalSystem, comm: Comm, values: Sequence[float]
+    ) -> tuple[Array, list[float]]:
+        """The same, and sums of scalars over the ranks; right on rank 0 only. Collective."""
+        ...
+
     def full_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v. Collective."""
         ...
@@ -90,7 +96,16 @@ class GaussNewton(OutputHessian):
 
     def images(self, columns: Sequence[Array], unit: LocalSystem, comm: Comm) -> Array:
         """J z over all ranks. Collective over the world: one sum of K|S| numbers per column."""
-        return comm.allreduce(namespace(columns[0]).stack([self.jacobian.times(z, unit) for z in columns]))
+        return comm.allreduce(self._images(columns, unit))
+
+    def images_with(
+        self, columns: Sequence[Array], unit: LocalSystem, comm: Comm, values: Sequence[float]
+    ) -> tuple[Array, list[float]]:
+        """The same and sums of scalars, on rank 0. Collective over the world: one sum of all of it."""
+        return comm.reduce_with(self._images(columns, unit), values)
+
+    def _images(self, columns: Sequence[Array], unit: LocalSystem) -> Array:
+        return namespace(columns[0]).stack([self.jacobian.times(z, unit) for z in columns])
 
     def full_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v; `unit` holds all its blocks.

@@ -63,6 +63,12 @@ class MatrixFreeModel(OutputHessian):
         """J z over all ranks. Collective: a tangent sweep per column."""
         return namespace(columns[0]).stack([self.passes.image(z) for z in columns])
 
+    def images_with(
+        self, columns: Sequence[Array], unit: LocalSystem, comm: Comm, values: Sequence[float]
+    ) -> tuple[Array, list[float]]:
+        """The same, and sums of scalars. Collective: a tangent sweep per column, and the scalars."""
+        return self.images(columns, unit, comm), comm.sum_scalars(values)
+
     def full_product(self, v: Array, unit: LocalSystem, damping: float, comm: Comm) -> Array:
         """This rank's part of (G + λI) v. Collective: a tangent and a cotangent sweep."""
         out = namespace(v).zeros_like(v)

@@ -163,7 +163,7 @@ def decide(
     `process` are the bytes that the process holds already; passes are kept up to `soft` bytes in all. Raises UserError
     when nothing fits, or not what the options ask for.
     """
-    options = settled(options, [layer.spec for layer in plan.layers], work.itemsize)
+    options = settled(options, [layer.spec for layer in plan.layers], work.itemsize, plan.grid.size)
     at = _Setting(plan, work, options, rates or Rates(), tuple(costs.blocks_of(plan)))
     vectors = float(VECTORS * at.numbers * work.itemsize)
     if options.C == "auto":  # beside J and the passes, as vectors are

@@ -67,7 +67,7 @@ class NewtonTimes:
             "gradient": gradient,
             "jacobian": self._jacobian(),
             "cg": self._cg(did),
-            "combine": did.solves * self._combine() + (scalars if self.how.learns else 0.0),
+            "combine": did.solves * self._combine(),
         }
 
     @property
@@ -249,7 +249,9 @@ class NewtonTimes:
             images = columns * sum(self._times(b) for b in self.passes.blocks)
         images += price.allreduce(columns * self._outputs, ranks) + price.touch(columns * self._outputs, 8)
         everybody = ranks * self.replicas
-        told = 2 * price.scalars(everybody) + price.scalars(ranks)
+        told = price.scalars(everybody)
+        if self.how.how == "implicit" or self.replicas > 1:  # else scalars ride in the sum of the images
+            told += price.scalars(everybody)
         seconds = images + told + self.passes.vectors(COMBINE_VECTORS) + 2 * SCALAR_CALLS * price.call
         if self.replicas > 1:
             seconds += 3 * price.scalars(self.replicas)

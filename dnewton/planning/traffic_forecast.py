@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dnewton.comm.riders import numbers
 from dnewton.grid import Group, Move, SplitAxis
 from dnewton.planning.net_plan import NetPlan, spatial
 
@@ -52,10 +53,16 @@ def iteration_bytes(plan: NetPlan, did: Iteration) -> dict[str, int]:
     forward = forward_numbers(plan)
     backward = backward_numbers(plan, 1, samples=1)
     image = (ranks * outputs * s if held else s * forward) * item  # of a column
-    combine = n * image + ranks * (n + n * (n + 1) // 2) * SCALAR
-    combine += ((n + 1) if did.combined else 1) * SCALAR
-    combine = did.solves * combine + (ranks * 2 * SCALAR if did.learns else 0)
-    combine += image + (2 * ranks + 1) * SCALAR if did.scales else 0
+    counts = 2 if did.learns else 0
+
+    def products(columns: int, more: int) -> int:
+        """J Z and the scalars that are summed with it."""
+        scalars = columns + columns * (columns + 1) // 2 + more
+        carried = numbers(scalars, ranks, item) * item if held else scalars * SCALAR
+        return columns * image + ranks * carried
+
+    combine = did.solves * (products(n, counts) + (2 + (n if did.combined else 0) + counts) * SCALAR)
+    combine += products(1, 0) + 2 * SCALAR if did.scales else 0
     combine += did.accelerated * (image + ranks * 2 * SCALAR)
     product = ranks * outputs * s if did.how != "implicit" else s * (forward + backward)
     cg = did.full_cg * (product * item + ranks * 2 * SCALAR)

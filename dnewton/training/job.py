@@ -93,7 +93,6 @@ def assemble(
     if equations is not None:
         with world.raise_together():
             shapes = equations.layers(alone, config, source)
-    config = with_batch_size(config, shapes)
     asked = f"{source}: parallel.device: {config.parallel.device}"
     divided = layout(config, world.size, source)
     best = config.parallel.replicas == "best" and isinstance(config.solver, NewtonSection)
@@ -113,6 +112,7 @@ def assemble(
         config, note = _with_best_replicas(config, shapes, parts.train.samples, scored, memory, world, source)
         divided = layout(config, world.size, source)
         notes.append(note)
+    config = with_batch_size(config, shapes, divided.model_ranks)
     groups = ProcessGroups.of(divided, world)
     work = workload(config, parts.train.samples, scored, shapes[-1].out_shape[0], groups.layout.replicas, resident)
     grid = None if config.parallel.grid == "auto" else config.parallel.grid

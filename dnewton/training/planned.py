@@ -130,11 +130,13 @@ def plan_run(
 
     Raises UserError where the ranks do not fit, or the memory.
     """
-    config, source = with_batch_size(problem.config, problem.shapes), problem.source
+    config, source = problem.config, problem.source
     parallel, options = config.parallel, config.solver
     if division is None and parallel.replicas == "best" and isinstance(options, NewtonSection):
         return best_replicas(problem, ranks)
     divided = division or layout(config, ranks, source)
+    config = with_batch_size(config, problem.shapes, divided.model_ranks)
+    parallel, options = config.parallel, config.solver
     work = workload(config, problem.samples, problem.tested, problem.shapes[-1].out_shape[0], divided.replicas)
     fixed = grid or (None if parallel.grid == "auto" else parallel.grid)
     limit = problem.memory or (math.inf if parallel.memory == "auto" else float(parallel.memory))

@@ -36,3 +36,10 @@ def test_arrays_from_root_and_together(comm: Comm) -> None:
     with pytest.raises(UserError, match=f"rank {comm.size - 1} is wrong"), comm.raise_together():
         if comm.rank == comm.size - 1:
             raise UserError(f"rank {comm.rank} is wrong")
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("length", [0, 1, 1015, 1016, 1017, 5000])
+def test_a_text_of_rank_0_arrives_whole_whatever_its_length(comm: Comm, length: int) -> None:
+    text = ("für Ω" * 1000).encode()[:length].decode("utf-8", "surrogateescape")  # cut within a letter, too
+    assert comm.text_from_root(text if comm.rank == 0 else "mine") == text

@@ -26,5 +26,7 @@ def test_by_the_size_of_the_layers(shape: list[int], layers: list[Any], itemsize
     net = parse.load(strict_yaml.dump({"net": {"input": shape, "loss": "squared", "layers": layers}}), "net").net
     specs = infer_shapes(net, "net")
     assert batches.samples_at_a_time(specs, itemsize) == wanted
+    shared = batches.samples_at_a_time(specs, itemsize, 2)
+    assert 2 * wanted <= shared <= 4 * wanted or shared in (batches.LEAST, batches.MOST)
     assert batches.settled(NewtonSection(), specs, itemsize).batch_size == wanted
     assert batches.settled(NewtonSection(batch_size=7), specs, itemsize).batch_size == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -244,7 +245,7 @@ class Newton(Solver):
             iterations += solution.iterations
             self._comm.stops.safe_point()
             if solves == 1:
-                self._learn(solution.iterations)
+                self._learn(direction.counts)
             predicted = direction.slope + 0.5 * direction.curvature
             if self._accelerates and isinstance(model, GaussNewton):
                 direction = self._bent(model, direction, state.damping)
@@ -287,14 +288,11 @@ class Newton(Solver):
             self._comm,
         )
 
-    def _learn(self, iterations: int) -> None:
-        """The size of the preconditioner for the next solves, by the CG iterations of this one. Collective."""
-        most = self._strategy.rows
-        if not most:
-            return
-        with self._comm.phase("combine"):
-            total, active = self._comm.sum_scalars([float(iterations), float(iterations > 0)])
-        self._controller.sampled.solved(total / max(1.0, active), self._work, most)
+    def _learn(self, counts: Sequence[float]) -> None:
+        """The size of the preconditioner for the next solves, by the ranks' CG iterations in this one."""
+        if counts:
+            total, active = counts
+            self._controller.sampled.solved(total / max(1.0, active), self._work, self._strategy.rows)
 
     def _spent(self, trials: int, accepted: bool) -> float:
         """Gradient equivalents of an iteration but for its CG: evaluations, a gradient, the K-fold sweep over S."""
@@ -316,18 +314,19 @@ class Newton(Solver):
         self, model: GaussNewton | MatrixFreeModel, lam: float
     ) -> tuple[combine.Direction, cg.Solution, float]:
         """The combined direction for one λ, the local solution, and the seconds this rank waited for others."""
-        comm, previous = self._comm, self.state.previous
-        with comm.phase("cg"):
+        with self._comm.phase("cg"):
             solution = self._solve(model, lam)
-        with comm.phase("combine"):
-            if self._options.combine == "none":
-                direction = self._plain(model, solution.d)
-            else:
-                direction = combine.combine(model, self._rank_unit, self._grad, solution.d, previous, lam, comm)
+        with self._comm.phase("combine"):
+            direction = self._combined(model, solution, lam)
             return direction, solution, self._systems.watch.complete()
 
-    def _plain(self, model: Model, d: Array) -> combine.Direction:
-        return combine.plain(model, self._rank_unit, self._grad, d, self._comm)
+    def _combined(self, model: Model, solution: cg.Solution, lam: float) -> combine.Direction:
+        """The step from the pieces, with the counts of the solves where they are learnt from. Collective."""
+        unit, g, comm, d = self._rank_unit, self._grad, self._comm, solution.d
+        counts = [float(solution.iterations), float(solution.iterations > 0)] if self._strategy.rows else []
+        if self._options.combine == "none":
+            return combine.plain(model, unit, g, d, comm, counts)
+        return combine.combine(model, unit, g, d, self.state.previous, lam, comm, counts)
 
     def _solve(self, model: GaussNewton | MatrixFreeModel, lam: float) -> cg.Solution:
         """The local systems, or the whole one. Collective over the world where J is not held or the system is whole."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dnewton.arrays.namespace import Array
 from dnewton.comm.communicator import Comm
 from dnewton.config.newton import NewtonSection
-from dnewton.curvature.gauss_newton import GaussNewton, Model
+from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.jacobian import LocalSystem
 from dnewton.curvature.matrix_free import MatrixFreeModel
 from dnewton.data.sampling import Indices
@@ -39,6 +39,10 @@ class ReplicaComm(Comm):
     def sum_scalars(self, values: Sequence[float]) -> list[float]:
         """Sums over the ranks of replica 0. Collective over all workers."""
         return self._everybody.sum_scalars(values if self._counts else [0.0] * len(values))
+
+    def reduce_with(self, array: Array, values: Sequence[float]) -> tuple[Array, list[float]]:
+        """The array's sum over the replica, the scalars' as of :meth:`sum_scalars`. Collective over all workers."""
+        return self.reduce(array, 0), self.sum_scalars(values)
 
     def minmax(self, value: float) -> tuple[float, float]:
         """Over the ranks of all replicas. Collective over all workers."""
@@ -92,6 +96,12 @@ class SharedModel:
         """J z on this replica's share. Collective over the replica."""
         return self.own.images(columns, unit, comm)
 
+    def images_with(
+        self, columns: Sequence[Array], unit: LocalSystem, comm: Comm, values: Sequence[float]
+    ) -> tuple[Array, list[float]]:
+        """J z on this replica's share and sums of scalars, on the replica's first rank. Collective over all workers."""
+        return self.own.images_with(columns, unit, comm, values)
+
     def quadratic(self, u: Array, w: Array) -> float:
         """uᵀ B w / |S| over all shares. Collective over the peers of the calling rank."""
         return self._peers.sum_scalars([self._weight * self.own.quadratic(u, w)])[0]
@@ -142,17 +152,12 @@ class ReplicatedNewton(Newton):
         self, model: GaussNewton | MatrixFreeModel, lam: float
     ) -> tuple[combine.Direction, cg.Solution, float]:
         comm = self._comm
-        unit = self._rank_unit
         shared = SharedModel(model, self._peers, self._size)
         comm.stops.sync_point()
         with comm.phase("cg"):
             solution = self._solve_shared(shared, lam)
         with comm.phase("combine"):
-            whole: Model = shared
-            if self._options.combine == "none":
-                direction = self._plain(whole, solution.d)
-            else:
-                direction = combine.combine(whole, unit, self._grad, solution.d, self.state.previous, lam, comm)
+            direction = self._combined(shared, solution, lam)
             return direction, solution, self._systems.watch.complete()
 
     def _solve_shared(self, model: SharedModel, lam: float) -> cg.Solution:
