@@ -31,6 +31,13 @@ def even_slices(n: int, parts: int) -> list[slice]:
     return [slice(*cut(n, max(1, parts), j)) for j in range(max(1, parts))]
 
 
+def even_sizes(n: int, parts: int) -> dict[int, int]:
+    """How many of :func:`even_slices` have which length, without a list of them."""
+    parts = max(1, parts)
+    length, longer = divmod(n, parts)
+    return {size: count for size, count in ((length, parts - longer), (length + 1, longer)) if count}
+
+
 def ceil_div(n: int, d: int) -> int:
     """⌈n / d⌉."""
     return -(-n // d)
