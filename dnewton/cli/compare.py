@@ -132,10 +132,9 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
             tensors.read_metadata(args.init)
         if comm.rank == 0 and os.path.isfile(os.path.join(where, "config.yaml")):
             raise UserError(f"--out {where}: is the directory of a run; give a folder for the comparison's runs")
-    live = args.progress == "on" or (args.progress == "auto" and comm.rank == 0 and progress.to_terminal())
-    live = live and not args.quiet
-    far = CompareProgress(len(todo), args.budget, live)
-    display = progress.Display(comm, live=live, quiet=args.quiet, bottom=far.now)
+    far = CompareProgress(len(todo), args.budget)
+    display = progress.Display(comm, progress=args.progress, quiet=args.quiet, fold=False, bottom=far.now)
+    far.live = display.live
     try:
         title = _title(args, base, comm.size)
         display(f"{title}: {len(todo)} run(s)")

@@ -45,7 +45,7 @@ def record(iteration: int, seconds: float, **more: Any) -> dict[str, Any]:
 
 def test_how_far_it_is() -> None:
     now = [0.0]
-    far = CompareProgress(4, 60.0, False, lambda: now[0])
+    far = CompareProgress(4, 60.0, lambda: now[0])
     assert far.now() == "reading"
     assert far.begin("newton", compare_plans.FOREVER) == "1 of 4, newton"
     now[0] = 2.0
@@ -65,7 +65,8 @@ def test_how_far_it_is() -> None:
     far.passed(record(40, 1e5, validation_accuracy=0.123456, test_accuracy=0.98765))
     assert "iteration 40 of 50" in far.now() and len(far.now()) <= 80
     assert len(far.ended(record(50, 1e5), before="finished before")) <= 80
-    live = CompareProgress(1, None, True, lambda: now[0])
+    live = CompareProgress(1, None, lambda: now[0])
+    live.live = True
     assert live.begin("sgd", 50) == "" and live.passed(record(0, 0.0)) == ""
     now[0] += 20
     assert live.passed(record(1, 20.0)) == "" and live.now().startswith("1 of 1, sgd, 20 s, iteration 1 of 50, f ")
