@@ -67,8 +67,8 @@ def target(text: str) -> Target:
 
 
 def figures(config: Config, metric: str = "") -> list[str]:
-    """What a target can be of: the figures of a run's lines of metrics. Where the loss does not tell whether targets are
-    real, which the data do, `metric` is accuracy or rmse, or either counts."""
+    """What a target can be of: the figures of a run's lines of metrics. Where the data, not the loss, tell whether
+    targets are real, `metric` is accuracy or rmse, or either counts."""
     data, kind = config.data, config.net.loss.targets
     split = data.split is not None
     there = {"train": True, "test": data.test is not None or split}

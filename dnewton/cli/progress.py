@@ -18,7 +18,7 @@ from dnewton.solvers.conjugate_gradients import ConjugateGradients
 RECENT = 8  # iterations whose mean is "s/it"
 ENDLESS = 1_000_000  # so many iterations are no plan
 WORDS = {  # phases as a user reads them
-    "setup": "beginning",
+    "setup": "other work",
     "function": "f at a trial step",
     "gradient": "gradient",
     "jacobian": "Jacobian",

@@ -11,6 +11,7 @@ _RANKS = re.compile(r"ranks: (\d+) replica\(s\) of (\d+) model rank\(s\)(?:, (\d
 _GRID = re.compile(r"grid: (\d+) x (\d+) ranks")
 _LAYER = re.compile(r"(\S+)\s+(\w+)\s+(\[[\d, ]*\] -> \[[\d, ]*\])\s+([^,\s]+)")
 _MEMORY = re.compile(r"planned memory of the largest rank: ([\d.]+) MiB(?: \(MiB: (.*)\))?")
+_VERSIONS = "versions: "
 _PART = re.compile(r"(.+) ([\d.]+)")
 _CURVATURE = re.compile(r"\w+: curvature of (\d+) of (\d+) samples")
 _ABOUT = ("BLAS threads", "jacobian:", "rates:", "newton:", "data:", "device", "gpu")
@@ -24,6 +25,7 @@ class Facts:
 
     version: str = ""
     source: str = ""  # the configuration's name
+    versions: dict[str, str] = field(default_factory=dict)  # of Python, NumPy, the MPI library
     ranks: int = 0
     replicas: int = 1
     model_ranks: int = 0
@@ -61,6 +63,9 @@ def _take(facts: Facts, line: str) -> None:
         facts.planned = float(found[1]) * MIB
         parts = (_PART.fullmatch(part) for part in (found[2] or "").split(", "))
         facts.plan_parts = {part[1]: float(part[2]) * MIB for part in parts if part}
+    elif line.startswith(_VERSIONS):
+        named = (part.partition(" ") for part in line.removeprefix(_VERSIONS).split(", "))
+        facts.versions = {name: version for name, _, version in named if version}
     elif line.startswith("warning:"):
         facts.warnings.append(line.removeprefix("warning:").strip())
     elif line.startswith("stopped by "):
