@@ -25,7 +25,6 @@ class Facts:
 
     version: str = ""
     source: str = ""  # the configuration's name
-    versions: dict[str, str] = field(default_factory=dict)  # of Python, NumPy, the MPI library
     ranks: int = 0
     replicas: int = 1
     model_ranks: int = 0
@@ -40,6 +39,7 @@ class Facts:
     warnings: list[str] = field(default_factory=list)
     scores: list[str] = field(default_factory=list)  # of the model, beside no model at all
     stopped: str = ""  # the line of a run that a signal or a limit of time stopped
+    versions: dict[str, str] = field(default_factory=dict)  # of Python, NumPy, the MPI library
 
 
 def facts_of(lines: Sequence[str]) -> Facts:
