@@ -51,10 +51,10 @@ def summary(
     together = [sum(column) for column in zip(*figures.values(), strict=True)] or [0.0] * 4
     rows = [
         "by phase: seconds of rank 0 and in MPI (a rank's mean), calls and bytes of all",
-        f"{'phase':<17} {'seconds':>9} {'in MPI':>10} {'calls':>11} {'bytes':>16}",
+        f"{'phase':<17} {'seconds':>9} {'in MPI':>9} {'calls':>8} {'bytes':>12}",
     ]
     rows += [
-        f"{name:<17} {seconds:>9.3f} {mpi:>10.3f} {calls:>11.0f} {sent:>16.0f}"
+        f"{name:<17} {seconds:>9.3f} {mpi:>9.3f} {calls:>8.0f} {sent:>12.0f}"
         for name, (seconds, mpi, calls, sent) in (*figures.items(), ("together", together))
     ]
     if not records:
