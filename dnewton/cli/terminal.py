@@ -65,7 +65,7 @@ def folded(text: str, width: int = COLUMNS) -> list[str]:
     if len(text) <= width:
         return [text]
     first, *rest = _broken(text, width - len(INDENT), BREAKS)
-    return [first.rstrip(";"), *(INDENT + line.rstrip(";") for line in rest)]
+    return [first, *(INDENT + line for line in rest)]
 
 
 def _broken(text: str, width: int, breaks: tuple[str, ...]) -> list[str]:

@@ -224,7 +224,8 @@ def _train(
             show(text, always=True)
     display.close()
     if trainer.ended is not None and not args.init_only:
-        show(f"the model is in {out.model}; new samples: dnewton predict --model {out.path} --data FILE")
+        show(f"the model is in {out.model}")
+        show(f"new samples: dnewton predict --model {out.path} --data FILE")
         show(trainer.ended.text, always=True)
         if trainer.records and trainer.iteration and (text := _doubts(trainer, job)):
             show(text)

@@ -248,6 +248,17 @@ def test_seeds_and_a_target_and_what_is_kept(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("no_plot")
+@pytest.mark.jobs(2)
+def test_a_limit_of_time_is_the_whole_jobs(tmp_path: Path) -> None:
+    """It is over before the first step; the same command without it goes on."""
+    stopped = small(tmp_path, "--solvers", "newton,sgd", "--max-seconds", "0.1")
+    assert stopped.returncode == 85 and "stopped by the limit of time; the same command" in stopped.stdout
+    assert "2 of 2" not in stopped.stdout
+    assert small(tmp_path, "--solvers", "newton,sgd").returncode == 0
+    assert [len(metrics(tmp_path / "all", name)) for name in ("newton", "sgd")] == [3, 3]
+
+
 def _without(curves: dict[str, Any]) -> dict[str, Any]:
     return {name: {k: v for k, v in c.items() if k != "reached"} for name, c in curves.items()}
 
