@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from dnewton.config.newton import NewtonSection
 from dnewton.errors import UserError
-from dnewton.grid import ceil_div, even_sizes
+from dnewton.grid import ceil_div, piece_sizes
 from dnewton.hardware.rates import Rates
 from dnewton.planning import costs
 from dnewton.planning.batches import settled
@@ -69,13 +69,7 @@ class CurvaturePlan:
 
     def chunks(self, samples: int, subsample: int) -> dict[int, int]:
         """The pieces that S is worked through in: how many there are of which size."""
-        tape = subsample if samples <= self.batch else min(self.batch, subsample)  # samples of a kept pass
-        rest = subsample % tape
-        found: dict[int, int] = {}
-        for size, tapes in ((tape, subsample // tape), *([(rest, 1)] if rest else [])):
-            for part, count in even_sizes(size, ceil_div(size, self.chunk)).items():
-                found[part] = found.get(part, 0) + tapes * count
-        return found
+        return piece_sizes(subsample, subsample if samples <= self.batch else self.batch, self.chunk)
 
     def describe(self) -> list[str]:
         """Lines for the log."""
