@@ -31,6 +31,25 @@ def even_slices(n: int, parts: int) -> list[slice]:
     return [slice(*cut(n, max(1, parts), j)) for j in range(max(1, parts))]
 
 
+def even_sizes(n: int, parts: int) -> dict[int, int]:
+    """How many of :func:`even_slices` have which length, without a list of them."""
+    parts = max(1, parts)
+    length, longer = divmod(n, parts)
+    return {size: count for size, count in ((length, parts - longer), (length + 1, longer)) if count}
+
+
+def piece_sizes(n: int, step: int, most: int) -> dict[int, int]:
+    """How many pieces there are of which length where every one of ``runs(n, step)`` is cut evenly into the fewest of
+    at most `most`."""
+    step = min(step, n)
+    rest = n % step
+    found: dict[int, int] = {}
+    for size, times in ((step, n // step), *([(rest, 1)] if rest else [])):
+        for length, count in even_sizes(size, ceil_div(size, most)).items():
+            found[length] = found.get(length, 0) + times * count
+    return found
+
+
 def ceil_div(n: int, d: int) -> int:
     """⌈n / d⌉."""
     return -(-n // d)

@@ -18,7 +18,7 @@ from dnewton.cli import compare_plans, compare_report, compare_state, console, p
 from dnewton.cli.compare_plans import Plan
 from dnewton.cli.compare_progress import CompareProgress, shown
 from dnewton.cli.compare_state import DONE, RESUME, State
-from dnewton.cli.launch import REQUEUE, catch_signals, ignore_signals, run
+from dnewton.cli.launch import REQUEUE, catch_signals, ignore_signals, limit_time, run
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
 from dnewton.comm.stop import StopAgreement, Stopped
@@ -57,6 +57,12 @@ def make_parser(rank: int = 0) -> Parser:
     parser.add_argument("--net", metavar="FILE", required=True, help="YAML file, or the name of a shipped net")
     parser.add_argument("--solvers", metavar="A,B,...", required=True, help=f"of {', '.join(SOLVERS.names())}")
     parser.add_argument("--budget", metavar="TIME", help="training time of each run, such as 60s, without evaluations")
+    parser.add_argument(
+        "--max-seconds",
+        metavar="S",
+        type=float,
+        help=f"before S seconds of all runs are over write a checkpoint and exit with {REQUEUE}",
+    )
     parser.add_argument("--seeds", metavar="N|A,B,...", help="run each solver with N seeds (0, 1, ...), or with these")
     parser.add_argument(
         "--target",
@@ -86,6 +92,8 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     args = make_parser(rank).parse_args(argv)
     if args.out == "":
         raise UserError("--out needs the name of a directory, not an empty one")
+    if args.max_seconds is not None and not 0 < args.max_seconds < math.inf:
+        raise UserError(f"--max-seconds {args.max_seconds:g}: a number of seconds above 0 is needed")
     args.budget = None if args.budget is None else compare_plans.seconds(args.budget)
     args.seeds = (None,) if args.seeds is None else compare_plans.seeds(args.seeds)
     args.targets = list(dict.fromkeys(compare_plans.target(text) for text in args.target))
@@ -132,10 +140,9 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
             tensors.read_metadata(args.init)
         if comm.rank == 0 and os.path.isfile(os.path.join(where, "config.yaml")):
             raise UserError(f"--out {where}: is the directory of a run; give a folder for the comparison's runs")
-    live = args.progress == "on" or (args.progress == "auto" and comm.rank == 0 and progress.to_terminal())
-    live = live and not args.quiet
-    far = CompareProgress(len(todo), args.budget, live)
-    display = progress.Display(comm, live=live, quiet=args.quiet, bottom=far.now)
+    far = CompareProgress(len(todo), args.budget)
+    display = progress.Display(comm, progress=args.progress, quiet=args.quiet, fold=False, bottom=far.now)
+    far.live = display.live
     try:
         title = _title(args, base, comm.size)
         display(f"{title}: {len(todo)} run(s)")
@@ -155,16 +162,11 @@ def _title(args: argparse.Namespace, base: Config, ranks: int) -> str:
 
 
 def _check_targets(targets: Sequence[Target], todo: Sequence[Plan]) -> None:
-    """Raise UserError where no run has the part of the data that a target is of."""
+    """Raise UserError where no run has the figure that a target is of, as far as the configuration tells."""
+    names = list(dict.fromkeys(name for plan in todo for name in compare_plans.figures(plan.config)))
     for target in targets:
-        part = target.metric.partition("_")[0]
-        data = [plan.config.data for plan in todo]
-        there = {
-            "test": any(d.test is not None or d.split for d in data),
-            "validation": any(d.validation is not None or (d.split and d.test is not None) for d in data),
-        }
-        if not there.get(part, True):
-            raise UserError(f"--target {target.metric}: there is no {part} part; name it as data.{part}")
+        if problem := compare_plans.target_problem(target, names):
+            raise UserError(problem)
 
 
 def _all(whole: Comparison, todo: Sequence[Plan], base: Config, title: str) -> None:
@@ -180,6 +182,9 @@ def _all(whole: Comparison, todo: Sequence[Plan], base: Config, title: str) -> N
         with owned(comm, out, whole.display), comm.raise_together():
             if whole.state is not None:
                 found.append(whole.state.verdict(plan, out, args.budget))
+                before = whole.state.entry(plan.name).run.records if found[-1] == DONE else ()
+                if before:
+                    _check_metric(args.targets, plan.config, console.metric_name(before[-1]))
     verdicts = json.loads(comm.text_from_root(json.dumps(found)))
     lost = []
     for plan, verdict in zip(todo, verdicts, strict=True):
@@ -230,6 +235,7 @@ def _begun(whole: Comparison, plan: Plan, resume: bool) -> str:
     shown(whole.display, whole.far.begin(plan.name, plan.config.solver.max_iterations))
     stops = comm.stops = StopAgreement(comm, plan.config.parallel.timeout)  # replicas count the points of a run alike
     catch_signals(comm, stops)
+    limit_time(stops, args.max_seconds)
     records: list[Record] = []
     whole.together(lambda state: state.begin(plan, args.budget))
     try:
@@ -263,6 +269,14 @@ class TargetMistake(UserError):
     """A target that no run of this net can have."""
 
 
+def _check_metric(targets: Sequence[Target], config: Config, metric: str) -> None:
+    """Raise TargetMistake where the data turn out to give another metric than a target is of."""
+    names = compare_plans.figures(config, metric)
+    for target in targets:
+        if target.metric in compare_plans.figures(config) and (problem := compare_plans.target_problem(target, names)):
+            raise TargetMistake(problem)
+
+
 def one(plan: Plan, whole: Comparison, records: list[Record], resume: bool) -> str:
     """One run into its directory, which belongs to this job; its lines of metrics are added to `records` on rank 0.
 
@@ -294,10 +308,7 @@ def _trained(
     resume: bool,
 ) -> Stopped | None:
     args = whole.args
-    for target in args.targets:
-        if target.metric.endswith(("accuracy", "rmse")) and not target.metric.endswith(job.targets.metric_name):
-            metric = target.metric.partition("_")[0]
-            raise TargetMistake(f"--target {target.metric}: this net has {metric}_{job.targets.metric_name}")
+    _check_metric(args.targets, plan.config, job.targets.metric_name)
     title = f"dnewton {__version__}: {args.net} on {job.groups.world.size} rank(s), run directory {out.path}"
     beginning = begin(job, out, [title], args.init, "auto" if resume else "no")
 

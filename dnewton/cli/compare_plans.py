@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from dnewton.config.schema import Config
@@ -64,6 +64,32 @@ def target(text: str) -> Target:
     if not math.isfinite(number):
         raise UserError(f"--target {text}: a number is needed, for example {metric.strip()}=0.1")
     return Target(metric.strip(), number)
+
+
+def figures(config: Config, metric: str = "") -> list[str]:
+    """What a target can be of: the figures of a run's lines of metrics. Where the data, not the loss, tell whether
+    targets are real, `metric` is accuracy or rmse, or either counts."""
+    data, kind = config.data, config.net.loss.targets
+    split = data.split is not None
+    there = {"train": True, "test": data.test is not None or split}
+    there["validation"] = data.validation is not None or (split and data.test is not None)
+    known = [metric] if metric else {"classes": ["accuracy"], "counts": ["rmse"]}.get(kind, ["accuracy", "rmse"])
+    return [name for name in METRICS if "_" not in name or _is_there(name, there, known)]
+
+
+def _is_there(name: str, there: Mapping[str, bool], known: Sequence[str]) -> bool:
+    part, _, metric = name.partition("_")
+    return name == "grad_norm" or (there[part] and metric in known)
+
+
+def target_problem(target: Target, names: Collection[str]) -> str:
+    """Why runs with these figures cannot have a target; empty where they can."""
+    if target.metric in names:
+        return ""
+    part = target.metric.partition("_")[0]
+    missing = part in PARTS and not any(name.startswith(part) for name in names)
+    cure = f"; name a {part} part as data.{part} for others" if missing else ""
+    return f"--target {target.metric}: these runs have {', '.join(names)}{cure}"
 
 
 def swept(items: Sequence[str]) -> dict[str, list[str]]:

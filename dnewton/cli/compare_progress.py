@@ -8,7 +8,8 @@ from typing import Any
 
 from dnewton.cli.compare_plans import FOREVER
 from dnewton.cli.console import metric_name
-from dnewton.cli.progress import COLUMNS, Display, duration
+from dnewton.cli.progress import Display, duration
+from dnewton.cli.terminal import COLUMNS
 from dnewton.reporting.marks import shortened
 
 EVERY = 10.0  # seconds between two lines of a run where there is no live one
@@ -18,13 +19,11 @@ NAME = 30  # characters of a run's name
 class CompareProgress:
     """Lines about the runs through a display, on rank 0; and the words of its live line."""
 
-    def __init__(
-        self, total: int, budget: float | None, live: bool, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """`total`: runs, finished ones included; `live`: there is a live line, which makes others superfluous."""
+    def __init__(self, total: int, budget: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        """`total`: runs, finished ones included."""
+        self.live = False  # whether there is a live line, which makes others superfluous
         self._total = total
         self._budget = budget
-        self._live = live
         self._clock = clock
         self._number = 0
         self._name = ""
@@ -37,12 +36,12 @@ class CompareProgress:
         self._number += 1
         self._name, self._iterations, self._record = shortened(name, NAME), iterations, None
         self._since = self._said = self._clock()
-        return "" if self._live else self._where()
+        return "" if self.live else self._where()
 
     def passed(self, record: Mapping[str, Any]) -> str:
         """An iteration has ended; a line now and then."""
         self._record, self._since = record, self._clock()
-        if self._live or self._since - self._said < EVERY:
+        if self.live or self._since - self._said < EVERY:
             return ""
         self._said = self._since
         return self.now()

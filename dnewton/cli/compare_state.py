@@ -45,7 +45,7 @@ class State:
             before, runs = content["common"], dict(content["runs"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{self._path}: cannot be read ({one_line(error)}); give another --out") from None
-        if different := first_difference(before, self._common):
+        if runs and (different := first_difference(before, self._common)):
             if not overwrite:
                 raise UserError(f"{folder}: holds runs whose {different}; {CURE}")
             return  # none of them belongs to this comparison

@@ -44,14 +44,19 @@ def summary(
     records: Sequence[Mapping[str, Any]], totals: Mapping[str, Mapping[str, float]], ranks: int = 1
 ) -> list[str]:
     """Time and bytes per phase, and the best and final scores. Traffic in `totals` is of all ranks."""
-    heading = f"{'phase':<17} {'seconds':>9} {'in MPI':>10} {'calls':>9} {'bytes':>14}"
-    rows = [f"{heading}   (seconds of rank 0; in MPI: a rank's mean)"]
-    rows += [
-        f"{name:<17} {t['elapsed']:>9.3f} {t['seconds'] / ranks:>10.3f} {t['calls']:>9.0f} {t['bytes']:>14.0f}"
-        for name, t in totals.items()
-        if t and (t["elapsed"] > 0 or t["calls"])
+    known = {name: t for name, t in totals.items() if t and (t["elapsed"] > 0 or t["calls"])}
+    figures = {
+        name: (t["elapsed"], t["seconds"] / ranks, float(t["calls"]), float(t["bytes"])) for name, t in known.items()
+    }
+    together = [sum(column) for column in zip(*figures.values(), strict=True)] or [0.0] * 4
+    rows = [
+        "by phase: seconds of rank 0 and in MPI (a rank's mean), calls and bytes of all",
+        f"{'phase':<17} {'seconds':>9} {'in MPI':>9} {'calls':>8} {'bytes':>12}",
     ]
-    rows.append(f"{'together':<17} {sum(t['elapsed'] for t in totals.values() if t):>9.3f}")
+    rows += [
+        f"{name:<17} {seconds:>9.3f} {mpi:>9.3f} {calls:>8.0f} {sent:>12.0f}"
+        for name, (seconds, mpi, calls, sent) in (*figures.items(), ("together", together))
+    ]
     if not records:
         return rows
     name = metric_name(records[-1])

@@ -7,11 +7,11 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from dnewton.cli import plan_table
-from dnewton.cli.launch import run
+from dnewton.cli import output_file, plan_table
+from dnewton.cli.launch import run, say
 from dnewton.cli.parser import Parser
 from dnewton.comm.communicator import Comm
 from dnewton.config import parse, schema
@@ -31,6 +31,7 @@ from dnewton.training import machine_constants
 from dnewton.training.planned import Planned, Problem, alternatives, iteration_of, plan_run
 
 ASSUMED = 10_000  # training samples, where the data are not here
+OUTPUT = "-"  # the name of standard output
 
 
 EXAMPLES = (
@@ -47,7 +48,9 @@ def make_parser(rank: int = 0) -> Parser:
     parser = Parser("dnewton plan", text, rank, EXAMPLES)
     parser.add_argument("--net", metavar="FILE", help="YAML file, or the name of a shipped net")
     parser.add_argument("--ranks", metavar="P[,P...]", help="number of MPI ranks, or several: 1,2,4 or 1,2,4,...,1024")
-    parser.add_argument("--samples", metavar="N", type=int, help="plan for so many training samples, without the data")
+    parser.add_argument(
+        "--samples", metavar="N", type=_whole, help="plan for so many training samples, such as 1e9, without the data"
+    )
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override a YAML entry")
     parser.add_argument("--machine", metavar="FILE", help="constants of the machine, as --calibrate -o FILE wrote them")
     parser.add_argument("--flops", metavar="F", type=float, help="operations per second of a rank's large products")
@@ -56,11 +59,23 @@ def make_parser(rank: int = 0) -> Parser:
     parser.add_argument("--bandwidth", metavar="B", type=float, help="bytes per second between ranks, per rank")
     parser.add_argument("--cores-per-node", metavar="N", type=int, help="cores that the ranks of a node share")
     parser.add_argument("--nodes", metavar="N", type=int, help="nodes that there are (default: a core for every rank)")
-    parser.add_argument("--json", metavar="FILE", help="write the forecast for programs")
+    parser.add_argument("--json", metavar="FILE", help="write the forecast for programs; -: nothing else, as output")
     parser.add_argument("--svg", metavar="FILE", help="draw layout and scaling")
     parser.add_argument("--calibrate", action="store_true", help="measure the constants with the ranks of this job")
     parser.add_argument("-o", "--out", metavar="FILE", help="with --calibrate: where to keep them")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     return parser
+
+
+def _whole(text: str) -> int:
+    """A whole number, also as 1e9."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value.is_integer():
+        raise argparse.ArgumentTypeError(f"{text}: a whole number is needed, such as 60000 or 1e6")
+    return int(text) if text.isdecimal() else int(value)
 
 
 def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
@@ -89,8 +104,25 @@ RATES = {"flops": "flops", "memory_bandwidth": "memory", "latency": "latency", "
 COUNTS = {"cores_per_node": "cores", "nodes": "nodes"}
 
 
+def _check_files(args: argparse.Namespace) -> None:
+    """Raise UserError, before anything is computed, where what is asked for cannot be written."""
+    if args.svg == OUTPUT:
+        raise UserError("--svg -: name a file; only --json can be the output")
+    named = {"--json": args.json, "--svg": args.svg, "-o": args.out}
+    files = {
+        option: path for option, path in named.items() if path is not None and (option, path) != ("--json", OUTPUT)
+    }
+    for option, path in files.items():
+        output_file.check(option, path, args.overwrite)
+    if len({os.path.realpath(path) for path in files.values()}) < len(files):
+        raise UserError(f"--json {args.json} and --svg {args.svg} are the same file; name two")
+
+
 def _main(comm: Comm, argv: Sequence[str]) -> None:
     args = arguments(argv, comm.rank)
+    with comm.raise_together():
+        if comm.rank == 0:
+            _check_files(args)
     if args.calibrate:
         _calibrate(comm, args.out)
         return
@@ -107,22 +139,23 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
         tested = sum(part.samples for part in (parts.test, parts.validation) if part is not None)
     with comm.raise_together():
         if comm.rank == 0:
+            tell = say if args.json == OUTPUT else print
             if args.samples is None and missing:
-                print(f"{missing[0]} is not here: planned for {ASSUMED:,} training samples (--samples N)")
+                tell(f"{missing[0]} is not here: planned for {ASSUMED:,} training samples (--samples N)")
             machine, rates, kept, origin = machine_of(args, settings)
             problem = Problem(settings, shapes, samples, tested, machine, rates, args.net, kept=kept)
-            found = _planned(problem, args.numbers)
+            found = _planned(problem, args.numbers, tell)
             _show(problem, found, origin, args)
 
 
-def _planned(problem: Problem, numbers: Sequence[int]) -> list[Planned]:
+def _planned(problem: Problem, numbers: Sequence[int], tell: Callable[[str], None]) -> list[Planned]:
     """The plans for these numbers of ranks; of several, those on which the run is possible. Raises UserError."""
     found, fault = [], None
     for ranks in numbers:
         try:
             found.append(plan_run(problem, ranks))
         except UserError as error:
-            print(f"{ranks} rank(s): not possible: {error}")
+            tell(f"{ranks} rank(s): not possible: {error}")
             fault = error
     if not found and fault is not None:
         raise fault
@@ -202,6 +235,30 @@ def _show(problem: Problem, found: Sequence[Planned], origin: str, args: argpars
     scaling = Scaling.of(found)
     best = paying(scaling).planned
     others = {best.ranks: alternatives(problem, best.ranks)}
+    if args.json != OUTPUT:
+        _print(problem, found, scaling, others[best.ranks], origin)
+    if args.json:
+        about = {"net": problem.source, "solver": problem.config.solver.name, "samples": problem.samples}
+        about |= {"machine": dataclasses.asdict(problem.machine), "origin": origin}
+        text = json.dumps({**about, **plan_table.as_json(scaling, others)}, indent=1)
+        if args.json == OUTPUT:
+            print(text)
+        else:
+            output_file.write(args.json, (text + "\n").encode())
+            print(f"written: {args.json}")
+    if args.svg:
+        from dnewton.cli.plan_picture import svg  # the pictures' modules are not needed else
+
+        output_file.write(args.svg, svg(scaling, problem.source).encode("utf-8", "replace"))
+        if args.json != OUTPUT:
+            print(f"written: {args.svg}")
+
+
+def _print(
+    problem: Problem, found: Sequence[Planned], scaling: Scaling[Planned], others: Sequence[Planned], origin: str
+) -> None:
+    """The plans as tables."""
+    best = paying(scaling).planned
     if len(found) == 1:
         show_one(problem, best)
         for line in plan_table.one(best, _assumed(problem)):
@@ -215,7 +272,7 @@ def _show(problem: Problem, found: Sequence[Planned], origin: str, args: argpars
         for line in plan_table.table(scaling):
             print(line)
         print(verdict(scaling))
-    for line in plan_table.runners_up(others[best.ranks], best):
+    for line in plan_table.runners_up(others, best):
         print(line)
     for planned in found:
         if planned.idle:
@@ -223,23 +280,6 @@ def _show(problem: Problem, found: Sequence[Planned], origin: str, args: argpars
             break
     for line in plan_table.about_machine(problem.machine, origin):
         print(line)
-    if args.json:
-        about = {"net": problem.source, "solver": problem.config.solver.name, "samples": problem.samples}
-        about |= {"machine": dataclasses.asdict(problem.machine), "origin": origin}
-        _write("--json", args.json, json.dumps({**about, **plan_table.as_json(scaling, others)}, indent=1) + "\n")
-    if args.svg:
-        from dnewton.cli.plan_picture import svg  # the pictures' modules are not needed else
-
-        _write("--svg", args.svg, svg(scaling, problem.source))
-
-
-def _write(option: str, path: str, text: str) -> None:
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UserError(f"{option} {path}: cannot be written: {error.strerror}") from None
-    print(f"written: {path}")
 
 
 def _assumed(problem: Problem) -> str:

@@ -42,13 +42,7 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
         args.out = (os.path.basename(os.path.abspath(args.runs[0])) if len(args.runs) == 1 else "report") + ".html"
     if Path(args.out).suffix.lower() not in WRITERS:
         raise UserError(f"-o {args.out}: the suffix says what to write: {', '.join(WRITERS)}")
-    if os.path.isdir(args.out):
-        raise UserError(f"-o {args.out}: is a directory; name a file")
-    folder = os.path.dirname(args.out) or "."
-    if not os.path.isdir(folder):
-        raise UserError(f"-o {args.out}: there is no folder {folder}; make it, or name another file")
-    if os.path.lexists(args.out) and not args.overwrite:
-        raise UserError(f"-o {args.out}: exists; use --overwrite, or name another file")
+    output_file.check("-o", args.out, args.overwrite)
     return args
 
 

@@ -21,6 +21,7 @@ from dnewton.comm.stop import TIME_LIMIT, StopAgreement, Stopped
 from dnewton.config.schema import Config
 from dnewton.errors import UserError
 from dnewton.solvers.interface import STOPPED
+from dnewton.storage.run_directory import STOPPED as ENDED
 from dnewton.storage.run_directory import RunDirectory
 from dnewton.training import load_config
 from dnewton.training.begin import begin
@@ -119,13 +120,15 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
     limit_time(stops, args.max_seconds)
     stamp = f"runs/{Path(source).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     out = RunDirectory(comm.text_from_root(args.resume or args.out or stamp))
-    live = args.progress == "on" or (args.progress == "auto" and comm.rank == 0 and progress.to_terminal())
-    display = progress.Display(comm, live=live, quiet=args.quiet)
+    display = progress.Display(comm, progress=args.progress, quiet=args.quiet, fold=not args.verbose)
     data = config.data.train
     what = data if isinstance(data, str) else data[0] if isinstance(data, list) else data.x
-    display(f"dnewton {__version__}: reading {what}, planning {source} for {comm.size} rank(s)")
-    with owned(comm, out, say):  # before the data are read, so that a directory in use is reported at once
-        stop = _owned(comm, args, config, out, started, source, notes, display)
+    try:
+        display(f"dnewton {__version__}: reading {what}, planning {source} for {comm.size} rank(s)")
+        with owned(comm, out, say):  # before the data are read, so that a directory in use is reported at once
+            stop = _owned(comm, args, config, out, started, source, notes, display)
+    finally:
+        display.close()
     if stop:
         sys.exit(REQUEUE)
 
@@ -181,8 +184,11 @@ def _train(
     def passed(record: Record) -> None:
         pace.passed(record["iteration"])
         out.log(console.line(record))
-        display(console.line(record) if args.verbose else progress.line(record, pace))
-        display.now_in(record["iteration"] + 1)
+        display(console.line(record) if args.verbose else progress.line(record, pace, display.columns))
+        if ENDED in record:
+            display.now_ending()
+        else:
+            display.now_in(record["iteration"] + 1)
 
     for text in notes:
         show(text)
@@ -192,10 +198,7 @@ def _train(
         display(console.HEADER)
     display.now_in(start.iteration)
     trainer = Trainer(job, out, started, passed, resumed, tell=show)
-    try:
-        stop = trainer.run(start)
-    finally:
-        display.close()
+    stop = trainer.run(start)
     if stop is not None:
         few = trainer.iteration == start.iteration if trainer.begun else not start.iteration
         short = "" if stop.reason != TIME_LIMIT or not few else _too_short(args.max_seconds, trainer.begun)
@@ -215,10 +218,14 @@ def _train(
     for text in console.summary(trainer.records, trainer.totals, comm.size):
         show(text)
     if not args.init_only:
-        for text in closing_lines(job, trainer.final_theta):
+        with comm.phase("evaluate"):
+            scores = closing_lines(job, trainer.final_theta)
+        for text in scores:
             show(text, always=True)
+    display.close()
     if trainer.ended is not None and not args.init_only:
-        show(f"the model is in {out.model}; new samples: dnewton predict --model {out.path} --data FILE")
+        show(f"the model is in {out.model}")
+        show(f"new samples: dnewton predict --model {out.path} --data FILE")
         show(trainer.ended.text, always=True)
         if trainer.records and trainer.iteration and (text := _doubts(trainer, job)):
             show(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,6 +73,13 @@ def number(text: str | None) -> int:
 def version() -> str:
     """The library's own text about its name and version, in one line."""
     return one_line(mpi().Get_library_version())
+
+
+def short_version() -> str:
+    """The library's name and version in few words, such as `MPICH 4.3.1`."""
+    first = mpi().Get_library_version().strip("\0 \n").splitlines()[0].split(",")[0]
+    named = re.fullmatch(r"(\S+) Version:\s*(\S+)", first.strip())
+    return one_line(f"{named[1]} {named[2]}" if named else first)[:60]
 
 
 def thread_level() -> str:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from dnewton.config.newton import NewtonSection
 from dnewton.errors import UserError
-from dnewton.grid import ceil_div, even_slices
+from dnewton.grid import ceil_div, piece_sizes
 from dnewton.hardware.rates import Rates
 from dnewton.planning import costs
 from dnewton.planning.batches import settled
@@ -67,11 +67,9 @@ class CurvaturePlan:
         """Whether the size of the preconditioner follows the iterations of CG."""
         return self.rows > 0
 
-    def chunks(self, samples: int, subsample: int) -> tuple[int, ...]:
-        """Sizes of the pieces that S is worked through in."""
-        joined = samples <= self.batch
-        tapes = [subsample] if joined else [min(self.batch, subsample - i) for i in range(0, subsample, self.batch)]
-        return tuple(part.stop - part.start for size in tapes for part in even_slices(size, ceil_div(size, self.chunk)))
+    def chunks(self, samples: int, subsample: int) -> dict[int, int]:
+        """The pieces that S is worked through in: how many there are of which size."""
+        return piece_sizes(subsample, subsample if samples <= self.batch else self.batch, self.chunk)
 
     def describe(self) -> list[str]:
         """Lines for the log."""

@@ -7,6 +7,7 @@ operations that a layer's pass consists of.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -82,23 +83,26 @@ class Passes:
             seconds += self._moved(at, n, back=True)
         return count * seconds
 
-    def sweep(self, chunks: tuple[int, ...]) -> float:
-        """The K-fold sweep of the Jacobian over chunks of S, without what is kept of it."""
+    def sweep(self, chunks: Mapping[int, int]) -> float:
+        """The K-fold sweep of the Jacobian over S, without what is kept of it: so many chunks of each size."""
+        return sum(count * self._swept(size) for size, count in chunks.items())
+
+    def _swept(self, n: int) -> float:
+        """A K-fold sweep over n samples."""
         k = self.plan.outputs
         seconds = 0.0
-        for n in chunks:
-            blocks = iter(self.blocks)
-            for at, layer in enumerate(self.plan.layers):
-                if layer.split_kind:
-                    block = next(blocks)
-                    by_sample = block.sharing != "shared" or block.slope
-                    rows = float(n * k if by_sample else k)
-                    seconds += self._affine_back(layer, block, rows, 0.0)
-                elif any(self.plan.needs_cotangent(p) for p in self.plan.producers(at)):
-                    by_sample = layer.spec.depends_on_sample or self.plan.above_depends_on_sample[at]
-                    kept = any(self.plan.pooled_by(p) == at for p in self.plan.producers(at) if p >= 0)
-                    seconds += 0.0 if kept else self._without(layer, float(n * k if by_sample else k), 0.7)
-                seconds += self._moved(at, float(n * k), back=True)
+        blocks = iter(self.blocks)
+        for at, layer in enumerate(self.plan.layers):
+            if layer.split_kind:
+                block = next(blocks)
+                by_sample = block.sharing != "shared" or block.slope
+                rows = float(n * k if by_sample else k)
+                seconds += self._affine_back(layer, block, rows, 0.0)
+            elif any(self.plan.needs_cotangent(p) for p in self.plan.producers(at)):
+                by_sample = layer.spec.depends_on_sample or self.plan.above_depends_on_sample[at]
+                kept = any(self.plan.pooled_by(p) == at for p in self.plan.producers(at) if p >= 0)
+                seconds += 0.0 if kept else self._without(layer, float(n * k if by_sample else k), 0.7)
+            seconds += self._moved(at, float(n * k), back=True)
         return seconds
 
     def tangents(self, samples: int, tangents: int, chunk: int) -> float:

@@ -7,6 +7,7 @@ wrapper in comm.py counts the same way, so forecast and measurement are equal, n
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dnewton.comm.riders import numbers
@@ -20,12 +21,12 @@ SCALAR = 8
 class Iteration:
     """What one Newton iteration did: `trials` function evaluations, `cg` iterations of a full solve, columns combined.
 
-    `jacobian_batches` are the sizes of the chunks that S was cut into, `how` is how the curvature was held; `joint_cg`
-    counts the iterations of diagonal solves by passes, in `units` systems per rank.
+    `jacobian_batches` says how many chunks of which size S was cut into, `how` is how the curvature was held;
+    `joint_cg` counts the iterations of diagonal solves by passes, in `units` systems per rank.
     """
 
     samples: int
-    jacobian_batches: tuple[int, ...]
+    jacobian_batches: Mapping[int, int]
     trials: int = 1
     columns: int = 2
     combined: bool = True
@@ -47,7 +48,7 @@ def iteration_bytes(plan: NetPlan, did: Iteration) -> dict[str, int]:
     if ranks == 1:
         return dict.fromkeys(("function", "gradient", "jacobian", "cg", "combine", "evaluate"), 0)
     outputs = plan.outputs
-    s = sum(did.jacobian_batches)
+    s = sum(size * count for size, count in did.jacobian_batches.items())
     n = did.columns
     held = did.how == "explicit"
     forward = forward_numbers(plan)
@@ -68,7 +69,9 @@ def iteration_bytes(plan: NetPlan, did: Iteration) -> dict[str, int]:
     cg = did.full_cg * (product * item + ranks * 2 * SCALAR)
     if did.how == "implicit" and not did.full_cg:
         cg += did.joint_cg * did.units * ranks * s * (forward + backward) * item
-    jacobian = sum(backward_numbers(plan, outputs, b, jacobian=True) for b in did.jacobian_batches)
+    jacobian = sum(
+        count * backward_numbers(plan, outputs, size, jacobian=True) for size, count in did.jacobian_batches.items()
+    )
     return {
         "function": did.trials * (did.samples * forward * item + ranks * 3 * SCALAR)
         + did.accelerated * s * forward * item,

@@ -138,6 +138,8 @@ def about(run: Run) -> list[list[str]]:
     versions = {"log": facts.version, "checkpoint": run.manifest.get("version"), "model": run.header.get("version")}
     said = [f"{where} {version}" for where, version in versions.items() if version]
     pairs.append(("versions", f"dnewton: {', '.join(said)}" if said else "not known"))
+    if facts.versions:
+        pairs.append(("computed with", ", ".join(f"{name} {version}" for name, version in facts.versions.items())))
     pairs += [("note", note) for note in facts.notes]
     if facts.starts > 1:
         pairs.append(("starts", f"{facts.starts}: it was resumed"))

@@ -11,6 +11,7 @@ _RANKS = re.compile(r"ranks: (\d+) replica\(s\) of (\d+) model rank\(s\)(?:, (\d
 _GRID = re.compile(r"grid: (\d+) x (\d+) ranks")
 _LAYER = re.compile(r"(\S+)\s+(\w+)\s+(\[[\d, ]*\] -> \[[\d, ]*\])\s+([^,\s]+)")
 _MEMORY = re.compile(r"planned memory of the largest rank: ([\d.]+) MiB(?: \(MiB: (.*)\))?")
+_VERSIONS = "versions: "
 _PART = re.compile(r"(.+) ([\d.]+)")
 _CURVATURE = re.compile(r"\w+: curvature of (\d+) of (\d+) samples")
 _ABOUT = ("BLAS threads", "jacobian:", "rates:", "newton:", "data:", "device", "gpu")
@@ -38,6 +39,7 @@ class Facts:
     warnings: list[str] = field(default_factory=list)
     scores: list[str] = field(default_factory=list)  # of the model, beside no model at all
     stopped: str = ""  # the line of a run that a signal or a limit of time stopped
+    versions: dict[str, str] = field(default_factory=dict)  # of Python, NumPy, the MPI library
 
 
 def facts_of(lines: Sequence[str]) -> Facts:
@@ -61,6 +63,9 @@ def _take(facts: Facts, line: str) -> None:
         facts.planned = float(found[1]) * MIB
         parts = (_PART.fullmatch(part) for part in (found[2] or "").split(", "))
         facts.plan_parts = {part[1]: float(part[2]) * MIB for part in parts if part}
+    elif line.startswith(_VERSIONS):
+        named = (part.partition(" ") for part in line.removeprefix(_VERSIONS).split(", "))
+        facts.versions = {name: version for name, _, version in named if version}
     elif line.startswith("warning:"):
         facts.warnings.append(line.removeprefix("warning:").strip())
     elif line.startswith("stopped by "):

@@ -60,7 +60,7 @@ def _draw(axes: object, chart: Chart) -> None:
     for point in chart.points:
         colour = LIGHT[point.index % len(LIGHT)]
         axes.plot([point.x], [point.y], "o", color=colour, markersize=11, fillstyle="none")
-    axes.set_title(chart.title, fontsize=10)
+    axes.set_title(chart.title, fontsize=10, y=1.0)  # a place of its own, or all tick labels are measured to find one
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     axes.grid(alpha=0.3)

@@ -51,6 +51,7 @@ def as_json(runs: Sequence[Run]) -> str:
             "run": run.name,
             "path": run.path,
             "version": run.facts.version or None,
+            "versions": run.facts.versions,
             "ranks": run.facts.ranks or None,
             "ended": run.ended or None,
             "config": run.config,

@@ -11,6 +11,7 @@ from dnewton.data.sources import Values
 from dnewton.solvers.interface import StartPoint
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import RunDirectory
+from dnewton.training import versions
 from dnewton.training.checkpoint_reader import initial_state, resumed_state
 from dnewton.training.job import Job
 from dnewton.training.run_identity import changes
@@ -42,7 +43,7 @@ def begin(
     comm = job.comm
     checkpoint = None if resume == "no" else resumed_state(job, out, resume == "auto", changed_data)
     start, resumed = checkpoint or (initial_state(job, init), None)
-    notes, before = [*title, *job.notes], 0.0
+    notes, before = [*title, versions.line(comm), *job.notes], 0.0
     with comm.raise_together():
         if comm.rank == 0 and resumed is not None:
             last = start.iteration - (resumed.unreported is not None)

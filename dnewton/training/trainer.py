@@ -168,8 +168,9 @@ class Trainer:
                 stops.resume()
         if self._job.config.output.checkpoint_every:
             self._save()
-        self._saver.write_final()
-        self._saver.write_best()
+        with self._job.comm.phase("output"):
+            self._saver.write_final()
+            self._saver.write_best()
         return None
 
     def _unless_lost(self, stop: Stopped) -> Stopped:

@@ -86,7 +86,7 @@ def environment() -> dict[str, str]:
 def calibrated(folder: Path, launcher: list[str]) -> MachineConstants:
     """The constants as two ranks measure them."""
     file = str(folder / "machine.json")
-    command = [*launcher, "-np", "2", sys.executable, "-m", "dnewton.plan", "--calibrate", "-o", file]
+    command = [*launcher, "-np", "2", sys.executable, "-m", "dnewton.plan", "--calibrate", "--overwrite", "-o", file]
     subprocess.run(command, check=True, capture_output=True, env=environment())
     return machine_constants.read(file)
 

@@ -248,6 +248,17 @@ def test_seeds_and_a_target_and_what_is_kept(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("no_plot")
+@pytest.mark.jobs(2)
+def test_a_limit_of_time_is_the_whole_jobs(tmp_path: Path) -> None:
+    """It is over before the first step; the same command without it goes on."""
+    stopped = small(tmp_path, "--solvers", "newton,sgd", "--max-seconds", "0.1")
+    assert stopped.returncode == 85 and "stopped by the limit of time; the same command" in stopped.stdout
+    assert "2 of 2" not in stopped.stdout
+    assert small(tmp_path, "--solvers", "newton,sgd").returncode == 0
+    assert [len(metrics(tmp_path / "all", name)) for name in ("newton", "sgd")] == [3, 3]
+
+
 def _without(curves: dict[str, Any]) -> dict[str, Any]:
     return {name: {k: v for k, v in c.items() if k != "reached"} for name, c in curves.items()}
 
@@ -301,7 +312,7 @@ def test_a_larger_budget_goes_on_and_a_smaller_one_is_refused(tmp_path: Path) ->
 def test_a_target_that_no_run_can_have(tmp_path: Path) -> None:
     """It is known on all ranks before any run has trained, also where one of them serves."""
     result = small(tmp_path, "--solvers", "downpour,newton", "--target", "test_rmse=1", ranks=3)
-    fails(result, "--target test_rmse: this net has test_accuracy")
+    fails(result, "--target test_rmse: these runs have loss, grad_norm, train_accuracy, test_accuracy")
     assert "2 of 2" not in result.stdout
 
 
@@ -347,7 +358,9 @@ def test_compare_stops_at_the_budget(tmp_path: Path) -> None:
         (["--solvers", "adam", "--seeds", "two"], ["--seeds two"]),
         (["--solvers", "adam", "--seeds", "2", "--set", "solver.seed=1"], ["solver.seed", "--seeds"]),
         (["--solvers", "adam", "--target", "accuracy=1"], ["--target accuracy=1", "test_accuracy"]),
+        (["--solvers", "adam", "--target", "test_rmse=1"], ["--target test_rmse: these runs have loss,"]),
         (["--solvers", "adam", "--target", "loss=low"], ["--target loss=low"]),
+        (["--solvers", "adam", "--max-seconds", "0"], ["--max-seconds 0"]),
         (["--solvers", "adam", "--target", "validation_accuracy=1"], ["validation", "data.validation"]),
         (["--solvers", "sgd", "--sweep", "momentum=0", "--sweep", "momentum=0.5"], ["swept already"]),
         ([], ["--solvers"]),

@@ -9,6 +9,8 @@ import pytest
 from dnewton.cli import compare_plans
 from dnewton.cli.compare_progress import CompareProgress
 from dnewton.cli.compare_state import first_difference
+from dnewton.config import parse
+from dnewton.config.schema import Config
 from dnewton.errors import UserError
 from dnewton.reporting.comparison import Target
 
@@ -25,6 +27,25 @@ def test_words_of_the_command_line() -> None:
             compare_plans.seeds(mistake)
     assert compare_plans.target("test_accuracy=0.95") == Target("test_accuracy", 0.95)
     assert [Target("loss", 1e-3).words, Target("train_rmse", 2).words] == ["f <= 0.001", "train rmse <= 2"]
+
+
+def test_a_target_is_of_a_figure_that_there_is() -> None:
+    def config(loss: str, data: str) -> Config:
+        return parse.load(
+            f"net: {{input: [2], loss: {loss}, layers: [{{dense: {{units: 1}}}}]}}\ndata: {data}", "net.yaml"
+        )
+
+    counts = compare_plans.figures(config("poisson", "{train: a.npz, split: 0.2}"))
+    assert counts == ["loss", "grad_norm", "train_rmse", "test_rmse"]
+    labels = compare_plans.figures(config("logistic", "{train: a.npz, test: b.npz, split: 0.2}"))
+    assert labels == ["loss", "grad_norm", "train_accuracy", "validation_accuracy", "test_accuracy"]
+    squared = config("squared", "{train: a.npz}")  # takes labels, too
+    assert compare_plans.figures(squared) == ["loss", "grad_norm", "train_accuracy", "train_rmse"]
+    assert compare_plans.figures(squared, "rmse") == ["loss", "grad_norm", "train_rmse"]
+    assert not compare_plans.target_problem(Target("test_rmse", 1), counts)
+    said = compare_plans.target_problem(Target("test_accuracy", 1), counts)
+    assert said == "--target test_accuracy: these runs have loss, grad_norm, train_rmse, test_rmse"
+    assert "data.validation" in compare_plans.target_problem(Target("validation_rmse", 1), counts)
 
 
 def test_plans_go_seed_by_seed() -> None:
@@ -45,7 +66,7 @@ def record(iteration: int, seconds: float, **more: Any) -> dict[str, Any]:
 
 def test_how_far_it_is() -> None:
     now = [0.0]
-    far = CompareProgress(4, 60.0, False, lambda: now[0])
+    far = CompareProgress(4, 60.0, lambda: now[0])
     assert far.now() == "reading"
     assert far.begin("newton", compare_plans.FOREVER) == "1 of 4, newton"
     now[0] = 2.0
@@ -65,7 +86,8 @@ def test_how_far_it_is() -> None:
     far.passed(record(40, 1e5, validation_accuracy=0.123456, test_accuracy=0.98765))
     assert "iteration 40 of 50" in far.now() and len(far.now()) <= 80
     assert len(far.ended(record(50, 1e5), before="finished before")) <= 80
-    live = CompareProgress(1, None, True, lambda: now[0])
+    live = CompareProgress(1, None, lambda: now[0])
+    live.live = True
     assert live.begin("sgd", 50) == "" and live.passed(record(0, 0.0)) == ""
     now[0] += 20
     assert live.passed(record(1, 20.0)) == "" and live.now().startswith("1 of 1, sgd, 20 s, iteration 1 of 50, f ")

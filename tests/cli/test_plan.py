@@ -20,6 +20,9 @@ NET: dict[str, Any] = {
 }
 
 
+PLAN = ["--net", "mlp.yaml", "--ranks", "2,4"]
+
+
 def plan(folder: Path, *args: str, code: int = 0) -> str:
     done = start(1, *args, cwd=folder, module="dnewton.plan")
     assert done.returncode == code, done.stderr
@@ -69,7 +72,7 @@ def test_a_table(tmp_path: Path) -> None:
 @pytest.mark.jobs(1)
 def test_constants_that_are_given(tmp_path: Path) -> None:
     def seconds(*args: str) -> dict[str, float]:
-        plan(tmp_path, "--net", "mlp.yaml", "--ranks", "4", "--json", "plan.json", *args)
+        plan(tmp_path, "--net", "mlp.yaml", "--ranks", "4", "--json", "plan.json", "--overwrite", *args)
         (planned,) = json.loads((tmp_path / "plan.json").read_text())["plans"]
         phases: dict[str, float] = planned["seconds"]
         return phases
@@ -106,13 +109,30 @@ def test_calibration(tmp_path: Path, ranks: int) -> None:
         (["--net", "mlp.yaml", "--ranks", "2", "--machine", "none.json"], "none.json: cannot be read"),
         (["--net", "mlp.yaml", "--ranks", "2", "--machine", "odd.json"], "odd.json: speed"),
         (["--net", "mlp.yaml", "--ranks", "2", "--machine", "zero.json"], "zero.json: flops"),
-        (["--net", "mlp.yaml", "--ranks", "2", "--json", "no/such/folder.json"], "cannot be written"),
+        (["--net", "mlp.yaml", "--ranks", "2", "--samples", "1.5"], "1.5: a whole number is needed"),
+        ([*PLAN, "--json", "no/such/folder.json"], "--json no/such/folder.json: there is no folder"),
+        ([*PLAN, "--svg", "."], "--svg .: is a directory"),
+        ([*PLAN, "--svg", "odd.json"], "--svg odd.json: exists; use --overwrite"),
+        ([*PLAN, "--svg", "x", "--json", "./x"], "--json ./x and --svg x are the same file"),
+        ([*PLAN, "--svg", "-"], "--svg -: name a file"),
+        (["--calibrate", "-o", "odd.json"], "-o odd.json: exists; use --overwrite"),
     ],
 )
 def test_mistakes(tmp_path: Path, args: list[str], said: str) -> None:
+    """Each is one line, before anything is computed or printed."""
     (tmp_path / "odd.json").write_text('{"speed": 1}')
     (tmp_path / "zero.json").write_text('{"flops": 0}')
-    assert said in plan(tmp_path, *args, code=2)
+    done = start(1, *args, cwd=tmp_path, module="dnewton.plan")
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1 and not done.stdout
+
+
+@pytest.mark.jobs(1)
+def test_json_as_the_output(tmp_path: Path) -> None:
+    """It is all of the output, and equal to what a file holds; a billion samples take no longer than few."""
+    for samples in ("300", "1e9"):
+        said = plan(tmp_path, *PLAN, "--samples", samples, "--json", "-", "--svg", "plan.svg", "--overwrite")
+        plan(tmp_path, *PLAN, "--samples", samples, "--json", "plan.json", "--overwrite")
+        assert (tmp_path / "plan.json").read_text() == said and json.loads(said)["samples"] == float(samples)
 
 
 @pytest.mark.jobs(4)

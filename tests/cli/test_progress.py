@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ from hypothesis import strategies as st
 from inside import needs
 from runs import train
 
-from dnewton.cli import progress, starting
+from dnewton.cli import progress, starting, terminal
+from dnewton.comm.traffic import PHASES
 
 NUMBERS = st.floats(1e-300, 1e300) | st.just(0.0)
 
@@ -37,10 +41,40 @@ def test_lines_have_80_columns(
     pace.passed(max(1, iteration))
     for name in ("rmse", "accuracy"):
         scores = {f"train_{name}": score, f"validation_{name}": score}
-        text = progress.line(record(iteration, loss, norm, **scores), pace)
-        assert len(text) <= 80 and text.strip().startswith(str(iteration))
-        assert f"f {loss:.4g}" in text
-    assert len(progress.within("cg", iteration, seconds, "CG 250, |r|/|g| 0.12")) <= 80
+        for columns in (80, 60):
+            text = progress.line(record(iteration, loss, norm, **scores), pace, columns)
+            assert len(text) <= columns and text.strip().startswith(str(iteration))
+            assert f"f {loss:.4g}" in text
+
+
+@given(st.lists(st.text("ab/_-=.", min_size=1, max_size=30), min_size=1, max_size=30), st.data())
+def test_long_lines_are_folded(words: list[str], data: st.DataObject) -> None:
+    """No word is lost or broken, and no line is wider but for a word that is."""
+    ends = [data.draw(st.sampled_from(["", ",", ";", ":"])) for _ in words]
+    text = " ".join(word + end for word, end in zip(words, ends, strict=True))
+    for width in (80, 60):
+        lines = terminal.folded(text, width)
+        assert all(len(line) <= width or " " not in line.strip() for line in lines)
+        assert " ".join(line.removeprefix("  ") if k else line for k, line in enumerate(lines)) == text
+
+
+def test_where_lines_are_broken() -> None:
+    assert terminal.folded("short; as it is") == ["short; as it is"]
+    command = "--resume runs/mlp --set solver.max_iterations=60"
+    assert terminal.folded(f"ended after iteration 30 (iterations): max_iterations is 30; for more: {command}") == [
+        "ended after iteration 30 (iterations): max_iterations is 30;",
+        f"  for more: {command}",
+    ]
+    path = "/a/long/path" * 9
+    assert terminal.folded(f"mlp.yaml on 2 rank(s), run directory {path}")[-1] == "  " + path
+
+
+def test_what_the_live_line_says() -> None:
+    assert progress.within("setup", None, 0.5) == "  setting up, 0.5 s"
+    assert progress.within("cg", 3, 1.25, "CG 7") == "  iteration 3: solving, CG 7, 1.2 s"
+    assert progress.within("output", 30, 0.5, ending=True) == "  at the end: writing the model, 0.5 s"
+    missing = set(PHASES) - set(progress.WORDS)
+    assert not missing
 
 
 def test_pace_and_durations() -> None:
@@ -56,16 +90,21 @@ def test_pace_and_durations() -> None:
     assert endless.left is None and "/" not in progress.line(record(3, train_rmse=1.0), endless)
 
 
-@pytest.mark.parametrize("ranks", [needs(1, 1), needs(3, 3)])
+@pytest.mark.parametrize("ranks", [needs(1, 1), needs(2, 2)])
 def test_lines_in_a_pipe(tmp_path: Path, ranks: int) -> None:
     settings = ["solver.max_iterations=3"]
-    plain = train(ranks, tmp_path, "mlp.yaml", "a", settings=settings).stdout
+    plain = train(ranks, tmp_path, "mlp.yaml", "a", settings=settings).printed
     lines = plain.splitlines()
     assert lines[0].startswith("dnewton ") and "reading digits" in lines[0]
+    assert [line for line in lines if len(line) > 80] == []
+    rows = [line.split() for line in lines if re.match(r"[a-z]+ +[\d.]+ +", line)]
+    *phases, together = [[float(figure) for figure in row[1:]] for row in rows if len(row) == 5]
+    for column, total in zip(zip(*phases, strict=True), together, strict=True):
+        assert sum(column) == pytest.approx(total, abs=0.002 * len(phases))
     assert [line.split()[0] for line in lines if re.match(r"\d+/3 ", line)] == ["0/3", "1/3", "2/3", "3/3"]
     assert "\x1b" not in plain and "\r" not in plain
-    quiet = train(ranks, tmp_path, "mlp.yaml", "b", "--quiet", settings=settings).stdout.splitlines()
-    assert len(quiet) == 3 and quiet[-1].startswith("ended after iteration 3")
+    quiet = train(ranks, tmp_path, "mlp.yaml", "b", "--quiet", settings=settings).printed.splitlines()
+    assert len(quiet) == 4 and quiet[-2].startswith("ended after iteration 3") and "for more:" in quiet[-1]
     wide = train(ranks, tmp_path, "mlp.yaml", "c", "--verbose", settings=settings).stdout
     assert "#CG min/mean/max" in wide
     log = (tmp_path / "b" / "log.txt").read_text()
@@ -73,8 +112,9 @@ def test_lines_in_a_pipe(tmp_path: Path, ranks: int) -> None:
 
 
 @pytest.mark.serial
-def test_the_launchers_terminal_is_seen(tmp_path: Path) -> None:
-    """Under mpirun rank 0 writes into a pipe; where that leads to a terminal there is a live line."""
+@pytest.mark.parametrize("columns", [80, 60])
+def test_the_launchers_terminal_is_seen(tmp_path: Path, columns: int) -> None:
+    """Under mpirun rank 0 writes into a pipe; where that leads to a terminal there is a live line, of its width."""
     words = [
         "--net",
         "mlp.yaml",
@@ -84,6 +124,7 @@ def test_the_launchers_terminal_is_seen(tmp_path: Path) -> None:
         "solver.max_iterations=50",
     ]  # long enough to be drawn, 8 times a second
     main, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     job = subprocess.Popen(
         jobs.command(2, *words), cwd=tmp_path, env=jobs.environment(), stdin=other, stdout=other, stderr=other
     )
@@ -102,6 +143,9 @@ def test_the_launchers_terminal_is_seen(tmp_path: Path) -> None:
     text = seen.decode()
     assert "setting up" in text and re.search(r"  iteration \d+: ", text)
     assert re.search(r"^.*50/50 ", text, re.M) and "ended after iteration 50" in text
+    assert "iteration 51" not in text
+    drawn = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", text))
+    assert max(map(len, drawn)) <= columns
 
 
 def test_the_first_line_needs_nothing_large(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_passes(net: str, ranks: int) -> None:
         for sweep in (passes.forward, passes.backward):
             assert 0 < sweep(50) < sweep(100) < sweep(1000)
             assert sweep(1000, batch=1000) < sweep(1000, batch=10)
-        assert passes.sweep((50, 50)) > passes.sweep((100,)) > 0
+        assert passes.sweep({50: 2}) > passes.sweep({100: 1}) > 0
         assert passes.tangents(100, 4, 100) > passes.tangents(100, 1, 100) > passes.forward(100, loss=False)
         slow = dataclasses.replace(MACHINE, latency=1.0)
         waits = Passes(plan, Price.on(slow, ranks, 4), 100).forward(100) - passes.forward(100)

@@ -31,7 +31,7 @@ def test_forecast_equals_the_counted_bytes(comm: Comm, net: str, curvature: str,
             assert step.alpha, "the forecast is for accepted steps"
             did = traffic_forecast.Iteration(
                 12,
-                (4, 2) if batch == 4 else (6,),
+                {4: 1, 2: 1} if batch == 4 else {6: 1},
                 trials=step.trials,
                 columns=1 + (iteration > 0),
                 itemsize=8,

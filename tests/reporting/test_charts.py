@@ -62,6 +62,7 @@ def test_csv_and_json_have_the_figures(tmp_path: Path) -> None:
     assert "run" not in as_csv(read_runs(folders[:1])).splitlines()[0].split(",")
     (run, _) = json.loads(as_json(read_runs(folders)))["runs"]
     assert run["metrics"]["loss"] == [r["loss"] for r in records] and run["metrics"]["step"][1] is None
+    assert run["versions"] == {"Python": "3.12.3", "NumPy": "2.3.1", "MPI": "Open MPI v5.0.5"}
     assert run["config"]["solver"]["seed"] == 0 and run["ranks"] == 4 and run["ended"].startswith("ended")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 from typing import Any
 
@@ -141,7 +142,7 @@ def traffic(comm: Comm, problem: Problem, on: OnRanks) -> None:
     solver.start(State(on.theta, 1.0))
     size = solver._subsamples.size
     joined = problem.samples <= on.objective._batch_size
-    sizes = (size,) if joined else tuple(min(4, size - i) for i in range(0, size, 4))
+    sizes = Counter([size] if joined else [min(4, size - i) for i in range(0, size, 4)])
     for iteration in range(2):
         before = {n: t.bytes for n, t in on.comm.ledger.phases.items()}
         report = solver.step()

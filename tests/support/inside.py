@@ -14,6 +14,7 @@ import functools
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 import time
@@ -87,8 +88,12 @@ class Done:
     """What subprocess.run would say."""
 
     returncode: int
-    stdout: str
+    stdout: str  # of dnewton.train with long lines whole again
     stderr: str
+    printed: str = ""  # as it was printed
+
+
+FOLDED = re.compile(r"\n  (?! |\d+/\d+ |\d+ +(?:f )?[-\d.])")  # not before the line of an iteration
 
 
 def keep_stderr() -> None:
@@ -127,7 +132,9 @@ def start(ranks: int, *args: str, cwd: Path, module: str = "dnewton.train") -> D
         results.append(_control.recv(source=rank, tag=DONE))
     codes, outs, errors = zip(*results, strict=True)
     code = codes[0] if len(set(codes)) == 1 else next(c for c in codes if c)
-    return Done(code, "".join(outs), "".join(errors))
+    printed = "".join(outs)
+    whole = FOLDED.sub(" ", printed) if module == "dnewton.train" else printed
+    return Done(code, whole, "".join(errors), printed)
 
 
 def serve() -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 LAYERS = """layers.0   dense    [4] -> [6]                  full->all
 layers.1   dense    [6] -> [3]                  row->col, input redistributed all->row"""
 LOG = """dnewton 0.1.0: net.yaml on 4 rank(s), run directory runs/{name}
+versions: Python 3.12.3, NumPy 2.3.1, MPI Open MPI v5.0.5
 BLAS threads: as set by OMP_NUM_THREADS=1
 ranks: 1 replica(s) of 4 model rank(s)
 grid: 2 x 2 ranks; memory per rank: 4.17 GiB

@@ -88,7 +88,7 @@ def test_the_bytes_of_the_forecast(comm: Comm, curvature: str) -> None:
         before = {name: t.bytes for name, t in on.comm.ledger.phases.items()}
         report = solver.step()
         change = {name: t.bytes - before.get(name, 0) for name, t in on.comm.ledger.phases.items()}
-        did = traffic_forecast.Iteration(given.samples, (given.samples,), report.trials, itemsize=8)
+        did = traffic_forecast.Iteration(given.samples, {given.samples: 1}, report.trials, itemsize=8)
         solves = report.extra["solves"]
         expected = traffic_forecast.iteration_bytes(on.plan, replace(did, solves=solves, accelerated=solves))
         for phase in ("function", "gradient", "jacobian", "combine"):
