@@ -107,7 +107,8 @@ def test_f_falls_and_every_rank_decides_alike(comm: Comm, net: str, loss: str, o
     for _ in range(5):
         step = solver.step()
         params = on.whole(solver.theta)  # type: ignore[attr-defined]
-        value = from_first(functools.partial(oracle.objective, params, problem.parsed, problem.x, problem.y, loss, problem.C))
+        known = problem.parsed, problem.x, problem.y, loss, problem.C
+        value = from_first(functools.partial(oracle.objective, params, *known))
         assert step.loss == pytest.approx(value, rel=1e-10)
         assert step.loss <= before
         assert comm.minmax(step.damping or 0.0)[0] == comm.minmax(step.damping or 0.0)[1]
