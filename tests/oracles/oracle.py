@@ -6,6 +6,7 @@ throughout. docs/method.md states the mathematics, the README the layer syntax.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import pickle
@@ -50,13 +51,10 @@ def _remembered(function: _Function) -> _Function:
     @functools.wraps(function)
     def remembered(*args: Any, **options: Any) -> Any:
         key = pickle.dumps((args, options))
-        result = found.pop(key) if key in found else function(*args, **options)
-        for array in result.values() if isinstance(result, dict) else [result]:
-            array.flags.writeable = False  # the next one gets it too
-        found[key] = result
+        found[key] = result = found.pop(key) if key in found else function(*args, **options)
         if len(found) > 32:
             del found[next(iter(found))]
-        return dict(result) if isinstance(result, dict) else result
+        return copy.deepcopy(result)  # for the caller to change
 
     return cast(_Function, remembered)
 
