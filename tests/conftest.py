@@ -31,6 +31,8 @@ LEDGER = os.environ.get("DNEWTON_TEST_LEDGER")  # a file that collects which tes
 
 os.environ["XDG_CACHE_HOME"] = os.devnull  # stated rates: no test writes to the user's cache
 
+# All of its tests are serial, and it imports scikit-learn.
+collect_ignore = ["api/test_estimators.py"] if MPI.COMM_WORLD.Get_size() > 1 else []
 _agreement = MPI.COMM_WORLD.Dup()
 _ran: dict[str, bool] = {}
 _failed: set[str] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -19,9 +20,16 @@ def name(path: Path) -> str:
     return ".".join(p for p in parts if p != "__init__")
 
 
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All of a module's syntax tree, read once for all tests."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@functools.cache
 def imports(path: Path) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found.update(a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -59,7 +67,7 @@ def test_numerical_code_asks_its_arrays(path: Path) -> None:
     if name(path) not in HOSTS:
         assert not {m.split(".")[0] for m in imports(path)} & {"numpy", "scipy", "cupy", "cupyx"}
     strict = pytest.importorskip("array_api_strict")
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Attribute):
             owner = ast.unparse(node.value)
             if owner in ("xp", "xp.linalg") or owner.startswith("namespace("):
@@ -140,7 +148,7 @@ def test_nothing_runs_what_it_reads(path: Path) -> None:
     """No library that unpickles, no evaluation, no other program; NumPy and YAML only in their safe forms, and MPI only
     with buffers: mpi4py's methods in small letters pickle."""
     assert not {m.split(".")[0] for m in imports(path)} & RUN_WHAT_THEY_READ
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if not isinstance(node, ast.Call):
             continue
         whole = ast.unparse(node.func)

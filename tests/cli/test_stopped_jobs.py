@@ -263,7 +263,7 @@ def test_worlds_of_one_are_refused(folder: Path) -> None:
 def test_torture(folder: Path) -> None:
     """A few of the kills of scripts/torture.py."""
     script = str(Path(__file__).parents[2] / "scripts" / "torture.py")
-    words = ["--kills", "5", "--ranks", "3", "--seed", "1", "--net", "mlp.yaml", "--set", "solver.max_iterations=10"]
+    words = ["--kills", "3", "--ranks", "3", "--seed", "1", "--net", "mlp.yaml", "--set", "solver.max_iterations=10"]
     done = subprocess.run(
         [sys.executable, script, *words, "--launcher", " ".join(launcher())],
         cwd=folder,

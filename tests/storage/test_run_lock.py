@@ -49,17 +49,33 @@ def _attempt(folder: Path, gate: Any, results: Any, hold: float) -> None:
     lock.release()
 
 
-def test_fifty_pairs_at_the_same_moment(tmp_path: Path) -> None:
-    for pair in range(50):
-        folder = tmp_path / str(pair)
+def _attempts(folders: list[Path], gate: Any, results: Any) -> None:
+    for folder in folders:
+        gate.wait(60)
+        lock, said = None, ""
+        try:
+            lock = take(folder, Owner.here(), waits=QUICK)
+        except InUse as error:
+            said = str(error)
+        gate.wait(60)  # both have tried
+        if lock is not None:
+            lock.release()
+        results.put((str(folder), said))
+
+
+def test_fifty_times_at_the_same_moment(tmp_path: Path) -> None:
+    folders = [tmp_path / str(i) for i in range(50)]
+    for folder in folders:
         folder.mkdir()
-        gate, results = CONTEXT.Barrier(2), CONTEXT.SimpleQueue()
-        both = [CONTEXT.Process(target=_attempt, args=(folder, gate, results, 0.05)) for _ in range(2)]
-        for process in both:
-            process.start()
-        said = [results.get(), results.get()]
-        for process in both:
-            process.join()
+    gate, results = CONTEXT.Barrier(2), CONTEXT.SimpleQueue()
+    both = [CONTEXT.Process(target=_attempts, args=(folders, gate, results), daemon=True) for _ in range(2)]
+    for process in both:
+        process.start()
+    found = [results.get() for _ in range(2 * len(folders))]
+    for process in both:
+        process.join()
+    for folder in folders:
+        said = [text for name, text in found if name == str(folder)]
         assert sorted(text == "" for text in said) == [False, True], said
         assert "is in use by process" in max(said, key=len) and str(os.uname().nodename) in max(said, key=len)
         assert not list(folder.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from dataclasses import replace
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import host, same
 from problems import CNN, MLP, Problem, lay_out, with_outputs
+from share import from_first
 
 from dnewton.comm.communicator import Comm
 from dnewton.comm.stop import TIME_LIMIT, Stopped
@@ -105,7 +107,8 @@ def test_f_falls_and_every_rank_decides_alike(comm: Comm, net: str, loss: str, o
     for _ in range(5):
         step = solver.step()
         params = on.whole(solver.theta)  # type: ignore[attr-defined]
-        value = oracle.objective(params, problem.parsed, problem.x, problem.y, loss, problem.C)
+        known = problem.parsed, problem.x, problem.y, loss, problem.C
+        value = from_first(functools.partial(oracle.objective, params, *known))
         assert step.loss == pytest.approx(value, rel=1e-10)
         assert step.loss <= before
         assert comm.minmax(step.damping or 0.0)[0] == comm.minmax(step.damping or 0.0)[1]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from places import host, put, same
+from places import ARRAYS, host, put, same
 from problems import CNN, MLP, Problem, flat, lay_out, local_cg, own_blocks, relative, with_outputs
 from share import from_first
 from systems import run
@@ -57,9 +57,10 @@ def check_trajectory(
         "logistic",
     ],
 )
+@pytest.mark.mpi(min_size=3 if ARRAYS == "numpy" else 1)  # 3 ranks do what 1 and 2 can
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 def test_full_curvature_trajectory_on_every_number_of_ranks(comm: Comm, net: str, loss: str) -> None:
-    """10 Newton iterations of at most 20 CG iterations on P = 1, 2, 3, 4, 6, 8, 16 ranks and on every grid of each."""
+    """10 Newton iterations of at most 20 CG iterations on P = 1, 2, 3, 4 ranks, 4 on 6, 8, 16: on every grid."""
     layers = with_outputs(MLP if net == "mlp" else CNN, 1 if loss == "logistic" else 3)
     problem = Problem((5,) if net == "mlp" else (2, 7, 6), layers, loss, samples=12, solver=FULL)
     options = problem.config.solver
@@ -78,12 +79,14 @@ def test_full_curvature_trajectory_on_every_number_of_ranks(comm: Comm, net: str
             eta=options.eta,
         )
     )
+    iterations = 10 if comm.size < 6 else 4
+    expected = expected[: iterations + 1]
     numbers = (1, 2, 3) if comm.size < 4 else (4,) if comm.size < 6 else (6, 8, 16)  # what fewer cannot do
     for ranks in [p for p in numbers if p <= comm.size]:
         part = sub(comm, ranks)
         for grid in grids(ranks) if part else []:
             assert part is not None
-            found = run(lay_out(problem, part, grid), 10)
+            found = run(lay_out(problem, part, grid), iterations)
             check_trajectory(found, expected, 1e-6)
             assert [s.cg for s, _ in found[1:]] == [r["cg_iterations"][0] for r in expected[1:]]
             assert relative(found[1][1] - found[0][1], expected[1]["theta"] - expected[0]["theta"]) < 1e-10
