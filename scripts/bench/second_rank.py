@@ -35,13 +35,10 @@ SIDES: dict[str, tuple[int, list[str]]] = {
     "best": (2, ["parallel.replicas=best"]),
     "twice": (1, []),
 }
-LARGE = "{net: {input: [784], loss: cross_entropy, layers: [%s]}, data: {train: x}}" % ", ".join(
-    [
-        "{dense: {units: 1000, activation: relu}}",
-        "{dense: {units: 500, activation: relu}}",
-        "{dense: {units: 10}}",
-    ]
-)
+LARGE = """{
+  net: {input: [784], loss: cross_entropy, layers: [
+    {dense: {units: 1000, activation: relu}}, {dense: {units: 500, activation: relu}}, {dense: {units: 10}}]},
+  data: {train: x}}"""
 NETS: dict[str, tuple[str, int, tuple[int, ...]]] = {  # a shipped net or YAML, samples, their shape
     "mlp": ("mnist_mlp.yaml", 10_000, (1, 28, 28)),
     "large mlp": (LARGE, 4_000, (784,)),
