@@ -298,6 +298,14 @@ def multiply(x: Array, y: Array, out: Array) -> Array:
     return out
 
 
+def maximum(x: Array, y: Array, out: Array) -> Array:
+    """The larger of x and y, element by element, into `out`, which is returned."""
+    if on_host(out) or on_cuda(out):
+        return namespace(out).maximum(x, y, out=out)
+    out[...] = namespace(out).maximum(x, y)
+    return out
+
+
 def erf(x: Array) -> Array:
     """The error function, element by element."""
     if on_cuda(x):

@@ -8,7 +8,6 @@ communicator that needs it: :meth:`Comm.alone` needs none.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dnewton.arrays.namespace import Array, contiguous, empty, itemsize, namespace, nbytes, on_host
-from dnewton.comm import library, place, riders, texts
+from dnewton.comm import library, place, riders, texts, waiting
 from dnewton.comm.alone import Alone, Names
 from dnewton.comm.device_buffers import DeviceBuffers
 from dnewton.comm.stop_hooks import StopHooks
@@ -27,8 +26,6 @@ from dnewton.errors import UserError, one_line
 from dnewton.grid import Grid, Group, runs
 
 MESSAGE_BYTES = 4 << 20  # longer messages are cut: faster (scripts/bench/overlap.py), and counts stay under 2³¹
-IDLE_YIELDS, IDLE_SLEEP = 5, 2e-4  # sched_yield() so often, then sleep so many seconds
-LOOK = 64  # tests of a request between two calls of the stop hooks
 
 
 class Comm:
@@ -133,31 +130,16 @@ class Comm:
 
     def _collective(self, mpi: Any, name: str, *args: Any, **options: Any) -> None:
         """A collective of `mpi` by its blocking name, begun and then waited for: see :meth:`wait`."""
+        size = waiting.size_of(args)
         if self.ledger.trace is None:
-            self.wait(getattr(mpi, "I" + name.lower())(*args, **options))
+            self.wait(getattr(mpi, "I" + name.lower())(*args, **options), size)
             return
         with self.ledger.trace.collective(mpi, name):
-            self.wait(getattr(mpi, "I" + name.lower())(*args, **options))
+            self.wait(getattr(mpi, "I" + name.lower())(*args, **options), size)
 
-    def wait(self, request: Any) -> None:
-        """Complete a request; now and then the stop hooks look for signals and at the clock (:mod:`dnewton.comm.stop`).
-
-        MPI libraries spin while they wait. With more ranks than cores, spinning ranks take the core from those they
-        wait for: one sum of 100 kB on 16 ranks and 2 cores then takes a second, against 9 ms by yielding.
-        """
-        tests, since = 0, 0.0
-        self.stops.poll()  # also where the request is complete already
-        while not request.Test():
-            tests += 1
-            if self.yield_when_idle:
-                if tests <= IDLE_YIELDS:
-                    os.sched_yield()
-                    continue
-                time.sleep(IDLE_SLEEP if tests < 100 else 10 * IDLE_SLEEP)
-            elif tests % LOOK:
-                continue
-            since = since or time.monotonic()
-            self.stops.look(since)
+    def wait(self, request: Any, size: int = 0) -> None:
+        """Complete a request about a message of `size` bytes, see :func:`dnewton.comm.waiting.complete`."""
+        waiting.complete(request, self.stops, self.yield_when_idle, size)
 
     # --- phases and counting ------------------------------------------------------------------------------------
 

@@ -229,7 +229,6 @@ class _BuildingFactored(_Building):
         self._pool = None
         if cot.winners is not None:
             self._pool = cot.winners.pool
-            self._winners = cot.winners  # its masks are made already, if these are all samples
             self._put("code", here, cot.winners.code)
             self._keep(here, cot)
         elif self.plan.above_depends_on_sample[self.block.position]:
@@ -251,8 +250,7 @@ class _BuildingFactored(_Building):
         slope = self._stores["slope"].array if "slope" in self._stores else None
         if self._pool is not None:
             assert d is not None
-            code = self._stores["code"].array
-            return Pooled(PerSample(d), self._winners if self._winners.code is code else MaxIndices(self._pool, code))
+            return Pooled(PerSample(d), MaxIndices(self._pool, self._stores["code"].array, again=True))
         if d is not None:
             return PerSample(d)
         if self.block.position == len(self.plan.layers) - 1:

@@ -107,7 +107,7 @@ class Network:
         if name == "linear":
             return s, None
         activation = ACTIVATIONS[name]
-        out = activation.value(s)
+        out = activation.value(s) if activation.over is None else activation.over(s)
         return out, out if activation.of == "z" else s
 
     # --- backward ---------------------------------------------------------------------------------------------------

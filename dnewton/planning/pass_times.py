@@ -122,8 +122,10 @@ class Passes:
         return seconds + price.allreduce(written, self.plan.grid.ranks_in(layer.split_kind.forward)) + 3 * price.call
 
     def _patches(self, layer: LayerPlan, b: BlockShape, n: float) -> float:
-        """Copies of what a kernel sees, a row of it at a time."""
-        return self.price.blocked(n * b.q * b.i, b.i / math.sqrt(layer.spec.kernel_size))
+        """Copies of what a kernel sees, a row of it at a time, or of the image where there is one channel."""
+        kernel = layer.spec.kernel_size
+        run = layer.spec.in_shape[-1] if b.i == kernel else b.i / math.sqrt(kernel)
+        return self.price.blocked(n * b.q * b.i, run)
 
     def _affine_back(self, layer: LayerPlan, b: BlockShape, n: float, weighted: float) -> float:
         """Cotangents of `n` rows through a layer; the gradient of the weights for `weighted` of them."""
@@ -131,7 +133,7 @@ class Passes:
         positions = n * b.q
         seconds = price.touch(positions * b.o, 2.0 if b.slope else 0.0) + 6 * price.call
         if b.sharing == "pooled":
-            seconds += price.touch(positions * b.o, UNPOOLING)
+            seconds += UNPOOLING * price.blocked(positions * b.o)
         if weighted:
             seconds += price.product(b.o, weighted * b.q, b.i) + price.read(weighted * b.q * b.o)
             seconds += self._patches(layer, b, weighted) if b.conv else 0.0
@@ -148,6 +150,8 @@ class Passes:
         if not layer.spec.options.pooled_window() and math.prod(layer.spec.in_shape) == math.prod(layer.spec.out_shape):
             return 2 * self.price.call
         numbers = self.plan.largest(layer.in_split, layer.in_units) * spatial(layer.spec.in_shape)
+        if layer.spec.options.pooled_window():
+            return POOLING * operations * self.price.blocked(n * numbers) + 6 * self.price.call
         return self.price.touch(n * numbers, POOLING * operations) + 6 * self.price.call
 
     def _moved(self, at: int, n: float, back: bool) -> float:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from dnewton.arrays.namespace import Array, erf, namespace, zeros
+from dnewton.arrays.namespace import Array, erf, maximum, namespace, zeros
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,16 @@ class Activation:
     curve: Callable[[Array], Array]
     of: Literal["z", "s"] = "z"
     third: Callable[[Array], Array] | None = None
+    over: Callable[[Array], Array] | None = None  # σ(s) in the memory of s, where that needs no temporaries
     gain: float = 1.0  # weights before it are drawn with variance gain / fan-in
 
 
 def _relu(s: Array) -> Array:
     return namespace(s).maximum(s, zeros((), s))
+
+
+def _relu_over(s: Array) -> Array:
+    return maximum(s, zeros((), s), s)
 
 
 def _relu_slope(z: Array) -> Array:
@@ -108,7 +113,7 @@ HE = 2.0  # gain of rectifiers (He et al. 2015)
 
 # `linear` has no entry: there is nothing to apply and no slope to multiply by.
 ACTIVATIONS: dict[str, Activation] = {
-    "relu": Activation(_relu, _relu_slope, _relu_curve, gain=HE),
+    "relu": Activation(_relu, _relu_slope, _relu_curve, over=_relu_over, gain=HE),
     "tanh": Activation(
         lambda s: namespace(s).tanh(s),
         lambda z: 1 - z * z,

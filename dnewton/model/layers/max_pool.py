@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from dnewton.arrays.image_windows import masks, max_gather, max_pool, max_unpool
+from dnewton.arrays.image_windows import Masks, masks, max_gather, max_pool, max_unpool
 from dnewton.arrays.namespace import Array, namespace
 from dnewton.config.layer_entry import LAYERS, Shape
 from dnewton.model.layers.pool import PoolSection, Window
@@ -52,17 +52,21 @@ class MaxIndices:
 
     pool: Window
     code: Array  # (N, Ho, Wo, C)
+    again: bool = False  # used in many products: the masks are made once, and kept
 
     @cached_property
     def _masks(self) -> list[Array]:
         return masks(self.code, math.prod(self.pool.size), namespace(self.code).float32)
 
-    def _masks_of(self, part: slice) -> list[Array]:
-        return [mask[part, ...] for mask in self._masks]
+    def _masks_of(self, part: slice) -> Masks | None:
+        """Masks of some of the samples of a slice, where they are kept."""
+        if not self.again:
+            return None
+        return lambda some: [mask[part, ...][some, ...] for mask in self._masks]
 
     @property
     def mask_bytes(self) -> int:
-        """Bytes of the masks that the first use makes."""
+        """Bytes of the masks that are kept."""
         return int(self.code.size) * math.prod(self.pool.size) * 4
 
     def gather(self, x: Array, part: slice = slice(None)) -> Array:
@@ -72,7 +76,7 @@ class MaxIndices:
         code = self.code[part, ...]
         n, ho, wo, c = code.shape
         image = xp.reshape(x, (n, *pool.image, c))
-        found = max_gather(image, code, pool.size, pool.stride, (0, 0), lambda: self._masks_of(part))
+        found = max_gather(image, code, pool.size, pool.stride, (0, 0), self._masks_of(part))
         return xp.reshape(found, (n, ho * wo, c))
 
     def scatter(self, e: Array, part: slice = slice(None)) -> Array:
@@ -87,5 +91,5 @@ class MaxIndices:
         k = cot.shape[1]
         image = xp.reshape(cot, (cot.shape[0], k, ho, wo, c))
         scale = None if slope is None else xp.reshape(slope, code.shape)
-        out = max_unpool(image, code, pool.image, pool.size, pool.stride, (0, 0), scale, lambda: self._masks_of(part))
+        out = max_unpool(image, code, pool.image, pool.size, pool.stride, (0, 0), scale, self._masks_of(part))
         return xp.reshape(out, (n, k, pool.image[0] * pool.image[1], c))

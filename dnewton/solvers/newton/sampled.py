@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dnewton.arrays.linear_algebra import Cholesky
-from dnewton.arrays.namespace import Array, contiguous, copy, diagonal, namespace, ones
+from dnewton.arrays.namespace import Array, contiguous, copy, diagonal, namespace, ones, zeros
 from dnewton.curvature.block_jacobian import BlockJacobian, Factored
 from dnewton.curvature.gauss_newton import GaussNewton
+from dnewton.curvature.gram import GramTerm, add_term, panel_width, panels_of, tile
 from dnewton.curvature.jacobian import LocalSystem
 from dnewton.grid import ceil_div
 
@@ -23,8 +24,8 @@ from dnewton.grid import ceil_div
 class _Part(Protocol):
     """The rows of A of one block."""
 
-    def gram(self) -> Array:
-        """A Aᵀ of the block, (r·K, r·K)."""
+    def term(self) -> GramTerm:
+        """What A Aᵀ of the block is made of."""
         ...
 
     def times(self, v: Array) -> Array:
@@ -44,16 +45,9 @@ class _Dense:
     d: Array  # (r, K, O)
     bias: bool
 
-    def gram(self) -> Array:
-        xp = namespace(self.d)
+    def term(self) -> GramTerm:
         r, k, o = self.d.shape
-        flat = xp.reshape(self.d, (r * k, o))
-        inputs = self.phi @ self.phi.T
-        if k > 1:  # a broadcast product would walk through memory in steps of K numbers
-            inputs = xp.repeat(xp.repeat(inputs, k, axis=0), k, axis=1)
-        gram = flat @ flat.T
-        gram *= inputs
-        return gram
+        return GramTerm(namespace(self.d).reshape(self.d, (r * k, o)), self.phi @ self.phi.T, k)
 
     def times(self, v: Array) -> Array:
         xp = namespace(v)
@@ -86,9 +80,10 @@ class _Rows:
     """Any other block: its rows as a matrix."""
 
     rows: Array  # (r·K, variables)
+    outputs: int
 
-    def gram(self) -> Array:
-        return self.rows @ self.rows.T
+    def term(self) -> GramTerm:
+        return GramTerm(self.rows, None, self.outputs)
 
     def times(self, v: Array) -> Array:
         return self.rows @ v
@@ -108,9 +103,11 @@ class SampledGaussNewton:
         self._spans = [slice(j.block.span.start - start, j.block.span.stop - start) for j in blocks]
         some = slice(0, model.samples, ceil_div(model.samples, max(1, min(samples, model.samples))))
         self._parts = [_part(model, j, some) for j in blocks]
-        self._gram = self._parts[0].gram()
-        for part in self._parts[1:]:
-            self._gram += part.gram()
+        terms = [part.term() for part in self._parts]
+        rows = int(terms[0].factor.shape[0])
+        self._gram = zeros((rows, rows), terms[0].factor)  # the lower triangle
+        for term in terms:
+            add_term(term, panels_of(self._gram, panel_width(term.outputs, tile(term.factor))))
 
     def preconditioner(self, damping: float) -> Callable[[Array], Array] | None:
         """v on the unit's span to (μI + AᵀA)⁻¹ v; None where rounding leaves no factorisation."""
@@ -151,4 +148,4 @@ def _part(model: GaussNewton, j: BlockJacobian, some: slice) -> _Part:
     rows = xp.astype(rows, xp.float64)
     n, size = rows.shape[0] // outputs, rows.shape[1]
     half = model.half_transposed(xp.reshape(rows.T, (size, n, outputs)), some) * math.sqrt(model.samples / n)
-    return _Rows(contiguous(xp.reshape(half, (size, n * outputs)).T))
+    return _Rows(contiguous(xp.reshape(half, (size, n * outputs)).T), outputs)
