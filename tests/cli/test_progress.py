@@ -75,7 +75,14 @@ def test_lines_in_a_pipe(tmp_path: Path, ranks: int) -> None:
 @pytest.mark.serial
 def test_the_launchers_terminal_is_seen(tmp_path: Path) -> None:
     """Under mpirun rank 0 writes into a pipe; where that leads to a terminal there is a live line."""
-    words = ["--net", "mlp.yaml", "--out", "run", "--set", "solver.max_iterations=50"]  # long enough to be drawn, 8 times a second
+    words = [
+        "--net",
+        "mlp.yaml",
+        "--out",
+        "run",
+        "--set",
+        "solver.max_iterations=50",
+    ]  # long enough to be drawn, 8 times a second
     main, other = pty.openpty()
     job = subprocess.Popen(
         jobs.command(2, *words), cwd=tmp_path, env=jobs.environment(), stdin=other, stdout=other, stderr=other
