@@ -69,7 +69,7 @@ def value_names(outputs: int, target: list[str | int] | None) -> tuple[str, ...]
 
 
 def check(path: str, probabilities: bool, deviations: bool = False) -> None:
-    """Raise UserError where the ending of a name stands for nothing, or for nothing with probabilities or deviations."""
+    """Raise UserError where the ending of a name stands for nothing, or nothing with what else was asked for."""
     if path == STDOUT:
         return
     ending = os.path.splitext(path)[1]

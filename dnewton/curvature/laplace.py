@@ -124,7 +124,7 @@ def by_rows(
     gram = a @ a.T
     values, vectors = _eigh(gram if comm is None else comm.allreduce(gram), comm)
     kept = xp.nonzero(values > KEPT * rows * float(values[-1]))[0]
-    values, vectors = values[kept], vectors[:, kept]
+    values, vectors = xp.take(values, kept), xp.take(vectors, kept, axis=1)
     roots = xp.sqrt(values)
     shares = []
     if kinds > 1:
