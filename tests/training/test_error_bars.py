@@ -225,7 +225,7 @@ def test_files_serve_any_ranks(comm: Comm, tmp_path: Path) -> None:
         assert found.predict(NEW, std=True)[1] == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.jobs(4)
+@pytest.mark.jobs(3)
 def test_predict_std_on_ranks(tmp_path: Path) -> None:
     """The command adds columns, the same on any ranks, and refuses what has no place for them or no error bars."""
     x = np.random.default_rng(0).normal(size=(40, 3))
