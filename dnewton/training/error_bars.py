@@ -73,6 +73,14 @@ def posterior(job: Job, theta: Array) -> Posterior:
         return _Laplace(job, theta).found()
 
 
+def described(found: Posterior, job: Job) -> str:
+    """A line for the log."""
+    count, weights = len(found.groups), job.network.plan.variables
+    groups = "together" if count == 1 else f"in {count} blocks"
+    noise = f", noise {math.sqrt(found.noise):.4g} (of scaled targets)" if found.noise else ""
+    return f"error bars: {weights} weights {groups}, {found.determined:.4g} determined by the data{noise}"
+
+
 def nothing(rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Columns of no numbers beyond the net's weights."""
     return np.zeros((rows, 0)), np.zeros(0, dtype=np.int64)

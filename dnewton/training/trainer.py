@@ -177,7 +177,9 @@ class Trainer:
     def find_error_bars(self) -> None:
         """The posterior of the final weights, where it is asked for. Raises UserError. Collective over the workers."""
         if self._job.config.output.error_bars and self._saver.posterior is None:
-            self._saver.posterior = error_bars.posterior(self._job, self.final_theta)
+            found = self._saver.posterior = error_bars.posterior(self._job, self.final_theta)
+            if self._job.comm.rank == 0:
+                self._tell(error_bars.described(found, self._job))
 
     @property
     def posterior(self) -> Posterior | None:
