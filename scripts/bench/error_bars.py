@@ -104,8 +104,8 @@ def main() -> None:
             errors = np.median(np.abs(k - 0.3))
             within = [100 * np.mean(np.abs(k - 0.3) <= width * std) for width in BANDS.values()]
             lines.append(
-                f"k: median {np.median(k):.4f}, of its errors {errors:.4f}, of its std {np.median(std):.4f}; within the "
-                f"bands {within[0]:.0f} % and {within[1]:.0f} % of the seeds"
+                f"k: median {np.median(k):.4f}, of its errors {errors:.4f}, of its std {np.median(std):.4f}; within "
+                f"the bands {within[0]:.0f} % and {within[1]:.0f} % of the seeds"
             )
         else:
             every = [shares(name, seed, args.noise, args.kind, args.iterations) for seed in range(args.seeds)]
