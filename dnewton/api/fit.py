@@ -62,6 +62,8 @@ def fit(
     `terms`: equations on points, a list of :class:`dnewton.Residual` and :class:`dnewton.Data`, instead of x and y
     ([physics.md](physics.md)).
     `sample_weight`: a number for each sample. `init`: a model, its weights, or a file to start from.
+    `error_bars`: True keeps the uncertainty of the weights for `predict(x, std=True)`, of all of them together or, with
+    `curvature: diagonal` on several ranks, of each rank's own; "full" and "blocks" are the two.
     `data`, `solver`, `parallel`, `output`: entries of these sections of the YAML file, which they change.
     `out`: a run directory; without one nothing is written. `overwrite` replaces the run in it, `resume=True` continues
     from its last checkpoint, and `resume="auto"` does so if there is one, with `changed_data` also where the features
