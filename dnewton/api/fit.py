@@ -15,7 +15,7 @@ from dnewton.api import ranks
 from dnewton.api.columns import source_of
 from dnewton.api.model import Model
 from dnewton.api.run import Callback, Wishes, run
-from dnewton.api.settings import config_of_terms, configuration
+from dnewton.api.settings import config_of_terms, configuration, with_error_bars
 from dnewton.api.surroundings import failing_together, interruptible, kept
 from dnewton.api.terms import equation_set
 from dnewton.comm.communicator import Comm
@@ -44,6 +44,7 @@ def fit(
     solver: Mapping[str, Any] | None = None,
     parallel: Mapping[str, Any] | None = None,
     output: Mapping[str, Any] | None = None,
+    error_bars: bool | str = False,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     resume: bool | str = False,
@@ -61,6 +62,8 @@ def fit(
     `terms`: equations on points, a list of :class:`dnewton.Residual` and :class:`dnewton.Data`, instead of x and y
     ([physics.md](physics.md)).
     `sample_weight`: a number for each sample. `init`: a model, its weights, or a file to start from.
+    `error_bars`: True keeps the uncertainty of the weights for `predict(x, std=True)`, of all of them together or, with
+    `curvature: diagonal` on several ranks, of each rank's own; "full" and "blocks" are the two.
     `data`, `solver`, `parallel`, `output`: entries of these sections of the YAML file, which they change.
     `out`: a run directory; without one nothing is written. `overwrite` replaces the run in it, `resume=True` continues
     from its last checkpoint, and `resume="auto"` does so if there is one, with `changed_data` also where the features
@@ -86,6 +89,7 @@ def fit(
             directory = NoDirectory() if out is None else RunDirectory(world.text_from_root(os.fspath(out)), WAYS)
             sections = {"data": data, "solver": solver, "parallel": parallel, "output": output}
             config, notes, source = configuration(net, sections, given, directory.keeps, world)
+            config = with_error_bars(config, error_bars)
             in_memory, equations = {}, None
             if by_terms:
                 equations = equation_set(terms, test, config.solver.seed, world)
@@ -127,6 +131,7 @@ def fit(
         outcome.stopped,
         outcome.message,
         str(directory.path) if directory.keeps else None,
+        outcome.posterior,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from dnewton.hardware import node
 from dnewton.hardware.device import open_device
 from dnewton.model.network import Network
 from dnewton.planning.net_plan import NetPlan
+from dnewton.storage import posterior as posteriors
 from dnewton.storage import tensors
 from dnewton.storage.model_header import (
     Described,
@@ -35,8 +37,9 @@ from dnewton.storage.model_header import (
     unknowns,
     with_unknowns,
 )
+from dnewton.storage.posterior import Posterior
 from dnewton.storage.run_directory import model_path
-from dnewton.storage.tensor_file import read_unknowns
+from dnewton.storage.tensor_file import FURTHER, read_unknowns, shapes_of
 from dnewton.storage.tensors import Contents
 from dnewton.storage.whole_tensors import cut, gathered
 from dnewton.training import prediction
@@ -62,6 +65,7 @@ class Model:
     stopped: str = ""
     message: str = ""
     out: str | None = None  # the run directory
+    posterior: Posterior | None = None  # of the weights, on this rank; None where no error bars were asked for
 
     def __post_init__(self) -> None:
         self._described: Described = described("model", self.header)
@@ -90,13 +94,17 @@ class Model:
 
     # --- predicting -------------------------------------------------------------------------------------------------
 
-    def predict(self, x: Any) -> Values:
+    def predict(self, x: Any, std: bool | str = False) -> Any:
         """Labels (N,), or values (N,) or (N, K) in the targets' units, or sets of labels (N, K) of 0 and 1.
 
-        Raises UserError. Collective.
+        With `std` a pair, of a model with error bars: values and their standard deviations, True of a new target with
+        its noise, "mean" of its mean; of classes, the probabilities (N, classes) that allow for the uncertainty, and
+        their standard deviations. Raises UserError. Collective.
 
         `x`: an array, the name of a file, or :func:`dnewton.columns`, as :func:`dnewton.fit` takes it.
         """
+        if std is not False:
+            return self._with_deviations(x, std)
         found = prediction.predicted(self.net, self._described.targets, self.outputs(x))
         if not self._described.targets.real:
             return self._as_given(found)
@@ -119,6 +127,31 @@ class Model:
     def parameters(self) -> dict[str, float]:
         """The unknown parameters of the equations that the net was trained on, by their names."""
         return unknowns(self.header)[1]
+
+    @property
+    def parameters_std(self) -> dict[str, float]:
+        """Standard deviations of the unknown parameters, by their names; empty where no error bars were asked for."""
+        names = list(self.parameters)
+        if self.posterior is None or not names:
+            return {}
+        net = sum(math.prod(shape) for shape in shapes_of([layer.spec for layer in self.plan.layers]).values())
+        found = self.posterior.deviations(net + len(names), len(names))  # their layer's weights come first
+        return dict(zip(names, found.tolist(), strict=True))
+
+    def _with_deviations(self, x: Any, std: bool | str) -> tuple[Values, Values]:
+        if std not in (True, "mean"):
+            raise UserError(f"predict: std must be True, 'mean' or False, not {std!r}")
+        if self.posterior is None:
+            raise UserError("predict: the model has no error bars; train with error_bars=True")
+        with self._open() as (comm, network):
+            source = self._source(x, None, comm)
+            samples = self._samples(source, comm)
+            theta = self.theta.astype(np.float64)
+            found = prediction.uncertain_outputs(network, theta, samples, self.posterior)
+            targets, noise = self._described.targets, self.posterior.noise
+            mean, deviation = prediction.with_deviations(self.net, targets, found, noise, observed=std is True)
+        single = targets.real and mean.shape[1] == 1
+        return (mean[:, 0], deviation[:, 0]) if single else (mean, deviation)
 
     def predict_proba(self, x: Any) -> Values:
         """The probability of every class (N, classes), in the order of `classes`. Raises UserError. Collective."""
@@ -169,12 +202,15 @@ class Model:
 
     def _outputs(self, source: Source, comm: Comm, network: Network) -> Values:
         device, _ = open_device(self.device, "auto", comm, f"device {self.device}")
+        theta = device.put(self.theta.astype(np.float64))
+        return prediction.outputs(network, theta, self._samples(source, comm))
+
+    def _samples(self, source: Source, comm: Comm) -> Samples:
         bounds = self.plan.grid.bounds(self.plan.input_split, self.plan.input_units, comm.rank)
         window = Window.of(self.net.data_shape, self.plan.input_units, bounds)
         scaling = self._described.scaling.columns(window.lo, window.hi)
         x, _ = load_columns(source, window, scaling, "float64", comm)
-        theta = device.put(self.theta.astype(np.float64))
-        return prediction.outputs(network, theta, Samples(x, np.zeros((source.samples, 0))))
+        return Samples(x, np.zeros((source.samples, 0)))
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Comm, Network]]:
@@ -194,7 +230,13 @@ class Model:
         from safetensors.numpy import save
 
         state = {name: getattr(self, name) for name in ("device", "history", "stopped", "message", "out")}
-        return {**state, "safetensors": save(self.weights(), {"format": "1", **self.header})}
+        content, header = self.weights(), dict(self.header)
+        if self.posterior is not None:
+            with self._open() as (comm, network):
+                whole = posteriors.shared(posteriors.gathered(self.posterior, network), comm)
+            content |= {FURTHER + name: tensor for name, tensor in whole.tensors.items()}
+            header |= self.posterior.header()
+        return {**state, "safetensors": save(content, {"format": "1", **header})}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         from safetensors.numpy import load
@@ -209,7 +251,10 @@ class Model:
             network = Network(plan, comm.on_grid(plan.grid))
             tensors_ = load(content)
             dtype = str(next(iter(tensors_.values())).dtype)
-            self.__dict__.update(state, header=header, plan=plan, theta=cut(network, tensors_, dtype), mpi=None)
+            held = {name.removeprefix(FURTHER): t for name, t in tensors_.items() if name.startswith(FURTHER)}
+            bars = posteriors.of_net(held, header, network)
+            theta = cut(network, tensors_, dtype)
+            self.__dict__.update(state, header=header, plan=plan, theta=theta, mpi=None, posterior=bars)
             self.__post_init__()
         finally:
             comm.free()
@@ -229,6 +274,8 @@ class Model:
                 if comm.rank == 0 and (os.path.isdir(path) or not os.path.isdir(folder)):
                     raise UserError(f"{os.fspath(path)}: cannot be written; name a file in a folder that exists")
             contents = Contents({"": self.theta}, {"format": "1", **self.header})
+            if self.posterior is not None:
+                contents = posteriors.contents(contents, self.posterior, network)
             tensors.publish(os.fspath(path), network, contents, comm)
 
 
@@ -262,4 +309,5 @@ def _loaded(path: str, net: NetSection | None, mpi: Any, comm: Comm, device: str
     network = Network(plan, comm.on_grid(plan.grid))
     with comm.raise_together():
         theta = tensors.load(path, network, dtype)
-    return Model(header, plan, theta, mpi, device)
+        bars = posteriors.read(path, header, network)
+    return Model(header, plan, theta, mpi, device, posterior=bars)

@@ -22,6 +22,8 @@ from dnewton.errors import UserError
 from dnewton.model.network import Network
 from dnewton.planning.net_plan import NetPlan
 from dnewton.solvers.interface import STOPPED
+from dnewton.storage import posterior
+from dnewton.storage.posterior import Posterior
 from dnewton.storage.run_directory import RunDirectory
 from dnewton.storage.whole_tensors import cut, gathered
 from dnewton.training import prediction
@@ -61,6 +63,7 @@ class Outcome:
     records: Sequence[Record]
     stopped: str
     message: str
+    posterior: Posterior | None = None
 
 
 def run(
@@ -131,6 +134,9 @@ def _train(job: Job, source: str, started: float, wishes: Wishes) -> tuple[Train
         watch=_watch(wishes.callbacks) if wishes.callbacks else None,
     )
     stop = trainer.run(beginning.start)
+    if stop is not None and stop.reason != signal.SIGINT and trainer.begun:
+        comm.stops.armed = False
+        trainer.find_error_bars()
     if trainer.ended is not None:
         show(trainer.ended.text)
     return trainer, stop, to_host(trainer.final_theta if trainer.begun else beginning.start.theta)
@@ -175,7 +181,8 @@ def _shared(
     split = own is None or own[0].groups.layout.replicas > 1 or own[0].groups.layout.servers > 0
     split |= own is not None and own[0].equations is not None  # the net alone is the model
     if own is not None and not split:
-        return Outcome(header, own[0].plan, own[2], records, why, message)
+        return Outcome(header, own[0].plan, own[2], records, why, message, own[1].posterior)
+    bars, about = _shared_posterior(own, world)
     tensors = gathered(own[0].network, own[2]) if own is not None else {}
     if own is not None and own[0].equations is not None:
         header = own[0].equations.described(header, tensors)
@@ -186,4 +193,21 @@ def _shared(
         for kind, size in (("weight", shape), ("bias", shape[:1])):
             tensor = tensors.get(f"{name}.{kind}", np.zeros(size, dtype=config.parallel.dtype))
             tensors[f"{name}.{kind}"] = world.bcast(np.ascontiguousarray(tensor))
-    return Outcome(header, plan, cut(network, tensors, config.parallel.dtype), records, why, message)
+    theta = cut(network, tensors, config.parallel.dtype)
+    return Outcome(header, plan, theta, records, why, message, posterior.of_net(bars, about, network))
+
+
+def _shared_posterior(
+    own: tuple[Job, Trainer, Values] | None, world: Comm
+) -> tuple[Mapping[str, Values], dict[str, str]]:
+    """The whole tensors of the posterior and the header's entry on every rank; empty where there is none.
+
+    Collective over the world.
+    """
+    found, about = None, ""
+    if own is not None and own[1].posterior is not None:
+        found, about = posterior.gathered(own[1].posterior, own[0].network), json.dumps(own[1].posterior.header())
+    about = world.text_from_root(about)
+    if not about:
+        return {}, {}
+    return posterior.shared(found, world).tensors, json.loads(about)

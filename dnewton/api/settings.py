@@ -75,6 +75,14 @@ def configuration(
     return config, notes, source
 
 
+def with_error_bars(config: Config, wanted: bool | str) -> Config:
+    """The configuration with `output.error_bars`, where the call asks for it. Raises UserError."""
+    if wanted not in (False, True, "full", "blocks"):
+        raise UserError(f"fit: error_bars must be True, 'full', 'blocks' or False, not {wanted!r}")
+    output = config.output.model_copy(update={"error_bars": wanted})
+    return config.model_copy(update={"output": output}) if wanted else config
+
+
 def config_of_terms(config: Config, equations: EquationSet, ranks: int) -> Config:
     """The configuration for terms: points are not scaled, and what nobody has said of the solver is chosen for
     many digits: no regulariser, many iterations, exact solves where the systems are small."""

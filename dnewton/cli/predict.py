@@ -30,8 +30,9 @@ from dnewton.hardware.device import open_device
 from dnewton.model.network import Network
 from dnewton.storage import tensors
 from dnewton.storage.model_header import Described, as_trained, described
+from dnewton.storage.posterior import read
 from dnewton.storage.run_directory import model_path
-from dnewton.training.prediction import outputs, plan_for, probabilities
+from dnewton.training.prediction import outputs, plan_for, probabilities, uncertain_outputs, with_deviations
 from dnewton.training.scores import score
 
 EXAMPLES = (
@@ -61,6 +62,14 @@ def make_parser(rank: int = 0) -> Parser:
         "(a line per sample), or - for a table on standard output (default: %(default)s)",
     )
     parser.add_argument("--probabilities", action="store_true", help="also write the probability of each class")
+    parser.add_argument(
+        "--std",
+        nargs="?",
+        const="target",
+        choices=("target", "mean"),
+        help="also write standard deviations, of a new target with its noise (default) or of its mean; of classes, of "
+        "the probabilities, which then allow for the uncertainty. The model needs error bars (output.error_bars)",
+    )
     parser.add_argument("--scores", metavar="FILE", help="also write accuracy, AUC, confusion matrix or RMSE as JSON")
     parser.add_argument("--unlabelled", action="store_true", help="never look at labels, which may be missing")
     parser.add_argument("--target", metavar="COLUMN", help="data.target: the column(s) of a table that hold the labels")
@@ -76,7 +85,9 @@ def arguments(argv: Sequence[str], rank: int) -> argparse.Namespace:
     args = make_parser(rank).parse_args(argv)
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: at least 1 is needed")
-    predictions.check(args.out, args.probabilities)
+    predictions.check(args.out, args.probabilities, args.std is not None)
+    if args.std and args.device != "cpu":
+        raise UserError(f"--device {args.device}: error bars are found on the CPU; leave --std or --device out")
     return args
 
 
@@ -111,10 +122,32 @@ def _main(comm: Comm, argv: Sequence[str]) -> None:
         raise UserError(f"--scores: {why} to compare with")
     network, theta, samples = _prepare(model, path, source, args, section, comm)
     node.limit_threads(comm.ranks_on_node, comm.cores)  # once more: readers bring libraries
-    z = outputs(network, theta, samples, args.batch_size)
+    told = None
+    if args.std:
+        z, told = _deviations(args, model, path, (network, theta, samples), comm)
+    else:
+        z = outputs(network, theta, samples, args.batch_size)
     with comm.raise_together():
         if comm.rank == 0:
-            _write(args, model, z, samples.y if labelled else None)
+            _write(args, model, z, samples.y if labelled else None, told)
+
+
+def _deviations(
+    args: argparse.Namespace, model: Described, path: str, held: tuple[Network, Values, Samples], comm: Comm
+) -> tuple[Values, tuple[Values, Values]]:
+    """z, and what is predicted with its standard deviation. Raises UserError. Collective over the world."""
+    network, theta, samples = held
+    with comm.raise_together():
+        bars = read(path, tensors.read_metadata(path), network)
+        if bars is None:
+            raise UserError(f"--std: {path} has no error bars; train with output.error_bars: true, or leave it out")
+    found = uncertain_outputs(network, theta.astype(np.float64), samples, bars, args.batch_size)
+    with comm.raise_together():
+        try:
+            told = with_deviations(model.net, model.targets, found, bars.noise, observed=args.std == "target")
+        except UserError as error:
+            raise UserError(f"--std: {error}; leave it out") from None
+    return found.z, told
 
 
 def _data_part(args: argparse.Namespace) -> tuple[DataPart, DataSection]:
@@ -192,15 +225,22 @@ def unknown(source: Source, raw: Values, known: Values) -> list[str]:
     return [f"warning: {rows.size} label(s) are none of the training data, and left out of the figures; first {first}"]
 
 
-def _write(args: argparse.Namespace, model: Described, z: Values, y: Values | None) -> None:
+def _write(
+    args: argparse.Namespace,
+    model: Described,
+    z: Values,
+    y: Values | None,
+    told: tuple[Values, Values] | None,
+) -> None:
     """Predictions to the file, figures to the terminal and to --scores. On rank 0."""
     means = model.net.loss.mean(z)
     found = predictions.Predictions(
         model.targets.decode(means),
         z,
-        _probabilities(model, z) if args.probabilities else None,
+        _written_probabilities(args, model, z, told),
         model.targets.classes,
         predictions.value_names(z.shape[1], model.target),
+        None if told is None else told[1],
     )
     predictions.write(args.out, found)
     where = "on standard output" if args.out == predictions.STDOUT else f"in {args.out}"
@@ -222,6 +262,15 @@ def _probabilities(model: Described, z: Values) -> Values:
         return probabilities(model.net, model.targets, z)
     except UserError as error:
         raise UserError(f"--probabilities: {error}; leave it out") from None
+
+
+def _written_probabilities(
+    args: argparse.Namespace, model: Described, z: Values, told: tuple[Values, Values] | None
+) -> Values | None:
+    """With error bars those that allow for them."""
+    if told is not None and not model.targets.real:
+        return told[0]
+    return _probabilities(model, z) if args.probabilities else None
 
 
 def _figures(args: argparse.Namespace) -> IO[str]:

@@ -24,16 +24,18 @@ STDOUT = "-"
 @dataclass(frozen=True)
 class Predictions:
     """What a model says of N samples: `predicted` labels (N,) or values (N,) or (N, K); `outputs` (N, K) of the net;
-    `probabilities` (N, classes) of the labels `classes`, where they were asked for; `names` of the K values."""
+    `probabilities` (N, classes) of the labels `classes`, where they were asked for; `names` of the K values;
+    `deviations`, standard ones, of the values (N, K) or the probabilities, where they were asked for."""
 
     predicted: Values
     outputs: Values
     probabilities: Values | None
     classes: Values | None
     names: tuple[str, ...]
+    deviations: Values | None = None
 
     def columns(self) -> dict[str, list[Any]]:
-        """A table: `label` or the values' names, then p_<label> for each class."""
+        """A table: `label` or the values' names, then p_<label> for each class, then std_<value or label>."""
         if self.classes is not None:
             table = {"label": self.predicted.tolist()}
         else:
@@ -42,15 +44,20 @@ class Predictions:
         if self.probabilities is not None:
             labels = self.names if self.classes is None else self.classes.tolist()
             table.update({f"p_{c}": self.probabilities[:, k].tolist() for k, c in enumerate(labels)})
+        if self.deviations is not None:
+            labels = self.names if self.classes is None else self.classes.tolist()
+            table.update({f"std_{c}": self.deviations[:, k].tolist() for k, c in enumerate(labels)})
         return table
 
     def arrays(self) -> dict[str, Values]:
-        """The arrays `prediction`, `output` and, where asked for, `probabilities` and `classes`."""
+        """The arrays `prediction`, `output` and, where asked for, `probabilities`, `classes` and `std`."""
         found = {"prediction": self.predicted, "output": self.outputs}
         if self.probabilities is not None:
             found["probabilities"] = self.probabilities
             if self.classes is not None:
                 found["classes"] = self.classes
+        if self.deviations is not None:
+            found["std"] = self.deviations
         return found
 
 
@@ -61,13 +68,15 @@ def value_names(outputs: int, target: list[str | int] | None) -> tuple[str, ...]
     return ("value",) if outputs == 1 else tuple(f"value_{k}" for k in range(outputs))
 
 
-def check(path: str, probabilities: bool) -> None:
-    """Raise UserError where the ending of a name stands for nothing, or for nothing with probabilities."""
+def check(path: str, probabilities: bool, deviations: bool = False) -> None:
+    """Raise UserError where the ending of a name stands for nothing, or nothing with what else was asked for."""
     if path == STDOUT:
         return
     ending = os.path.splitext(path)[1]
     if ending not in _WRITERS:
         raise UserError(f"--out {path}: the name must end in {', '.join(_WRITERS)}, or be - for standard output")
+    if deviations and ending in (".txt", ".npy"):
+        raise UserError(f"--std: {path} would hold predictions only; --out needs a name that ends in .csv or .npz")
     if probabilities and ending == ".txt":
         raise UserError(f"--probabilities: {path} would hold labels only; --out needs a name that ends in .csv or .npz")
 

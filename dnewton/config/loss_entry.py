@@ -19,6 +19,9 @@ class LossSection(Section):
     """
 
     targets: ClassVar[Literal["real", "counts", "classes"]]  # labels suit real ones, too, as one-hot rows
+    # what error bars take the loss for: a negative log-likelihood ("stated"), one but for the level of the noise
+    # ("estimated"), or none
+    noise: ClassVar[Literal["stated", "estimated", "none"]] = "none"
 
     def outputs_problem(self, outputs: int) -> str:
         """Why the loss cannot take a net with so many outputs; empty where it can."""
@@ -31,6 +34,14 @@ class LossSection(Section):
     def mean(self, z: Array) -> Array:
         """The prediction that outputs stand for, in the units of real targets; z itself but for a link function."""
         return z
+
+    def mean_slope(self, z: Array) -> Array:
+        """∂mean/∂z, (N, K)."""
+        return namespace(z).ones_like(z)
+
+    def scatter(self, mean: Array) -> Array:
+        """The variance of a target about its mean that the loss states, (N, K)."""
+        return namespace(mean).zeros_like(mean)
 
     def probabilities(self, z: Array) -> Array | None:
         """Of every class (N, classes), for outputs (N, K) of the known classes, or of every label (N, K) where they are

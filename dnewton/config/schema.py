@@ -214,6 +214,9 @@ class OutputSection(Section):
     checkpoint_minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None  # and after so much time since the last
     keep: Count = 3  # the newest checkpoints that are kept
     trace: bool = False  # write trace.json: when each rank did what (docs/trace.md)
+    # keep the uncertainty of the weights in the model (docs/method.md); full: of all weights together; blocks: of each
+    # rank's own; true: blocks with curvature: diagonal, else full
+    error_bars: Literal["full", "blocks"] | bool = False
     loggers: Annotated[list[str], BeforeValidator(known_loggers)] = Field(default_factory=list)  # docs/loggers.md
 
 

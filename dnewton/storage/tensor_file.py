@@ -52,7 +52,7 @@ def read_metadata(path: str) -> dict[str, str]:
 def dtype_of(path: str) -> str:
     """float32 or float64: that of a file's first weight, half precision counting as float32. Raises UserError."""
     with opened(path) as file:
-        first = next((name for name in list(file.keys()) if name not in BUFFERS), None)
+        first = next((name for name in list(file.keys()) if name not in BUFFERS and not name.startswith(FURTHER)), None)
         return "float64" if first is not None and file.get_slice(first).get_dtype() == "F64" else "float32"
 
 

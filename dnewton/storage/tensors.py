@@ -39,6 +39,7 @@ class Contents:
     own: Mapping[str, Array] = field(default_factory=dict)  # like θ; every replica's, under `worker<replica>.`
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of further tensors, the same on all ranks
     whole: Mapping[str, Array] = field(default_factory=dict)  # those of them that this rank writes
+    wide: bool = False  # further tensors are float64, whatever the weights are
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def save(path: str, network: Network, contents: Contents, comm: Comm, replica: i
     prefixes = [*contents.vectors, *(f"worker{r}.{name}" for r in range(replicas) for name in contents.own)]
     shapes = {prefix + name: shape for prefix in prefixes for name, shape in _shapes(network).items()}
     shapes |= {FURTHER + name: shape for name, shape in contents.shapes.items()}
-    header, offsets, size = _header(shapes, dtype, contents.metadata)
+    further = np.dtype("float64") if contents.wide else dtype
+    dtypes = {name: further if name.startswith(FURTHER) else dtype for name in shapes}
+    header, offsets, size = _header(shapes, dtypes, contents.metadata)
     vectors = dict(contents.vectors) if replica == 0 else {}
     vectors |= {f"worker{replica}.{name}": vector for name, vector in contents.own.items()}
     sums = dict.fromkeys(shapes, 0)
@@ -66,7 +69,7 @@ def save(path: str, network: Network, contents: Contents, comm: Comm, replica: i
             yield from _blocks(network, prefix, to_host(vector), offsets)
         for name, tensor in contents.whole.items():
             name = FURTHER + name
-            flat = np.ascontiguousarray(to_host(tensor), dtype=dtype).reshape(_flat(shapes[name]))
+            flat = np.ascontiguousarray(to_host(tensor), dtype=further).reshape(_flat(shapes[name]))
             yield Piece(name, offsets[name], flat.shape[1], 0, 0, flat)
 
     def summed() -> Iterator[Piece]:
@@ -136,12 +139,13 @@ def _first_column(block: Block) -> int:
 
 
 def _header(
-    shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype, metadata: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, np.dtype], metadata: Mapping[str, str]
 ) -> tuple[bytes, dict[str, int], int]:
     """The bytes before the first tensor, where each tensor starts, and the length of the file."""
     entries: dict[str, object] = {"__metadata__": dict(metadata)}
     relative, end = {}, 0
     for name, shape in shapes.items():
+        dtype = dtypes[name]
         length = math.prod(shape) * dtype.itemsize
         entries[name] = {"dtype": _DTYPES[dtype.name], "shape": list(shape), "data_offsets": [end, end + length]}
         relative[name] = end

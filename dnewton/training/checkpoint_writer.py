@@ -13,8 +13,9 @@ from dnewton import __version__
 from dnewton.arrays.namespace import Array, copy, namespace
 from dnewton.errors import UserError
 from dnewton.solvers.interface import IterationReport, SolverState, StartPoint
-from dnewton.storage import manifest, tensors
+from dnewton.storage import manifest, posterior, tensors
 from dnewton.storage.manifest import FORMAT, Manifest
+from dnewton.storage.posterior import Posterior
 from dnewton.storage.run_directory import STATE, RunDirectory
 from dnewton.storage.tensors import Contents
 from dnewton.training.job import Job
@@ -64,6 +65,7 @@ class Saver:
         if resumed is not None and start.saved is not None and resumed.best is not None:
             self._best_theta = start.saved.vectors.get(BEST[:-1], start.theta)
         self._best_written = False
+        self.posterior: Posterior | None = None  # of the final weights, once they are known
 
     @property
     def best_iteration(self) -> int | None:
@@ -161,20 +163,23 @@ class Saver:
         if not self._out.keeps:
             return
         if self.final_iteration != self._job.solver.iteration:
-            self._write_best(self._out.model)
+            self._write_best(self._out.model, self.posterior)
         else:
-            self._write_model(self._out.model, self._job.solver.theta, {})
+            self._write_model(self._out.model, self._job.solver.theta, {}, self.posterior)
 
-    def _write_best(self, path: str) -> None:
+    def _write_best(self, path: str, bars: Posterior | None = None) -> None:
         assert self._best is not None
         assert self._best_theta is not None
         about = {"best": json.dumps({"iteration": self._best[0], "score": self._best[1]})}
-        self._write_model(path, self._best_theta, about)
+        self._write_model(path, self._best_theta, about, bars)
 
-    def _write_model(self, path: str, theta: Array, about: dict[str, str]) -> None:
+    def _write_model(self, path: str, theta: Array, about: dict[str, str], bars: Posterior | None = None) -> None:
         job = self._job
         metadata = {"format": MODEL, **about, **job.description}
-        tensors.publish(path, job.network, Contents({"": theta}, metadata), job.comm, job.groups.replica)
+        contents = Contents({"": theta}, metadata)
+        if bars is not None:  # every replica has them
+            contents = posterior.contents(contents, bars, job.network, writes=job.groups.replica == 0)
+        tensors.publish(path, job.network, contents, job.comm, job.groups.replica)
 
     def _contents(self, state: State) -> Contents:
         saved = state.saved

@@ -98,6 +98,10 @@ class EquationSet:
             keys, equations = traced(term.function, term.points, outputs, term.where, own)
         return ResidualTerm(term.where, term.function, term.derivative, keys, equations, scale, term.parameters)
 
+    def residuals(self) -> list[int]:
+        """How many residuals every term has, once :meth:`layers` was called."""
+        return [len(term.points) * made.equations for term, made in zip(self.terms, self._made, strict=False)]
+
     def parts(self) -> Parts:
         """The points as sources."""
         points = np.concatenate([term.points for term in self.terms])

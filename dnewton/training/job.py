@@ -37,6 +37,7 @@ from dnewton.planning.replicas import ProcessGroups, RankDivision, layout
 from dnewton.solvers import registry
 from dnewton.solvers.interface import Solver
 from dnewton.storage.model_header import check_width, describe, naming_unknowns
+from dnewton.training import error_bars
 from dnewton.training.equations import EquationSet, TermsObjective, described_targets
 from dnewton.training.fingerprint import fingerprint
 from dnewton.training.planned import Problem, best_replicas, largest_product, with_replicas, workload
@@ -145,6 +146,7 @@ def assemble(
             raise UserError(f"--calibrate: {options.name} decides nothing by the machine's rates; it is for newton")
         how = registry.budget_for(options, plan, work, groups.layout, memory, process, source)
         passes = 0.0
+    error_bars.check(config, plan, parts.train.samples, memory, how, source)
     notes.extend(note for part in (parts.train, parts.test, parts.validation) if part for note in part.notes)
     notes.append(groups.layout.describe())
     notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")

@@ -23,7 +23,9 @@ from dnewton.loggers.interface import STOPPED as STOPPED_RUN
 from dnewton.loggers.loggers import Loggers
 from dnewton.solvers.interface import IterationReport, StartPoint
 from dnewton.storage.manifest import Manifest
+from dnewton.storage.posterior import Posterior
 from dnewton.storage.run_directory import STOPPED, RunDirectory
+from dnewton.training import error_bars
 from dnewton.training.checkpoint_writer import Saver, State, reported
 from dnewton.training.ending import CALLBACK, Ending, Standing, ending, reason
 from dnewton.training.job import Job
@@ -168,10 +170,23 @@ class Trainer:
                 stops.resume()
         if self._job.config.output.checkpoint_every:
             self._save()
+        self.find_error_bars()
         with self._job.comm.phase("output"):
             self._saver.write_final()
             self._saver.write_best()
         return None
+
+    def find_error_bars(self) -> None:
+        """The posterior of the final weights, where it is asked for. Raises UserError. Collective over the workers."""
+        if self._job.config.output.error_bars and self._saver.posterior is None:
+            found = self._saver.posterior = error_bars.posterior(self._job, self.final_theta)
+            if self._job.comm.rank == 0:
+                self._tell(error_bars.described(found, self._job))
+
+    @property
+    def posterior(self) -> Posterior | None:
+        """The posterior of the final weights, where it was asked for and the run has ended."""
+        return self._saver.posterior
 
     def _unless_lost(self, stop: Stopped) -> Stopped:
         """Raises UserError where another job writes to the run directory now. Collective over the workers."""

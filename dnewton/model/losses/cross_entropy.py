@@ -11,6 +11,7 @@ class CrossEntropy(LossSection):
     """ξ = -log softmax(z)_y, B = diag(p) - p pᵀ with p = softmax(z)."""
 
     targets = "classes"
+    noise = "stated"
 
     def outputs_problem(self, outputs: int) -> str:
         """One output has no classes."""

@@ -11,6 +11,7 @@ class Logistic(LossSection):
     """ξ = Σ log(1 + eᶻ) - y z over the outputs, B = diag(p(1 - p)) with p = 1/(1 + e⁻ᶻ)."""
 
     targets = "classes"
+    noise = "stated"
 
     def independent(self, outputs: int) -> bool:
         """Several outputs are as many labels."""

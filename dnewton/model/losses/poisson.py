@@ -14,6 +14,7 @@ class Poisson(LossSection):
     """
 
     targets = "counts"
+    noise = "stated"
 
     def mean(self, z: Array) -> Array:
         """exp z, the expected counts."""
@@ -28,6 +29,14 @@ class Poisson(LossSection):
     def gradient(self, z: Array, y: Array) -> Array:
         """exp z - y."""
         return namespace(z).exp(z) - y
+
+    def mean_slope(self, z: Array) -> Array:
+        """exp z."""
+        return self.mean(z)
+
+    def scatter(self, mean: Array) -> Array:
+        """The mean itself."""
+        return mean
 
     def state(self, z: Array, y: Array) -> Array:
         """exp z."""

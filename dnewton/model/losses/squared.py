@@ -13,6 +13,7 @@ class Squared(LossSection):
     """ξ = ‖z - y‖², B = 2I."""
 
     targets = "real"
+    noise = "estimated"
 
     def terms(self, z: Array, y: Array) -> Array:
         """What ξ is the sum of, per output."""

@@ -209,6 +209,11 @@ class EvidenceNewton(Newton):
         state = super().saved()
         return replace(state, values={**state.values, "evidence": json.dumps(asdict(self._standing))})
 
+    @property
+    def determined(self) -> float | None:
+        """γ."""
+        return None if math.isnan(self._standing.gamma) else self._standing.gamma
+
     def step(self) -> IterationReport:
         """One Newton iteration. Collective over the world."""
         report = super().step()
