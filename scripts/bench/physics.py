@@ -68,9 +68,10 @@ def by_torch(problem: Problem, method: str, seconds: float, start: dict[str, Any
 
     way, _ = physics_torch.fastest(problem, start, method == "gauss-newton")
     equations = physics_torch.Equations(problem, start, way)
-    tried = []
-    for rate in rates if method == "adam" else [0.0]:
-        tried.append(_run(*physics_torch.run(equations, method, seconds, rate), {"rate": rate} if rate else {}))
+    tried = [
+        _run(*physics_torch.run(equations, method, seconds, rate), {"rate": rate} if rate else {})
+        for rate in (rates if method == "adam" else [0.0])
+    ]
     return min(tried, key=lambda run: run["curve"][-1][1])
 
 

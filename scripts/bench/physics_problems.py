@@ -126,8 +126,8 @@ def burgers() -> Problem:
 
 
 def cole_hopf(x: Array) -> Array:
-    """The solution of Burgers' equation at (x, t), (n, 1): quotients of integrals over a heat kernel, by the trapezoidal
-    rule, which for these converges faster than any power of the step."""
+    """The solution of Burgers' equation at (x, t), (n, 1): quotients of integrals over a heat kernel, by the
+    trapezoidal rule, which for these converges faster than any power of the step."""
     s = np.linspace(-12.5, 12.5, 1001)
     at = x[:, :1] - 2 * np.sqrt(NU * x[:, 1:]) * s
     exponent = -np.cos(np.pi * at) / (2 * np.pi * NU) - s**2

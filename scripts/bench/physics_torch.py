@@ -1,8 +1,8 @@
 """PyTorch on the problems of physics.py: the same loss, points, net and start as dnewton's.
 
-Derivatives by the inputs in three ways: `jets`, the chain rule by hand from layer to layer; `jvp`, torch.func.jvp twice;
-`autograd`, torch.autograd.grad twice with create_graph, as most programs do. Each problem is solved by the way that is
-the fastest for it, which a few calls before the clock starts tell. The methods are generators of weights.
+Derivatives by the inputs in three ways: `jets`, the chain rule by hand from layer to layer; `jvp`, torch.func.jvp
+twice; `autograd`, torch.autograd.grad twice with create_graph, as most programs do. Each problem is solved by the way
+that is the fastest for it, which a few calls before the clock starts tell. The methods are generators of weights.
 """
 
 from __future__ import annotations
@@ -164,11 +164,9 @@ def _autograd(layers: list[Any], x: Any, keys: list[Key]) -> dict[Key, Any]:
     if keys == [None]:
         return {None: u}
     gradients = [torch.autograd.grad(column.sum(), x, create_graph=True)[0] for column in u.T]
-    firsts = {key for key in keys if isinstance(key, int)} | {
-        pair[0] for key in keys if isinstance(key, tuple) for pair in key
-    }
-    first = {a: torch.stack([g[:, a] for g in gradients], 1) for a in firsts}
     needs = {pair[0] for key in keys if isinstance(key, tuple) for pair in key}
+    firsts = needs | {key for key in keys if isinstance(key, int)}
+    first = {a: torch.stack([g[:, a] for g in gradients], 1) for a in firsts}
     second = {a: [torch.autograd.grad(column.sum(), x, create_graph=True)[0] for column in first[a].T] for a in needs}
 
     def of(key: Key) -> Any:
@@ -263,8 +261,8 @@ def _gauss_newton(equations: Equations) -> Iterator[Any]:
 
 
 def fastest(problem: Problem, start: dict[str, Any], jacobian: bool) -> tuple[str, dict[str, float]]:
-    """The way to differentiate that takes the fewest seconds for the loss with its gradient or for the Jacobian, and the
-    milliseconds of all."""
+    """The way to differentiate that takes the fewest seconds for the loss with its gradient or for the Jacobian, and
+    the milliseconds of all."""
     found = {}
     for way in WAYS[:2] if jacobian else WAYS:  # torch.func does not take torch.autograd.grad
         equations = Equations(problem, start, way)
