@@ -31,6 +31,7 @@ from dnewton.api import ranks
 
 LEVELS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 METHODS = ("adam", "lbfgs", "gauss-newton")
+ORDER = (*(f"dnewton {n}" for n in range(1, 65)), *METHODS)
 NAMES = {"adam": "PyTorch: Adam", "lbfgs": "PyTorch: L-BFGS", "gauss-newton": "PyTorch: Gauss-Newton"}
 Run = dict[str, Any]  # curve: [seconds, least relative L2 error until then]; steps; seconds; parameters
 
@@ -95,15 +96,19 @@ def sooner(run: Run, other: Run) -> str:
     for level in (other["curve"][-1][1], *reversed(LEVELS)):
         ours, theirs = reached(run, level), reached(other, level)
         if ours and theirs:
-            return f"{theirs / ours:.2g}× ({level:.0e})"
+            return f"{theirs / ours:.2g}× ({_error(level)})"
     return "–"
+
+
+def _error(value: float) -> str:
+    return f"{value:.1e}".replace("e-0", "e-")
 
 
 def row(run: Run) -> list[str]:
     """Seconds to each level, the least error, seconds in all, steps."""
     times = [reached(run, level) for level in LEVELS]
     told = ["–" if t is None else f"{t:.1f}" if t < 10 else f"{t:.0f}" for t in times]
-    return [*told, f"{run['curve'][-1][1]:.1e}", f"{run['seconds']:.0f}", str(run["steps"])]
+    return [*told, _error(run["curve"][-1][1]), f"{run['seconds']:.0f}", str(run["steps"])]
 
 
 def table(results: dict[str, dict[str, Run]]) -> str:
@@ -114,14 +119,15 @@ def table(results: dict[str, dict[str, Run]]) -> str:
         "least",
         "seconds",
         "steps",
-        "dnewton sooner",
+        "sooner",
     ]
     lines = [_markdown(head), _markdown(["---"] * len(head))]
     for name, problem in PROBLEMS.items():
         runs = results.get(name, {})
         words = problem().words
         base = runs.get("dnewton 1")
-        for key, run in sorted(runs.items(), key=lambda item: (item[0] in METHODS, item[0] != "adam", item[0])):
+        for key in sorted(runs, key=ORDER.index):
+            run = runs[key]
             ours = key not in METHODS
             ranks = key.removeprefix("dnewton ")
             label = (words if ranks == "1" else f"the same, {ranks} ranks") if ours else NAMES[key]
