@@ -58,7 +58,7 @@ def maps(problem: Problem, model: Any) -> Figure:
         ax.set_title(title)
         ax.set_xlabel("x")
         ax.set_ylabel(second)
-        figure.colorbar(picture, ax=ax, format="%.1f" if k == 0 else "%.0e")
+        figure.colorbar(picture, ax=ax, format="%.1f" if k == 0 else "%.1e")
     return figure
 
 
@@ -75,7 +75,8 @@ def paths(problem: Problem, model: Any) -> Figure:
         right.semilogy(t[:, 0], np.abs(found - exact)[:, k] + 1e-16, color=LIGHT[k], linewidth=1)
     left.set_title("x, y, z of the net, and the values given")
     right.set_title("distance from the solution")
-    left.legend(frameon=False, ncols=3)
+    left.legend(frameon=False, ncols=3, loc="upper center")
+    left.set_ylim(top=1.2 * float(exact.max()))
     for ax in (left, right):
         ax.set_xlabel("t")
     return figure
