@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
 """Relative L2 error over seconds for nets trained on differential equations, against PyTorch on the same points.
 
-    python scripts/bench/physics.py [--problems poisson2 heat1 poisson5 heat4 poisson2-deep] [--seconds 60]
+    python scripts/bench/physics.py [--problems poisson2 lorenz ...] [--seconds 20]    --seconds 0: PyTorch alone
     mpirun -np 2 python scripts/bench/physics.py                     dnewton on two ranks
     python scripts/bench/physics.py --torch adam lbfgs gauss-newton  with PyTorch beside it, from the same start
+    python scripts/bench/physics.py --derivatives                    PyTorch's ways to differentiate, in milliseconds
+    python scripts/bench/physics.py --json all.json                  adds what it measures to the file
+    python scripts/bench/physics.py --table all.json                 the file as tables for docs/physics.md
 
-The problems of Dangel, Müller, Zeinhofer (NeurIPS 2024): u = Π sin πxᵢ or Σ cos πxᵢ on the unit cube, the heat
-equation with κ = 1/4; float64, tanh, terms of weight 1; 1,000 other points for the error. Seconds are those of
-training, the test points' evaluations left out. `adam`: all points in every step, the rate falling from 1e-2 by a
-cosine over the seconds; `lbfgs`: strong Wolfe, 50 pairs; `gauss-newton`: the Jacobian by torch.func and Cholesky,
-damped by the gain.
+The problems are those of physics_problems.py; float64, tanh, all points in every step, 1,000 other
+points for the error. Seconds are those of training, the test points' evaluations left out. `adam`: rates fall by a
+cosine over the seconds, from each of `--rates`, of which the table has the best; `lbfgs`: strong Wolfe, 50 pairs;
+`gauss-newton`: the Jacobian by torch.func, point by point batched by vmap, Cholesky of the smaller of JᵀJ and JJᵀ,
+Levenberg-Marquardt damped by the gain.
 """
 
 from __future__ import annotations
@@ -17,243 +20,180 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from physics_problems import PROBLEMS, Problem
 
 import dnewton as dn
+from dnewton.api import ranks
 
 LEVELS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
-KAPPA = 0.25
+METHODS = ("adam", "lbfgs", "gauss-newton")
+ORDER = (*(f"dnewton {n}" for n in range(1, 65)), *METHODS)
+NAMES = {"adam": "PyTorch: Adam", "lbfgs": "PyTorch: L-BFGS", "gauss-newton": "PyTorch: Gauss-Newton"}
+Run = dict[str, Any]  # curve: [seconds, least relative L2 error until then]; steps; seconds; parameters
 
 
-@dataclass(frozen=True)
-class Problem:
-    """An equation with its solution; the last input of `heat` is time."""
+def setting(problem: Problem) -> tuple[Any, dict[str, Any]]:
+    """The net, and what dn.fit is given beside it."""
+    unknown = [dn.Parameter(name, value) for name, value in problem.unknown.items()]
+    first, second = problem.terms
 
-    inputs: int
-    hidden: tuple[int, ...]
-    inside: int
-    edges: int
-    kind: str  # sine, cosine, heat
+    def residual(x: Any, u: Any, *parameters: Any) -> Any:
+        return first.equation(u, first.source(x), *parameters)
 
-    def solution(self, x: Any, xp: Any = np) -> Any:
-        """u, (n,)."""
-        if self.kind == "cosine":
-            return xp.cos(math.pi * x).sum(-1)
-        space = x if self.kind == "sine" else x[..., :-1]
-        u = xp.sin(math.pi * space).prod(-1)
-        if self.kind == "sine":
-            return u
-        return u * xp.exp(-KAPPA * math.pi**2 * (self.inputs - 1) * x[..., -1])
-
-    def source(self, x: Any, xp: Any = np) -> Any:
-        """f = -Δu of the Poisson problems, (n,)."""
-        return math.pi**2 * (self.inputs if self.kind == "sine" else 1) * self.solution(x, xp)
-
-    def points(self, seed: int = 0) -> tuple[Any, Any, Any]:
-        """Inside, on the edges, and others for the error."""
-        rng = np.random.default_rng(seed)
-        inside, test = rng.uniform(size=(self.inside, self.inputs)), rng.uniform(size=(1000, self.inputs))
-        edge = rng.uniform(size=(self.edges, self.inputs))
-        space = self.inputs - (self.kind == "heat")
-        for row in edge:  # a face each; of heat also the beginning
-            side = rng.integers(2 * space + (self.kind == "heat"))
-            row[-1 if side == 2 * space else side // 2] = 0.0 if side == 2 * space else float(side % 2)
-        return inside, edge, test
-
-    def equation(self, x: Any, u: Any) -> Any:
-        """The residual inside, for dnewton."""
-        if self.kind == "heat":
-            space = range(self.inputs - 1)
-            return u.d(self.inputs - 1) - KAPPA * u.laplacian(*space)
-        return u.laplacian() + self.source(x)[:, None]
+    layers = [*(dn.dense(n, "tanh") for n in problem.hidden), dn.dense(problem.outputs)]
+    known = dn.Data(second.points, second.source(second.points), second.weight)
+    terms = [dn.Residual(residual, first.points, first.weight, unknown), known]
+    return dn.net([problem.inputs], layers), {"terms": terms, "parallel": {"dtype": "float64"}}
 
 
-PROBLEMS = {
-    "poisson2": Problem(2, (64,), 900, 120, "sine"),
-    "heat1": Problem(2, (64,), 900, 120, "heat"),
-    "poisson5": Problem(5, (64,), 3000, 500, "cosine"),
-    "heat4": Problem(5, (64,), 3000, 500, "heat"),
-    "poisson2-deep": Problem(2, (64, 64, 48, 48), 900, 120, "sine"),
-}
-Curve = list[tuple[float, float]]  # seconds, relative L2 error
-
-
-def by_dnewton(problem: Problem, seconds: float, seed: int) -> tuple[Curve, dict[str, Any], int]:
-    """The curve, the weights at the start, and the iterations."""
-    inside, edge, test = problem.points()
-    layers = [*(dn.dense(n, "tanh") for n in problem.hidden), dn.dense(1)]
-    given = {
-        "terms": [dn.Residual(problem.equation, inside), dn.Data(edge, problem.solution(edge))],
-        "parallel": {"dtype": "float64"},
-    }
-    net = dn.net([problem.inputs], layers)
+def by_dnewton(problem: Problem, seconds: float, seed: int) -> tuple[Run, dict[str, Any]]:
+    """What it reached, and the weights at the start. Collective over all ranks."""
+    net, given = setting(problem)
     start = dn.fit(net, **given, solver={"max_iterations": 0, "seed": seed}).weights()
+    if seconds == 0:
+        return {}, start
     solver = {"max_iterations": 100_000, "seed": seed}
-    model = dn.fit(net, **given, test=(test, problem.solution(test)), solver=solver, max_seconds=seconds)
-    size = math.sqrt(np.mean(problem.solution(test) ** 2))
-    history = model.history
-    curve = list(zip(history["train_seconds"].tolist(), (history["test_rmse"] / size).tolist(), strict=True))
-    return curve, start, len(curve) - 1
+    model = dn.fit(net, **given, test=problem.test, solver=solver, max_seconds=seconds)
+    size = math.sqrt(np.mean(problem.test[1] ** 2))
+    spent, errors = model.history["train_seconds"].tolist(), (model.history["test_rmse"] / size).tolist()
+    return _run(list(zip(spent, errors, strict=True)), len(spent) - 1, model.parameters), start
 
 
-def by_torch(problem: Problem, method: str, seconds: float, start: dict[str, Any]) -> Curve:
-    """The same loss, points and start."""
-    import torch
+def by_torch(problem: Problem, method: str, seconds: float, start: dict[str, Any], rates: list[float]) -> Run:
+    """What it reached from the same start; of Adam by the best of some rates."""
+    import physics_torch
 
-    torch.set_default_dtype(torch.float64)
-    inside, edge, test = (torch.from_numpy(p) for p in problem.points())
-    names = list(start)
-    shapes = [start[name].shape for name in names]
-    theta = torch.cat([torch.from_numpy(np.array(start[name])).reshape(-1) for name in names])
-    wanted_edge = torch.from_numpy(problem.solution(edge.numpy()))
-    exact = torch.from_numpy(problem.solution(test.numpy()))
-    source = torch.from_numpy(problem.source(inside.numpy())) if problem.kind != "heat" else None
-
-    def net(theta: Any, x: Any) -> Any:
-        at, h = 0, x
-        pieces = []
-        for shape in shapes:
-            n = math.prod(shape)
-            pieces.append(theta[at : at + n].reshape(shape))
-            at += n
-        for k in range(0, len(pieces), 2):
-            h = h @ pieces[k].T + pieces[k + 1]
-            h = torch.tanh(h) if k + 2 < len(pieces) else h
-        return h[..., 0]
-
-    def inside_residual(theta: Any, x: Any) -> Any:
-        def one(point: Any) -> Any:
-            return net(theta, point)
-
-        second = torch.func.hessian(one)(x)
-        if problem.kind == "heat":
-            first = torch.func.grad(one)(x)
-            return first[-1] - KAPPA * torch.diagonal(second)[:-1].sum()
-        return torch.trace(second)
-
-    rows = torch.func.vmap(inside_residual, in_dims=(None, 0), chunk_size=500)
-
-    def residuals(theta: Any) -> Any:
-        r = rows(theta, inside)
-        r = r if source is None else r + source
-        return torch.cat([r / math.sqrt(len(inside)), (net(theta, edge) - wanted_edge) / math.sqrt(len(edge))])
-
-    def error(theta: Any) -> float:
-        with torch.no_grad():
-            return float(torch.linalg.norm(net(theta, test) - exact) / torch.linalg.norm(exact))
-
-    steps = {"adam": _adam, "lbfgs": _lbfgs, "gauss-newton": _gauss_newton}[method](residuals, theta, seconds)
-    curve, spent, begun = [(0.0, error(theta))], 0.0, time.perf_counter()
-    for now in steps:
-        spent += time.perf_counter() - begun
-        curve.append((spent, error(now)))
-        if spent > seconds:
-            break
-        begun = time.perf_counter()
-    return curve
+    way, _ = physics_torch.fastest(problem, start, method == "gauss-newton")
+    equations = physics_torch.Equations(problem, start, way)
+    tried = [
+        _run(*physics_torch.run(equations, method, seconds, rate), {"rate": rate} if rate else {})
+        for rate in (rates if method == "adam" else [0.0])
+    ]
+    return min(tried, key=lambda run: run["curve"][-1][1])
 
 
-def _adam(residuals: Callable[[Any], Any], theta: Any, seconds: float) -> Iterator[Any]:
-    import torch
-
-    theta = theta.clone().requires_grad_()
-    optimiser = torch.optim.Adam([theta], lr=1e-2)
-    begun = time.perf_counter()
-    while True:
-        share = min(1.0, (time.perf_counter() - begun) / seconds)
-        optimiser.param_groups[0]["lr"] = 0.5e-2 * (1 + math.cos(math.pi * share)) + 1e-6
-        optimiser.zero_grad()
-        (residuals(theta) ** 2).sum().backward()
-        optimiser.step()
-        yield theta.detach()
+def _run(curve: list[tuple[float, float]], steps: int, parameters: dict[str, float]) -> Run:
+    """The points at which the error was the least so far."""
+    least, kept = math.inf, []
+    for spent, error in curve:
+        if error < least:
+            least = error
+            kept.append((spent, error))
+    return {"curve": kept, "steps": steps, "seconds": curve[-1][0], "parameters": parameters}
 
 
-def _lbfgs(residuals: Callable[[Any], Any], theta: Any, seconds: float) -> Iterator[Any]:
-    import torch
-
-    theta = theta.clone().requires_grad_()
-    options = {"history_size": 50, "line_search_fn": "strong_wolfe", "tolerance_grad": 0.0, "tolerance_change": 0.0}
-    optimiser = torch.optim.LBFGS([theta], max_iter=10, **options)
-
-    def closure() -> Any:
-        optimiser.zero_grad()
-        loss = (residuals(theta) ** 2).sum()
-        loss.backward()
-        return loss
-
-    while True:
-        optimiser.step(closure)
-        yield theta.detach()
+def reached(run: Run, level: float) -> float | None:
+    """Seconds to an error."""
+    return next((spent for spent, error in run["curve"] if error <= level), None)
 
 
-def _gauss_newton(residuals: Callable[[Any], Any], theta: Any, seconds: float) -> Iterator[Any]:
-    import torch
-
-    jacobian = torch.func.jacrev(residuals, chunk_size=256)
-    damping, factor = 1.0, 2.0
-    r = residuals(theta)
-    while True:
-        j = jacobian(theta)
-        g, gram = j.T @ r, j.T @ j
-        while True:
-            step = -torch.cholesky_solve(g[:, None], torch.linalg.cholesky(gram + damping * torch.eye(len(g))))[:, 0]
-            new = residuals(theta + step)
-            expected = -(2 * g @ step + step @ gram @ step)
-            ratio = float((r @ r - new @ new) / expected)
-            if ratio > 1e-4:
-                break
-            damping, factor = damping * factor, factor * 2
-            if damping > 1e12:
-                return
-        theta, r = theta + step, new
-        damping, factor = damping * max(0.1, 1 - (2 * ratio - 1) ** 3), 2.0
-        yield theta
+def sooner(run: Run, other: Run) -> str:
+    """How many times sooner `run` is at what `other` ends at, or at the smallest level that both reach."""
+    for level in (other["curve"][-1][1], *reversed(LEVELS)):
+        ours, theirs = reached(run, level), reached(other, level)
+        if ours and theirs:
+            return f"{theirs / ours:.2g}× ({_error(level)})"
+    return "–"
 
 
-def told(curve: Curve) -> str:
-    """Seconds to each level, and the least error."""
-    firsts = [next((f"{s:.1f}" for s, e in curve if e <= level), "-") for level in LEVELS]
-    least = min(e for _, e in curve)
-    return " ".join(f"{first:>7}" for first in firsts) + f"  {least:.1e}"
+def _error(value: float) -> str:
+    return f"{value:.1e}".replace("e-0", "e-")
+
+
+def row(run: Run) -> list[str]:
+    """Seconds to each level, the least error, seconds in all, steps."""
+    times = [reached(run, level) for level in LEVELS]
+    told = ["–" if t is None else f"{t:.1f}" if t < 10 else f"{t:.0f}" for t in times]
+    return [*told, _error(run["curve"][-1][1]), f"{run['seconds']:.0f}", str(run["steps"])]
+
+
+def table(results: dict[str, dict[str, Run]]) -> str:
+    """Markdown: a row for each problem and method."""
+    head = [
+        "",
+        *(f"{level:.0e}".replace("e-0", "e-") for level in LEVELS),
+        "least",
+        "seconds",
+        "steps",
+        "sooner",
+    ]
+    lines = [_markdown(head), _markdown(["---"] * len(head))]
+    for name, problem in PROBLEMS.items():
+        runs = results.get(name, {})
+        words = problem().words
+        base = runs.get("dnewton 1")
+        for key in sorted(runs, key=ORDER.index):
+            run = runs[key]
+            ours = key not in METHODS
+            ranks = key.removeprefix("dnewton ")
+            label = (words if ranks == "1" else f"the same, {ranks} ranks") if ours else NAMES[key]
+            lines.append(_markdown([label, *row(run), "" if ours or base is None else sooner(base, run)]))
+    return "\n".join(lines)
+
+
+def _markdown(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def differentiated(problem: Problem, start: dict[str, Any]) -> str:
+    """Milliseconds of PyTorch's ways to differentiate: the loss with its gradient, the Jacobian."""
+    import physics_torch
+
+    told = []
+    for words, jacobian in ("gradient", False), ("Jacobian", True):
+        found = physics_torch.fastest(problem, start, jacobian)[1]
+        told.append(f"{words}: " + ", ".join(f"{way} {ms:.1f}" for way, ms in found.items()))
+    return "; ".join(told) + " ms"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
-    parser.add_argument("--torch", nargs="*", default=[], choices=["adam", "lbfgs", "gauss-newton"])
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--torch", nargs="*", default=[], choices=METHODS)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--torch-seconds", type=float, help="of each method and rate; as --seconds if left out")
+    parser.add_argument("--rates", nargs="+", type=float, default=[1e-2, 3e-3], help="of Adam")
+    parser.add_argument("--derivatives", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--table", type=Path)
     args = parser.parse_args()
-    results: dict[str, Any] = {}
-    shown = False
-    for name in args.problems:
-        problem = PROBLEMS[name]
-        curve, start, iterations = by_dnewton(problem, args.seconds, args.seed)
-        from dnewton.api import ranks
-
-        comm = ranks.opened(None)
-        first = comm.rank == 0
-        count = comm.size
-        comm.free()
+    if args.table:
+        print(table(json.loads(args.table.read_text())))
+        return
+    comm = ranks.opened(None)
+    first, count = comm.rank == 0, comm.size
+    comm.free()
+    for number, name in enumerate(args.problems):
+        problem = PROBLEMS[name]()
+        run, start = by_dnewton(problem, 0.0 if args.derivatives else args.seconds, args.seed)
         if not first:
             continue
-        if not shown:
-            print(f"{'':33}", *(f"{level:7.0e}" for level in LEVELS), " least")
-            shown = True
-        print(f"{name:14} {f'dnewton, {count} rank(s)':18} {told(curve)}  {iterations} iterations", flush=True)
-        results[name] = {"dnewton": curve}
+        if args.derivatives:
+            print(f"{name:14} {differentiated(problem, start)}", flush=True)
+            continue
+        runs = {f"dnewton {count}": run} if run else {}
+        heads = [*(f"{level:.0e}" for level in LEVELS), "least", "s", "steps"]
+        if number == 0:
+            print(f"{'':27}", *(f"{head:>7}" for head in heads))
+        if run:
+            _tell(name, f"dnewton {count}", run)
         for method in args.torch:
-            results[name][method] = by_torch(problem, method, args.seconds, start)
-            print(f"{name:14} {method:18} {told(results[name][method])}", flush=True)
+            other = runs[method] = by_torch(problem, method, args.torch_seconds or args.seconds, start, args.rates)
+            _tell(name, method, other, f"  dnewton {sooner(run, other)} sooner" if run else "")
         if args.json:
+            results = json.loads(args.json.read_text()) if args.json.exists() else {}
+            results[name] = results.get(name, {}) | runs
             args.json.write_text(json.dumps(results) + "\n")
+
+
+def _tell(name: str, method: str, run: Run, more: str = "") -> None:
+    known = " ".join(f"{key} {value:.6g}" for key, value in run["parameters"].items())
+    print(f"{name:14} {method:12}", *(f"{cell:>7}" for cell in row(run)), f" {known}{more}", flush=True)
 
 
 if __name__ == "__main__":
