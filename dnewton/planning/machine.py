@@ -21,6 +21,7 @@ CACHED, FRESH = 0.5, 0.3  # of the memory bandwidth: results of array operations
 RUN = 12.0  # numbers of a run whose copy costs as much as beginning it
 CACHE = 4 << 20  # bytes up to which memory is used again
 THREADED = 0.8  # of one thread's rate that each of several threads adds
+BESIDE = 0.8  # of its rates that a rank has beside others of its node: caches are shared, and all wait for the slowest
 STREAMS = 8.0  # ranks of a node that together reach its memory bandwidth
 WAITING = 3e-4  # seconds of a step of a collective where ranks wait for a core, over their share of one
 YIELDING = 0.7  # of the network's bandwidth, where they do
@@ -74,10 +75,12 @@ class Price:
         share = machine.share(ranks)
         threads = machine.threads or threads_for(share, largest)
         faster = min(1.0, share) * (1 + THREADED * (min(threads, max(1.0, share)) - 1))
-        busy = max(1.0, machine.ranks_on_node(ranks) / STREAMS)
+        here = machine.ranks_on_node(ranks)
+        beside = BESIDE if here > 1 else 1.0
+        busy = max(1.0, here / STREAMS) / beside
         waiting = share < 1
         return cls(
-            PRACTICE * machine.flops * faster * (WIDE_RATE if itemsize == 8 else 1.0),
+            PRACTICE * machine.flops * faster * beside * (WIDE_RATE if itemsize == 8 else 1.0),
             PRACTICE * machine.memory * min(1.0, share) / busy,
             WAITING / share if waiting else machine.latency,
             machine.network * (YIELDING * share if waiting else 1.0),
