@@ -23,7 +23,7 @@ from dnewton import DNewtonClassifier, DNewtonRegressor
 RNG = np.random.default_rng(6)
 X = RNG.uniform(-1, 1, (90, 3))
 Y = np.stack([np.sin(X[:, 0]) + X[:, 1], X[:, 1] * X[:, 2]], axis=1)
-QUICK: dict[str, Any] = {"hidden_layers": (6,), "max_iter": 15, "random_state": 0}
+QUICK: dict[str, Any] = {"hidden_layers": (6,), "max_iter": 8, "random_state": 0}
 
 
 @pytest.mark.serial
