@@ -16,6 +16,7 @@ from typing import Any
 import inside
 import numpy as np
 import pytest
+from folding import unfolded
 from jobs import command, environment, launcher, ranks_of, until
 from places import ARRAYS
 from runs import metrics, train
@@ -63,7 +64,7 @@ class Job:
 
     def end(self, seconds: float = 60) -> tuple[int, str, str]:
         out, err = self.process.communicate(timeout=seconds)
-        return self.process.returncode, out, err
+        return self.process.returncode, unfolded(out), err
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from folding import unfolded
 
 from dnewton.config import strict_yaml
 
@@ -117,7 +118,7 @@ class Job:
     def text(self) -> str:
         """What the job, or all tasks of an array, printed."""
         pattern = self.output.name.replace("%j", self.id).replace("%A", self.id).replace("%a", "*")
-        return "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob(pattern)))
+        return unfolded("".join(path.read_text(errors="replace") for path in sorted(self.folder.glob(pattern))))
 
     def report(self) -> str:
         """For a test that failed."""

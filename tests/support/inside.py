@@ -14,7 +14,6 @@ import functools
 import importlib
 import io
 import os
-import re
 import signal
 import sys
 import time
@@ -93,9 +92,6 @@ class Done:
     printed: str = ""  # as it was printed
 
 
-FOLDED = re.compile(r"\n  (?! |\d+/\d+ |\d+ +(?:f )?[-\d.])")  # not before the line of an iteration
-
-
 def keep_stderr() -> None:
     """For :func:`end_session`; before pytest captures it."""
     _stderr.append(os.fdopen(os.dup(2), "w"))
@@ -133,7 +129,7 @@ def start(ranks: int, *args: str, cwd: Path, module: str = "dnewton.train") -> D
     codes, outs, errors = zip(*results, strict=True)
     code = codes[0] if len(set(codes)) == 1 else next(c for c in codes if c)
     printed = "".join(outs)
-    whole = FOLDED.sub(" ", printed) if module == "dnewton.train" else printed
+    whole = unfolded(printed) if module == "dnewton.train" else printed
     return Done(code, whole, "".join(errors), printed)
 
 
