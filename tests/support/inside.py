@@ -26,6 +26,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from folding import unfolded
 from jobs import device_arguments, environment
 
 from dnewton.cli import launch
