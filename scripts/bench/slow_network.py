@@ -7,8 +7,8 @@
 One rank of one thread on each host; `one host` is the control. Every method has the same net, data, start and target:
 mlp: 784-300-100-10 on the first 10,000 images of MNIST (DIR), to 0.94 of the test part; cnn: the shipped cnn.yaml, to
 0.97; regression: 10-64-64-1 on 4,000 samples of a smooth function, to a training rmse of 1e-3. A run is ended when its
-target is reached or its budget of training seconds is over. Learning rates are the best of three on one host
-(`--tune` prints them), which is more than newton gets. Printed: training seconds, iterations (passes), calls of
+target is reached or its budget of training seconds is over. Learning rates, and for newton the passes of
+Adam before it on data of classes, are the best of three on one host (`--tune` prints them). Printed: training seconds, iterations (passes), calls of
 collectives or messages and megabytes of each rank.
 """
 
@@ -47,6 +47,7 @@ METHODS: dict[str, list[str]] = {
 }
 RATES = {"adam": (3e-4, 1e-3, 3e-3), "sgd": (0.01, 0.03, 0.1), "easgd": (0.03, 0.1, 0.3), "dp_kfac": (0.01, 0.03, 0.1)}
 RATES["averaging"] = RATES["sgd"]
+PASSES = (2, 5, 10)
 
 
 def problems(folder: Path, data: Path | None) -> dict[str, tuple[dict[str, Any], str, float]]:
@@ -143,17 +144,20 @@ def run(
 
 
 def tuned(folder: Path, problem: Any, method: str, budget: float) -> list[str]:
-    """The learning rate that is first at the target on one host, as a setting; of none that is, the best at the end."""
-    rates = RATES.get(METHODS[method][0].partition("=")[2])
-    if rates is None:
+    """The setting that is first at the target on one host; of none that is, the best at the end."""
+    solver, classes = METHODS[method][0].partition("=")[2], problem[1].endswith("accuracy")
+    key, rates = "learning_rate", RATES.get(solver, ())
+    if solver == "newton":
+        key, rates = "start_passes", PASSES if classes else ()
+    if not rates:
         return []
     tried = []
     for rate in rates:
-        found = run(folder, problem, [*METHODS[method], f"solver.learning_rate={rate}"], None, budget)
+        found = run(folder, problem, [*METHODS[method], f"solver.{key}={rate}"], None, budget)
         value = found["value"] if found["value"] is not None else float("inf")
         value = -value if problem[1].endswith("accuracy") else value
         tried.append((found["seconds"] or float("inf"), value, rate))
-    return [f"solver.learning_rate={min(tried)[2]}"]
+    return [f"solver.{key}={min(tried)[2]}"]
 
 
 def main() -> None:
