@@ -7,9 +7,9 @@
 One rank of one thread on each host; `one host` is the control. Every method has the same net, data, start and target:
 mlp: 784-300-100-10 on the first 10,000 images of MNIST (DIR), to 0.94 of the test part; cnn: the shipped cnn.yaml, to
 0.97; regression: 10-64-64-1 on 4,000 samples of a smooth function, to a training rmse of 1e-3. A run is ended when its
-target is reached or its budget of training seconds is over. Learning rates, and for newton the passes of
-Adam before it on data of classes, are the best of three on one host (`--tune` prints them). Printed: training seconds, iterations (passes), calls of
-collectives or messages and megabytes of each rank.
+target is reached or its budget of training seconds is over. Learning rates, and for newton the passes of Adam before it
+on data of classes, are the best of three on one host (`--tune` prints them). Printed: training seconds, iterations
+(passes), calls of collectives or messages and megabytes of each rank.
 """
 
 from __future__ import annotations
