@@ -139,7 +139,7 @@ class Model:
         return dict(zip(names, found.tolist(), strict=True))
 
     def _with_deviations(self, x: Any, std: bool | str) -> tuple[Values, Values]:
-        if std not in (True, "mean"):
+        if not (std is True or std == "mean"):
             raise UserError(f"predict: std must be True, 'mean' or False, not {std!r}")
         if self.posterior is None:
             raise UserError("predict: the model has no error bars; train with error_bars=True")
@@ -147,9 +147,9 @@ class Model:
             source = self._source(x, None, comm)
             samples = self._samples(source, comm)
             theta = self.theta.astype(np.float64)
-            found = prediction.uncertain_outputs(network, theta, samples, self.posterior)
             targets, noise = self._described.targets, self.posterior.noise
-            mean, deviation = prediction.with_deviations(self.net, targets, found, noise, observed=std is True)
+            told = lambda found: prediction.with_deviations(self.net, targets, found, noise, observed=std is True)  # noqa: E731
+            _, mean, deviation = prediction.uncertain(network, theta, samples, self.posterior, told)
         single = targets.real and mean.shape[1] == 1
         return (mean[:, 0], deviation[:, 0]) if single else (mean, deviation)
 
@@ -250,7 +250,7 @@ class Model:
             plan = prediction.plan_for(net, comm, prediction.BATCH, np.inf, "float64", prediction.BATCH, "model")
             network = Network(plan, comm.on_grid(plan.grid))
             tensors_ = load(content)
-            dtype = str(next(iter(tensors_.values())).dtype)
+            dtype = str(next(t for name, t in tensors_.items() if not name.startswith(FURTHER)).dtype)
             held = {name.removeprefix(FURTHER): t for name, t in tensors_.items() if name.startswith(FURTHER)}
             bars = posteriors.of_net(held, header, network)
             theta = cut(network, tensors_, dtype)

@@ -18,14 +18,24 @@ def check(option: str, path: str, overwrite: bool) -> None:
         raise UserError(f"{name}: there is no folder {folder}; make it, or name another file")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{name}: cannot be written: {folder} is not writable; name another file")
+    if _is_device(path):
+        return
     if os.path.lexists(path) and not overwrite:
         raise UserError(f"{name}: exists; use --overwrite, or name another file")
+
+
+def _is_device(path: str) -> bool:
+    """Whether it is written into rather than replaced: /dev/stdout, a pipe."""
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 def write(path: str, content: bytes) -> None:
     """Write a file beside its place and move it there. Raises UserError where that cannot be done."""
     temporary = path + ".tmp"
     try:
+        if _is_device(path):
+            Path(path).write_bytes(content)
+            return
         Path(temporary).write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:

@@ -32,7 +32,7 @@ from dnewton.storage import tensors
 from dnewton.storage.model_header import Described, as_trained, described
 from dnewton.storage.posterior import read
 from dnewton.storage.run_directory import model_path
-from dnewton.training.prediction import outputs, plan_for, probabilities, uncertain_outputs, with_deviations
+from dnewton.training.prediction import outputs, plan_for, probabilities, uncertain, with_deviations
 from dnewton.training.scores import score
 
 EXAMPLES = (
@@ -141,13 +141,13 @@ def _deviations(
         bars = read(path, tensors.read_metadata(path), network)
         if bars is None:
             raise UserError(f"--std: {path} has no error bars; train with output.error_bars: true, or leave it out")
-    found = uncertain_outputs(network, theta.astype(np.float64), samples, bars, args.batch_size)
-    with comm.raise_together():
-        try:
-            told = with_deviations(model.net, model.targets, found, bars.noise, observed=args.std == "target")
-        except UserError as error:
-            raise UserError(f"--std: {error}; leave it out") from None
-    return found.z, told
+    noise, observed = bars.noise, args.std == "target"
+    told = lambda found: with_deviations(model.net, model.targets, found, noise, observed)  # noqa: E731
+    try:
+        z, mean, deviation = uncertain(network, theta.astype(np.float64), samples, bars, told, args.batch_size)
+    except UserError as error:
+        raise UserError(f"--std: {error}; leave it out") from None
+    return z, (mean, deviation)
 
 
 def _data_part(args: argparse.Namespace) -> tuple[DataPart, DataSection]:

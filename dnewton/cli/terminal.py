@@ -61,10 +61,12 @@ def columns(terminal: str) -> int:
 
 def folded(text: str, width: int = COLUMNS) -> list[str]:
     """A line as lines of at most `width` columns, those after the first one indented; only a word that is longer
-    exceeds them. It is broken between statements, before brackets, after commas, or between words."""
+    exceeds them, or an option with its value. It is broken between statements, before brackets, after commas, or
+    between words."""
     if len(text) <= width:
         return [text]
-    first, *rest = _broken(text, width - len(INDENT), BREAKS)
+    whole = re.sub(r"(--[a-z][\w-]*) (?=\S)", "\\1\0", text)  # an option and its value stay together
+    first, *rest = (line.replace("\0", " ") for line in _broken(whole, width - len(INDENT), BREAKS))
     return [first, *(INDENT + line for line in rest)]
 
 

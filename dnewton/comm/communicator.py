@@ -271,7 +271,7 @@ class Comm:
     def receive(self, array: Array, source: int, tag: int) -> None:
         """Receive into a contiguous array from one rank."""
         with self._counted(0):
-            self.wait(self._mpi.Irecv(array, source, tag))
+            self.wait(self._mpi.Irecv(array, source, tag), array.nbytes)
 
     def arrived(self, source: int | None = None, tag: int | None = None) -> tuple[int, int] | None:
         """Sender and tag of a message that can be received now, of any rank and tag by default; never waits."""

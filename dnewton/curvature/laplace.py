@@ -123,7 +123,7 @@ def by_rows(
         numbers.append(kind)
     gram = a @ a.T
     values, vectors = _eigh(gram if comm is None else comm.allreduce(gram), comm)
-    kept = xp.nonzero(values > KEPT * rows * float(values[-1]))[0]
+    kept = xp.nonzero(~(values <= KEPT * rows * float(values[-1])))[0]  # NaN is kept, to be noticed
     values, vectors = xp.take(values, kept), xp.take(vectors, kept, axis=1)
     roots = xp.sqrt(values)
     shares = []
@@ -147,11 +147,19 @@ def _eigh(matrix: Array, comm: Comm | None) -> tuple[Array, Array]:
     if not matrix.shape[0]:
         return zeros((0,), matrix), matrix
     if comm is None or comm.size == 1:
-        return eigh(matrix)
+        return _decomposed(matrix)
     values, vectors = zeros((matrix.shape[0],), matrix), zeros(matrix.shape, matrix)
     if comm.rank == 0:
-        values, vectors = eigh(matrix)
+        values, vectors = _decomposed(matrix)
     return comm.bcast(values), comm.bcast(contiguous(vectors))
+
+
+def _decomposed(matrix: Array) -> tuple[Array, Array]:
+    """NaN where the matrix is not finite, which all ranks notice later."""
+    xp = namespace(matrix)
+    if bool(xp.all(xp.isfinite(matrix))):
+        return eigh(matrix)
+    return matrix[0, :] + math.nan, matrix + math.nan
 
 
 def _one(size: int, like: Array) -> Array:

@@ -69,8 +69,11 @@ class Stratified:
 def allotted(size: int, counts: Sequence[int], wanted: Sequence[float]) -> list[int]:
     """`size` samples of parts of `counts`, in proportion to `wanted` as far as a part has so many; one of each at
     least. `size` is no less than the parts and no more than the samples."""
-    sizes = [1] * len(counts)
-    for _ in range(size - len(counts)):
+    if size == sum(counts):
+        return list(counts)
+    share = (size - len(counts)) / sum(wanted)
+    sizes = [max(1, min(n, int(share * w))) for n, w in zip(counts, wanted, strict=True)]  # the rest one by one
+    for _ in range(size - sum(sizes)):
         free = [p for p, (n, s) in enumerate(zip(counts, sizes, strict=True)) if s < n]
         sizes[min(free, key=lambda p: (sizes[p] + 0.5) / wanted[p])] += 1
     return sizes

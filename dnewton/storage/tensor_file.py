@@ -153,7 +153,8 @@ def _foreign(path: str, found: Shapes, specs: Sequence[LayerSpec], ours: bool) -
     if not modules:
         return None
     of_modules = {f"{m}.{kind}" for m in modules for kind in ("weight", "bias")}
-    strange = sorted(found.keys() - of_modules - set(BUFFERS), key=_natural)
+    further = {name for name in found if ours and name.startswith(FURTHER)}
+    strange = sorted(found.keys() - of_modules - further - set(BUFFERS), key=_natural)
     if strange:
         raise UserError(f"{path}: tensor {strange[0]} is neither weight nor bias of a dense or convolutional layer")
     if len(modules) != len(layers):

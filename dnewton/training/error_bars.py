@@ -38,7 +38,15 @@ def shared_by_ranks(config: Config, ranks: int) -> bool:
     return ranks == 1 or not (isinstance(solver, NewtonSection) and solver.curvature == "diagonal")
 
 
-def check(config: Config, plan: NetPlan, samples: int, memory: float, how: CurvaturePlan | Budget, source: str) -> None:
+def check(
+    config: Config,
+    plan: NetPlan,
+    samples: int,
+    memory: float,
+    how: CurvaturePlan | Budget,
+    source: str,
+    terms: int = 1,
+) -> None:
     """Raise UserError where error bars are asked for of a loss that has none, or would not fit into the memory."""
     if not config.output.error_bars:
         return
@@ -47,7 +55,10 @@ def check(config: Config, plan: NetPlan, samples: int, memory: float, how: Curva
             f"{source}: output.error_bars: net.loss has no error bars, as it is no likelihood; use squared, poisson, "
             "logistic or cross_entropy, or error_bars: false"
         )
-    need, room = needed(config, plan, samples), memory - sum(how.parts[k] for k in ("process", "vectors", "data"))
+    need, room = (
+        needed(config, plan, samples, terms),
+        memory - sum(how.parts[k] for k in ("process", "vectors", "data")),
+    )
     if need > room:
         cure = "" if config.output.error_bars == "blocks" or plan.grid.size == 1 else ", error_bars: blocks"
         raise UserError(
@@ -56,15 +67,25 @@ def check(config: Config, plan: NetPlan, samples: int, memory: float, how: Curva
         )
 
 
-def needed(config: Config, plan: NetPlan, samples: int) -> float:
-    """Bytes at the peak on the largest rank."""
+def check_targets(config: Config, real: bool, source: str) -> None:
+    """Raise UserError where error bars are asked for of labels by a loss that gives no probabilities."""
+    if config.output.error_bars and not real and config.net.loss.noise == "estimated":
+        raise UserError(
+            f"{source}: output.error_bars: this loss gives no probabilities of labels; use cross_entropy or logistic, "
+            "or error_bars: false"
+        )
+
+
+def needed(config: Config, plan: NetPlan, samples: int, terms: int = 1) -> float:
+    """Bytes at the peak on the largest rank; `terms` of equations have matrices of their own."""
     sizes = [sum(block.size for block in blocks_of(plan, rank)) for rank in range(plan.grid.size)]
     shared = shared_by_ranks(config, plan.grid.size)
     rows, total, largest = samples * plan.outputs, sum(sizes), max(sizes)
     weights = total if shared else largest
     square = min(rows, weights)  # the matrix, its eigenvectors, and LAPACK's room for twice as much
     vectors = 0 if weights <= rows else 2 * rows * largest
-    return BYTES * (4.0 * square**2 + vectors + 2.0 * square * weights) + ROWS
+    more = 2.0 * terms if terms > 1 else 0.0
+    return BYTES * ((4.0 + more) * square**2 + vectors + 2.0 * square * weights) + ROWS
 
 
 def posterior(job: Job, theta: Array) -> Posterior:
@@ -145,7 +166,8 @@ class _Laplace:
         job, theta = self._job, self._theta
         xp, data, loss = namespace(theta), job.objective.data, job.objective.loss
         width = BYTES * job.network.plan.outputs * self._comm.minmax(float(theta.shape[0]))[1]
-        at_once = max(1, min(job.strategy.batch, int(ROWS // max(1.0, 4 * width))))
+        holders = self._comm.size if self._shared else 1  # all ranks' columns are gathered
+        at_once = max(1, min(job.strategy.batch, int(ROWS // max(1.0, 4 * width * holders))))
         batches = in_batches(np.arange(data.count), at_once)
         for part, given in zip(batches, data.batches(batches), strict=True):
             x = xp.astype(to_device(given, theta), xp.float64)

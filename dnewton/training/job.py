@@ -146,7 +146,8 @@ def assemble(
             raise UserError(f"--calibrate: {options.name} decides nothing by the machine's rates; it is for newton")
         how = registry.budget_for(options, plan, work, groups.layout, memory, process, source)
         passes = 0.0
-    error_bars.check(config, plan, parts.train.samples, memory, how, source)
+    terms = 1 if equations is None else len(equations.residuals())
+    error_bars.check(config, plan, parts.train.samples, memory, how, source, terms)
     notes.extend(note for part in (parts.train, parts.test, parts.validation) if part for note in part.notes)
     notes.append(groups.layout.describe())
     notes.append(f"grid: {plan.grid.rows} x {plan.grid.cols} ranks; memory per rank: {memory / 2**30:.2f} GiB")
@@ -173,6 +174,7 @@ def assemble(
         else:
             loaded = equations.loaded(work.outputs, dtype)
     targets = loaded.targets
+    error_bars.check_targets(config, targets.real, source)
     y = loaded.train.targets
     if equations is None:
         notes.extend(_streams(loaded, groups.workers))

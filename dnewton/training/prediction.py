@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,17 +48,29 @@ class Uncertain:
     covariances: Values
 
 
-def uncertain_outputs(
-    network: Network, theta: Values, samples: Samples, posterior: Posterior, batch_size: int = BATCH
-) -> Uncertain:
-    """Of all samples. Collective over the ranks of the network."""
+def uncertain(
+    network: Network,
+    theta: Values,
+    samples: Samples,
+    posterior: Posterior,
+    told: Callable[[Uncertain], tuple[Values, Values]],
+    batch_size: int = BATCH,
+) -> tuple[Values, Values, Values]:
+    """The outputs z (N, K) of all samples, and what `told` makes of them and their covariances, batch by batch.
+
+    Collective over the ranks of the network; `told` may raise UserError, alike on all of them.
+    """
     outputs = network.plan.outputs
     ranks = max(len(group.variances) for group in posterior.groups)
     numbers = outputs * (3 * network.comm.minmax(float(len(theta)))[1] + 2 * ranks)
     at_once = max(1, min(batch_size, int(AT_ONCE // (8 * numbers))))
     batches = samples.batches(in_batches(np.arange(samples.count), at_once))
-    found = [output_covariances(network, theta, np.asarray(x, dtype=np.float64), posterior) for x in batches]
-    return Uncertain(np.concatenate([z for z, _ in found]), np.concatenate([c for _, c in found]))
+    found: list[tuple[Values, Values, Values]] = []
+    for x in batches:
+        z, covariances = output_covariances(network, theta, np.asarray(x, dtype=np.float64), posterior)
+        found.append((z, *told(Uncertain(z, covariances))))
+    z, mean, deviation = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return z, mean, deviation
 
 
 def with_deviations(

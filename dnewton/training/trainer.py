@@ -170,9 +170,12 @@ class Trainer:
                 stops.resume()
         if self._job.config.output.checkpoint_every:
             self._save()
+        with self._job.comm.phase("output"):
+            self._saver.write_final()  # also where error bars fail or take long
         self.find_error_bars()
         with self._job.comm.phase("output"):
-            self._saver.write_final()
+            if self._saver.posterior is not None:
+                self._saver.write_final()
             self._saver.write_best()
         return None
 

@@ -165,15 +165,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the MNIST files")
     parser.add_argument("--nets", nargs="+", default=["mlp", "cnn", "regression"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--no-control", action="store_true", help="leave the runs on one host out")
     parser.add_argument("--rates", nargs="+", default=["1gbit", "200mbit"])
     parser.add_argument("--delays", nargs="+", default=["0", "500us", "5ms", "20ms"])
     parser.add_argument("--budget", type=float, default=60.0, help="training seconds of a run")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--set", action="append", default=[], help="further settings of newton, KEY=VALUE")
     parser.add_argument("--tune", action="store_true", help="print the learning rates and stop")
+    parser.add_argument("--given", nargs="*", metavar="METHOD:KEY=VALUE", help="settings, none of which is tuned then")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    cables: dict[str, list[str] | None] = {"one host": None}
+    cables: dict[str, list[str] | None] = {} if args.no_control else {"one host": None}
     for rate in args.rates:
         for delay in args.delays:
             wait = [] if delay == "0" else ["--delay", delay]
@@ -183,7 +185,11 @@ def main() -> None:
         folder = Path(name)
         every = problems(folder, args.data)
         for net in args.nets:
-            extra = {m: tuned(folder, every[net], m, args.budget) for m in args.methods}
+            if args.given is None:
+                extra = {m: tuned(folder, every[net], m, args.budget) for m in args.methods}
+            else:
+                words = [word.partition(":") for word in args.given]
+                extra = {m: [setting for name, _, setting in words if name == m] for m in args.methods}
             for method in args.methods:
                 extra[method] += args.set if method.startswith("newton") else []
             print(f"{net}: {every[net][1]} {every[net][2]:g};", *(f"{m} {' '.join(s)}" for m, s in extra.items() if s))

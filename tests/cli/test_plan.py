@@ -133,6 +133,8 @@ def test_json_as_the_output(tmp_path: Path) -> None:
         said = plan(tmp_path, *PLAN, "--samples", samples, "--json", "-", "--svg", "plan.svg", "--overwrite")
         plan(tmp_path, *PLAN, "--samples", samples, "--json", "plan.json", "--overwrite")
         assert (tmp_path / "plan.json").read_text() == said and json.loads(said)["samples"] == float(samples)
+    plan(tmp_path, *PLAN, "--json", "/dev/null")  # is written into, never replaced
+    assert not Path("/dev/null").is_file()
 
 
 @pytest.mark.jobs(4)

@@ -220,6 +220,11 @@ def test_files_serve_any_ranks(comm: Comm, tmp_path: Path) -> None:
     assert alone.predict(NEW, std=True)[1] == pytest.approx(expected, rel=1e-6)
     model.save(folder / "saved.safetensors")
     alone.save(folder / f"alone{comm.rank}.safetensors")
+    copied = pickle.loads(pickle.dumps(model))  # the weights' precision is not that of the error bars
+    assert copied.theta.dtype == model.theta.dtype == np.float32
+    # its layers have other numbers than those of the file
+    deeper = dn.net([3, 1, 1], ["flatten", dn.dense(5, "tanh"), dn.dense(1)], loss="squared")
+    dn.fit(deeper, x.reshape(40, 3, 1, 1), y, init=folder / "run" / "model.safetensors", solver={"max_iterations": 1})
     for name in ("saved", "alone0"):
         comm.barrier()
         found = dn.load(folder / f"{name}.safetensors")
@@ -249,7 +254,12 @@ def test_predict_std_on_ranks(tmp_path: Path) -> None:
     fails(done, "--std: m.txt would hold predictions only")
 
 
-def test_refusals() -> None:
+def _without_numbers(network: Network, theta: Any, x: Any, y: Any, loss: Any) -> tuple[Any, Any]:
+    z = network.forward(theta, x).z
+    return np.full((len(z), 1, len(theta)), np.nan), z
+
+
+def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one line, before training where that is possible."""
     x = np.random.default_rng(0).normal(size=(40, 3))
     y = x[:, 0]
@@ -263,6 +273,13 @@ def test_refusals() -> None:
         dn.fit(mlp(2, 1, "huber"), x, y, error_bars=True, solver=few)
     with pytest.raises(UserError, match="error_bars must be"):
         dn.fit(mlp(2, 1, "squared"), x, y, error_bars="some", solver=few)
+    with pytest.raises(UserError, match=r"error_bars: this loss gives no probabilities of labels"):
+        dn.fit(mlp(2, 2, "squared"), x, (y > 0).astype(int), error_bars=True, solver=few)
+    monkeypatch.setattr("dnewton.training.error_bars.laplace.rows_of", _without_numbers)
+    with pytest.raises(UserError, match="the derivatives of the net are not finite"):
+        dn.fit(mlp(2, 1, "squared"), x, y, error_bars=True, solver=few, out=tmp_path / "run")
+    assert (tmp_path / "run" / "model.safetensors").is_file()  # the training is not lost
+    monkeypatch.undo()
     model = dn.fit(mlp(2, 1, "squared"), x, y, solver=few)
     with pytest.raises(UserError, match="the model has no error bars"):
         model.predict(x, std=True)

@@ -69,7 +69,7 @@ def _waiting(objective: Objective, comm: Comm, batches: int) -> float:
     """Seconds of the messages within a replica, by the time that a small sum takes now. Collective over the world."""
     if objective.network.comm.size == 1:
         return 0.0
-    each = _each(lambda: comm.sum_scalars([0.0]), SUMS)
+    each = _each(lambda: objective.network.comm.sum_scalars([0.0]), SUMS)
     layers = len(list(objective.network.plan.parametric()))
     return comm.minmax(each)[1] * MESSAGES * (layers - 1) * batches
 
