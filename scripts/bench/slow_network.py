@@ -180,6 +180,7 @@ def main() -> None:
         for delay in args.delays:
             wait = [] if delay == "0" else ["--delay", delay]
             cables[f"{rate} {delay}"] = ["--rate", rate, *wait]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a run that goes on is ended with this script
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

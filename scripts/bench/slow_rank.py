@@ -95,18 +95,20 @@ def train(folder: Path, ranks: int, slow: str, settings: list[str], target: floa
         while not metrics.exists() and job.poll() is None:  # the start is not slowed down
             time.sleep(0.02)
         brake = Brake([int((folder / f"pid.{rank}").read_text()) for rank in range(ranks)], slow)
-        while True:
-            ended = job.poll() is not None
-            text = metrics.read_text() if metrics.exists() else ""
-            records = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-            if ended or (target is not None and records and records[-1]["loss"] <= target):
-                break
-            time.sleep(0.05)
-        brake.close()
-        if not ended:
-            job.send_signal(signal.SIGTERM)
-            job.wait(60)
-        elif job.returncode:
+        try:
+            while True:
+                ended = job.poll() is not None
+                text = metrics.read_text() if metrics.exists() else ""
+                records = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+                if ended or (target is not None and records and records[-1]["loss"] <= target):
+                    break
+                time.sleep(0.05)
+        finally:
+            brake.close()
+            if job.poll() is None:
+                job.send_signal(signal.SIGTERM)
+                job.wait(60)
+        if ended and job.returncode:
             raise SystemExit(f"{' '.join(command)}\n{(folder / 'output.txt').read_text()[-2000:]}")
     return records
 
@@ -152,6 +154,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="further settings, KEY=VALUE")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results = []
     modes = dict.fromkeys(["off", *args.modes])
     print("net        ranks   slow mode        s/it to the loss sooner       loss  cut off")
