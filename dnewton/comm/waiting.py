@@ -2,8 +2,7 @@
 
 MPI libraries spin while they wait. With more ranks than cores, spinning ranks take the core from those they wait for:
 one sum of 100 kB on 16 ranks and 2 cores then takes a second, against 9 ms by yielding. A large message goes in pieces,
-one or a few whenever it is tested for: while it may be on its way, pauses must stay short, or it takes a hundred times
-as long (4 MiB from each of 4 ranks on 2 cores: 0.4 s with pauses of 2 ms).
+one or a few whenever it is tested for: while it may be on its way, pauses must stay short.
 """
 
 from __future__ import annotations
