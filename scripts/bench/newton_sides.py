@@ -84,7 +84,7 @@ class TheirNewton:
         self.params, self.damping = self.theirs.named(state.theta), state.damping
         self.iteration = state.iteration
         loss, leaves = self.evaluate(self.params)
-        self.value, self.g = float(loss), self.gradient(loss, leaves)
+        self.value, self.g = float(loss.detach()), self.gradient(loss, leaves)
 
     def evaluate(self, params: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """f, and the parameters that its graph leads to."""
@@ -109,7 +109,7 @@ class TheirNewton:
         options = self.options
         part = self.theirs.part(self.params, self.draws.draw(self.iteration))
         product = part.linearised() if self.kept else part.fresh_product
-        d, n = torch_cg(product, self.g, self.damping, options.cg_tolerance, options.max_cg)
+        d, n = torch_cg(product, self.g, self.damping, options.tolerance_of_cg, options.max_cg)
         slope = inner(self.g, d)
         curvature = -slope - self.damping * inner(d, d)  # dᵀGd: the residual of CG from zero is orthogonal to d
         del product  # and its graphs
@@ -118,14 +118,14 @@ class TheirNewton:
             trials += 1
             trial = {k: v + alpha * d[k] for k, v in self.params.items()}
             loss, leaves = self.evaluate(trial)
-            value = float(loss)
+            value = float(loss.detach())
             if math.isfinite(value) and value <= self.value + options.eta * alpha * slope:
                 ratio = (value - self.value) / (alpha * slope + alpha**2 * curvature / 2)
                 self.params, self.value, self.g = trial, value, self.gradient(loss, leaves)
                 break
             del loss, leaves  # its graphs
             alpha /= 2
-        self.damping = damping.update(self.damping, ratio, options.drop, options.boost)
+        self.damping = damping.update(self.damping, ratio, *options.factors)
         self.iteration += 1
         return Taken(n, trials, self.value)
 

@@ -175,11 +175,8 @@ class Theirs:
         self.params = self.named(ours.theta)
         self.x = torch.from_numpy(ours.images).to(torch_device)
         self.y = torch.from_numpy(to_host(ours.y)).to(torch_device)
-        self.samples, self.regulariser, self.squared = (
-            len(self.y),
-            ours.regulariser,
-            ours.config.net.loss.targets == "real",
-        )
+        self.samples, self.outputs, self.regulariser = len(self.y), ours.outputs, ours.regulariser
+        self.squared = ours.config.net.loss.targets == "real"
 
     def named(self, vector: Any) -> dict[str, torch.Tensor]:
         """A vector laid out like our θ, by the names of the net's parameters."""
