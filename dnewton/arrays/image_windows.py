@@ -57,6 +57,10 @@ def patches(x: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
     n, h, w, c = x.shape
     kh, kw = size
     ho, wo = output_size((h, w), size, stride, padding)
+    if on_cuda(x):
+        out = empty((n, ho * wo, kh * kw * c), x)
+        _launch(cuda_kernels.PATCHES, [x], _geometry((h, w, c), (ho, wo), size, stride, padding), out)
+        return out
     x = pad(x, padding)
     if c == 1 and on_host(x):
         lines = empty((kh * kw, n, ho, wo), x)
@@ -69,6 +73,22 @@ def patches(x: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
     else:
         view = xp.stack([part for _, part in windows(x, (ho, wo), size, stride)], axis=3)
     return xp.reshape(view, (n, ho * wo, kh * kw * c))
+
+
+def unpatch(cot: Array, image: Pair, size: Pair, stride: Pair, padding: Pair) -> Array:
+    """Adjoint of :func:`patches`: (N, Ho*Wo, kh*kw*C) to (N, H, W, C)."""
+    xp = namespace(cot)
+    n, c = cot.shape[0], cot.shape[2] // (size[0] * size[1])
+    ho, wo = output_size(image, size, stride, padding)
+    if on_cuda(cot):
+        out = empty((n, *image, c), cot)
+        _launch(cuda_kernels.UNPATCH, [cot], _geometry((*image, c), (ho, wo), size, stride, padding), out)
+        return out
+    whole = zeros((n, image[0] + 2 * padding[0], image[1] + 2 * padding[1], c), cot)
+    by_offset = xp.reshape(cot, (n, ho, wo, size[0] * size[1], c))
+    for k, view in windows(whole, (ho, wo), size, stride):
+        view += by_offset[:, :, :, k, :]
+    return whole[:, padding[0] : padding[0] + image[0], padding[1] : padding[1] + image[1], :]
 
 
 def windows(x: Array, out: Pair, size: Pair, stride: Pair) -> list[tuple[int, Array]]:
@@ -84,8 +104,14 @@ def windows(x: Array, out: Pair, size: Pair, stride: Pair) -> list[tuple[int, Ar
 
 
 def _geometry(image: Sequence[int], out: Sequence[int], size: Pair, stride: Pair, padding: Pair) -> tuple[int, ...]:
-    """The integers that the pooling kernels take, for an image (H, W, C) and its pooled form (Ho, Wo, C)."""
+    """The integers that the kernels of windows take, for an image (H, W, C) and what it becomes (Ho, Wo, ...)."""
     return (*image, *out[:2], *size, *stride, *padding)
+
+
+def _launch(source: cuda_kernels.Source, arrays: Sequence[Array], integers: Sequence[int], *outs: Array) -> None:
+    """Run a kernel of windows, with places as short as the arrays allow."""
+    largest = max(int(a.size) for a in (*arrays, *outs))
+    kernel(cuda_kernels.indexed(source, largest))(*arrays, *integers, *outs)
 
 
 def max_pool(x: Array, size: Pair, stride: Pair, padding: Pair) -> tuple[Array, Array]:
@@ -97,12 +123,10 @@ def max_pool(x: Array, size: Pair, stride: Pair, padding: Pair) -> tuple[Array, 
     n, h, w, c = x.shape
     ho, wo = output_size((h, w), size, stride, padding)
     dtype = xp.uint8 if size[0] * size[1] <= 256 else xp.int32
-    code = zeros((n, ho, wo, c), x, dtype)
+    best, code = empty((n, ho, wo, c), x), empty((n, ho, wo, c), x, dtype)
     if on_cuda(x):
-        best = empty((n, ho, wo, c), x)
-        kernel(cuda_kernels.MAX_POOL)(x, *_geometry((h, w, c), (ho, wo), size, stride, padding), best, code)
+        _launch(cuda_kernels.MAX_POOL, [x], _geometry((h, w, c), (ho, wo), size, stride, padding), best, code)
         return best, code
-    best = empty((n, ho, wo, c), x)
     for part in _cached(n, h * w * c, x):
         best[part, ...], code[part, ...] = _max_pool(x[part, ...], (ho, wo), size, stride, padding, dtype)
     return best, code
@@ -143,11 +167,12 @@ def max_gather(x: Array, code: Array, size: Pair, stride: Pair, padding: Pair, w
 
     `where` gives the masks of `code` where they are kept.
     """
-    out = zeros(code.shape, x)
     if on_cuda(x):
+        out = empty(code.shape, x)
         geometry = _geometry(x.shape[1:], code.shape[1:], size, stride, padding)
-        kernel(cuda_kernels.MAX_GATHER)(x, code, *geometry, out)
+        _launch(cuda_kernels.MAX_GATHER, [x, code], geometry, out)
         return out
+    out = zeros(code.shape, x)
     for some in _cached(code.shape[0], math.prod(x.shape[1:]), x):
         here = out[some, ...]
         kept = where(some) if where is not None else masks(code[some, ...], size[0] * size[1], x.dtype)
@@ -178,7 +203,7 @@ def max_unpool(
         geometry = _geometry((*image, c), (ho, wo), size, stride, padding)
         given = (cot, code) if scale is None else (cot, code, scale)
         source = cuda_kernels.MAX_UNPOOL if scale is None else cuda_kernels.MAX_UNPOOL_SCALED
-        kernel(source)(*given, k, int(cot.shape[0] == n), *geometry, out)
+        _launch(source, given, (k, int(cot.shape[0] == n), *geometry), out)
         return out
     (ph, pw) = padding
     whole = zeros((n, k, image[0] + 2 * ph, image[1] + 2 * pw, c), cot)
@@ -196,7 +221,7 @@ def avg_pool(x: Array, size: Pair, stride: Pair, padding: Pair) -> Array:
     out = output_size((h, w), size, stride, padding)
     if on_cuda(x):
         mean = empty((n, *out, c), x)
-        kernel(cuda_kernels.AVG_POOL)(x, *_geometry((h, w, c), out, size, stride, padding), mean)
+        _launch(cuda_kernels.AVG_POOL, [x], _geometry((h, w, c), out, size, stride, padding), mean)
         return mean
     views = windows(pad(x, padding), out, size, stride)
     total = copy(views[0][1])
@@ -211,7 +236,8 @@ def avg_unpool(cot: Array, image: Pair, size: Pair, stride: Pair, padding: Pair)
     n, k, *pooled = cot.shape
     if on_cuda(cot):
         out = empty((n, k, *image, pooled[2]), cot)
-        kernel(cuda_kernels.AVG_UNPOOL)(cot, k, 1, *_geometry((*image, pooled[2]), pooled, size, stride, padding), out)
+        geometry = _geometry((*image, pooled[2]), pooled, size, stride, padding)
+        _launch(cuda_kernels.AVG_UNPOOL, [cot], (k, 1, *geometry), out)
         return out
     return _unpool(cot / (size[0] * size[1]), n, image, size, stride, padding)
 

@@ -1,4 +1,4 @@
-"""Symmetric positive definite systems by Cholesky factors, and the eigenvalues of symmetric matrices.
+"""Symmetric positive definite systems by Cholesky factors, eigenvalues of symmetric matrices, sums of outer products.
 
 Of a symmetric matrix only the lower triangle is read: who forms one saves half of the operations. On the host it is
 SciPy's LAPACK: NumPy's own factor comes from `potrf` through several copies, at a third of the rate, and LU takes twice
@@ -13,13 +13,61 @@ from typing import Any
 
 import numpy as np
 
-from dnewton.arrays.namespace import Array, contiguous, cuda, namespace, on_cuda, on_host, routines
+from dnewton.arrays import cuda_kernels
+from dnewton.arrays.namespace import (
+    Array,
+    contiguous,
+    cuda,
+    empty,
+    kernel,
+    namespace,
+    on_cuda,
+    on_host,
+    routines,
+)
 
 
 @cache
 def _routine(package: str, name: str, dtype: str) -> Any:
     """SciPy's function over BLAS or LAPACK of a precision."""
     return getattr(routines(package), ("s" if dtype == "float32" else "d") + name)
+
+
+_TILE, _GROUPS, _LEAST = 64, 128, 256  # of a GPU's products: width of a tile, enough of them, rows that pay for one
+_LANES = 1 << 17  # threads of a GPU that sum columns
+
+
+def transposed_product(a: Array, b: Array) -> Array:
+    """aᵀ b for matrices of many rows and few columns, (m, o) and (m, i) to (o, i).
+
+    A GPU has one group of threads to a tile of the result, and a small result leaves most of it idle: there rows are
+    taken in groups whose products are added.
+    """
+    (m, o), i = a.shape, b.shape[1]
+    tiles = max(1, math.ceil(o / _TILE) * math.ceil(i / _TILE))
+    groups = min(_GROUPS // tiles, m // _LEAST)
+    if groups < 2 or not on_cuda(a):
+        return a.T @ b
+    xp, n = namespace(a), m // groups
+    whole = n * groups
+    left = xp.permute_dims(xp.reshape(a[:whole, :], (groups, n, o)), (0, 2, 1))
+    total = xp.sum(xp.matmul(left, xp.reshape(b[:whole, :], (groups, n, i))), axis=0)
+    return total if whole == m else total + a[whole:, :].T @ b[whole:, :]
+
+
+def column_sums(matrix: Array) -> Array:
+    """The sums of a matrix's columns, (m, o) to (o,).
+
+    CuPy has one group of threads to a result, which for few columns leaves most of a GPU idle; there rows are summed in
+    lanes, and these as CuPy does.
+    """
+    rows, columns = matrix.shape
+    lanes = min(rows // _LEAST, _LANES // max(1, columns))
+    if lanes < 2 or not on_cuda(matrix):
+        return namespace(matrix).sum(matrix, axis=0)
+    parts = empty((lanes, columns), matrix)
+    kernel(cuda_kernels.COLUMN_SUMS)(contiguous(matrix), rows, columns, lanes, parts)
+    return namespace(matrix).sum(parts, axis=0)
 
 
 class Cholesky:
@@ -85,7 +133,8 @@ class Cholesky:
         if on_cuda(right):
             from cupyx.scipy.linalg import solve_triangular
 
-            return solve_triangular(self.lower, right, trans=int(transposed), lower=True, check_finite=False)
+            # cuBLAS's matrices are in Fortran order, as the transpose is: anything else would be copied for every solve
+            return solve_triangular(self.lower.T, right, trans=int(not transposed), lower=False, check_finite=False)
         xp = namespace(right)
         lower = xp.tril(self.lower)
         return xp.linalg.solve(lower.T if transposed else lower, right)

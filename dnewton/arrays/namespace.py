@@ -245,7 +245,7 @@ def release_cuda() -> None:
 
 
 @cache
-def kernel(source: tuple[str, ...]) -> Any:
+def kernel(source: cuda_kernels.Source) -> Any:
     """The function of a source of :mod:`dnewton.arrays.cuda_kernels`, compiled when it is first called."""
     return cuda().ElementwiseKernel(*source)
 
@@ -363,7 +363,7 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
 
     with errstate(linalg="raise"):
         values, vectors = cuda().linalg.eigh(matrix)
-    return values, vectors
+    return values, contiguous(vectors)  # they come in columns, and products of resumed ones would round differently
 
 
 def least_squares(matrix: Array, right: Array, cut_off: float) -> Array | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from dnewton.arrays.linear_algebra import transposed_product
 from dnewton.arrays.namespace import (
     Array,
     block_bytes,
@@ -49,7 +50,7 @@ def _transposed_times(e: Array, phi: SampleStore) -> Array:
     total = None
     for here, part in phi.pieces():
         n = part.shape[0] * q
-        partial = xp.reshape(e[here, ...], (n, o)).T @ xp.reshape(part, (n, i))
+        partial = transposed_product(xp.reshape(e[here, ...], (n, o)), xp.reshape(part, (n, i)))
         total = partial if total is None else total + partial
     return zeros((o, i), e) if total is None else total
 
@@ -160,13 +161,13 @@ class Factored:
             self.inputs_gram = flat @ flat.T + (1 if self.block.has_bias else 0)
 
     def gram_times(self, y: Array) -> Array:
-        xp, e = namespace(y), self.d.expand(y)
+        e = self.d.expand(y)
         if self.inputs_gram is not None:
             return self.d.contract((self.inputs_gram @ e[:, 0, :])[:, None, :])
         t = _times(self.phi, _transposed_times(e, self.phi).T)
         if self.block.has_bias:
             here = self.block.at_bias(t)
-            here += xp.sum(self.block.at_bias(e), axis=(0, 1))
+            here += self.block.bias_sums(e)
         return self.d.contract(t)
 
     def gram_terms(self, outputs: int, mapped: SampleMap, dtype: str) -> Iterator[GramTerm]:

@@ -19,6 +19,8 @@ from dnewton.arrays.namespace import (
     identity,
     itemsize,
     namespace,
+    nbytes,
+    on_cuda,
     ones,
     sample_blocks,
     zeros,
@@ -62,12 +64,15 @@ def local_systems(blocks: Sequence[Block], per_layer: bool) -> list[LocalSystem]
 class Jacobian:
     """J_p of this rank on S, held block by block."""
 
-    def __init__(self, blocks: list[BlockJacobian], samples: int, outputs: int, sound: bool = True) -> None:
-        """`sound`: rounding has made nothing infinite."""
+    def __init__(
+        self, blocks: list[BlockJacobian], samples: int, outputs: int, sound: bool = True, halved: bool = False
+    ) -> None:
+        """`sound`: rounding has made nothing infinite. `halved`: some of it is held in half precision."""
         self.blocks = blocks
         self.samples = samples
         self.outputs = outputs
         self.sound = sound
+        self._halved = halved
 
     @property
     def nbytes(self) -> int:
@@ -94,11 +99,14 @@ class Jacobian:
         """out += Jᵀ curve(J v) on the unit's blocks; `curve` acts on the samples of a slice by themselves.
 
         Rows and D are by far the largest things in memory: both products with them are done while they are in cache.
+        A GPU's cache is too small for that: there only what is made on the way bounds the samples at a time.
         """
         blocks = self.of(unit)
         begun = [j.begin(v) for j in blocks]
-        width = sum(j.nbytes for j in blocks) // max(1, self.samples)
-        for here in sample_blocks(self.samples, width, block_bytes(v, CACHE)):
+        width = sum(j.nbytes for j in blocks)
+        if on_cuda(v) and not self._halved:
+            width = 2 * max(nbytes(b) for b in begun)
+        for here in sample_blocks(self.samples, width // max(1, self.samples), block_bytes(v, CACHE)):
             u = zeros((here.stop - here.start, self.outputs), v)
             for j, b in zip(blocks, begun, strict=True):
                 u += j.part_times(b, here)
@@ -171,7 +179,7 @@ def build(
             network.backward(theta, tape.part(part), identity(outputs, theta)[None, ...], take)
         start += n
     done = [building[block.position].done() for block in network.blocks]
-    return Jacobian(done, samples, outputs, all(b.sound for b in building.values()))
+    return Jacobian(done, samples, outputs, all(b.sound for b in building.values()), dtype is not None)
 
 
 class _Building:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dnewton.arrays.linear_algebra import column_sums
 from dnewton.arrays.namespace import Array, namespace
 from dnewton.planning.net_plan import LayerPlan, NetPlan
 
@@ -61,7 +62,12 @@ class Block:
         here += weight
         if self.has_bias:
             bias = self.bias(out)
-            bias += namespace(d).sum(self.at_bias(d), axis=(0, 1))
+            bias += self.bias_sums(d)
+
+    def bias_sums(self, d: Array) -> Array:
+        """The sum over samples and positions of what belongs to the bias of cotangents (N, Q, O)."""
+        here = self.at_bias(d)
+        return column_sums(namespace(d).reshape(here, (here.shape[0] * here.shape[1], here.shape[2])))
 
     @property
     def name(self) -> str:

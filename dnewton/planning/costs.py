@@ -169,9 +169,16 @@ class Cost:
 
 
 def ways(
-    blocks: Sequence[BlockShape], held: Mapping[str, str], samples: int, outputs: int, itemsize: int, rates: Rates
+    blocks: Sequence[BlockShape],
+    held: Mapping[str, str],
+    samples: int,
+    outputs: int,
+    itemsize: int,
+    rates: Rates,
+    on_device: bool = False,
 ) -> dict[str, Cost]:
     """Every way to solve a unit of these blocks with J held as `held` says, by name."""
+    matrices = 3 if on_device else 2  # to factor one, and what it is summed from; CuPy's factor is a copy
     s = float(samples)
     sk = float(samples * outputs)
     n = float(sum(b.size for b in blocks))
@@ -232,11 +239,11 @@ def ways(
         "diagonal": Cost(EXPECTED_CG * plain, small + CACHE),
         "primal": Cost(
             seconds((flops["rows"] + sk * n * n + n**3 / 3) / DIRECT_RATE, (6.0 * sk * n + 3 * n * n) * itemsize),
-            2 * n * n * WIDE + min(ROWS, 3 * sk * n * itemsize) * (1 + WIDE / itemsize),
+            matrices * n * n * WIDE + min(ROWS, 3 * sk * n * itemsize) * (1 + WIDE / itemsize),
         ),
         "dual": Cost(
             seconds((flops["dual"] + sk**3 / 3) / DIRECT_RATE, 6.0 * sk * sk * itemsize),
-            (2 * sk * sk + s * s) * WIDE
+            (matrices * sk * sk + s * s) * WIDE
             + plain_d * (4 * itemsize + WIDE)
             + min(ROWS, rows * itemsize) * (1 + WIDE / itemsize)
             + CACHE,

@@ -28,6 +28,7 @@ LARGEST_EXACT = 4000  # rows of a matrix to factor, unless exact solves are aske
 GRAM_FLOOR = {4: 1e-3, 8: 1e-6}  # by itemsize: ‖r‖² is a difference in Gram coordinates, so ‖r‖ ends at about √ε ‖g‖
 SWEEP = 16 << 20  # bytes of a chunk's K-fold sweep that should stay in cache, where no messages make chunks dear
 MESSAGES = 64 << 20  # where they do: few enough for fresh memory not to cost more than the messages
+DEVICE_SWEEP = 1 << 30  # on a GPU: enough to work on while the host begins what comes next
 CLEARLY = 2.0  # how much faster passes must be by the model, which knows them less well
 VECTORS = 13  # of the length of θ: θ, ∇f, d, d_previous (two while a step is taken), trial point, best, and CG's
 EXACT = ("primal", "dual")
@@ -96,6 +97,7 @@ class _Setting:
     options: NewtonSection
     rates: Rates
     blocks: tuple[BlockShape, ...]
+    on_device: bool
 
     @property
     def units(self) -> list[tuple[BlockShape, ...]]:
@@ -155,14 +157,16 @@ def decide(
     rates: Rates | None = None,
     soft: float = math.inf,
     source: str = "config",
+    on_device: bool = False,
 ) -> CurvaturePlan:
-    """The strategy that is fastest by the stated model and needs at most `memory` bytes on the largest rank.
+    """The strategy that is fastest by the stated model and needs at most `memory` bytes on the largest rank, or on its
+    GPU (`on_device`).
 
     `process` are the bytes that the process holds already; passes are kept up to `soft` bytes in all. Raises UserError
     when nothing fits, or not what the options ask for.
     """
     options = settled(options, [layer.spec for layer in plan.layers], work.itemsize, plan.grid.size)
-    at = _Setting(plan, work, options, rates or Rates(), tuple(costs.blocks_of(plan)))
+    at = _Setting(plan, work, options, rates or Rates(), tuple(costs.blocks_of(plan)), on_device)
     vectors = float(VECTORS * at.numbers * work.itemsize)
     if options.C == "auto":  # beside J and the passes, as vectors are
         vectors += costs.evidence_bytes(work.subsample * work.outputs)
@@ -286,9 +290,7 @@ def _by_passes_instead(at: _Setting, found: Found, left: float) -> Found:
         return found
     if not whole and at.plan.grid.size > 1:
         return found  # local solves have no messages: that is the method
-    item = work.itemsize
-    s = work.subsample
-    k = work.outputs
+    item, s, k = work.itemsize, work.subsample, work.outputs
     solve = sum(
         min(c.seconds for c in costs.ways(unit, found.held, s, k, item, at.rates).values())
         for unit in ([at.blocks] if whole else at.units)
@@ -302,6 +304,8 @@ def _by_passes_instead(at: _Setting, found: Found, left: float) -> Found:
 def _chunk(at: _Setting, per_sample: float, left: float, messages: bool) -> int:
     """Samples at a time: few enough to fit, and to stay in cache unless every chunk has messages of its own."""
     limit = min(left, MESSAGES if messages else SWEEP)
+    if at.on_device:
+        limit = max(limit, min(left / 4, DEVICE_SWEEP))
     return int(max(1, min(at.work.subsample, limit // max(1.0, per_sample))))
 
 
@@ -318,9 +322,7 @@ def _sums_back(at: _Setting) -> bool:
 def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | None:
     """With J held block by block; None where no way that the options allow fits."""
     work, options = at.work, at.options
-    s = work.subsample
-    k = work.outputs
-    item = work.itemsize
+    item, s, k = work.itemsize, work.subsample, work.outputs
     half = options.jacobian_dtype != "auto"
     per_sample = sum(b.bytes(held[b.name], k, item, half) for b in at.blocks)
     if s > int(options.batch_size):  # the inputs of several batches are put together
@@ -329,7 +331,8 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
     temporary = max(1.0, k * at.jacobian_sweep * item)
     chunk = _chunk(at, temporary, left - jacobian, _sums_back(at))
     if options.curvature == "full":
-        cost = costs.ways(at.blocks, held, s, k, item, at.rates)["dual" if options.subproblem == "exact" else "plain"]
+        possible = costs.ways(at.blocks, held, s, k, item, at.rates, at.on_device)
+        cost = possible["dual" if options.subproblem == "exact" else "plain"]
         primal = 2.0 * costs.WIDE * at.plan.variables**2 + 2 * costs.ROWS  # with its copy to factor, and rows
         workspace = primal if whole_primal(at) else cost.workspace
         return Found("explicit", held, (), chunk, jacobian + max(chunk * temporary, workspace))
@@ -342,7 +345,7 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
     ways: list[str] = []
     lasting = passing = 0.0
     for unit in at.units:
-        possible = costs.ways(unit, held, s, k, item, at.rates)
+        possible = costs.ways(unit, held, s, k, item, at.rates, at.on_device)
         allowed = allowed_ways(possible, sum(b.size for b in unit), s * k, item, options)
         fitting = {name: cost for name, cost in allowed.items() if jacobian + cost.workspace <= left}
         if not fitting:

@@ -137,7 +137,15 @@ def assemble(
         config = config.with_rates(rates.flops, rates.bandwidth)
         soft = math.inf if config.data.max_resident == "auto" else float(config.data.max_resident - READERS)
         how = curvature_plan.decide(
-            plan, work, options, memory=memory, process=process, rates=rates, soft=soft, source=source
+            plan,
+            work,
+            options,
+            memory=memory,
+            process=process,
+            rates=rates,
+            soft=soft,
+            source=source,
+            on_device=not device.is_host,
         )
         passes = how.activation_cache_bytes
         factors = how.factors

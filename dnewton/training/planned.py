@@ -149,7 +149,16 @@ def plan_run(
     how: CurvaturePlan | Budget
     if isinstance(options, NewtonSection):
         rates = problem.kept.get(price.threads, problem.rates)
-        how = curvature_plan.decide(plan, work, options, memory=limit, process=process, rates=rates, source=source)
+        how = curvature_plan.decide(
+            plan,
+            work,
+            options,
+            memory=limit,
+            process=process,
+            rates=rates,
+            source=source,
+            on_device=parallel.device == "cuda",
+        )
         moved = traffic_forecast.iteration_bytes(plan, iteration_of(options, how, work, problem.tested))
         done = replace(newton_times.assumed(options), rows=_settled_rows(plan, work, how))
         seconds = newton_seconds(options, how, plan, work, price, divided.replicas, problem.tested, done)

@@ -32,7 +32,9 @@ def planned(ours: Ours, options: NewtonSection, rates: Rates) -> curvature_plan.
     if device.is_host:
         return curvature_plan.decide(ours.network.plan, work, options, rates=rates)
     memory = SHARE * device.free_bytes() / 2
-    return curvature_plan.decide(ours.network.plan, work, options, memory=memory, process=DEVICE_SLACK, rates=rates)
+    return curvature_plan.decide(
+        ours.network.plan, work, options, memory=memory, process=DEVICE_SLACK, rates=rates, on_device=True
+    )
 
 
 def our_newton(ours: Ours, options: NewtonSection, how: curvature_plan.CurvaturePlan) -> Newton:

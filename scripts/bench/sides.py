@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import os
 import statistics
 import time
@@ -35,6 +36,7 @@ from dnewton.model.network import Network
 from dnewton.planning import curvature_plan, grid_search
 from dnewton.planning.net_plan import infer_shapes
 from dnewton.solvers.newton import cg, early_termination, local_solver
+from dnewton.training.job import SHARE
 
 RELU = {"activation": "relu"}
 
@@ -121,7 +123,10 @@ class Ours:
         """What a run with these options would decide."""
         samples = int(self.y.shape[0])
         work = grid_search.Workload(10 * samples, samples, self.outputs)
-        return curvature_plan.decide(self.network.plan, work, options or NewtonSection(), rates=rates)
+        on_device = not self.device.is_host
+        options = options or NewtonSection()
+        memory = SHARE * self.device.free_bytes() / 2 if on_device else math.inf  # PyTorch is on it, too
+        return curvature_plan.decide(self.network.plan, work, options, memory=memory, rates=rates, on_device=on_device)
 
     def model(self, tape: Any, how: curvature_plan.CurvaturePlan) -> GaussNewton:
         jac = jacobian.build(self.network, self.theta, [tape], how.held, how.chunk)

@@ -3,8 +3,7 @@
 Needs cupy-cuda12x, array-api-compat and the wheels nvidia-cuda-nvrtc-cu12 and nvidia-cuda-runtime-cu12. CuPy writes the
 source around each kernel of dnewton/arrays/cuda_kernels.py, as it would for arrays, and NVRTC compiles it with CuPy's
 headers, for sm_90 unless told; and every function of an array namespace that the package names must be there. Fails
-with what is
-not.
+with what is not.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import glob
 import importlib.util
 import os
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def missing() -> list[str]:
 
 
 def main() -> int:
-    spec = importlib.util.spec_from_file_location("kernels", PACKAGE / "kernels.py")
+    spec = importlib.util.spec_from_file_location("kernels", PACKAGE / "arrays" / "cuda_kernels.py")
     assert spec is not None and spec.loader is not None
     kernels = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(kernels)
@@ -87,12 +87,12 @@ def main() -> int:
         if name.startswith("_") or not isinstance(source, tuple):
             continue
         codes = ("uint8", "int32") if "U code" in source[0] + source[1] else ("uint8",)
-        for numbers in ("float32", "float64"):
-            for code in codes:
-                text = written(source, {"T": np.dtype(numbers), "U": np.dtype(code)})
-                count += 1
-                if complaint := compiled(text, name, architecture):
-                    complaints.append(f"{name}, {numbers}, {code}: {complaint}")
+        places = (0, 1 << 31) if "INT" in source[2] else (0,)  # of 32 and of 64 bits
+        for numbers, code, most in product(("float32", "float64"), codes, places):
+            text = written(kernels.indexed(source, most), {"T": np.dtype(numbers), "U": np.dtype(code)})
+            count += 1
+            if complaint := compiled(text, name, architecture):
+                complaints.append(f"{name}, {numbers}, {code}, {most}: {complaint}")
     end = f"{count} kernels for sm_{architecture}, CuPy {cupy.__version__}: {len(complaints)} complaint(s)"
     print(*complaints, end, sep="\n")
     return 1 if complaints else 0

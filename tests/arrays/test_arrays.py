@@ -15,8 +15,14 @@ from places import ARRAYS, host, put, same
 from problems import CNN, MLP, Problem, lay_out, relative
 from systems import gram
 
-from dnewton.arrays import image_windows, namespace
-from dnewton.arrays.linear_algebra import Cholesky, subtract_product, symmetric_eigenvalues
+from dnewton.arrays import cuda_kernels, image_windows, namespace
+from dnewton.arrays.linear_algebra import (
+    Cholesky,
+    column_sums,
+    subtract_product,
+    symmetric_eigenvalues,
+    transposed_product,
+)
 from dnewton.comm.communicator import Comm
 from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
@@ -129,9 +135,35 @@ def test_patches(pool: tuple[Pair, Pair, Pair, Pair]) -> None:
     found = host(image_windows.patches(put(x), size, stride, padding))
     ho, wo = image_windows.output_size(image, size, stride, padding)
     wanted = np.zeros((2, ho, wo, size[0] * size[1], 3))
+    cot = np.random.default_rng(2).normal(size=wanted.shape)
+    back = np.zeros_like(x)
     for oh, ow, k, y, z in cells(*pool):
         wanted[:, oh, ow, k] = x[:, y, z]
+        back[:, y, z] += cot[:, oh, ow, k]
     assert same(found, wanted.reshape(2, ho * wo, -1))
+    adjoint = image_windows.unpatch(put(cot.reshape(2, ho * wo, -1)), image, size, stride, padding)
+    assert relative(adjoint, back) < 1e-14
+
+
+@pytest.mark.skipif(ARRAYS != "cuda", reason="kernels of a GPU")
+def test_kernels_with_places_of_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for arrays of more numbers than 32 bits can count."""
+    indexed = cuda_kernels.indexed
+    monkeypatch.setattr(cuda_kernels, "indexed", lambda source, numbers: indexed(source, 1 << 31))
+    test_pooling(POOLS[2], np.float32)
+    test_patches(POOLS[3])
+
+
+@given(st.integers(0, 3000), st.integers(0, 70), st.integers(0, 70), st.booleans())
+@example(2600, 3, 5, False)
+def test_tall_matrices(rows: int, a: int, b: int, sliced: bool) -> None:
+    """Sums of outer products and of columns, which a GPU takes in groups."""
+    rng = np.random.default_rng(rows + a)
+    x, y = rng.normal(size=(rows, a + 1)), rng.normal(size=(rows, b))
+    here, used = (put(x)[:, :a], x[:, :a]) if sliced else (put(x), x)
+    bound = 1e-13 * max(1, rows)
+    assert np.allclose(host(transposed_product(here, put(y))), used.T @ y, rtol=0, atol=bound)
+    assert np.allclose(host(column_sums(here)), used.sum(axis=0), rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("dtype", KINDS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from places import DEVICE
 
 import dnewton as dn
 from dnewton.comm import library
@@ -38,6 +39,7 @@ def _one(name: str) -> int:
         given = x[: len(x) - rank]
         y = y[: len(y) - rank]
     net = call.pop("net")
+    call["parallel"] = {"device": DEVICE, **call.get("parallel", {})}  # as jobs of the command line
     try:
         model = dn.fit(net, given, y, **call)
     except dn.UserError as error:

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dnewton.arrays.image_windows import Pair, output_size, patches, windows
-from dnewton.arrays.namespace import Array, block_bytes, copy, empty, itemsize, namespace, sample_blocks, zeros
+from dnewton.arrays.image_windows import Pair, output_size, patches, unpatch, windows
+from dnewton.arrays.linear_algebra import transposed_product
+from dnewton.arrays.namespace import (
+    Array,
+    block_bytes,
+    copy,
+    empty,
+    itemsize,
+    namespace,
+    on_cuda,
+    sample_blocks,
+    zeros,
+)
 from dnewton.config.layer_entry import LAYERS, LayerSection, Shape
 from dnewton.config.types import Count
 from dnewton.grid import KindName
@@ -91,13 +102,15 @@ class Conv:
         for part in self._blocks(z):
             p = self.rows(z[part, ...])
             m = p.shape[0] * q
-            out += xp.reshape(cot[part, ...], (m, o)).T @ xp.reshape(p, (m, inputs))
+            out += transposed_product(xp.reshape(cot[part, ...], (m, o)), xp.reshape(p, (m, inputs)))
         return out
 
     def input_cotangent(self, weight: Array, cot: Parts, samples: int) -> Array:
-        """Adjoint of the patches, one matrix product per kernel offset: the patches of the result, kh·kw times its
-        size, are never formed, and whole image rows are added at a time."""
+        """Adjoint of the patches. On a host one matrix product per kernel offset: the patches of the result, kh·kw
+        times its size, are never formed, and whole image rows are added at a time."""
         n = 1 if cot.shared else samples
+        if on_cuda(weight):
+            return self._by_patches(weight, cot, n)
         xp, one = namespace(weight), cot.product(slice(0, min(n, 1)))
         _, k, q, o = one.shape
         (h, w) = self.image
@@ -115,6 +128,19 @@ class Conv:
                 view += xp.reshape(here @ offsets[j], (m, *self.out_image, c))
             inner = padded[:, ph : ph + h, pw : pw + w, :]
             out[part, ...] = xp.reshape(inner, (part.stop - part.start, k, h, w, c))
+        return out
+
+    def _by_patches(self, weight: Array, cot: Parts, n: int) -> Array:
+        """The same by one matrix product, whose patches one kernel sums: a GPU reads and writes far less so."""
+        xp, one = namespace(weight), cot.product(slice(0, min(n, 1)))
+        _, k, q, o = one.shape
+        inputs = weight.shape[1]
+        out = empty((n, k, *self.image, inputs // (self.kernel[0] * self.kernel[1])), one)
+        for part in sample_blocks(n, k * q * (inputs + 2 * o) * itemsize(one), block_bytes(one)):
+            m = (part.stop - part.start) * k
+            here = xp.reshape(cot.product(part), (m * q, o)) @ weight
+            summed = unpatch(xp.reshape(here, (m, q, inputs)), self.image, self.kernel, self.stride, self.padding)
+            out[part, ...] = xp.reshape(summed, (part.stop - part.start, *out.shape[1:]))
         return out
 
     def positions(self, cot: Array) -> Array:
