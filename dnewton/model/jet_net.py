@@ -55,9 +55,9 @@ def _check(spec: LayerSpec, positions: JetPositions, source: str) -> None:
     where = f"{source}: net.{spec.name}"
     if not isinstance(spec.options, (DenseSection, FourierSection, Add)):
         raise UserError(f"{where} ({spec.kind}): derivatives by the inputs go through dense layers only; leave it out")
-    kinked = spec.activation != "linear" and ACTIVATIONS[spec.activation].third is None
+    kinked = spec.activation != "linear" and ACTIVATIONS[spec.activation].derivatives is None
     if kinked and positions.firsts:
-        smooth = ", ".join(name for name, known in ACTIVATIONS.items() if known.third is not None)
+        smooth = ", ".join(name for name, known in ACTIVATIONS.items() if known.derivatives is not None)
         raise UserError(f"{where}: {spec.activation} has a kink; derivatives by the inputs need one of {smooth}")
 
 

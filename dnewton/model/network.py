@@ -51,6 +51,7 @@ class Network:
         self.plan = plan
         self.comm = comm
         self.ops: list[Any] = [layer.spec.options.operation(layer.spec.in_shape) for layer in plan.layers]
+        self._alone = [getattr(op, "outputs", None) for op in self.ops]  # cheaper where nothing is kept
         self.blocks: list[Block] = blocks_of(plan, comm.rank)
         self.size = sum(b.size for b in self.blocks)
         self._block_at = {b.position: b for b in self.blocks}
@@ -82,7 +83,11 @@ class Network:
                 outputs[i], kept = self._affine(theta, self._block_at[i], op, inputs)
             else:
                 data = (x,) if layer.spec.options.takes_data else ()
-                outputs[i], state = op.forward(*arrived, *data)
+                alone = None if keep else self._alone[i]
+                if alone is None:
+                    outputs[i], state = op.forward(*arrived, *data)
+                else:
+                    outputs[i] = alone(*arrived, *data)
             if keep:
                 tape.inputs.append(inputs)
                 tape.kept.append(kept)

@@ -1,8 +1,8 @@
 """Activation functions: an entry here is all that one needs.
 
-A backward sweep needs σ′, a product with the Hessian σ″ too, a backward sweep of second derivatives by the inputs σ‴.
-Most activations have them as functions of their output z = σ(s), which the next layer keeps anyway; the others keep
-their input s instead (`of="s"`).
+A backward sweep needs σ′, a product with the Hessian σ″ too. Most activations have them as functions of their output
+z = σ(s), which the next layer keeps anyway; the others keep their input s instead (`of="s"`). Derivatives by the inputs
+need σ′ and σ″ on the way forward and σ‴ on the way back, at once, from both s and z.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dnewton.arrays.namespace import Array, erf, maximum, namespace, zeros
 
 @dataclass(frozen=True)
 class Activation:
-    """σ(s), and its derivatives σ′ (`slope`), σ″ (`curve`) and σ‴ (`third`, None where there are kinks) as functions of
-    what is kept: z = σ(s), or s itself."""
+    """σ(s), and its derivatives σ′ (`slope`) and σ″ (`curve`) as functions of what is kept: z = σ(s), or s itself."""
 
     value: Callable[[Array], Array]
     slope: Callable[[Array], Array]
     curve: Callable[[Array], Array]
     of: Literal["z", "s"] = "z"
-    third: Callable[[Array], Array] | None = None
+    # (s, z, n): the first n of σ′, σ″, σ‴; None where there are kinks
+    derivatives: Callable[[Array, Array, int], list[Array]] | None = None
     over: Callable[[Array], Array] | None = None  # σ(s) in the memory of s, where that needs no temporaries
     gain: float = 1.0  # weights before it are drawn with variance gain / fan-in
 
@@ -63,9 +63,55 @@ def _softplus_curve(z: Array) -> Array:
     return _softplus_slope(z) * namespace(z).exp(-z)
 
 
-def _softplus_third(z: Array) -> Array:
-    p, q = _softplus_slope(z), namespace(z).exp(-z)  # q = 1 - p
-    return p * q * (q - p)
+def _softplus_derivatives(s: Array, z: Array, n: int) -> list[Array]:
+    slope, rest = _softplus_slope(z), namespace(z).exp(-z)  # rest = 1 - slope, but without cancellation
+    return _first(n, slope, lambda: slope * rest, lambda curve: curve * (rest - slope))
+
+
+def _tanh_derivatives(s: Array, z: Array, n: int) -> list[Array]:
+    slope = 1 - z * z
+    return _first(n, slope, lambda: -2 * z * slope, lambda curve: slope * (4 - 6 * slope))
+
+
+def _sigmoid_derivatives(s: Array, z: Array, n: int) -> list[Array]:
+    slope = z * (1 - z)
+    return _first(n, slope, lambda: slope * (1 - 2 * z), lambda curve: slope * (1 - 6 * slope))
+
+
+def _silu_derivatives(s: Array, z: Array, n: int) -> list[Array]:
+    p = _sigmoid(s)
+    d = p * (1 - p)
+    return _first(
+        n,
+        p + s * d,
+        lambda: d * (2 + s * (1 - 2 * p)),
+        lambda curve: d * (3 * (1 - 2 * p) + s * (1 - 6 * d)),
+    )
+
+
+def _gelu_derivatives(s: Array, z: Array, n: int) -> list[Array]:
+    density, squares = _density(s), s * s
+    return _first(
+        n,
+        _normal(s) + s * density,
+        lambda: (2 - squares) * density,
+        lambda curve: s * (squares - 4) * density,
+    )
+
+
+def _sin_derivatives(s: Array, z: Array, n: int) -> list[Array]:
+    slope = namespace(s).cos(s)
+    return _first(n, slope, lambda: -z, lambda curve: -slope)
+
+
+def _first(n: int, slope: Array, curve: Callable[[], Array], third: Callable[[Array], Array]) -> list[Array]:
+    """The first `n` of three derivatives."""
+    found = [slope]
+    if n > 1:
+        found.append(curve())
+    if n > 2:
+        found.append(third(found[1]))
+    return found
 
 
 def _silu_slope(s: Array) -> Array:
@@ -76,12 +122,6 @@ def _silu_slope(s: Array) -> Array:
 def _silu_curve(s: Array) -> Array:
     p = _sigmoid(s)
     return p * (1 - p) * (2 + s * (1 - 2 * p))
-
-
-def _silu_third(s: Array) -> Array:
-    p = _sigmoid(s)
-    slope = p * (1 - p)
-    return slope * (3 * (1 - 2 * p) + s * (1 - 6 * slope))
 
 
 def _normal(s: Array) -> Array:
@@ -118,22 +158,24 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda s: namespace(s).tanh(s),
         lambda z: 1 - z * z,
         lambda z: -2 * z * (1 - z * z),
-        third=lambda z: (1 - z * z) * (6 * z * z - 2),
+        derivatives=_tanh_derivatives,
     ),
     "sigmoid": Activation(
         _sigmoid,
         lambda z: z * (1 - z),
         lambda z: z * (1 - z) * (1 - 2 * z),
-        third=lambda z: z * (1 - z) * (1 - 6 * z * (1 - z)),
+        derivatives=_sigmoid_derivatives,
     ),
-    "softplus": Activation(_softplus, _softplus_slope, _softplus_curve, third=_softplus_third, gain=HE),
-    "silu": Activation(lambda s: s * _sigmoid(s), _silu_slope, _silu_curve, of="s", third=_silu_third, gain=HE),
+    "softplus": Activation(_softplus, _softplus_slope, _softplus_curve, derivatives=_softplus_derivatives, gain=HE),
+    "silu": Activation(
+        lambda s: s * _sigmoid(s), _silu_slope, _silu_curve, of="s", derivatives=_silu_derivatives, gain=HE
+    ),
     "gelu": Activation(
         lambda s: s * _normal(s),
         lambda s: _normal(s) + s * _density(s),
         lambda s: (2 - s * s) * _density(s),
         of="s",
-        third=lambda s: s * (s * s - 4) * _density(s),
+        derivatives=_gelu_derivatives,
         gain=HE,
     ),
     "sin": Activation(
@@ -141,7 +183,7 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda s: namespace(s).cos(s),
         lambda s: -namespace(s).sin(s),
         of="s",
-        third=lambda s: -namespace(s).cos(s),
+        derivatives=_sin_derivatives,
     ),
     "elu": Activation(_elu, _elu_slope, _elu_curve, gain=HE),
 }

@@ -54,7 +54,10 @@ class Linear(Protocol):
 
 
 class Transform(Protocol):
-    """A layer without weights, of one input."""
+    """A layer without weights, of one input.
+
+    One with a cheaper way to the output alone has it as `outputs(z)`, for passes of which nothing is kept.
+    """
 
     def forward(self, z: Array) -> tuple[Array, Array | None]:
         """The output, and what the passes below need of it (the places of maxima), if anything."""

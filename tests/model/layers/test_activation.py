@@ -38,21 +38,29 @@ def test_single_precision_far_out(name: str) -> None:
     a = ACTIVATIONS[name]
     s = np.array([-1e4, -90.0, 0.0, 90.0, 1e4], np.float32)
     kept = a.value(s) if a.of == "z" else s
-    for values in (a.value(s), a.slope(kept), a.curve(kept), *([a.third(kept)] if a.third else [])):
+    more = a.derivatives(s, a.value(s), 3) if a.derivatives else []
+    for values in (a.value(s), a.slope(kept), a.curve(kept), *more):
         assert values.dtype == np.float32 and np.isfinite(values).all()
 
 
-@pytest.mark.parametrize("name", [name for name, a in ACTIVATIONS.items() if a.third])
-def test_third_derivative(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name, a in ACTIVATIONS.items() if a.derivatives])
+def test_derivatives_at_once(name: str) -> None:
     a = ACTIVATIONS[name]
-    assert a.third is not None
+    assert a.derivatives is not None
     s, step = np.linspace(-3, 3, 41), 1e-5
 
-    def curve(s: np.ndarray) -> np.ndarray:
-        return np.asarray(a.curve(a.value(s) if a.of == "z" else s))
+    def kept(s: np.ndarray) -> np.ndarray:
+        return np.asarray(a.value(s) if a.of == "z" else s)
 
-    found = a.third(a.value(s) if a.of == "z" else s)
-    assert np.abs(found - (curve(s + step) - curve(s - step)) / (2 * step)).max() < 1e-8
+    def curve(s: np.ndarray) -> np.ndarray:
+        return np.asarray(a.curve(kept(s)))
+
+    for n in (1, 2, 3):
+        found = a.derivatives(s, a.value(s), n)
+        assert len(found) == n
+        for values, wanted in zip(found, (a.slope(kept(s)), curve(s)), strict=False):
+            assert np.abs(values - wanted).max() < 1e-14
+    assert np.abs(found[2] - (curve(s + step) - curve(s - step)) / (2 * step)).max() < 1e-8
 
 
 @pytest.mark.jobs(3)
