@@ -16,14 +16,17 @@ import numpy as np
 from dnewton.arrays import cuda_kernels
 from dnewton.arrays.namespace import (
     Array,
+    block_bytes,
     contiguous,
     cuda,
     empty,
+    itemsize,
     kernel,
     namespace,
     on_cuda,
     on_host,
     routines,
+    sample_blocks,
 )
 
 
@@ -41,12 +44,24 @@ def transposed_product(a: Array, b: Array) -> Array:
     """aᵀ b for matrices of many rows and few columns, (m, o) and (m, i) to (o, i).
 
     A GPU has one group of threads to a tile of the result, and a small result leaves most of it idle: there rows are
-    taken in groups whose products are added.
+    taken in groups whose products are added. CuPy copies what such products take transposed: some rows at a time.
     """
     (m, o), i = a.shape, b.shape[1]
-    tiles = max(1, math.ceil(o / _TILE) * math.ceil(i / _TILE))
-    groups = min(_GROUPS // tiles, m // _LEAST)
-    if groups < 2 or not on_cuda(a):
+    most = _GROUPS // max(1, math.ceil(o / _TILE) * math.ceil(i / _TILE))
+    if min(most, m // _LEAST) < 2 or not on_cuda(a):
+        return a.T @ b
+    total = None
+    for part in sample_blocks(m, o * itemsize(a), block_bytes(a)):
+        partial = _in_groups(a[part, :], b[part, :], most)
+        total = partial if total is None else total + partial
+    return total
+
+
+def _in_groups(a: Array, b: Array, most: int) -> Array:
+    """aᵀ b as the sum of at most so many products."""
+    (m, o), i = a.shape, b.shape[1]
+    groups = min(most, m // _LEAST)
+    if groups < 2:
         return a.T @ b
     xp, n = namespace(a), m // groups
     whole = n * groups

@@ -168,6 +168,11 @@ class Cost:
     workspace: float
 
 
+def to_factor(on_device: bool) -> float:
+    """Matrices that factoring one takes: it, and its copy with λ on the diagonal; CuPy's factor is a third."""
+    return 3.0 if on_device else 2.0
+
+
 def ways(
     blocks: Sequence[BlockShape],
     held: Mapping[str, str],
@@ -178,7 +183,7 @@ def ways(
     on_device: bool = False,
 ) -> dict[str, Cost]:
     """Every way to solve a unit of these blocks with J held as `held` says, by name."""
-    matrices = 3 if on_device else 2  # to factor one, and what it is summed from; CuPy's factor is a copy
+    matrices = to_factor(on_device)
     s = float(samples)
     sk = float(samples * outputs)
     n = float(sum(b.size for b in blocks))

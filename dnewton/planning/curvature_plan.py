@@ -333,7 +333,7 @@ def _explicit(at: _Setting, held: Mapping[str, str], left: float) -> Found | Non
     if options.curvature == "full":
         possible = costs.ways(at.blocks, held, s, k, item, at.rates, at.on_device)
         cost = possible["dual" if options.subproblem == "exact" else "plain"]
-        primal = 2.0 * costs.WIDE * at.plan.variables**2 + 2 * costs.ROWS  # with its copy to factor, and rows
+        primal = costs.to_factor(at.on_device) * costs.WIDE * at.plan.variables**2 + 2 * costs.ROWS  # and rows
         workspace = primal if whole_primal(at) else cost.workspace
         return Found("explicit", held, (), chunk, jacobian + max(chunk * temporary, workspace))
     if samples_preconditioner(options):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from dnewton.curvature import jacobian
 from dnewton.curvature.gauss_newton import GaussNewton
 from dnewton.curvature.sample_store import SampleStore
 from dnewton.errors import UserError
+from dnewton.model.cotangent import Cotangent
+from dnewton.model.layers.conv import Conv
 from dnewton.solvers.interface import StartPoint
 from dnewton.solvers.newton import cg, early_termination, local_solver
 
@@ -164,6 +167,30 @@ def test_tall_matrices(rows: int, a: int, b: int, sliced: bool) -> None:
     bound = 1e-13 * max(1, rows)
     assert np.allclose(host(transposed_product(here, put(y))), used.T @ y, rtol=0, atol=bound)
     assert np.allclose(host(column_sums(here)), used.sum(axis=0), rtol=0, atol=bound)
+
+
+@pytest.mark.skipif(ARRAYS != "cuda", reason="a GPU's memory, of which a plan knows no more than these bytes")
+def test_temporaries_stay_within_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What CuPy copies for a batched product, and the patches of one sample with many outputs."""
+    rng = np.random.default_rng(0)
+    block = 1 << 20
+    monkeypatch.setattr(namespace, "DEVICE_BLOCK", block)
+    x, y = rng.normal(size=(1 << 16, 16)), rng.normal(size=(1 << 16, 3))  # 8 blocks
+    conv = Conv((12, 12), (3, 3), (1, 1), (1, 1))
+    weight, cot = rng.normal(size=(2, 9 * 4)), rng.normal(size=(2, 60, 144, 2))  # patches of 2.4 blocks a sample
+    there = [put(a) for a in (x, y, weight, cot)]
+
+    def grown(call: Callable[[], Any]) -> tuple[Any, float]:
+        namespace.release_cuda()
+        before = namespace.cuda_memory()[1]
+        return call(), namespace.cuda_memory()[1] - before
+
+    found, taken = grown(lambda: transposed_product(there[0], there[1]))
+    assert relative(found, x.T @ y) < 1e-12
+    assert taken < 2 * block
+    found, taken = grown(lambda: conv.input_cotangent(there[2], Cotangent(there[3], None), 2))
+    assert relative(found, conv.input_cotangent(weight, Cotangent(cot, None), 2)) < 1e-12
+    assert taken < found.nbytes + 2 * block
 
 
 @pytest.mark.parametrize("dtype", KINDS)

@@ -210,6 +210,7 @@ def decided(
     memory: float = math.inf,
     loss: str = "squared",
     batch: int = 1024,
+    on_device: bool = False,
     **options: object,
 ) -> curvature_plan.CurvaturePlan:
     config = Config.model_validate(
@@ -217,7 +218,8 @@ def decided(
     )
     shapes = infer_shapes(config.net)
     work = grid_search.Workload(samples, subsample, shapes[-1].out_shape[0], batch)
-    return curvature_plan.decide(grid_search.choose(shapes, ranks, work), work, config.solver, memory=memory)
+    plan = grid_search.choose(shapes, ranks, work)
+    return curvature_plan.decide(plan, work, config.solver, memory=memory, on_device=on_device)
 
 
 def net(*widths: int) -> list[object]:
@@ -238,6 +240,17 @@ def test_the_cheapest_way() -> None:
     assert way(800, 100, 5, 100, subproblem="cg", warm_start=True) == "plain"
     assert way(800, 100, 5, 100, subproblem="cg", preconditioner="kronecker") == "kronecker"
     assert way(10, 30, 5, 900, subproblem="exact") in ("primal", "dual")
+
+
+@pytest.mark.parametrize(("samples", "n"), [(900, 2 * 40 + 40 + 40 + 1), (20, 20)])
+def test_a_gpu_keeps_one_matrix_more_to_factor_one(samples: int, n: int) -> None:
+    """CuPy's factor is a copy: of the whole system's matrix, by variables or by rows, too."""
+
+    def bytes_of(on_device: bool) -> float:
+        full = {"curvature": "full", "subproblem": "exact"}
+        return decided(net(40, 1), [2], 10 * samples, samples, on_device=on_device, **full).parts["curvature"]
+
+    assert bytes_of(True) - bytes_of(False) == costs.WIDE * n**2
 
 
 def test_the_cheapest_representation() -> None:

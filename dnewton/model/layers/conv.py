@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dnewton.arrays.image_windows import Pair, output_size, patches, unpatch, windows
@@ -131,16 +132,23 @@ class Conv:
         return out
 
     def _by_patches(self, weight: Array, cot: Parts, n: int) -> Array:
-        """The same by one matrix product, whose patches one kernel sums: a GPU reads and writes far less so."""
+        """The same by one matrix product, whose patches one kernel sums: a GPU reads and writes far less so.
+
+        Right-hand sides are taken some at a time, too: of 1,000 outputs the patches of one sample would be gigabytes.
+        """
         xp, one = namespace(weight), cot.product(slice(0, min(n, 1)))
         _, k, q, o = one.shape
         inputs = weight.shape[1]
-        out = empty((n, k, *self.image, inputs // (self.kernel[0] * self.kernel[1])), one)
-        for part in sample_blocks(n, k * q * (inputs + 2 * o) * itemsize(one), block_bytes(one)):
+        image = (*self.image, inputs // (self.kernel[0] * self.kernel[1]))
+        out = empty((n, k, *image), one)
+        numbers = q * inputs + math.prod(image)
+        for part in sample_blocks(n, k * (2 * q * o + numbers) * itemsize(one), block_bytes(one)):
             m = (part.stop - part.start) * k
-            here = xp.reshape(cot.product(part), (m * q, o)) @ weight
-            summed = unpatch(xp.reshape(here, (m, q, inputs)), self.image, self.kernel, self.stride, self.padding)
-            out[part, ...] = xp.reshape(summed, (part.stop - part.start, *out.shape[1:]))
+            here, into = xp.reshape(cot.product(part), (m, q, o)), xp.reshape(out[part, ...], (m, *image))  # views
+            for some in sample_blocks(m, numbers * itemsize(one), block_bytes(one)):
+                count = some.stop - some.start
+                product = xp.reshape(xp.reshape(here[some, ...], (count * q, o)) @ weight, (count, q, inputs))
+                into[some, ...] = unpatch(product, self.image, self.kernel, self.stride, self.padding)
         return out
 
     def positions(self, cot: Array) -> Array:

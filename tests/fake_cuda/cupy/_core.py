@@ -74,6 +74,16 @@ def rewrap(result: Any, seen: list[ndarray]) -> tuple[Any, bool]:
     return result, False
 
 
+def in_order(operands: list[Any]) -> list[np.ndarray]:
+    """The copies that CuPy makes of a batched product's operands which are not in C order, in the pool's memory."""
+    if max(x.ndim for x in operands) <= 2:
+        return []
+    copies = [np.ascontiguousarray(x) for x in operands if not x.flags.c_contiguous]
+    for copy in copies:
+        memory.pool._own(copy)
+    return copies
+
+
 def apply(name: str, function: Callable[..., Any], args: Any, kwargs: Any = None, needs_array: bool = True) -> Any:
     """Run a NumPy function on device arrays."""
     seen: list[ndarray] = []
@@ -82,8 +92,10 @@ def apply(name: str, function: Callable[..., Any], args: Any, kwargs: Any = None
     if needs_array and not seen:
         raise TypeError(f"{name}: Unsupported type {type(args[0]) if args else None}: no argument is a cupy.ndarray")
     check_device(seen)
+    copies = in_order(host_args) if name == "matmul" else []
     with np.errstate(all="ignore"):
         result = function(*host_args, **host_kwargs)
+    del copies
     wrapped, new = rewrap(result, seen)
     if new or result is None or host_kwargs.get("out") is not None:
         stream.launch(name)
