@@ -79,6 +79,8 @@ def line(record: Mapping[str, Any], pace: Pace, columns: int = COLUMNS) -> str:
     }
     if record["grad_norm"] is not None:
         words["gradient"] = f"|g| {record['grad_norm']:<8.2g}"
+    elif record.get("adam_pass"):
+        words["gradient"] = "pass of Adam"
     for part in ("validation", "test", "train"):
         if (score := record.get(f"{part}_{name}")) is not None:
             words["score"] = f"{part[:5]} {name} {format(score, '<' + score_form(name).replace('9', '8', 1))}"

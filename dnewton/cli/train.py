@@ -182,6 +182,7 @@ def _train(
         display(text, always)
 
     def passed(record: Record) -> None:
+        pace.total = job.config.solver.max_iterations + job.solver.passes_before
         pace.passed(record["iteration"])
         out.log(console.line(record))
         display(console.line(record) if args.verbose else progress.line(record, pace, display.columns))

@@ -86,7 +86,7 @@ class NewtonSection(SolverSection):
     }
 
     name: Literal["newton"] = "newton"
-    max_iterations: WholeNumber = 50  # Newton iterations
+    max_iterations: WholeNumber = 50  # Newton iterations; passes of Adam before them do not count
     # in units of l: the regulariser is |theta|^2 / (2 C l); inf means none, auto by the evidence (squared loss)
     C: Annotated[float | Auto, BeforeValidator(_auto_or((">", 0, "0")))] = 1.0
     # S, the samples that the Jacobian is of: a share up to 1, or a number of them; auto: as many rows of J as there

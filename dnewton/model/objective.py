@@ -13,7 +13,7 @@ from dnewton.arrays.namespace import Array, dot, itemsize, namespace, take, to_d
 from dnewton.comm.communicator import Comm
 from dnewton.config.loss_entry import Loss
 from dnewton.data.samples import Samples
-from dnewton.data.sampling import Cycle, Draws, Indices, in_batches, joined, rest_of
+from dnewton.data.sampling import Cycle, Draws, Indices, in_batches, joined, rest_of, run
 from dnewton.model.network import Network, Tape
 
 
@@ -143,6 +143,12 @@ class Objective:
         """z^L (N, K) of some batches. Collective over the world."""
         passes = [self.forward(theta, batch.indices, keep=False).z for batch in batches]
         return passes[0] if len(passes) == 1 else namespace(theta).concat(passes)
+
+    def value(self, theta: Array) -> tuple[float, float]:
+        """f over all samples, and the metric's sum; nothing is kept. Collective over the world."""
+        loss, metric = self.accumulate(theta, self.share(run(0, self.data.count)), None)
+        squares, loss, metric = self.totals(dot(theta, theta), loss, metric)
+        return 0.5 * self.regulariser * squares + loss / self.data.count, metric
 
     def gradient(self, theta: Array, at: Evaluation) -> Array:
         """∇f on this rank's blocks, at the point and over the samples of an evaluation; releases the kept passes

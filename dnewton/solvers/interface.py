@@ -29,7 +29,7 @@ class IterationReport:
     """What an iteration reports."""
 
     loss: float
-    grad_norm: float
+    grad_norm: float | None  # None where nobody has computed it
     metric: float
     samples: int
     damping: float | None = None
@@ -87,6 +87,11 @@ class Solver(Protocol):
     def position(self) -> int | None:
         """Batches done of the next iteration; None where only whole iterations can be saved."""
         return None
+
+    @property
+    def passes_before(self) -> int:
+        """Iterations that `max_iterations` does not count: passes of another method before this one."""
+        return 0
 
     @property
     def ending(self) -> str:

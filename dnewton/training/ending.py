@@ -45,6 +45,7 @@ class Standing:
     metric: str  # accuracy or rmse
     best: int | None  # the iteration of the best weights
     folder: str  # the run directory; empty where there is none
+    passes: int = 0  # of Adam, which `max_iterations` does not count
 
 
 def reason(solver: str, iteration: int, best: int | None, max_iterations: int, patience: int | None, over: bool) -> str:
@@ -75,10 +76,11 @@ def ending(why: str, config: Config, at: Standing) -> Ending:
         onward = f"--resume {at.folder}" if kept else f"--init {at.folder}/model.safetensors"
         return f"{onward} --set {key}={value}"
 
+    passes = f", after {at.passes} pass(es) of Adam" if at.passes else ""
     again = "--set solver.seed=N" if at.folder else "solver={'seed': N}"
     texts = {
         ITERATIONS: (
-            f"solver.max_iterations is {solver.max_iterations}; for more: "
+            f"solver.max_iterations is {solver.max_iterations}{passes}; for more: "
             f"{more('solver.max_iterations', max(2 * solver.max_iterations, 1))}"
         ),
         TOLERANCE: (

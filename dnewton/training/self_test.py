@@ -201,7 +201,8 @@ def _step(problem: _Problem, alone: _Problem) -> float:
     for one in (problem, alone):
         one.newton.begin(StartPoint(one.theta))
         report = one.newton.step()
-        points.append((report.loss, report.grad_norm, one.whole(np.asarray(one.newton.theta))))
+        norm = math.nan if report.grad_norm is None else report.grad_norm
+        points.append((report.loss, norm, one.whole(np.asarray(one.newton.theta))))
         one.newton.close()
     (f, norm, theta), (f1, norm1, theta1) = points
     moved = float(np.abs(theta1 - alone.whole(alone.theta)).max())

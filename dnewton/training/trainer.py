@@ -280,11 +280,13 @@ class Trainer:
         if self._budget is not None:
             over = bool(job.comm.bcast_scalars([self._trained() >= self._budget])[0])
         iteration = job.solver.iteration
-        why = reason(job.solver.ending, iteration, best, options.max_iterations, options.patience, over)
+        most = options.max_iterations + job.solver.passes_before
+        why = reason(job.solver.ending, iteration, best, most, options.patience, over)
         if not why:
             return None
         folder = str(self._out.path) if self._out.keeps else ""
-        return ending(why, job.config, Standing(iteration, job.targets.metric_name, best, folder))
+        at = Standing(iteration, job.targets.metric_name, best, folder, job.solver.passes_before)
+        return ending(why, job.config, at)
 
     def _trained(self) -> float:
         """Seconds of the run without evaluations for the record, messages for the report, and files."""

@@ -74,6 +74,11 @@ class Epochs(ABC):
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     @property
+    def passes_before(self) -> int:
+        """No other method comes first."""
+        return 0
+
+    @property
     def iteration(self) -> int:
         """Passes done."""
         return self._iteration

@@ -1,4 +1,4 @@
-"""`start: adam`: a few passes of a first-order method before Newton's first iteration.
+"""`start: adam`: a few passes of a first-order method before Newton's iterations.
 
 Far from a solution, with many classes, what a Newton direction is worth more than a gradient's does not pay for what it
 costs; passes over mini-batches get near, and Newton goes on from there (docs/method.md).
@@ -19,6 +19,7 @@ from dnewton.grid import ceil_div
 from dnewton.model.objective import Objective
 from dnewton.planning.costs import blocks_of
 from dnewton.solvers.adam_moments import Moments
+from dnewton.solvers.interface import SolverState
 
 ORDER = 3  # purpose of the random draws
 RATE, BATCH = 3e-3, 128
@@ -100,54 +101,86 @@ def _computing(options: NewtonSection, objective: Objective, comm: Comm) -> floa
     return options.start_passes * objective.data.count * operations / SPEED / min(1.0, comm.least_cores)
 
 
-def by_adam(objective: Objective, theta: Array, passes: int, seed: int) -> Array:
-    """θ after so many passes over the samples in batches of 128, the rate falling from 3e-3 to 0 by half a cosine.
+class FirstPasses:
+    """The passes of a run, one at a time: each is an iteration, in metrics and for checkpoints.
 
-    The regulariser is part of the gradient. Collective over the world: what a gradient sends, for every batch.
+    Batches of 128 samples, the rate falling from 3e-3 to 0 by half a cosine; the regulariser is part of the gradient.
+    APART: every replica alone on its share of the samples of a pass, with batches smaller by the number of replicas;
+    after a pass θ is the mean over the replicas (Su and Chen 2015).
     """
-    total = objective.data.count
-    steps = passes * ceil_div(total, BATCH)
-    xp = namespace(theta)
-    theta = copy(theta)
-    moments = Moments(xp.zeros_like(theta), xp.zeros_like(theta))
-    for k in range(passes):
-        for batch in in_batches(permutation(seed, ORDER, k, total), BATCH):
+
+    def __init__(self, objective: Objective, options: NewtonSection, comm: Comm, kind: str) -> None:
+        """`kind`: NONE, TOGETHER or APART; NONE until a run begins with them."""
+        self._objective = objective
+        self._options = options
+        self._comm = comm
+        self._apart = kind == APART
+        self.planned = 0  # of this run
+        self.done = 0
+        self._moments: Moments | None = None
+        self._next: Moments | None = None
+
+    @property
+    def left(self) -> int:
+        """Passes that are still to come."""
+        return self.planned - self.done
+
+    def begin(self) -> None:
+        """Passes come first in this run."""
+        self.planned = self._options.start_passes
+
+    def restore(self, saved: SolverState) -> None:
+        """Go on where a run was saved; one of an earlier version had done them all."""
+        self.planned, self.done = (int(saved.values.get(name, "0")) for name in ("passes", "passes_done"))
+        self._apart = saved.values.get("passes_kind") == APART
+        held = {**saved.vectors, **saved.own}
+        if self.left and "first_moment" in held:  # each replica's own are not, on another number of replicas
+            count = int(saved.values["adam_steps"])
+            self._moments = Moments(held["first_moment"], held["second_moment"], count)
+
+    def saved(self) -> SolverState:
+        """What a checkpoint has of them: nothing in a run without."""
+        if not self.planned:
+            return SolverState()
+        values = {"passes": str(self.planned), "passes_done": str(self.done)}
+        values["passes_kind"] = APART if self._apart else TOGETHER
+        if not self.left or self._moments is None:
+            return SolverState(values=values)
+        vectors = {"first_moment": self._moments.first, "second_moment": self._moments.second}
+        values["adam_steps"] = str(self._moments.count)
+        return SolverState(own=vectors, values=values) if self._apart else SolverState(vectors, values=values)
+
+    def step(self, theta: Array) -> Array:
+        """θ after one more pass, which counts when it is :meth:`taken`; as it was where that has led to no finite
+        numbers. Collective over the world."""
+        with self._comm.phase("gradient"):
+            moments, there = self._passed(theta)
+            (squares,) = self._comm.sum_scalars([dot(there, there)])
+        self._next = moments if math.isfinite(squares) else None
+        return theta if self._next is None else there
+
+    def taken(self) -> None:
+        """The run is at the θ of the last step; without finite numbers there are no more passes."""
+        if self._next is None:
+            self.planned = self.done + 1
+        self._moments = self._next
+        self.done += 1
+
+    def _passed(self, theta: Array) -> tuple[Moments, Array]:
+        """A pass: copies, since what is before it may be saved. A sum over the replicas for every batch, or one."""
+        objective, options, apart = self._objective, self._options, self._apart
+        xp, theta, total = namespace(theta), copy(theta), objective.data.count
+        replicas = objective.replicas if apart else 1
+        size = ceil_div(BATCH, replicas)
+        steps = ceil_div(ceil_div(total, replicas), size)  # of a pass
+        before = self._moments or Moments(xp.zeros_like(theta), xp.zeros_like(theta))
+        moments = Moments(copy(before.first), copy(before.second), before.count)
+        order = permutation(options.seed, ORDER, self.done, total)
+        for k, batch in enumerate(in_batches(objective.share(order) if apart else order, size)):
             g = xp.zeros_like(theta)
-            objective.accumulate(theta, objective.share(batch), g)
-            g = objective.summed(g) / len(batch)
+            objective.accumulate(theta, batch if apart else objective.share(batch), g)
+            g = (g if apart else objective.summed(g)) / len(batch)
             g += objective.regulariser * theta
-            rate = 0.5 * RATE * (1 + math.cos(math.pi * moments.count / steps))
-            theta -= moments.step(g, rate)
-    return theta
-
-
-def by_local_adam(objective: Objective, theta: Array, passes: int, seed: int) -> Array:
-    """Likewise, every replica alone on its share of the samples of a pass, with batches smaller by the number of
-    replicas; after a pass θ is the mean over the replicas (Su and Chen 2015). One sum of θ's size for each pass.
-
-    Collective over the world.
-    """
-    total, replicas = objective.data.count, objective.replicas
-    size = ceil_div(BATCH, replicas)
-    steps = passes * ceil_div(ceil_div(total, replicas), size)
-    xp = namespace(theta)
-    theta = copy(theta)
-    moments = Moments(xp.zeros_like(theta), xp.zeros_like(theta))
-    for k in range(passes):
-        for batch in in_batches(objective.share(permutation(seed, ORDER, k, total)), size):
-            g = xp.zeros_like(theta)
-            objective.accumulate(theta, batch, g)
-            g = g / len(batch) + objective.regulariser * theta
-            theta -= moments.step(g, 0.5 * RATE * (1 + math.cos(math.pi * min(1.0, moments.count / steps))))
-        theta = objective.summed(theta) / replicas
-    return theta
-
-
-def after_adam(objective: Objective, theta: Array, options: NewtonSection, comm: Comm, kind: str) -> Array:
-    """θ after the passes, TOGETHER or APART, or as it was where they have led to no finite numbers. Collective over the
-    world."""
-    passes = by_local_adam if kind == APART else by_adam
-    with comm.phase("gradient"):
-        there = passes(objective, theta, options.start_passes, options.seed)
-        (squares,) = comm.sum_scalars([dot(there, there)])
-    return there if math.isfinite(squares) else theta
+            part = min(1.0, (self.done + k / steps) / self.planned)
+            theta -= moments.step(g, 0.5 * RATE * (1 + math.cos(math.pi * part)))
+        return moments, objective.summed(theta) / replicas if apart else theta

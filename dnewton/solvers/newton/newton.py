@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 from dnewton.arrays.namespace import Array, dot, epsilon
 from dnewton.comm.communicator import Comm
@@ -30,36 +29,15 @@ from dnewton.solvers.interface import (
 )
 from dnewton.solvers.newton import cg, combine, geodesic
 from dnewton.solvers.newton.adaptive import Controller, Operations
-from dnewton.solvers.newton.first_passes import NONE, after_adam, decision
+from dnewton.solvers.newton.first_passes import NONE, FirstPasses, decision
 from dnewton.solvers.newton.progress import Progress, settings
+from dnewton.solvers.newton.state import State, Tried
 from dnewton.solvers.newton.systems import Systems
 
 MAX_TRIALS = 12
 MAX_SHORTER = 2  # trials of a step shorter than the direction
 MAX_SOLVES = 6  # of one iteration, with ever larger λ
 SUBSAMPLE, GRADIENT = 1, 2  # purposes of random draws
-
-
-@dataclass
-class State:
-    """What an iteration starts from; all of it is in a checkpoint but what follows from θ."""
-
-    theta: Array
-    damping: float
-    previous: Array | None = None
-    iteration: int = 0
-    first_norm: float = math.nan
-    evaluated: int = 0  # the iteration whose batches f and ∇f were evaluated in (older after rejected steps)
-
-
-class _Tried(NamedTuple):
-    """The last direction of an iteration, and how often f was evaluated."""
-
-    direction: combine.Direction
-    solution: cg.Solution
-    waited: float
-    trials: int
-    solves: int = 1
 
 
 class Newton(Solver):
@@ -89,7 +67,8 @@ class Newton(Solver):
         self._broken = damping.Broken()
         self._progress: Progress
         self.state: State
-        self._first_passes, self._about_start = decision(options, objective, comm)
+        self._start_kind, self._about_start = decision(options, objective, comm)
+        self._passes = FirstPasses(objective, options, comm, self._start_kind)
 
     def start(self, state: State) -> IterationReport:
         """Evaluate the point that a run starts from, or is resumed at.
@@ -107,7 +86,7 @@ class Newton(Solver):
             self._keep_point()
         if not (math.isfinite(at.value) and math.isfinite(self._norm)):
             raise UserError(f"the objective is {at.value} at the starting point; {self._objective.cure(at)}")
-        if state.iteration == 0:
+        if math.isnan(state.first_norm) and not self._passes.left:
             state.first_norm = self._norm
         unknown = not (self._options.by_paper or self._controller.damping.scale) and self._options.lambda_ == "auto"
         lam = None if unknown else state.damping  # measured by the first Jacobian
@@ -115,25 +94,25 @@ class Newton(Solver):
 
     def begin(self, start: StartPoint) -> IterationReport:
         """As :meth:`start`, from θ alone or from what a checkpoint holds. Collective over the world."""
-        self.state = state = State(start.theta, self._options.first_lambda)  # a stop while Adam is at work asks for it
-        if start.saved is None and self._first_passes != NONE and (not start.given or self._options.start != "auto"):
-            state.theta = after_adam(self._objective, start.theta, self._options, self._comm, self._first_passes)
+        state = State(start.theta, self._options.first_lambda)
         if start.saved is not None:
-            values = start.saved.values
-            state = State(
-                start.theta,
-                float(values["lambda"]),
-                start.saved.vectors.get("previous"),
-                start.iteration,
-                float(values["first_norm"]),
-                int(values["evaluated"]),
-            )
+            state = State.restored(start, start.saved)
             self._controller = Controller.restored(start.saved.values.get("controller", ""))
+            self._passes.restore(start.saved)
+        elif self._begins_by_adam(start):
+            self._passes.begin()
         report = self.start(state)
         self._progress.restore("" if start.saved is None else start.saved.values.get("progress", ""))
-        if state.theta is start.theta:
-            return report
-        return replace(report, seen=report.seen + float(self._options.start_passes * self._objective.data.count))
+        return report
+
+    def _begins_by_adam(self, start: StartPoint) -> bool:
+        wanted = self._start_kind != NONE and self._options.max_iterations > 0
+        return wanted and (not start.given or self._options.start != "auto")
+
+    @property
+    def passes_before(self) -> int:
+        """Passes of Adam before Newton's iterations."""
+        return self._passes.planned
 
     def describe(self) -> list[str]:
         """What was derived from the sizes."""
@@ -143,13 +122,12 @@ class Newton(Solver):
 
     def saved(self) -> SolverState:
         """The previous step, λ, and where f was evaluated."""
-        state = self.state
-        values = {"lambda": state.damping, "first_norm": state.first_norm, "evaluated": state.evaluated}
-        vectors = {} if state.previous is None else {"previous": state.previous}
-        written = {k: repr(v) for k, v in values.items()} | {"progress": self._progress.saved()}
+        found = self.state.saved()
+        written = {**found.values, "progress": self._progress.saved()}
         if not self._options.by_paper:
             written["controller"] = self._controller.saved()
-        return SolverState(vectors, values=written)
+        adam = self._passes.saved()
+        return SolverState({**found.vectors, **adam.vectors}, adam.own, {**written, **adam.values})
 
     @property
     def theta(self) -> Array:
@@ -168,7 +146,9 @@ class Newton(Solver):
         return by_gradient or (NO_PROGRESS if self._progress.ended else "")
 
     def step(self) -> IterationReport:
-        """One Newton iteration. Collective over the world."""
+        """One Newton iteration, or a pass of Adam before the first. Collective over the world."""
+        if self._passes.left:
+            return self._pass_of_adam()
         state, by_paper = self.state, self._options.by_paper
         if self._objective.renew(state.iteration):
             self._accept(self._evaluate(state.theta))
@@ -207,7 +187,24 @@ class Newton(Solver):
         self._progress.seen(report, direction.slope, direction.curvature)
         return report
 
-    def _by_line_search(self) -> tuple[float, Evaluation | None, float, _Tried]:
+    def _pass_of_adam(self) -> IterationReport:
+        """A pass, and f after it; after the last one ∇f, too. Collective over the world."""
+        state, count = self.state, self._objective.data.count
+        theta = self._passes.step(state.theta)
+        with self._comm.phase("evaluate"):
+            value, metric = self._objective.value(theta)
+        self._passes.taken()
+        state.theta = theta
+        state.iteration += 1
+        state.evaluated = state.iteration
+        report = IterationReport(value, None, metric, count, seen=float(count), extra={"adam_pass": self._passes.done})
+        if self._passes.left:
+            return report
+        self._accept(self._evaluate(theta))
+        state.first_norm = self._norm
+        return replace(report, grad_norm=self._norm, seen=2.0 * count)
+
+    def _by_line_search(self) -> tuple[float, Evaluation | None, float, Tried]:
         """One direction, and α along it (Wang et al. 2018, algorithm 2). Collective over the world."""
         state = self.state
         direction, solution, waited = self._direction(self._curvature(), state.damping)
@@ -224,9 +221,9 @@ class Newton(Solver):
                 ratio = (at.value - self._at.value) / predicted
             else:
                 at = None
-        return alpha, at, ratio, _Tried(direction, solution, waited, trials)
+        return alpha, at, ratio, Tried(direction, solution, waited, trials)
 
-    def _by_damping(self) -> tuple[float, Evaluation | None, float, _Tried]:
+    def _by_damping(self) -> tuple[float, Evaluation | None, float, Tried]:
         """Directions for ever larger λ from the same J, until one lowers f as its model says. Collective."""
         state, rule = self.state, self._controller.damping
         model = self._curvature()
@@ -262,7 +259,7 @@ class Newton(Solver):
             state.damping = rule.rejected(state.damping)
         self._systems.new_point()
         self._broken.seen(predicted, state.iteration)
-        tried = _Tried(direction, replace(solution, iterations=iterations), waited, trials, solves)
+        tried = Tried(direction, replace(solution, iterations=iterations), waited, trials, solves)
         if at is None:
             return 1.0, None, -1.0, tried
         ratio = (at.value - self._at.value) / (alpha * direction.slope + 0.5 * alpha**2 * direction.curvature)

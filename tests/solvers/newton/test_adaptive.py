@@ -16,6 +16,7 @@ from places import host, same
 from problems import CNN, MLP, Problem, lay_out, with_outputs
 from share import from_first
 
+from dnewton.arrays.namespace import copy
 from dnewton.comm.communicator import Comm
 from dnewton.comm.stop import TIME_LIMIT, Stopped
 from dnewton.config.newton import NewtonSection
@@ -23,7 +24,7 @@ from dnewton.planning.costs import BlockShape, blocks_of
 from dnewton.solvers.damping import LARGEST
 from dnewton.solvers.interface import NO_PROGRESS, SolverState, StartPoint
 from dnewton.solvers.newton.adaptive import FIRST_ROWS, LEAST_ROWS, Controller, Damping, Operations, SampledRows
-from dnewton.solvers.newton.first_passes import NONE, TOGETHER, by_adam
+from dnewton.solvers.newton.first_passes import NONE, TOGETHER, FirstPasses
 from dnewton.solvers.newton.newton import Newton
 
 AUTO = {"damping": "auto", "C": math.inf}
@@ -212,32 +213,72 @@ def test_it_goes_on_bit_for_bit_from_what_is_saved(comm: Comm, net: str) -> None
     assert np.array_equal(host(other.theta), host(solver.theta))
 
 
-def test_a_stop_while_adam_is_at_work(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is done yet, and the solver can say so."""
+@pytest.mark.mpi
+def test_passes_of_adam_are_adams(comm: Comm) -> None:
+    """A pass over fewer samples than a batch is a step with the whole gradient, regularised, of size about the rate;
+    then Newton goes on from there."""
+    problem, solver, on = solver_for(comm, "cross_entropy", start="adam", start_passes=1)
+    at = on.objective.evaluate(on.theta, np.arange(0), np.arange(problem.samples))  # type: ignore[attr-defined]
+    gradient = host(on.objective.gradient(on.theta, at))  # type: ignore[attr-defined]
+    there = host(on.theta) - 3e-3 * gradient / (np.abs(gradient) + 1e-8)  # type: ignore[attr-defined]
+    for asked in (False, True):  # asked for
+        first = solver.begin(StartPoint(on.theta, given=asked))  # type: ignore[attr-defined]
+        assert first.loss == at.value and same(solver.theta, on.theta)  # type: ignore[attr-defined]
+        step = solver.step()
+        assert np.allclose(host(solver.theta), there, atol=1e-9)
+        assert step.extra == {"adam_pass": 1} and step.loss < first.loss and solver.iteration == 1
+        solver._passes = FirstPasses(on.objective, solver._options, comm, TOGETHER)  # type: ignore[attr-defined]
+    _, newton, on = solver_for(comm, "cross_entropy")
+    known = newton.begin(StartPoint(solver.theta))
+    assert known.loss == pytest.approx(step.loss, rel=1e-13) and known.grad_norm == pytest.approx(step.grad_norm)
+    for one in (newton, solver):
+        one.close()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("done", [0, 1, 2, 3, 4])
+def test_a_run_goes_on_after_any_pass(comm: Comm, done: int) -> None:
+    """Bit by bit; f is that of the point, ‖∇f‖ is known from the last pass on, and no pass counts as an iteration."""
+    problem, whole, on = solver_for(comm, "cross_entropy", start="adam", start_passes=3)
+    first = whole.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
+    saved, steps = StartPoint(on.theta), [first]  # type: ignore[attr-defined]
+    for k in range(1, 6):
+        steps.append(whole.step())
+        params = on.whole(whole.theta)  # type: ignore[attr-defined]
+        value = oracle.objective(params, problem.parsed, problem.x, problem.y, "cross_entropy", problem.C)
+        assert steps[-1].loss == pytest.approx(value, rel=1e-10) and (steps[-1].grad_norm is None) == (k < 3)
+        if k == done:
+            held = whole.saved()
+            vectors = {name: copy(vector) for name, vector in held.vectors.items()}
+            saved = StartPoint(copy(whole.theta), k, replace(held, vectors=vectors))
+    assert whole.passes_before == 3 and whole.iteration == 5
+    _, again, _ = solver_for(comm, "cross_entropy", start="adam", start_passes=3)
+    again.begin(saved)
+    for wanted in steps[done + 1 :]:
+        step = again.step()
+        assert (step.loss, step.grad_norm, step.damping) == (wanted.loss, wanted.grad_norm, wanted.damping)
+    assert same(again.theta, whole.theta) and again.passes_before == 3
+    for one in (whole, again):
+        one.close()
+
+
+@pytest.mark.mpi
+def test_a_stop_within_a_pass_leaves_what_was_before(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, solver, on = solver_for(comm, start="adam")
+    solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
+    solver.step()
+    before, held, theta = copy(solver.theta), solver.saved(), solver.theta
+    moments = {name: copy(vector) for name, vector in held.vectors.items()}
 
     def stopped(*_: object) -> None:
         raise Stopped(TIME_LIMIT, 0)
 
-    monkeypatch.setattr("dnewton.solvers.newton.newton.after_adam", stopped)
-    _, solver, on = solver_for(comm, start="adam")
+    monkeypatch.setattr(on.objective, "value", stopped)  # type: ignore[attr-defined]
     with pytest.raises(Stopped):
-        solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
-    assert solver.iteration == 0 and same(solver.theta, on.theta)  # type: ignore[attr-defined]
-    solver.close()
-
-
-@pytest.mark.mpi
-def test_passes_of_adam_are_adams(comm: Comm) -> None:
-    """A pass over fewer samples than a batch is a step with the whole gradient, regularised, of size about the rate;"""
-    problem, solver, on = solver_for(comm, "cross_entropy", start="adam", start_passes=1)
-    at = on.objective.evaluate(on.theta, np.arange(0), np.arange(problem.samples))  # type: ignore[attr-defined]
-    gradient = host(on.objective.gradient(on.theta, at))  # type: ignore[attr-defined]
-    moved = host(by_adam(on.objective, on.theta, 1, 0)) - host(on.theta)  # type: ignore[attr-defined]
-    assert np.allclose(moved, -3e-3 * gradient / (np.abs(gradient) + 1e-8), atol=1e-9)
-    solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
-    assert np.array_equal(host(solver.theta), host(on.theta) + moved)  # type: ignore[attr-defined]
-    solver.begin(StartPoint(on.theta, given=True))  # type: ignore[attr-defined]
-    assert np.array_equal(host(solver.theta), host(on.theta) + moved)  # asked for  # type: ignore[attr-defined]
+        solver.step()
+    assert solver.iteration == 1 and solver.theta is theta and same(theta, before)
+    assert solver.saved().values == held.values
+    assert all(same(solver.saved().vectors[name], vector) for name, vector in moments.items())
     solver.close()
 
 
@@ -245,11 +286,10 @@ def test_passes_of_adam_are_adams(comm: Comm) -> None:
 def test_a_given_start_is_not_left_unless_asked(comm: Comm) -> None:
     """`start: auto` with many samples of classes."""
     _, solver, on = solver_for(comm, "cross_entropy", start_passes=1)
-    solver._first_passes = TOGETHER
-    solver.begin(StartPoint(on.theta, given=True))  # type: ignore[attr-defined]
-    assert np.array_equal(host(solver.theta), host(on.theta))  # type: ignore[attr-defined]
-    solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
-    assert not np.array_equal(host(solver.theta), host(on.theta)) or not solver.theta.size  # type: ignore[attr-defined]
+    solver._start_kind = TOGETHER
+    for known in (True, False):
+        solver.begin(StartPoint(on.theta, given=known))  # type: ignore[attr-defined]
+        assert solver.passes_before == (0 if known else 1)
     solver.close()
 
 
@@ -264,9 +304,9 @@ def test_passes_that_would_wait_longer_than_compute_are_left_out(
     monkeypatch.setattr("dnewton.solvers.newton.first_passes.LONG", 0.0)
     _, solver, _ = solver_for(comm, "cross_entropy", start_passes=1, damping="auto", start="auto")
     waits = speed > 1 and comm.size > 1
-    assert (solver._first_passes == NONE) is waits
+    assert (solver._start_kind == NONE) is waits
     assert ("messages would take" in solver.describe()[0]) is waits
     solver.close()
     _, solver, _ = solver_for(comm, "cross_entropy", start_passes=1, damping="auto", start="adam")
-    assert solver._first_passes == TOGETHER
+    assert solver._start_kind == TOGETHER
     solver.close()

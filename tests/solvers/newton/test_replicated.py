@@ -198,6 +198,8 @@ def test_local_passes_of_adam_are_adams_on_each_share(comm: Comm, replicas: int)
         return
     on, solver = found
     solver.begin(StartPoint(copy(on.theta)))
+    for _ in range(3):
+        solver.step()
     theta = flat(problem.params)
     shapes = {name: tensor.shape for name, tensor in problem.params.items()}
     first, second = np.zeros((replicas, theta.size)), np.zeros((replicas, theta.size))
