@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dnewton.data.sources import Values
-from dnewton.errors import UserError
+from dnewton.errors import UserError, one_line
 
 STDOUT = "-"
 
@@ -82,7 +82,7 @@ def check(path: str, probabilities: bool, deviations: bool = False) -> None:
 
 
 def write(path: str, predictions: Predictions) -> None:
-    """The whole file, or none; of this rank alone. Raises OSError."""
+    """The whole file, or none; of this rank alone. Raises UserError where standard output takes nothing, OSError."""
     if path == STDOUT:
         _to_stdout(_table(predictions))
         return
@@ -99,6 +99,10 @@ def _to_stdout(text: str) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+    except OSError as error:
+        raise UserError(
+            f"--out {STDOUT}: standard output cannot be written: {one_line(error.strerror or error)}"
+        ) from None
 
 
 def _table(predictions: Predictions) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from inside import start
 from runs import fails, metrics, train
 from safetensors import safe_open
 from safetensors.numpy import load_file
+
+from dnewton.cli.predictions import Predictions, write
+from dnewton.errors import UserError
 
 RNG = np.random.default_rng(4)
 X = RNG.normal(size=(60, 5)) * [1, 10, 100, 0.1, 1] + 3
@@ -172,6 +176,17 @@ def test_mistakes_in_predict(folder: Path) -> None:
     fails(predict(1, folder, "--model", "bare.safetensors", "--data", "test.csv"), "bare.safetensors")
     save_file(load_file(folder / "run" / "model.safetensors"), folder / "odd.safetensors", {"dnewton": '{"net": 1}'})
     fails(predict(1, folder, "--model", "odd.safetensors", "--data", "test.csv"), "odd.safetensors", "damaged")
+
+
+def test_a_standard_output_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.ones((1, 1))
+    with open("/dev/full", "w") as full, monkeypatch.context() as here:
+        here.setattr("sys.stdout", full)
+        with pytest.raises(UserError, match="^--out -: standard output .*No space left"):
+            write("-", Predictions(values[:, 0], values, None, None, ("y",)))
+        here.undo()
+        with suppress(OSError):
+            full.close()
 
 
 @pytest.mark.jobs(3)
