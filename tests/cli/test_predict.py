@@ -182,7 +182,7 @@ def test_a_standard_output_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -
     values = np.ones((1, 1))
     with open("/dev/full", "w") as full, monkeypatch.context() as here:
         here.setattr("sys.stdout", full)
-        with pytest.raises(UserError, match="^--out -: standard output .*No space left"):
+        with pytest.raises(UserError, match=r"^--out -: standard output .*No space left"):
             write("-", Predictions(values[:, 0], values, None, None, ("y",)))
         here.undo()
         with suppress(OSError):
