@@ -41,6 +41,8 @@ class CompareProgress:
     def passed(self, record: Mapping[str, Any]) -> str:
         """An iteration has ended; a line now and then."""
         self._record, self._since = record, self._clock()
+        if record.get("adam_pass"):  # beside the number that the run was asked for
+            self._iterations += 1
         if self.live or self._since - self._said < EVERY:
             return ""
         self._said = self._since
