@@ -112,14 +112,14 @@ class Model:
 
     def derivatives(self, x: Any, names: Sequence[str]) -> dict[str, Values]:
         """Derivatives of the predicted values by the inputs, (N,) or (N, K) by name: `value`, `d0` by the first input,
-        `d01` a mixed one (`d0_11` where numbers have two digits), `laplacian`.
+        `d01` a mixed one, `laplacian`; or as equations write them, `d(0)`, `dd(0, 11)`, `laplacian(0, 1)`.
 
         They are those of the model in the units of inputs and targets. Raises UserError. Collective.
         """
         with self._open() as (comm, network):
             source = self._source(x, None, comm)
             with comm.raise_together():
-                found = Derivatives(self._described, list(names))
+                found = Derivatives(self._described, names)
             z = found.of(network, self.theta, source, comm)
             return {name: values[:, 0] if values.shape[1] == 1 else values for name, values in z.items()}
 

@@ -373,6 +373,21 @@ def test_convolutions_refuse_jets() -> None:
         dn.fit(NET, INSIDE, INSIDE[:, 0], solver={"max_iterations": 0}).derivatives(INSIDE, ["d7"])
 
 
+def test_names_of_derivatives() -> None:
+    """No other derivative than the one that a name says: third ones are refused."""
+    model = dn.fit(NET, INSIDE, INSIDE[:, 0], solver={"max_iterations": 0})
+    found = model.derivatives(
+        INSIDE, ["d1", "d(1)", "d01", "dd(1, 0)", "d00", "laplacian(0)", "laplacian(0, 1)", "laplacian"]
+    )
+    for short, long in (("d1", "d(1)"), ("d01", "dd(1, 0)"), ("d00", "laplacian(0)"), ("laplacian", "laplacian(0, 1)")):
+        assert (found[short] == found[long]).all()
+    for name in ("d000", "d001", "d012", "d(0", "dd(0)", "dd(0, 0, 0)", "u", 0):
+        with pytest.raises(dn.UserError, match="is no derivative by 2 input"):
+            model.derivatives(INSIDE, [name])  # type: ignore[list-item]
+    with pytest.raises(dn.UserError, match=r"names must be a list such as \['d0'\]"):
+        model.derivatives(INSIDE, "d0")
+
+
 @pytest.mark.mpi
 def test_points_that_differ_between_ranks(comm: Comm) -> None:
     if comm.size == 1:
