@@ -13,6 +13,7 @@ from dnewton.api.columns import source_of
 from dnewton.comm.communicator import Comm
 from dnewton.data.sources import Values
 from dnewton.errors import UserError
+from dnewton.model.residual_term import CALLED, naming
 from dnewton.training.equations import EquationSet, PointTerm
 
 POINTS = 5  # the purpose of these random draws
@@ -80,6 +81,9 @@ def equation_set(terms: Any, test: Any, seed: int, comm: Comm) -> EquationSet:
     for k, term in enumerate(terms):
         where = _where(k, term)
         if isinstance(term, Data):
+            with comm.raise_together():
+                if term.y is None:
+                    raise UserError(f"{where}: y is needed, a row of the net's outputs for each point")
             points, targets = _pair(where, term.x, term.y, comm)
             made.append(PointTerm(where, points, targets, float(term.weight), share=term.share))
             continue
@@ -88,7 +92,7 @@ def equation_set(terms: Any, test: Any, seed: int, comm: Comm) -> EquationSet:
             given = term.points if draw is None else draw(0)
         points, _ = _pair(where, given, None, comm)
         own = tuple(names.index(p.name) for p in term.parameters)
-        every = term.resample or 0
+        every = int(term.resample or 0)
         about = (float(term.weight), term.function, term.derivative, own, draw, every, term.share)
         made.append(PointTerm(where, points, None, *about))
     held = None
@@ -105,7 +109,8 @@ def _drawing(where: str, term: Residual, key: list[int]) -> Callable[[int], Valu
     """The points by the number of the draw, which they depend on alone."""
 
     def draw(number: int) -> Values:
-        points = np.asarray(term.points(np.random.default_rng([*key, number])))
+        with naming(f"{where}: points", f"{CALLED} a random generator"):
+            points = np.asarray(term.points(np.random.default_rng([*key, number])))
         if points.dtype.kind not in "fiu" or points.ndim not in (1, 2) or not np.isfinite(points).all():
             about = f"shape {list(points.shape)} of {points.dtype}"
             raise UserError(f"{where}: drew points of {about}; finite numbers [points, inputs] are needed")
@@ -122,9 +127,17 @@ def _where(k: int, term: Residual | Data) -> str:
 
 
 def _check_weight(weight: Any, where: str) -> None:
-    number = isinstance(weight, (int, float, np.number)) and not isinstance(weight, bool)
-    if not (number and 0 < float(weight) < np.inf):
+    if np.ndim(weight):
+        raise UserError(
+            f"{where}: weight has shape {list(np.shape(weight))}; a number above 0 is needed, and a weight of each "
+            "point as a factor √w(x) of what a residual returns"
+        )
+    if not (_is_number(weight) and 0 < float(weight) < np.inf):
         raise UserError(f"{where}: weight is {weight!r}; a number above 0 is needed")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def _check_shares(terms: Sequence[Residual | Data]) -> None:
@@ -152,13 +165,21 @@ def _unknowns(terms: Sequence[Residual | Data]) -> dict[str, float]:
         if term.derivative is not None and not callable(term.derivative):
             raise UserError(f"{where}: derivative must be a function of (x, u), not {type(term.derivative).__name__}")
         every = term.resample
-        if every is not None and not (type(every) is int and every > 0 and callable(term.points)):
+        whole = isinstance(every, (int, np.integer)) and not isinstance(every, bool)
+        if every is not None and not (whole and every > 0 and callable(term.points)):
             raise UserError(f"{where}: resample is {every!r}; a number of iterations and points= a function are needed")
-        for p in term.parameters:
-            if not isinstance(p, Parameter):
-                raise UserError(f"{where}: parameters must be a list of dnewton.Parameter, not {type(p).__name__}")
-            if not np.isfinite(p.value):
-                raise UserError(f"{where}: parameter {p.name!r} begins at {p.value}; a finite number is needed")
+        own = term.parameters
+        if not isinstance(own, (list, tuple)) or not all(isinstance(p, Parameter) for p in own):
+            kind = type(own).__name__ if not isinstance(own, (list, tuple)) else f"{[type(p).__name__ for p in own]}"
+            raise UserError(f"{where}: parameters must be a list of dnewton.Parameter, not {kind}")
+        twice = {p.name for p in own if [q.name for q in own].count(p.name) > 1}
+        if twice:
+            raise UserError(f"{where}: parameter {min(map(str, twice))!r} is named twice; name each once")
+        for p in own:
+            if not (isinstance(p.name, str) and p.name):
+                raise UserError(f"{where}: parameter {p.name!r}: a name is needed, text that is not empty")
+            if not (_is_number(p.value) and np.isfinite(p.value)):
+                raise UserError(f"{where}: parameter {p.name!r} begins at {p.value!r}; a finite number is needed")
             if found.setdefault(p.name, float(p.value)) != float(p.value):
                 raise UserError(f"{where}: parameter {p.name!r} begins at {p.value} here and {found[p.name]} before")
     return found
@@ -166,14 +187,15 @@ def _unknowns(terms: Sequence[Residual | Data]) -> dict[str, float]:
 
 def _pair(where: str, x: Any, y: Any, comm: Comm) -> tuple[Values, Values | None]:
     """Points (n, inputs) and targets (n, outputs), float64, checked. Collective over `comm`."""
-    if getattr(x, "ndim", 2) == 1:
-        x = np.asarray(x)[:, None]
+    with comm.raise_together():
+        if not hasattr(x, "shape"):
+            x = _as_points(where, x)
+        if len(x.shape) == 1:
+            x = np.asarray(x)[:, None]
+        if len(x.shape) != 2 or not x.shape[0]:
+            raise UserError(f"{where}: points have shape {list(x.shape)}; [points, inputs] is needed, one at least")
     source = source_of(where, x, y, comm)
     with comm.raise_together():
-        if len(source.shape) != 1:
-            raise UserError(
-                f"{where}: points must be [points, inputs], they have shape {[source.samples, *source.shape]}"
-            )
         points = np.concatenate(list(source.blocks(0, source.features))).astype(np.float64)
         if not np.isfinite(points).all():
             raise UserError(f"{where}: points hold NaN or infinity")
@@ -188,3 +210,11 @@ def _pair(where: str, x: Any, y: Any, comm: Comm) -> tuple[Values, Values | None
         if low != high:
             raise UserError(f"{where}: the points differ from rank to rank; draw them with the same seed on all")
     return points, values
+
+
+def _as_points(where: str, x: Any) -> Values:
+    """A list of numbers or of rows of them."""
+    try:
+        return np.asarray(x, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: points must be numbers, all rows of one length") from None

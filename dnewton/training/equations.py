@@ -75,9 +75,14 @@ class EquationSet:
         if self.test is not None:  # a score is the mean over all equations
             self._made[-1] = replace(self._made[-1], scale=float(np.sqrt(section.equations / outputs)))
             found = with_equations(specs, self._made, list(self.unknown.values()), 1, source)
+        values, names = list(self.unknown.values()), list(self.unknown)
+        used: set[int] = set()
         with np.errstate(all="ignore"):
             for term, made in zip(every, self._made, strict=True):
-                check(made, term.points, outputs, list(self.unknown.values()), section.positions)
+                used |= check(made, term.points, outputs, values, section.positions, names)
+        for p, name in enumerate(names):
+            if p not in used:
+                raise UserError(f"{source}: no residual depends on the parameter {name!r}; use it, or leave it out")
         return found
 
     def _residual(self, term: PointTerm, inputs: int, outputs: int) -> ResidualTerm:

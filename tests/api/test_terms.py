@@ -289,6 +289,41 @@ def wrong(x: Any, u: Any) -> Any:
     return u.value**2
 
 
+def coupled(x: Any, u: Any) -> Any:
+    return u.value - u.value.mean()
+
+
+def in_place(x: Any, u: Any) -> Any:
+    v = u.value
+    v -= 1
+    return v
+
+
+def third(x: Any, u: Any) -> Any:
+    return u.ddd(0, 0, 0)
+
+
+def real_alone(x: Any, u: Any) -> Any:
+    return np.hypot(u.d(0), u.d(1)) - 1
+
+
+def divided(x: Any, u: Any) -> Any:
+    return u.value / (1 // 0)
+
+
+def unused(x: Any, u: Any, kappa: Any) -> Any:
+    return u.value
+
+
+def positive(x: Any, u: Any, kappa: Any) -> Any:
+    return abs(kappa) * u.value - 1
+
+
+def by_name(x: Any, u: Any) -> Any:
+    return u.d("t")
+
+
+KAPPA = dn.Parameter("kappa", 1.0)
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     (
         {"terms": [dn.Residual(unlike, INSIDE)]},
@@ -342,6 +377,28 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         r"\(edge\): drew points of shape \[3, 2, 1\]",
     ),
     ({"terms": [dn.Residual(edge, lambda rng: [[np.nan, 1.0]])]}, r"\(edge\): drew points .* finite numbers"),
+    ({"terms": [dn.Residual(coupled, INSIDE)]}, r"\(coupled\): the residual of a point depends on other points"),
+    (
+        {"terms": [dn.Residual(in_place, INSIDE)]},
+        r"\(in_place\): ValueError: .* read-only .*, line \d+\)$",
+    ),
+    ({"terms": [dn.Residual(third, INSIDE)]}, r"\(third\): u.ddd does not exist; .* further output"),
+    ({"terms": [dn.Residual(real_alone, INSIDE)]}, r"\(real_alone\): TypeError: .* line \d+\); use .* complex numbers"),
+    ({"terms": [dn.Residual(divided, INSIDE)]}, r"\(divided\): ZeroDivisionError: .* \(test_terms.py, line \d+\)$"),
+    ({"terms": [dn.Residual(heat, INSIDE)]}, r"\(heat\): TypeError: .*; it is called with x, u and .* 0 parameter"),
+    ({"terms": [dn.Residual(unused, INSIDE, parameters=[KAPPA])]}, r"no residual depends on the parameter 'kappa'"),
+    ({"terms": [dn.Residual(positive, INSIDE, parameters=[KAPPA])]}, r"complex step by parameter 'kappa' is"),
+    ({"terms": [dn.Residual(by_name, INSIDE)]}, r"\(by_name\): u.d of input 't'; the net has inputs 0 to 1"),
+    ({"terms": [dn.Residual(lambda x, u: u.laplacian(0, 0), INSIDE)]}, r"u.laplacian\(0, 0\): name each input once"),
+    ({"terms": [dn.Residual(heat, INSIDE, parameters=KAPPA)]}, r"parameters must be a list .*, not Parameter"),
+    ({"terms": [dn.Residual(heat, INSIDE, parameters=[KAPPA] * 2)]}, r"parameter 'kappa' is named twice"),
+    ({"terms": [dn.Residual(heat, INSIDE, parameters=[dn.Parameter("", 1.0)])]}, r"parameter '': a name is needed"),
+    ({"terms": [dn.Residual(heat, INSIDE, parameters=[dn.Parameter("k", "1")])]}, r"'k' begins at '1'; a finite"),
+    ({"terms": [dn.Residual(edge, INSIDE, weight=np.ones(60))]}, r"weight has shape \[60\]; .* factor √w\(x\)"),
+    ({"terms": [dn.Residual(edge, np.zeros((0, 2)))]}, r"points have shape \[0, 2\]; \[points, inputs\] is needed"),
+    ({"terms": [dn.Residual(edge, [["a", "b"]])]}, r"points must be numbers"),
+    ({"terms": [dn.Data(INSIDE, None)]}, r"\(data\): y is needed"),
+    ({"terms": [dn.Residual(edge, lambda: INSIDE)]}, r"\(edge\): points: TypeError: .*; it is called with a random"),
     ({"terms": []}, r"terms must be a list of"),
     ({"terms": [edge]}, r"terms\[0\] is function"),
     ({"terms": terms(), "x": INSIDE}, r"x is for samples"),
@@ -371,6 +428,20 @@ def test_convolutions_refuse_jets() -> None:
         model.derivatives(np.zeros((1, 2, 8)), ["d0"])
     with pytest.raises(dn.UserError, match=r"'d7' is no derivative by 2 input"):
         dn.fit(NET, INSIDE, INSIDE[:, 0], solver={"max_iterations": 0}).derivatives(INSIDE, ["d7"])
+
+
+def test_points_of_a_single_input() -> None:
+    """Numbers and lists are points, for terms and for the model."""
+    net = dn.net([1], [dn.dense(4, "tanh"), dn.dense(1)])
+    at = [0.0, 0.5, 1.0]
+    models = [
+        dn.fit(net, terms=[dn.Data(x, at), dn.Residual(lambda x, u: u.d(0) - 1, x)], solver={"max_iterations": 2})
+        for x in (at, np.array(at), np.array(at)[:, None])
+    ]
+    column = models[2].predict(np.array(at)[:, None])
+    for model in models:
+        assert (model.predict(at) == column).all()
+        assert (model.predict(np.array(at)) == column).all()
 
 
 def test_names_of_derivatives() -> None:
