@@ -27,7 +27,7 @@ from dnewton.storage.run_directory import RunDirectory, Ways
 from dnewton.training.history import history_of
 
 log = logging.getLogger("dnewton")
-WAYS = Ways("another out", "overwrite=True", 'resume="auto"')
+WAYS = Ways("another out", "overwrite=True", 'resume="auto"', call=True)
 
 
 def fit(

@@ -284,7 +284,7 @@ class Trainer:
         if not why:
             return None
         folder = str(self._out.path) if self._out.keeps else ""
-        return ending(why, job.config, Standing(iteration, job.targets.metric_name, best, folder))
+        return ending(why, job.config, Standing(iteration, job.targets.metric_name, best, folder, self._out.ways.call))
 
     def _trained(self) -> float:
         """Seconds of the run without evaluations for the record, messages for the report, and files."""

@@ -118,7 +118,8 @@ def test_a_run_directory(comm: Comm, tmp_path: Path) -> None:
     given = [dn.Residual(heat, INSIDE, parameters=[unknown]), dn.Data(EDGE, solution(EDGE))]
     calls = {"terms": given, "parallel": PARALLEL}
     whole = dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 6})
-    dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 3}, out=f"{folder}/run")
+    part = dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 3}, out=f"{folder}/run")
+    assert f"fit(..., out='{folder}/run', resume=True, solver={{'max_iterations': 6}})" in part.message
     resumed = dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 6}, out=f"{folder}/run", resume=True)
     assert resumed.history["loss"][-1] == pytest.approx(whole.history["loss"][-1], rel=1e-8)
     assert resumed.parameters == pytest.approx(whole.parameters, rel=1e-8)
