@@ -29,7 +29,8 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Residual:
-    """Equations on points: `weight` times the mean over the points of the sum of squares of what `function` returns.
+    """Equations on points: `weight` times the mean over the points of the sum of squares of what `function` returns, or
+    of its difference from `targets`.
 
     `function(x, u, *parameters)`: x is (n, inputs), `u.value`, `u.d(a)`, `u.dd(a, b)` and `u.laplacian(*axes)` are
     (n, outputs), all float64; parameters are numbers. It returns (n,) or (n, equations), and is called with complex
@@ -39,6 +40,7 @@ class Residual:
     `points`: (n, inputs), the same on all ranks, or a function of a NumPy random generator that draws them; with
     `resample` it draws others every so many iterations. `share`: of the points of the curvature, where these are fewer
     than all (`solver.subsample`); by default they are drawn in proportion to the numbers of the terms' points.
+    `targets`: (n,) or (n, equations), measured values of what `function` returns, such as slopes.
     """
 
     function: Callable[..., Any]
@@ -48,6 +50,7 @@ class Residual:
     derivative: Callable[..., Any] | None = None
     resample: int | None = None
     share: float | None = None
+    targets: Any = None
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,14 @@ def equation_set(terms: Any, test: Any, seed: int, comm: Comm) -> EquationSet:
             continue
         draw = _drawing(where, term, [seed, POINTS, k]) if callable(term.points) else None
         with comm.raise_together():
+            if draw is not None and term.targets is not None:
+                raise UserError(f"{where}: targets are of points that are given, not drawn; give points as an array")
             given = term.points if draw is None else draw(0)
-        points, _ = _pair(where, given, None, comm)
+        points, targets = _pair(where, given, term.targets, comm)
         own = tuple(names.index(p.name) for p in term.parameters)
         every = int(term.resample or 0)
         about = (float(term.weight), term.function, term.derivative, own, draw, every, term.share)
-        made.append(PointTerm(where, points, None, *about))
+        made.append(PointTerm(where, points, targets, *about))
     held = None
     if test is not None:
         with comm.raise_together():
@@ -203,7 +208,7 @@ def _pair(where: str, x: Any, y: Any, comm: Comm) -> tuple[Values, Values | None
         if y is not None:
             values = source.all_targets()
             if values.dtype.kind == "U" or not np.isfinite(values.astype(np.float64)).all():
-                raise UserError(f"{where}: y must hold finite numbers")
+                raise UserError(f"{where}: targets must be finite numbers; leave out points that have none")
             values = values.astype(np.float64).reshape(len(values), -1)
     low, high = comm.minmax(float(zlib.crc32(points.tobytes())))
     with comm.raise_together():

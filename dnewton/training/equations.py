@@ -30,7 +30,8 @@ from dnewton.storage import model_header
 
 @dataclass(frozen=True)
 class PointTerm:
-    """A term on its points (n, inputs): a residual, or targets (n, outputs) of the net's outputs."""
+    """A term on its points (n, inputs): a residual, or targets, (n, equations) of what a function returns or (n,
+    outputs) of the net's outputs."""
 
     where: str
     points: Values
@@ -101,6 +102,10 @@ class EquationSet:
         own = [list(self.unknown.values())[p] for p in term.parameters]
         with np.errstate(all="ignore"):
             keys, equations = traced(term.function, term.points, outputs, term.where, own)
+        if term.targets is not None and term.targets.shape[1] != equations:
+            raise UserError(
+                f"{term.where}: targets have {term.targets.shape[1]} column(s), what it returns has {equations}"
+            )
         return ResidualTerm(term.where, term.function, term.derivative, keys, equations, scale, term.parameters)
 
     def residuals(self) -> list[int]:

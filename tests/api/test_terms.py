@@ -211,6 +211,28 @@ def test_derivatives_of_models(comm: Comm) -> None:
         assert np.abs(found[name] - wanted).max() < 1e-4 * np.abs(wanted).max(), name
 
 
+def slopes(x: Any, u: Any) -> Any:
+    return np.column_stack([u.d(0), u.d(1)])
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    "how", [{}, {"subsample": 0.5, "seed": 3}, {"curvature": "diagonal", "subproblem": "cg"}], ids=str
+)
+def test_measured_slopes(comm: Comm, how: dict[str, Any]) -> None:
+    """Targets of what a function returns are the same as a function from which they are subtracted."""
+    values = np.exp(INSIDE[:, 1:]) * np.column_stack([3 * np.cos(3 * INSIDE[:, 0]), np.sin(3 * INSIDE[:, 0])])
+
+    def difference(x: Any, u: Any) -> Any:
+        return slopes(x, u) - np.exp(x[:, 1:]) * np.column_stack([3 * np.cos(3 * x[:, 0]), np.sin(3 * x[:, 0])])
+
+    a, b = (
+        dn.fit(NET, terms=[dn.Residual(edge, EDGE), term], parallel=PARALLEL, solver={**WHOLE, **how}).history["loss"]
+        for term in (dn.Residual(slopes, INSIDE, weight=3.0, targets=values), dn.Residual(difference, INSIDE, 3.0))
+    )
+    assert a == pytest.approx(b, rel=1e-8)
+
+
 @pytest.mark.mpi
 def test_stated_derivatives(comm: Comm) -> None:
     """The same run as by complex step, for a residual that has several equations and an unknown."""
@@ -367,7 +389,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"terms": [dn.Data(INSIDE, np.zeros((60, 2)))]},
         r"terms\[0\] \(data\): y has 2 column\(s\), the net has 1 output",
     ),
-    ({"terms": [dn.Data(INSIDE, np.full(60, np.inf))]}, r"\(data\): y must hold finite numbers"),
+    ({"terms": [dn.Data(INSIDE, np.full(60, np.inf))]}, r"\(data\): targets must be finite numbers"),
     ({"terms": [dn.Residual(edge, INSIDE, share=1.5)]}, r"\(edge\): share is 1.5; a number above 0"),
     ({"terms": [dn.Data(INSIDE, EDGE[:, 0], share=1.0), dn.Residual(edge, EDGE)]}, r"are 1 in sum; less than 1"),
     ({"terms": terms(), "solver": {"subsample": 1.0e-9}}, r"subsample: 1 point\(s\) for 2 terms"),
@@ -400,6 +422,9 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"terms": [dn.Residual(edge, [["a", "b"]])]}, r"points must be numbers"),
     ({"terms": [dn.Data(INSIDE, None)]}, r"\(data\): y is needed"),
     ({"terms": [dn.Residual(edge, lambda: INSIDE)]}, r"\(edge\): points: TypeError: .*; it is called with a random"),
+    ({"terms": [dn.Residual(slopes, INSIDE, targets=INSIDE[:, 0])]}, r"targets have 1 column\(s\), .* has 2"),
+    ({"terms": [dn.Residual(slopes, INSIDE, targets=INSIDE[:9])]}, r"\(slopes\): x has 60 sample\(s\), y has 9"),
+    ({"terms": [dn.Residual(edge, lambda rng: INSIDE, targets=INSIDE)]}, r"\(edge\): targets are of points .* given"),
     ({"terms": []}, r"terms must be a list of"),
     ({"terms": [edge]}, r"terms\[0\] is function"),
     ({"terms": terms(), "x": INSIDE}, r"x is for samples"),
