@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from dnewton.storage.owner import Owner
-from dnewton.storage.run_directory import RunDirectory, Ways
+from dnewton.storage.run_directory import RunDirectory
+from dnewton.storage.ways import Ways
 
 
 class NoDirectory(RunDirectory):

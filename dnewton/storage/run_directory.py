@@ -13,7 +13,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from dnewton.errors import UserError, one_line
 from dnewton.storage import run_lock
 from dnewton.storage.owner import Owner
 from dnewton.storage.parallel_file import sync_folder
+from dnewton.storage.ways import Ways
 
 OWN = (
     *("metrics.jsonl", "config.yaml", "log.txt", "model.safetensors", "best.safetensors", "trace.json"),
@@ -49,20 +49,6 @@ def model_path(name: str, key: str = "") -> str:
     if not os.path.isfile(name):
         raise UserError(f"{key}{name}: no such run directory or model file")
     return name
-
-
-@dataclass(frozen=True)
-class Ways:
-    """What the command or the call that opens a run directory has for another one, and for a run that is in it."""
-
-    out: str = "another --out"
-    overwrite: str = "--overwrite"
-    resume: str = "--resume"  # empty: it cannot
-    call: bool = False  # it is a call from Python
-
-    def past_a_run(self) -> str:
-        """What may be given where there is a run already."""
-        return f"{', '.join(way for way in (self.overwrite, self.resume) if way)} or {self.out}"
 
 
 class RunDirectory:

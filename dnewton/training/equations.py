@@ -16,6 +16,7 @@ from dnewton.config.schema import Config
 from dnewton.data.parts import Loaded, Parts
 from dnewton.data.samples import Samples
 from dnewton.data.sampling import Draws, Stratified, allotted
+from dnewton.data.scale_check import LARGE, SMALL
 from dnewton.data.scaling import Scaling
 from dnewton.data.sources import Values, from_arrays
 from dnewton.data.targets import Targets
@@ -111,6 +112,30 @@ class EquationSet:
     def residuals(self) -> list[int]:
         """How many residuals every term has, once :meth:`layers` was called."""
         return [len(term.points) * made.equations for term, made in zip(self.terms, self._made, strict=False)]
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change between a checkpoint and its resumption, beside points and targets."""
+        return {
+            "parameters": list(self.unknown),
+            "terms": [{"weight": term.weight, "points": len(term.points)} for term in self.terms],
+        }
+
+    def notes(self, variables: int) -> list[str]:
+        """What a user should know of the points, for a net with so many weights."""
+        points = np.concatenate([term.points for term in self.terms])
+        size, spread = np.sqrt(np.mean(points**2, axis=0)), np.ptp(points, axis=0)
+        found = [
+            f"warning: input {a} runs from {points[:, a].min():.4g} to {points[:, a].max():.4g}; weights are drawn for "
+            "inputs of about 1: write the equations in units in which it is"
+            for a in np.flatnonzero((size > LARGE) | ((spread > 0) & (spread < SMALL)))
+        ]
+        count = sum(self.residuals())
+        if count < variables and not any(term.every for term in self.terms):
+            found.append(
+                f"{count} residuals for {variables} weights: all of them may vanish where the net is wrong between the "
+                "points; more points help, fresh ones (resample=), or a smaller net"
+            )
+        return found
 
     def parts(self) -> Parts:
         """The points as sources."""

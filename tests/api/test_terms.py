@@ -125,6 +125,18 @@ def test_a_run_directory(comm: Comm, tmp_path: Path) -> None:
     assert resumed.parameters == pytest.approx(whole.parameters, rel=1e-8)
     loaded = dn.load(f"{folder}/run")
     assert loaded.parameters == pytest.approx(resumed.parameters)
+    for changed, why in (
+        (
+            [dn.Residual(heat, INSIDE, 2.0, [unknown]), given[1]],
+            r"terms\[0\].weight was 1.0 and is 2.0; use another out,",
+        ),
+        (
+            [dn.Residual(heat, INSIDE, 1.0, [dn.Parameter("k", 1.0)]), given[1]],
+            r"parameters\[0\] was .kappa. and is .k.",
+        ),
+    ):
+        with pytest.raises(dn.UserError, match=why):
+            dn.fit(NET, terms=changed, parallel=PARALLEL, solver=WHOLE, out=f"{folder}/run", resume=True)
     assert loaded.predict(EDGE) == pytest.approx(resumed.predict(EDGE), rel=1e-12)
 
 
@@ -270,6 +282,18 @@ def test_settings_of_a_file_stay(tmp_path: Path) -> None:
         assert line in a
     for line in ("C: inf", "subproblem: exact", "acceleration: geodesic", "max_iterations: 1", "scale: none"):
         assert line in b.replace(".inf", "inf")
+
+
+def test_notes_about_points(caplog: pytest.LogCaptureFixture) -> None:
+    """A range far from 1, and fewer residuals than weights."""
+    caplog.set_level("INFO", logger="dnewton")
+    dn.fit(NET, terms=[dn.Residual(edge, INSIDE * [1, 1000])], solver={"max_iterations": 0})
+    assert "warning: input 1 runs from" in caplog.text and "input 0" not in caplog.text
+    assert "60 residuals for 105 weights" in caplog.text
+    caplog.clear()
+    few = dn.net([2], [dn.dense(3, "tanh"), dn.dense(1)])
+    dn.fit(few, terms=terms(), solver={"max_iterations": 0})
+    assert "residuals for" not in caplog.text and "runs from" not in caplog.text
 
 
 def unlike(x: Any, u: Any) -> Any:
