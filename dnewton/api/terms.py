@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,10 @@ def _where(k: int, term: Residual | Data) -> str:
     """A term's name in messages."""
     if isinstance(term, Data):
         return f"terms[{k}] (data)"
-    return f"terms[{k}] ({getattr(term.function, '__name__', type(term.function).__name__)})"
+    function = term.function
+    while isinstance(function, partial):
+        function = function.func
+    return f"terms[{k}] ({getattr(function, '__name__', type(function).__name__)})"
 
 
 def _check_weight(weight: Any, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -394,7 +395,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"terms": [dn.Residual(narrow, INSIDE)]}, r"\(narrow\): returned dtype float32; float64 is needed"),
     ({"terms": [dn.Residual(constant, INSIDE)]}, r"\(constant\): does not depend on the net"),
-    ({"terms": [dn.Residual(shorter, INSIDE)]}, r"\(shorter\): returned shape \[5, 1\] on 13 points"),
+    ({"terms": [dn.Residual(partial(shorter), INSIDE)]}, r"\(shorter\): returned shape \[5, 1\] on 13 points"),
     ({"terms": [dn.Residual(beyond, INSIDE)]}, r"\(beyond\): u.d of input 2; the net has inputs 0 to 1"),
     ({"terms": [dn.Residual(number, INSIDE)]}, r"\(number\): returned float; an array"),
     (
