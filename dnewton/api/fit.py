@@ -23,11 +23,12 @@ from dnewton.comm.stop import StopAgreement
 from dnewton.data.sources import Source
 from dnewton.errors import UserError
 from dnewton.storage.no_directory import NoDirectory
-from dnewton.storage.run_directory import RunDirectory, Ways
+from dnewton.storage.run_directory import RunDirectory
+from dnewton.storage.ways import Ways
 from dnewton.training.history import history_of
 
 log = logging.getLogger("dnewton")
-WAYS = Ways("another out", "overwrite=True", 'resume="auto"')
+WAYS = Ways("another out", "overwrite=True", 'resume="auto"', "changed_data=True", call=True)
 
 
 def fit(

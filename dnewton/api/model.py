@@ -101,7 +101,8 @@ class Model:
         its noise, "mean" of its mean; of classes, the probabilities (N, classes) that allow for the uncertainty, and
         their standard deviations. Raises UserError. Collective.
 
-        `x`: an array, the name of a file, or :func:`dnewton.columns`, as :func:`dnewton.fit` takes it.
+        `x`: an array, the name of a file, or :func:`dnewton.columns`, as :func:`dnewton.fit` takes it; numbers (N,) for
+        a net with one input.
         """
         if std is not False:
             return self._with_deviations(x, std)
@@ -112,14 +113,14 @@ class Model:
 
     def derivatives(self, x: Any, names: Sequence[str]) -> dict[str, Values]:
         """Derivatives of the predicted values by the inputs, (N,) or (N, K) by name: `value`, `d0` by the first input,
-        `d01` a mixed one (`d0_11` where numbers have two digits), `laplacian`.
+        `d01` a mixed one, `laplacian`; or as equations write them, `d(0)`, `dd(0, 11)`, `laplacian(0, 1)`.
 
         They are those of the model in the units of inputs and targets. Raises UserError. Collective.
         """
         with self._open() as (comm, network):
             source = self._source(x, None, comm)
             with comm.raise_together():
-                found = Derivatives(self._described, list(names))
+                found = Derivatives(self._described, names)
             z = found.of(network, self.theta, source, comm)
             return {name: values[:, 0] if values.shape[1] == 1 else values for name, values in z.items()}
 
@@ -195,7 +196,8 @@ class Model:
             opening = Opening("x", int(np.prod(self.net.input)), comm, target, model.zero_based, weights)
             source = open_part(part, replace(opening, **as_trained(model)))
         else:
-            source = source_of("x", x, y, comm)
+            single = list(self.net.input) == [1] and isinstance(x, (list, tuple, np.ndarray))
+            source = source_of("x", _column(x) if single else x, y, comm)
         check_shapes(source, self.net.input, "x")
         check_columns(source, model.columns, "training")
         return source
@@ -277,6 +279,11 @@ class Model:
             if self.posterior is not None:
                 contents = posteriors.contents(contents, self.posterior, network)
             tensors.publish(os.fspath(path), network, contents, comm)
+
+
+def _column(x: Any) -> Any:
+    """Numbers (N,) as samples of one feature."""
+    return np.reshape(x, (-1, 1)) if getattr(x, "ndim", 0) == 1 or (len(x) and np.isscalar(x[0])) else x
 
 
 def load(path: str | os.PathLike[str], net: NetSection | None = None, comm: Any = None, device: str = "cpu") -> Model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from dnewton.api.columns import source_of
 from dnewton.comm.communicator import Comm
 from dnewton.data.sources import Values
 from dnewton.errors import UserError
+from dnewton.model.residual_term import CALLED, naming
 from dnewton.training.equations import EquationSet, PointTerm
 
 POINTS = 5  # the purpose of these random draws
@@ -28,7 +30,8 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Residual:
-    """Equations on points: `weight` times the mean over the points of the sum of squares of what `function` returns.
+    """Equations on points: `weight` times the mean over the points of the sum of squares of what `function` returns, or
+    of its difference from `targets`.
 
     `function(x, u, *parameters)`: x is (n, inputs), `u.value`, `u.d(a)`, `u.dd(a, b)` and `u.laplacian(*axes)` are
     (n, outputs), all float64; parameters are numbers. It returns (n,) or (n, equations), and is called with complex
@@ -38,6 +41,7 @@ class Residual:
     `points`: (n, inputs), the same on all ranks, or a function of a NumPy random generator that draws them; with
     `resample` it draws others every so many iterations. `share`: of the points of the curvature, where these are fewer
     than all (`solver.subsample`); by default they are drawn in proportion to the numbers of the terms' points.
+    `targets`: (n,) or (n, equations), measured values of what `function` returns, such as slopes.
     """
 
     function: Callable[..., Any]
@@ -47,6 +51,7 @@ class Residual:
     derivative: Callable[..., Any] | None = None
     resample: int | None = None
     share: float | None = None
+    targets: Any = None
 
 
 @dataclass(frozen=True)
@@ -80,17 +85,22 @@ def equation_set(terms: Any, test: Any, seed: int, comm: Comm) -> EquationSet:
     for k, term in enumerate(terms):
         where = _where(k, term)
         if isinstance(term, Data):
+            with comm.raise_together():
+                if term.y is None:
+                    raise UserError(f"{where}: y is needed, a row of the net's outputs for each point")
             points, targets = _pair(where, term.x, term.y, comm)
             made.append(PointTerm(where, points, targets, float(term.weight), share=term.share))
             continue
         draw = _drawing(where, term, [seed, POINTS, k]) if callable(term.points) else None
         with comm.raise_together():
+            if draw is not None and term.targets is not None:
+                raise UserError(f"{where}: targets are of points that are given, not drawn; give points as an array")
             given = term.points if draw is None else draw(0)
-        points, _ = _pair(where, given, None, comm)
+        points, targets = _pair(where, given, term.targets, comm)
         own = tuple(names.index(p.name) for p in term.parameters)
-        every = term.resample or 0
+        every = int(term.resample or 0)
         about = (float(term.weight), term.function, term.derivative, own, draw, every, term.share)
-        made.append(PointTerm(where, points, None, *about))
+        made.append(PointTerm(where, points, targets, *about))
     held = None
     if test is not None:
         with comm.raise_together():
@@ -105,7 +115,8 @@ def _drawing(where: str, term: Residual, key: list[int]) -> Callable[[int], Valu
     """The points by the number of the draw, which they depend on alone."""
 
     def draw(number: int) -> Values:
-        points = np.asarray(term.points(np.random.default_rng([*key, number])))
+        with naming(f"{where}: points", f"{CALLED} a random generator"):
+            points = np.asarray(term.points(np.random.default_rng([*key, number])))
         if points.dtype.kind not in "fiu" or points.ndim not in (1, 2) or not np.isfinite(points).all():
             about = f"shape {list(points.shape)} of {points.dtype}"
             raise UserError(f"{where}: drew points of {about}; finite numbers [points, inputs] are needed")
@@ -118,13 +129,24 @@ def _where(k: int, term: Residual | Data) -> str:
     """A term's name in messages."""
     if isinstance(term, Data):
         return f"terms[{k}] (data)"
-    return f"terms[{k}] ({getattr(term.function, '__name__', type(term.function).__name__)})"
+    function = term.function
+    while isinstance(function, partial):
+        function = function.func
+    return f"terms[{k}] ({getattr(function, '__name__', type(function).__name__)})"
 
 
 def _check_weight(weight: Any, where: str) -> None:
-    number = isinstance(weight, (int, float, np.number)) and not isinstance(weight, bool)
-    if not (number and 0 < float(weight) < np.inf):
+    if np.ndim(weight):
+        raise UserError(
+            f"{where}: weight has shape {list(np.shape(weight))}; a number above 0 is needed, and a weight of each "
+            "point as a factor √w(x) of what a residual returns"
+        )
+    if not (_is_number(weight) and 0 < float(weight) < np.inf):
         raise UserError(f"{where}: weight is {weight!r}; a number above 0 is needed")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def _check_shares(terms: Sequence[Residual | Data]) -> None:
@@ -152,13 +174,21 @@ def _unknowns(terms: Sequence[Residual | Data]) -> dict[str, float]:
         if term.derivative is not None and not callable(term.derivative):
             raise UserError(f"{where}: derivative must be a function of (x, u), not {type(term.derivative).__name__}")
         every = term.resample
-        if every is not None and not (type(every) is int and every > 0 and callable(term.points)):
+        whole = isinstance(every, (int, np.integer)) and not isinstance(every, bool)
+        if every is not None and not (whole and every > 0 and callable(term.points)):
             raise UserError(f"{where}: resample is {every!r}; a number of iterations and points= a function are needed")
-        for p in term.parameters:
-            if not isinstance(p, Parameter):
-                raise UserError(f"{where}: parameters must be a list of dnewton.Parameter, not {type(p).__name__}")
-            if not np.isfinite(p.value):
-                raise UserError(f"{where}: parameter {p.name!r} begins at {p.value}; a finite number is needed")
+        own = term.parameters
+        if not isinstance(own, (list, tuple)) or not all(isinstance(p, Parameter) for p in own):
+            kind = type(own).__name__ if not isinstance(own, (list, tuple)) else f"{[type(p).__name__ for p in own]}"
+            raise UserError(f"{where}: parameters must be a list of dnewton.Parameter, not {kind}")
+        twice = {p.name for p in own if [q.name for q in own].count(p.name) > 1}
+        if twice:
+            raise UserError(f"{where}: parameter {min(map(str, twice))!r} is named twice; name each once")
+        for p in own:
+            if not (isinstance(p.name, str) and p.name):
+                raise UserError(f"{where}: parameter {p.name!r}: a name is needed, text that is not empty")
+            if not (_is_number(p.value) and np.isfinite(p.value)):
+                raise UserError(f"{where}: parameter {p.name!r} begins at {p.value!r}; a finite number is needed")
             if found.setdefault(p.name, float(p.value)) != float(p.value):
                 raise UserError(f"{where}: parameter {p.name!r} begins at {p.value} here and {found[p.name]} before")
     return found
@@ -166,14 +196,15 @@ def _unknowns(terms: Sequence[Residual | Data]) -> dict[str, float]:
 
 def _pair(where: str, x: Any, y: Any, comm: Comm) -> tuple[Values, Values | None]:
     """Points (n, inputs) and targets (n, outputs), float64, checked. Collective over `comm`."""
-    if getattr(x, "ndim", 2) == 1:
-        x = np.asarray(x)[:, None]
+    with comm.raise_together():
+        if not hasattr(x, "shape"):
+            x = _as_points(where, x)
+        if len(x.shape) == 1:
+            x = np.asarray(x)[:, None]
+        if len(x.shape) != 2 or not x.shape[0]:
+            raise UserError(f"{where}: points have shape {list(x.shape)}; [points, inputs] is needed, one at least")
     source = source_of(where, x, y, comm)
     with comm.raise_together():
-        if len(source.shape) != 1:
-            raise UserError(
-                f"{where}: points must be [points, inputs], they have shape {[source.samples, *source.shape]}"
-            )
         points = np.concatenate(list(source.blocks(0, source.features))).astype(np.float64)
         if not np.isfinite(points).all():
             raise UserError(f"{where}: points hold NaN or infinity")
@@ -181,10 +212,18 @@ def _pair(where: str, x: Any, y: Any, comm: Comm) -> tuple[Values, Values | None
         if y is not None:
             values = source.all_targets()
             if values.dtype.kind == "U" or not np.isfinite(values.astype(np.float64)).all():
-                raise UserError(f"{where}: y must hold finite numbers")
+                raise UserError(f"{where}: targets must be finite numbers; leave out points that have none")
             values = values.astype(np.float64).reshape(len(values), -1)
     low, high = comm.minmax(float(zlib.crc32(points.tobytes())))
     with comm.raise_together():
         if low != high:
             raise UserError(f"{where}: the points differ from rank to rank; draw them with the same seed on all")
     return points, values
+
+
+def _as_points(where: str, x: Any) -> Values:
+    """A list of numbers or of rows of them."""
+    try:
+        return np.asarray(x, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: points must be numbers, all rows of one length") from None

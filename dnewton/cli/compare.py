@@ -31,7 +31,8 @@ from dnewton.reporting.comparison import Target
 from dnewton.solvers.interface import STOPPED
 from dnewton.solvers.kind import kind_of
 from dnewton.storage import tensors
-from dnewton.storage.run_directory import RunDirectory, Ways
+from dnewton.storage.run_directory import RunDirectory
+from dnewton.storage.ways import Ways
 from dnewton.training import load_config
 from dnewton.training.begin import begin
 from dnewton.training.job import Job, assemble

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 Pair = tuple[int, int]
 Sum = tuple[Pair, ...]  # a sum of second derivatives
+_SHORT = re.compile(r"d(\d)(\d)?|d(\d+)_(\d+)|d([1-9]\d\d+)")  # of three digits, the first derivative by one input
+_LONG = re.compile(r"d\((\d+)\)|dd\((\d+),(\d+)\)|laplacian\((\d+(?:,\d+)*)\)")
 
 
 @dataclass(frozen=True)
@@ -55,17 +57,21 @@ def laplacian(axes: Iterable[int]) -> Sum:
     return ordered((a, a) for a in axes)
 
 
-def derivative(name: str, inputs: int) -> int | Sum | None:
-    """The derivative that a name stands for: a number for `d0`, a sum for `d01` (`d0_11` where numbers have two digits)
-    and `laplacian`, None for `value`. Raises ValueError."""
-    if name == "value":
+def derivative(name: object, inputs: int) -> int | Sum | None:
+    """The derivative that a name stands for: a number for `d0` or `d(0)`, a sum for `d01` or `dd(0, 1)` (`d0_11` where
+    numbers have two digits), `laplacian` and `laplacian(0, 1)`, None for `value`. Raises ValueError."""
+    text = str(name).replace(" ", "")
+    if text == "value":
         return None
-    if name == "laplacian":
+    if text == "laplacian":
         return laplacian(range(inputs))
-    found = re.fullmatch(r"d(\d)(\d)?|d(\d+)_(\d+)|d(\d+)", name)
-    numbers = [int(n) for n in found.groups() if n is not None] if found else []
+    found = _SHORT.fullmatch(text) or _LONG.fullmatch(text)
+    numbers = [int(n) for part in (found.groups() if found else ()) if part is not None for n in part.split(",")]
     if not numbers or max(numbers) >= inputs:
-        raise ValueError(f"{name!r} is no derivative by {inputs} input(s): value, d0, d00, d01, ..., laplacian are")
-    if len(numbers) == 1:
-        return numbers[0]
-    return ordered([(numbers[0], numbers[1])])
+        raise ValueError(
+            f"{name!r} is no derivative by {inputs} input(s): value, d0, d00, d01, ..., laplacian are, or d(0), "
+            "dd(0, 1), laplacian(0, 1)"
+        )
+    if text.startswith("laplacian"):
+        return laplacian(numbers)
+    return numbers[0] if len(numbers) == 1 else ordered([(numbers[0], numbers[1])])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from dnewton.arrays.namespace import Array
+from dnewton.arrays.views import read_only
 from dnewton.errors import UserError
 from dnewton.model.jet import Sum, laplacian, ordered
 
@@ -35,13 +37,24 @@ class Field:
 
     def laplacian(self, *axes: int) -> Array:
         """Σ ∂²u / ∂x_a² over some inputs, all of them by default. It goes through the net as one number."""
-        chosen = axes or tuple(range(self._inputs))
-        return self._get(laplacian({self._axis(a, "laplacian") for a in chosen}))
+        chosen = [self._axis(a, "laplacian") for a in axes or range(self._inputs)]
+        if len(set(chosen)) < len(chosen):
+            raise UserError(f"{self._where}: u.laplacian{axes}: name each input once")
+        return self._get(laplacian(chosen))
+
+    def __getattr__(self, name: str) -> Any:
+        """Raises UserError for what a user may look for."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise UserError(
+            f"{self._where}: u.{name} does not exist; u.value, u.d(a), u.dd(a, b) and u.laplacian(*axes) do; higher "
+            "derivatives are those of a further output of the net"
+        )
 
     def _axis(self, a: int, what: str) -> int:
         """Raises UserError for an input that the net does not have."""
-        number = int(a)
-        if number != a or not 0 <= number < self._inputs:
+        whole = hasattr(a, "__index__") and not isinstance(a, bool)
+        if not whole or not 0 <= (number := a.__index__()) < self._inputs:
             raise UserError(f"{self._where}: u.{what} of input {a!r}; the net has inputs 0 to {self._inputs - 1}")
         return number
 
@@ -55,7 +68,7 @@ def held(values: Mapping[Key, Array], inputs: int, where: str) -> Field:
                 f"{where}: asks for {key_name(key)}, not asked for on its first call; it must always ask for "
                 "the same derivatives"
             )
-        return values[key]
+        return read_only(values[key])
 
     return Field(get, inputs, where)
 

@@ -6,12 +6,16 @@ is subtracted; F must be analytic in the jet. `derivative` replaces it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from dnewton.arrays.namespace import Array, namespace, zeros
-from dnewton.errors import UserError
+from dnewton.arrays.views import read_only
+from dnewton.errors import UserError, one_line
 from dnewton.model.jet import JetPositions
 from dnewton.model.jet_field import Field, Key, held, key_name
 
@@ -19,6 +23,9 @@ STEP = 2.0**-200  # a power of two, so that dividing by it rounds nothing
 FEW = 13  # points of the first call, by which shapes are found: no likely number of equations
 DIFFERENCE = 1e-6  # step of the differences that check the complex step
 CHECKED = 64  # points at which they do
+COMPLEX = "use functions of NumPy that take complex numbers, by which derivatives are found"
+
+CALLED = "it is called with"
 
 Function = Callable[..., Any]
 
@@ -40,7 +47,7 @@ class ResidualTerm:
         if self.function is None:
             return self.scale * jet[:, 0, :]
         field = held({key: jet[:, place(positions, key), :] for key in self.keys}, positions.inputs, self.where)
-        r = self.function(x, field, *(unknown[p] for p in self.parameters))
+        r = self.function(read_only(x), field, *(unknown[p] for p in self.parameters))
         return self.scale * as_rows(r, x.shape[0], self.where, self.equations, "float64")
 
     def slopes(self, x: Array, jet: Array, unknown: Sequence[float], positions: JetPositions) -> tuple[Array, Array]:
@@ -71,7 +78,7 @@ class ResidualTerm:
     def _step(self, x: Array, values: Mapping[Key, Array], own: Sequence[Any], positions: JetPositions) -> Array:
         """Im r / h, (n, equations), with an imaginary h in one of the numbers."""
         assert self.function is not None
-        r = self.function(x, held(values, positions.inputs, self.where), *own)
+        r = self.function(read_only(x), held(values, positions.inputs, self.where), *own)
         rows = as_rows(r, x.shape[0], self.where, self.equations, None)
         if rows.dtype.kind != "c":  # it does not depend on this number
             return zeros(rows.shape, rows)
@@ -82,7 +89,7 @@ class ResidualTerm:
     ) -> None:
         """The derivatives that the user states."""
         assert self.derivative is not None
-        stated = self.derivative(x, held(values, positions.inputs, self.where), *own)
+        stated = self.derivative(read_only(x), held(values, positions.inputs, self.where), *own)
         named = {key_name(key).removeprefix("u."): key for key in self.keys}
         if not isinstance(stated, Mapping) or not set(stated) <= set(named):
             known = ", ".join(named)
@@ -109,7 +116,10 @@ def place(positions: JetPositions, key: Key) -> int:
 def as_rows(r: Any, n: int, where: str, equations: int | None, dtype: str | None) -> Array:
     """What a residual returned as (n, equations). Raises UserError naming the shape or the dtype."""
     if not hasattr(r, "shape") or not hasattr(r, "dtype"):
-        raise UserError(f"{where}: returned {type(r).__name__}; an array of a residual per point is needed")
+        raise UserError(
+            f"{where}: returned {type(r).__name__}; an array of a residual per point is needed, of several equations "
+            "np.column_stack"
+        )
     shape = list(r.shape)
     if len(shape) not in (1, 2) or shape[0] != n or (len(shape) == 2 and shape[1] == n and equations is None):
         outer = shape == [n, n]
@@ -125,6 +135,28 @@ def as_rows(r: Any, n: int, where: str, equations: int | None, dtype: str | None
     return namespace(r).reshape(r, (n, found))
 
 
+@contextmanager
+def naming(where: str, cure: str = "") -> Iterator[None]:
+    """An exception of a user's function becomes a UserError with the name of the term and the line that raised it; one
+    without such a line comes from the call itself."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(package + os.sep)]
+        last = next((f for f in reversed(frames) if f.filename == frames[0].filename), None)
+        place = "" if last is None else f" ({os.path.basename(last.filename)}, line {last.lineno})"
+        why = f"; {cure}" if cure and (last is None) == cure.startswith(CALLED) else ""
+        raise UserError(f"{where}: {type(error).__name__}: {one_line(error)}{place}{why}") from error
+
+
+def called(own: Sequence[float]) -> str:
+    """What a residual is called with."""
+    return f"{CALLED} x, u and the values of its {len(own)} parameter(s)"
+
+
 def traced(
     function: Function, x: Array, outputs: int, where: str, own: Sequence[float] = ()
 ) -> tuple[tuple[Key, ...], int]:
@@ -134,40 +166,73 @@ def traced(
     Raises UserError.
     """
     xp = namespace(x)
-    few = xp.take(x, xp.arange(FEW) % x.shape[0], axis=0)
+    few = read_only(xp.take(x, xp.arange(FEW) % x.shape[0], axis=0))
     asked: dict[Key, Array] = {}
 
     def get(key: Key) -> Array:
         if key not in asked:
-            asked[key] = _made_up(few, outputs, len(asked))
+            asked[key] = read_only(_made_up(few, outputs, len(asked)))
         return asked[key]
 
-    r = function(few, Field(get, few.shape[1], where), *own)
+    with naming(where, called(own)):
+        r = function(few, Field(get, few.shape[1], where), *own)
     rows = as_rows(r, few.shape[0], where, None, "float64")
     if not asked:
         raise UserError(f"{where}: does not depend on the net; use u.value, u.d(a), u.dd(a, b) or u.laplacian()")
     return tuple(asked), int(rows.shape[1])
 
 
-def check(term: ResidualTerm, x: Array, outputs: int, unknown: Sequence[float], positions: JetPositions) -> None:
-    """Call a term on all its points with made-up numbers, and compare its derivatives with differences at some.
+def _check_points_apart(
+    term: ResidualTerm, x: Array, jet: Array, unknown: Sequence[float], positions: JetPositions
+) -> None:
+    """Raise UserError where the residual of a point changes with what the net is at others: its derivatives would be
+    taken for those of its own point."""
+    n = x.shape[0]
+    if n < 2:
+        return
+    xp = namespace(x)
+    rows = xp.arange(n) % 2 == 1
+    moved = jet + 0.25 * xp.astype(rows, xp.float64)[:, None, None]
+    with naming(term.where):
+        before, after = (term.values(x, z, unknown, positions) for z in (jet, moved))
+    if xp.max(xp.abs((after - before)[~rows, :])) > 1e-9 * xp.max(xp.abs(before)):
+        raise UserError(
+            f"{term.where}: the residual of a point depends on other points (a mean or sum over them, or random "
+            "numbers); it may depend on its own x and u alone"
+        )
+
+
+def check(
+    term: ResidualTerm,
+    x: Array,
+    outputs: int,
+    unknown: Sequence[float],
+    positions: JetPositions,
+    names: Sequence[str] = (),
+) -> set[int]:
+    """Call a term on all its points with made-up numbers, and compare its derivatives with differences at some; `names`
+    are those of the unknowns. Returns the numbers of those on which it depends.
 
     Raises UserError where it is not finite, or where the derivatives differ.
     """
     xp = namespace(x)
     jet = xp.stack([_made_up(x, outputs, k) for k in range(positions.count)], axis=1)
-    r = term.values(x, jet, unknown, positions)
+    with naming(term.where):
+        r = term.values(x, jet, unknown, positions)
     broken = ~xp.all(xp.isfinite(r), axis=1)
     if xp.any(broken):
         row = int(xp.argmax(xp.astype(broken, xp.int64)))
         point = ", ".join(f"{float(v):.6g}" for v in x[row, :])
         raise UserError(f"{term.where}: is {float(xp.sum(r[row, :])):g} at point {row}, ({point})")
     if term.function is None:
-        return
-    x, jet = x[:CHECKED, :], jet[:CHECKED, ...]
-    slopes, by_unknown = term.slopes(x, jet, unknown, positions)
+        return set()
+    _check_points_apart(term, x, jet, unknown, positions)
+    with naming(term.where, COMPLEX):
+        slopes, by_unknown = term.slopes(x, jet, unknown, positions)
+    used = {p for p in term.parameters if xp.any(by_unknown[:, :, p] != 0)}
+    x, jet, slopes, by_unknown = (a[:CHECKED, ...] for a in (x, jet, slopes, by_unknown))
 
-    def compare(stated: Array, name: str, moved: Callable[[float], Array]) -> None:
+    def compare(stated: Array, name: str, moved: Callable[[float], Array], given: bool) -> None:
         above, below = moved(DIFFERENCE), moved(-DIFFERENCE)
         found = (above - below) / (2 * DIFFERENCE)
         size = float(xp.max(xp.abs(found)) + xp.max(xp.abs(stated)))
@@ -175,11 +240,11 @@ def check(term: ResidualTerm, x: Array, outputs: int, unknown: Sequence[float], 
         rounding = 1e-13 * float(xp.max(xp.abs(above))) / DIFFERENCE
         if off <= 1e-4 * size + rounding:
             return
-        if term.derivative is not None and not name.startswith("parameter"):
+        if given:
             raise UserError(f"{term.where}: derivative= by {name} differs from differences by {off:.2g}")
         raise UserError(
             f"{term.where}: the complex step by {name} is {off:.2g} from differences: not analytic there (abs, real, "
-            "float, conj); use other functions, or state the derivatives as derivative="
+            "float, conj, a cast); use other functions, or state the derivatives as derivative="
         )
 
     for key in term.keys:
@@ -191,13 +256,14 @@ def check(term: ResidualTerm, x: Array, outputs: int, unknown: Sequence[float], 
                 shift[:, at, o] = step
                 return term.values(x, jet + shift, unknown, positions)
 
-            compare(slopes[:, :, at, o], key_name(key), by_jet)
+            compare(slopes[:, :, at, o], key_name(key), by_jet, term.derivative is not None)
     for p in term.parameters:
 
         def by_parameter(step: float, p: int = p) -> Array:
             return term.values(x, jet, [v + step * (k == p) for k, v in enumerate(unknown)], positions)
 
-        compare(by_unknown[:, :, p], f"parameter {p}", by_parameter)
+        compare(by_unknown[:, :, p], f"parameter {names[p]!r}", by_parameter, False)
+    return used
 
 
 def _made_up(x: Array, outputs: int, number: int) -> Array:

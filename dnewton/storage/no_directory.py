@@ -7,6 +7,7 @@ from typing import Any
 
 from dnewton.storage.owner import Owner
 from dnewton.storage.run_directory import RunDirectory
+from dnewton.storage.ways import Ways
 
 
 class NoDirectory(RunDirectory):
@@ -15,7 +16,7 @@ class NoDirectory(RunDirectory):
     keeps = False
 
     def __init__(self) -> None:
-        super().__init__("")
+        super().__init__("", Ways(call=True))
 
     def claim(self, tell: Callable[[str], None] = lambda text: None, owner: Owner | None = None) -> None:
         """There is nothing to own."""

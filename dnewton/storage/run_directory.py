@@ -13,7 +13,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from dnewton.errors import UserError, one_line
 from dnewton.storage import run_lock
 from dnewton.storage.owner import Owner
 from dnewton.storage.parallel_file import sync_folder
+from dnewton.storage.ways import Ways
 
 OWN = (
     *("metrics.jsonl", "config.yaml", "log.txt", "model.safetensors", "best.safetensors", "trace.json"),
@@ -51,19 +51,6 @@ def model_path(name: str, key: str = "") -> str:
     return name
 
 
-@dataclass(frozen=True)
-class Ways:
-    """What the command or the call that opens a run directory has for another one, and for a run that is in it."""
-
-    out: str = "another --out"
-    overwrite: str = "--overwrite"
-    resume: str = "--resume"  # empty: it cannot
-
-    def past_a_run(self) -> str:
-        """What may be given where there is a run already."""
-        return f"{', '.join(way for way in (self.overwrite, self.resume) if way)} or {self.out}"
-
-
 class RunDirectory:
     """Paths of a run directory and the files that grow while training."""
 
@@ -72,7 +59,7 @@ class RunDirectory:
     def __init__(self, path: str, ways: Ways | None = None) -> None:
         """`ways` are for messages; those of `dnewton train` by default."""
         self.path = Path(path)
-        self._ways = ways or Ways()
+        self.ways = ways or Ways()
         self._lock: run_lock.RunLock | None = None
         self._made: list[Path] = []  # folders that were made for the lock
         self._waiting: dict[str, list[str]] = {}  # lines of files that could not be written yet
@@ -120,7 +107,7 @@ class RunDirectory:
                         raise
         except run_lock.InUse as error:
             self._remove_folders()
-            raise UserError(f"{error}; wait until it has ended, end it, or give {self._ways.out}") from None
+            raise UserError(f"{error}; wait until it has ended, end it, or give {self.ways.out}") from None
         except OSError as error:
             self._remove_folders()
             raise self._not_written(error) from None
@@ -170,27 +157,27 @@ class RunDirectory:
         if resume and self.metrics.is_file():
             if os.path.lexists(self.model) and not self.checkpoints():
                 raise UserError(
-                    f"{self.path}: holds a finished run without checkpoints; give {self._ways.overwrite} to run it "
-                    f"again, or {self._ways.out}"
+                    f"{self.path}: holds a finished run without checkpoints; give {self.ways.overwrite} to run it "
+                    f"again, or {self.ways.out}"
                 )
             return
         if begun or os.path.lexists(self.model) or self.checkpoints():
-            raise UserError(f"{self.path}: holds another run; give {self._ways.past_a_run()}")
+            raise UserError(f"{self.path}: holds another run; give {self.ways.past_a_run()}")
         if not self.metrics.is_file() or any(self._foreign()):
             raise UserError(
                 f"{self.path}: holds {present[0]}, which belongs to no run and would be replaced; give "
-                f"{self._ways.out}, or {self._ways.overwrite}"
+                f"{self.ways.out}, or {self.ways.overwrite}"
             )
 
     def _check_writable(self) -> None:
         if os.path.lexists(self.path) and not self.path.is_dir():
-            raise UserError(f"{self.path}: is not a directory; give {self._ways.out}")
+            raise UserError(f"{self.path}: is not a directory; give {self.ways.out}")
         above = self.path.absolute()
         while not os.path.lexists(above):
             above = above.parent
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             raise UserError(
-                f"{self.path}: cannot be written: {above} is not a writable directory; give {self._ways.out}"
+                f"{self.path}: cannot be written: {above} is not a writable directory; give {self.ways.out}"
             )
 
     def _foreign(self) -> Iterator[Path]:
@@ -222,7 +209,7 @@ class RunDirectory:
 
     def _not_written(self, error: OSError) -> UserError:
         where = error.filename or self.path
-        return UserError(f"{where}: cannot be written: {one_line(error.strerror or error)}; give {self._ways.out}")
+        return UserError(f"{where}: cannot be written: {one_line(error.strerror or error)}; give {self.ways.out}")
 
     def set_aside(self) -> str | None:
         """Move the files of a run that cannot be resumed into a folder of their own, before a new run begins.

@@ -15,6 +15,7 @@ from dnewton.solvers.interface import SolverState, StartPoint
 from dnewton.storage import manifest, tensors, whole_tensors
 from dnewton.storage.manifest import Manifest
 from dnewton.storage.run_directory import STATE, RunDirectory
+from dnewton.storage.ways import Ways
 from dnewton.training.job import Job
 from dnewton.training.run_identity import CHANGED, difference
 
@@ -53,7 +54,7 @@ def resumed_state(
     paths = comm.text_from_root("\n".join(out.checkpoints()[::-1]) if comm.rank == 0 else None)
     for path in filter(None, paths.split("\n")):
         try:
-            return _read(path, job, changed_data)
+            return _read(path, job, changed_data, out.ways)
         except OtherRun:
             raise
         except UserError as error:
@@ -63,10 +64,10 @@ def resumed_state(
         return None
     if refused:
         raise UserError(f"{refused}; there is no other checkpoint to resume from")
-    raise UserError(f"{out.path}: has no checkpoint to resume from; start again with --overwrite or --resume auto")
+    raise UserError(f"{out.path}: has no checkpoint to resume from; start again with {out.ways.anew()}")
 
 
-def _read(path: str, job: Job, changed_data: bool) -> tuple[StartPoint, Manifest]:
+def _read(path: str, job: Job, changed_data: bool, ways: Ways) -> tuple[StartPoint, Manifest]:
     state, sums = os.path.join(path, STATE), dict[str, int]()
     with job.comm.raise_together():
         checkpoint = check(path)
@@ -74,9 +75,9 @@ def _read(path: str, job: Job, changed_data: bool) -> tuple[StartPoint, Manifest
     if differs == CHANGED and changed_data:
         job.notes.append(f"warning: resuming although {differs}")
     elif differs == CHANGED:
-        raise OtherRun(f"{path}: {differs}; --changed-data (in Python changed_data=True) resumes all the same")
+        raise OtherRun(f"{path}: {differs}; {ways.changed_data} resumes all the same")
     elif differs:
-        raise OtherRun(f"{path}: belongs to another run: {differs}; use another --out, or --overwrite")
+        raise OtherRun(f"{path}: belongs to another run: {differs}; use {ways.out}, or {ways.overwrite}")
     with job.comm.raise_together():
         try:
             start = _start(state, checkpoint, job, sums)

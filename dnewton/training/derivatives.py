@@ -33,6 +33,8 @@ class Derivatives:
             raise UserError("derivatives: the model predicts no real values")
         if len(net.input) != 1:
             raise UserError(f"derivatives: inputs are [features], not {list(net.input)}")
+        if isinstance(names, str):
+            raise UserError(f"derivatives: names must be a list such as [{names!r}]")
         inputs = net.input[0]
         try:
             self._wanted = {name: derivative(name, inputs) for name in names}

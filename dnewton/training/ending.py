@@ -45,6 +45,7 @@ class Standing:
     metric: str  # accuracy or rmse
     best: int | None  # the iteration of the best weights
     folder: str  # the run directory; empty where there is none
+    call: bool = False  # Python's `fit` opened it, not a command
     passes: int = 0  # of Adam, which `max_iterations` does not count
 
 
@@ -69,15 +70,16 @@ def ending(why: str, config: Config, at: Standing) -> Ending:
 
     def more(key: str, value: object) -> str:
         """How the run goes on with another setting."""
-        if not at.folder:
-            section, name = key.split(".")
-            return f"fit(..., init=model, {section}={{{name!r}: {value!r}}})"
         kept = config.output.checkpoint_every
+        if at.call:
+            section, name = key.split(".")
+            onward = f"out={at.folder!r}, resume=True" if at.folder and kept else "init=model"
+            return f"fit(..., {onward}, {section}={{{name!r}: {value!r}}})"
         onward = f"--resume {at.folder}" if kept else f"--init {at.folder}/model.safetensors"
         return f"{onward} --set {key}={value}"
 
     passes = f", after {at.passes} pass(es) of Adam" if at.passes else ""
-    again = "--set solver.seed=N" if at.folder else "solver={'seed': N}"
+    again = "--set solver.seed=N" if not at.call else "solver={'seed': N}"
     texts = {
         ITERATIONS: (
             f"solver.max_iterations is {solver.max_iterations}{passes}; for more: "

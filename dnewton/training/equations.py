@@ -16,6 +16,7 @@ from dnewton.config.schema import Config
 from dnewton.data.parts import Loaded, Parts
 from dnewton.data.samples import Samples
 from dnewton.data.sampling import Draws, Stratified, allotted
+from dnewton.data.scale_check import LARGE, SMALL
 from dnewton.data.scaling import Scaling
 from dnewton.data.sources import Values, from_arrays
 from dnewton.data.targets import Targets
@@ -30,7 +31,8 @@ from dnewton.storage import model_header
 
 @dataclass(frozen=True)
 class PointTerm:
-    """A term on its points (n, inputs): a residual, or targets (n, outputs) of the net's outputs."""
+    """A term on its points (n, inputs): a residual, or targets, (n, equations) of what a function returns or (n,
+    outputs) of the net's outputs."""
 
     where: str
     points: Values
@@ -75,9 +77,14 @@ class EquationSet:
         if self.test is not None:  # a score is the mean over all equations
             self._made[-1] = replace(self._made[-1], scale=float(np.sqrt(section.equations / outputs)))
             found = with_equations(specs, self._made, list(self.unknown.values()), 1, source)
+        values, names = list(self.unknown.values()), list(self.unknown)
+        used: set[int] = set()
         with np.errstate(all="ignore"):
             for term, made in zip(every, self._made, strict=True):
-                check(made, term.points, outputs, list(self.unknown.values()), section.positions)
+                used |= check(made, term.points, outputs, values, section.positions, names)
+        for p, name in enumerate(names):
+            if p not in used:
+                raise UserError(f"{source}: no residual depends on the parameter {name!r}; use it, or leave it out")
         return found
 
     def _residual(self, term: PointTerm, inputs: int, outputs: int) -> ResidualTerm:
@@ -96,11 +103,39 @@ class EquationSet:
         own = [list(self.unknown.values())[p] for p in term.parameters]
         with np.errstate(all="ignore"):
             keys, equations = traced(term.function, term.points, outputs, term.where, own)
+        if term.targets is not None and term.targets.shape[1] != equations:
+            raise UserError(
+                f"{term.where}: targets have {term.targets.shape[1]} column(s), what it returns has {equations}"
+            )
         return ResidualTerm(term.where, term.function, term.derivative, keys, equations, scale, term.parameters)
 
     def residuals(self) -> list[int]:
         """How many residuals every term has, once :meth:`layers` was called."""
         return [len(term.points) * made.equations for term, made in zip(self.terms, self._made, strict=False)]
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change between a checkpoint and its resumption, beside points and targets."""
+        return {
+            "parameters": list(self.unknown),
+            "terms": [{"weight": term.weight, "points": len(term.points)} for term in self.terms],
+        }
+
+    def notes(self, variables: int) -> list[str]:
+        """What a user should know of the points, for a net with so many weights."""
+        points = np.concatenate([term.points for term in self.terms])
+        size, spread = np.sqrt(np.mean(points**2, axis=0)), np.ptp(points, axis=0)
+        found = [
+            f"warning: input {a} runs from {points[:, a].min():.4g} to {points[:, a].max():.4g}; weights are drawn for "
+            "inputs of about 1: write the equations in units in which it is"
+            for a in np.flatnonzero((size > LARGE) | ((spread > 0) & (spread < SMALL)))
+        ]
+        count = sum(self.residuals())
+        if count < variables and not any(term.every for term in self.terms):
+            found.append(
+                f"{count} residuals for {variables} weights: all of them may vanish where the net is wrong between the "
+                "points; more points help, fresh ones (resample=), or a smaller net"
+            )
+        return found
 
     def parts(self) -> Parts:
         """The points as sources."""

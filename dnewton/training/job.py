@@ -188,6 +188,8 @@ def assemble(
         notes.extend(_streams(loaded, groups.workers))
         notes.extend(scale_check.about_features(loaded.train, window.width, config.data, groups.workers))
         notes.extend(scale_check.about_targets(y, config.data, config.net.loss, targets))
+    else:
+        notes.extend(equations.notes(plan.variables))
     shared = groups.layout.replicas > 1 and isinstance(options, NewtonSection)
     beside = {"test": loaded.test, "validation": loaded.validation}
     with groups.workers.raise_together() if not device.is_host else nullcontext():  # a card may be full

@@ -27,6 +27,8 @@ def identity(job: Job) -> dict[str, Any]:
     weights = {}  # a run without them has the identity that it had in earlier versions
     if samples.weights is not None:
         weights = {"weights": _checksum(samples.weights), "sum of weights": samples.total}
+    if job.equations is not None:
+        weights |= job.equations.identity()
     return {
         "net": {**config["net"], "layers": _without_splits(config["net"]["layers"])},
         "data": {

@@ -285,8 +285,8 @@ class Trainer:
         if not why:
             return None
         folder = str(self._out.path) if self._out.keeps else ""
-        at = Standing(iteration, job.targets.metric_name, best, folder, job.solver.passes_before)
-        return ending(why, job.config, at)
+        called, passes = self._out.ways.call, job.solver.passes_before
+        return ending(why, job.config, Standing(iteration, job.targets.metric_name, best, folder, called, passes))
 
     def _trained(self) -> float:
         """Seconds of the run without evaluations for the record, messages for the report, and files."""

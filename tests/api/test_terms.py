@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +119,25 @@ def test_a_run_directory(comm: Comm, tmp_path: Path) -> None:
     given = [dn.Residual(heat, INSIDE, parameters=[unknown]), dn.Data(EDGE, solution(EDGE))]
     calls = {"terms": given, "parallel": PARALLEL}
     whole = dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 6})
-    dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 3}, out=f"{folder}/run")
+    part = dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 3}, out=f"{folder}/run")
+    assert f"fit(..., out='{folder}/run', resume=True, solver={{'max_iterations': 6}})" in part.message
     resumed = dn.fit(NET, **calls, solver={**WHOLE, "max_iterations": 6}, out=f"{folder}/run", resume=True)
     assert resumed.history["loss"][-1] == pytest.approx(whole.history["loss"][-1], rel=1e-8)
     assert resumed.parameters == pytest.approx(whole.parameters, rel=1e-8)
     loaded = dn.load(f"{folder}/run")
     assert loaded.parameters == pytest.approx(resumed.parameters)
+    for changed, why in (
+        (
+            [dn.Residual(heat, INSIDE, 2.0, [unknown]), given[1]],
+            r"terms\[0\].weight was 1.0 and is 2.0; use another out,",
+        ),
+        (
+            [dn.Residual(heat, INSIDE, 1.0, [dn.Parameter("k", 1.0)]), given[1]],
+            r"parameters\[0\] was .kappa. and is .k.",
+        ),
+    ):
+        with pytest.raises(dn.UserError, match=why):
+            dn.fit(NET, terms=changed, parallel=PARALLEL, solver=WHOLE, out=f"{folder}/run", resume=True)
     assert loaded.predict(EDGE) == pytest.approx(resumed.predict(EDGE), rel=1e-12)
 
 
@@ -133,7 +147,14 @@ def test_a_run_directory(comm: Comm, tmp_path: Path) -> None:
 )
 def test_shares_of_the_curvature(comm: Comm, how: dict[str, Any]) -> None:
     """Where all points of a term are the same, the curvature of any of them, well weighted, is that of all: whatever
-    the shares, training goes the way that it goes with all points."""
+    the shares, training goes the way that it goes with all points. The splits, by which the blocks are, are fixed: the
+    planner chooses them by the number of points."""
+    layers = [
+        dn.dense(9, "tanh", split="row->col"),
+        dn.dense(7, "sin", split="col->row"),
+        dn.dense(1, split="row->col"),
+    ]
+    net = dn.net([2], layers)
     points = [np.tile(INSIDE[k], (n, 1)) for k, n in enumerate((30, 20, 7))]
 
     def losses(shares: tuple[float | None, ...], solver: dict[str, Any]) -> np.ndarray:
@@ -143,7 +164,7 @@ def test_shares_of_the_curvature(comm: Comm, how: dict[str, Any]) -> None:
             dn.Residual(edge, sides, weight=10.0, share=shares[1]),
             dn.Data(seen, solution(seen), share=shares[2]),
         ]
-        return dn.fit(NET, terms=given, parallel=PARALLEL, solver={**how, **solver}).history["loss"]
+        return dn.fit(net, terms=given, parallel=PARALLEL, solver={**how, **solver}).history["loss"]
 
     whole = losses((None, None, None), {})
     for size in (3, 17):
@@ -210,6 +231,28 @@ def test_derivatives_of_models(comm: Comm) -> None:
         assert np.abs(found[name] - wanted).max() < 1e-4 * np.abs(wanted).max(), name
 
 
+def slopes(x: Any, u: Any) -> Any:
+    return np.column_stack([u.d(0), u.d(1)])
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    "how", [{}, {"subsample": 0.5, "seed": 3}, {"curvature": "diagonal", "subproblem": "cg"}], ids=str
+)
+def test_measured_slopes(comm: Comm, how: dict[str, Any]) -> None:
+    """Targets of what a function returns are the same as a function from which they are subtracted."""
+    values = np.exp(INSIDE[:, 1:]) * np.column_stack([3 * np.cos(3 * INSIDE[:, 0]), np.sin(3 * INSIDE[:, 0])])
+
+    def difference(x: Any, u: Any) -> Any:
+        return slopes(x, u) - np.exp(x[:, 1:]) * np.column_stack([3 * np.cos(3 * x[:, 0]), np.sin(3 * x[:, 0])])
+
+    a, b = (
+        dn.fit(NET, terms=[dn.Residual(edge, EDGE), term], parallel=PARALLEL, solver={**WHOLE, **how}).history["loss"]
+        for term in (dn.Residual(slopes, INSIDE, weight=3.0, targets=values), dn.Residual(difference, INSIDE, 3.0))
+    )
+    assert a == pytest.approx(b, rel=1e-8)
+
+
 @pytest.mark.mpi
 def test_stated_derivatives(comm: Comm) -> None:
     """The same run as by complex step, for a residual that has several equations and an unknown."""
@@ -247,6 +290,18 @@ def test_settings_of_a_file_stay(tmp_path: Path) -> None:
         assert line in a
     for line in ("C: inf", "subproblem: exact", "acceleration: geodesic", "max_iterations: 1", "scale: none"):
         assert line in b.replace(".inf", "inf")
+
+
+def test_notes_about_points(caplog: pytest.LogCaptureFixture) -> None:
+    """A range far from 1, and fewer residuals than weights."""
+    caplog.set_level("INFO", logger="dnewton")
+    dn.fit(NET, terms=[dn.Residual(edge, INSIDE * [1, 1000])], solver={"max_iterations": 0})
+    assert "warning: input 1 runs from" in caplog.text and "input 0" not in caplog.text
+    assert "60 residuals for 105 weights" in caplog.text
+    caplog.clear()
+    few = dn.net([2], [dn.dense(3, "tanh"), dn.dense(1)])
+    dn.fit(few, terms=terms(), solver={"max_iterations": 0})
+    assert "residuals for" not in caplog.text and "runs from" not in caplog.text
 
 
 def unlike(x: Any, u: Any) -> Any:
@@ -289,6 +344,41 @@ def wrong(x: Any, u: Any) -> Any:
     return u.value**2
 
 
+def coupled(x: Any, u: Any) -> Any:
+    return u.value - u.value.mean()
+
+
+def in_place(x: Any, u: Any) -> Any:
+    v = u.value
+    v -= 1
+    return v
+
+
+def third(x: Any, u: Any) -> Any:
+    return u.ddd(0, 0, 0)
+
+
+def real_alone(x: Any, u: Any) -> Any:
+    return np.hypot(u.d(0), u.d(1)) - 1
+
+
+def divided(x: Any, u: Any) -> Any:
+    return u.value / (1 // 0)
+
+
+def unused(x: Any, u: Any, kappa: Any) -> Any:
+    return u.value
+
+
+def positive(x: Any, u: Any, kappa: Any) -> Any:
+    return abs(kappa) * u.value - 1
+
+
+def by_name(x: Any, u: Any) -> Any:
+    return u.d("t")
+
+
+KAPPA = dn.Parameter("kappa", 1.0)
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     (
         {"terms": [dn.Residual(unlike, INSIDE)]},
@@ -305,7 +395,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"terms": [dn.Residual(narrow, INSIDE)]}, r"\(narrow\): returned dtype float32; float64 is needed"),
     ({"terms": [dn.Residual(constant, INSIDE)]}, r"\(constant\): does not depend on the net"),
-    ({"terms": [dn.Residual(shorter, INSIDE)]}, r"\(shorter\): returned shape \[5, 1\] on 13 points"),
+    ({"terms": [dn.Residual(partial(shorter), INSIDE)]}, r"\(shorter\): returned shape \[5, 1\] on 13 points"),
     ({"terms": [dn.Residual(beyond, INSIDE)]}, r"\(beyond\): u.d of input 2; the net has inputs 0 to 1"),
     ({"terms": [dn.Residual(number, INSIDE)]}, r"\(number\): returned float; an array"),
     (
@@ -331,7 +421,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"terms": [dn.Data(INSIDE, np.zeros((60, 2)))]},
         r"terms\[0\] \(data\): y has 2 column\(s\), the net has 1 output",
     ),
-    ({"terms": [dn.Data(INSIDE, np.full(60, np.inf))]}, r"\(data\): y must hold finite numbers"),
+    ({"terms": [dn.Data(INSIDE, np.full(60, np.inf))]}, r"\(data\): targets must be finite numbers"),
     ({"terms": [dn.Residual(edge, INSIDE, share=1.5)]}, r"\(edge\): share is 1.5; a number above 0"),
     ({"terms": [dn.Data(INSIDE, EDGE[:, 0], share=1.0), dn.Residual(edge, EDGE)]}, r"are 1 in sum; less than 1"),
     ({"terms": terms(), "solver": {"subsample": 1.0e-9}}, r"subsample: 1 point\(s\) for 2 terms"),
@@ -342,6 +432,31 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         r"\(edge\): drew points of shape \[3, 2, 1\]",
     ),
     ({"terms": [dn.Residual(edge, lambda rng: [[np.nan, 1.0]])]}, r"\(edge\): drew points .* finite numbers"),
+    ({"terms": [dn.Residual(coupled, INSIDE)]}, r"\(coupled\): the residual of a point depends on other points"),
+    (
+        {"terms": [dn.Residual(in_place, INSIDE)]},
+        r"\(in_place\): ValueError: .* read-only .*, line \d+\)$",
+    ),
+    ({"terms": [dn.Residual(third, INSIDE)]}, r"\(third\): u.ddd does not exist; .* further output"),
+    ({"terms": [dn.Residual(real_alone, INSIDE)]}, r"\(real_alone\): TypeError: .* line \d+\); use .* complex numbers"),
+    ({"terms": [dn.Residual(divided, INSIDE)]}, r"\(divided\): ZeroDivisionError: .* \(test_terms.py, line \d+\)$"),
+    ({"terms": [dn.Residual(heat, INSIDE)]}, r"\(heat\): TypeError: .*; it is called with x, u and .* 0 parameter"),
+    ({"terms": [dn.Residual(unused, INSIDE, parameters=[KAPPA])]}, r"no residual depends on the parameter 'kappa'"),
+    ({"terms": [dn.Residual(positive, INSIDE, parameters=[KAPPA])]}, r"complex step by parameter 'kappa' is"),
+    ({"terms": [dn.Residual(by_name, INSIDE)]}, r"\(by_name\): u.d of input 't'; the net has inputs 0 to 1"),
+    ({"terms": [dn.Residual(lambda x, u: u.laplacian(0, 0), INSIDE)]}, r"u.laplacian\(0, 0\): name each input once"),
+    ({"terms": [dn.Residual(heat, INSIDE, parameters=KAPPA)]}, r"parameters must be a list .*, not Parameter"),
+    ({"terms": [dn.Residual(heat, INSIDE, parameters=[KAPPA] * 2)]}, r"parameter 'kappa' is named twice"),
+    ({"terms": [dn.Residual(heat, INSIDE, parameters=[dn.Parameter("", 1.0)])]}, r"parameter '': a name is needed"),
+    ({"terms": [dn.Residual(heat, INSIDE, parameters=[dn.Parameter("k", "1")])]}, r"'k' begins at '1'; a finite"),
+    ({"terms": [dn.Residual(edge, INSIDE, weight=np.ones(60))]}, r"weight has shape \[60\]; .* factor √w\(x\)"),
+    ({"terms": [dn.Residual(edge, np.zeros((0, 2)))]}, r"points have shape \[0, 2\]; \[points, inputs\] is needed"),
+    ({"terms": [dn.Residual(edge, [["a", "b"]])]}, r"points must be numbers"),
+    ({"terms": [dn.Data(INSIDE, None)]}, r"\(data\): y is needed"),
+    ({"terms": [dn.Residual(edge, lambda: INSIDE)]}, r"\(edge\): points: TypeError: .*; it is called with a random"),
+    ({"terms": [dn.Residual(slopes, INSIDE, targets=INSIDE[:, 0])]}, r"targets have 1 column\(s\), .* has 2"),
+    ({"terms": [dn.Residual(slopes, INSIDE, targets=INSIDE[:9])]}, r"\(slopes\): x has 60 sample\(s\), y has 9"),
+    ({"terms": [dn.Residual(edge, lambda rng: INSIDE, targets=INSIDE)]}, r"\(edge\): targets are of points .* given"),
     ({"terms": []}, r"terms must be a list of"),
     ({"terms": [edge]}, r"terms\[0\] is function"),
     ({"terms": terms(), "x": INSIDE}, r"x is for samples"),
@@ -371,6 +486,35 @@ def test_convolutions_refuse_jets() -> None:
         model.derivatives(np.zeros((1, 2, 8)), ["d0"])
     with pytest.raises(dn.UserError, match=r"'d7' is no derivative by 2 input"):
         dn.fit(NET, INSIDE, INSIDE[:, 0], solver={"max_iterations": 0}).derivatives(INSIDE, ["d7"])
+
+
+def test_points_of_a_single_input() -> None:
+    """Numbers and lists are points, for terms and for the model."""
+    net = dn.net([1], [dn.dense(4, "tanh"), dn.dense(1)])
+    at = [0.0, 0.5, 1.0]
+    models = [
+        dn.fit(net, terms=[dn.Data(x, at), dn.Residual(lambda x, u: u.d(0) - 1, x)], solver={"max_iterations": 2})
+        for x in (at, np.array(at), np.array(at)[:, None])
+    ]
+    column = models[2].predict(np.array(at)[:, None])
+    for model in models:
+        assert (model.predict(at) == column).all()
+        assert (model.predict(np.array(at)) == column).all()
+
+
+def test_names_of_derivatives() -> None:
+    """No other derivative than the one that a name says: third ones are refused."""
+    model = dn.fit(NET, INSIDE, INSIDE[:, 0], solver={"max_iterations": 0})
+    found = model.derivatives(
+        INSIDE, ["d1", "d(1)", "d01", "dd(1, 0)", "d00", "laplacian(0)", "laplacian(0, 1)", "laplacian"]
+    )
+    for short, long in (("d1", "d(1)"), ("d01", "dd(1, 0)"), ("d00", "laplacian(0)"), ("laplacian", "laplacian(0, 1)")):
+        assert (found[short] == found[long]).all()
+    for name in ("d000", "d001", "d012", "d(0", "dd(0)", "dd(0, 0, 0)", "u", 0):
+        with pytest.raises(dn.UserError, match="is no derivative by 2 input"):
+            model.derivatives(INSIDE, [name])  # type: ignore[list-item]
+    with pytest.raises(dn.UserError, match=r"names must be a list such as \['d0'\]"):
+        model.derivatives(INSIDE, "d0")
 
 
 @pytest.mark.mpi
