@@ -43,6 +43,7 @@ def train(net: str, solver: str, args: argparse.Namespace) -> dict[str, Any]:
             return {**row, "failed": errors[0]}
         lines = [json.loads(text) for text in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
     key = "accuracy" if "test_accuracy" in lines[-1] else "rmse"
+    passes = sum(1 for line in lines if line.get("adam_pass"))  # of Adam, before newton's iterations
     best = max(lines, key=lambda line: line[f"test_{key}"] * (1 if key == "accuracy" else -1))
     return {
         **row,
@@ -50,9 +51,9 @@ def train(net: str, solver: str, args: argparse.Namespace) -> dict[str, Any]:
         "test": lines[-1][f"test_{key}"],
         "train": lines[-1][f"train_{key}"],
         "best_test": best[f"test_{key}"],
-        "best_iteration": best["iteration"],
+        "best_iteration": max(0, best["iteration"] - passes),
         "loss": lines[-1]["loss"],
-        "iterations": lines[-1]["iteration"],
+        "iterations": lines[-1]["iteration"] - passes,
         "seconds": lines[-1]["seconds"],
         "samples": args.samples,
         "peak_rss_bytes": max(line["peak_rss_bytes"] for line in lines),

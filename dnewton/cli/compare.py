@@ -322,7 +322,7 @@ def _trained(
     def show(record: Record) -> None:
         records.append(record)
         out.log(console.line(record))
-        shown(whole.display, whole.far.passed(record))
+        shown(whole.display, whole.far.passed(record, job.solver.passes_before))
 
     if job.comm.rank == 0:
         for note in [*beginning.notes, *plan.notes, console.HEADER]:

@@ -28,6 +28,7 @@ class CompareProgress:
         self._number = 0
         self._name = ""
         self._iterations = FOREVER
+        self._before = 0
         self._record: Mapping[str, Any] | None = None
         self._since = self._said = clock()
 
@@ -38,11 +39,10 @@ class CompareProgress:
         self._since = self._said = self._clock()
         return "" if self.live else self._where()
 
-    def passed(self, record: Mapping[str, Any]) -> str:
-        """An iteration has ended; a line now and then."""
+    def passed(self, record: Mapping[str, Any], before: int = 0) -> str:
+        """An iteration has ended; a line now and then. `before`: iterations that the run was not asked for."""
         self._record, self._since = record, self._clock()
-        if record.get("adam_pass"):  # beside the number that the run was asked for
-            self._iterations += 1
+        self._before = before
         if self.live or self._since - self._said < EVERY:
             return ""
         self._said = self._since
@@ -71,7 +71,7 @@ class CompareProgress:
             far = f"{spent:.0f} s"
         iteration = f"iteration {record['iteration']}"
         if self._iterations < FOREVER:
-            iteration += f" of {self._iterations}"
+            iteration += f" of {self._iterations + self._before}"
         return self._joined([self._where(), far, iteration, *_figures(record)])
 
     def _where(self) -> str:

@@ -73,5 +73,7 @@ def derivative(name: object, inputs: int) -> int | Sum | None:
             "dd(0, 1), laplacian(0, 1)"
         )
     if text.startswith("laplacian"):
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"{name!r}: name each input once")
         return laplacian(numbers)
     return numbers[0] if len(numbers) == 1 else ordered([(numbers[0], numbers[1])])

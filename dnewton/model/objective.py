@@ -35,6 +35,11 @@ class Evaluation:
     subsample: list[Batch]
     samples: int
 
+    def forget(self) -> None:
+        """Let the forward passes go: the point is left."""
+        for batch in (*self.batches, *self.subsample):
+            batch.tape = None
+
 
 class Objective:
     """The objective on this rank."""

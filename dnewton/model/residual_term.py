@@ -191,7 +191,7 @@ def _check_points_apart(
     if n < 2:
         return
     xp = namespace(x)
-    rows = xp.arange(n) % 2 == 1
+    rows = xp.arange(n) * 40503 % 65536 >= 32768  # no pattern that a shift maps to itself
     moved = jet + 0.25 * xp.astype(rows, xp.float64)[:, None, None]
     with naming(term.where):
         before, after = (term.values(x, z, unknown, positions) for z in (jet, moved))

@@ -53,8 +53,10 @@ def standing(run: Run, now: float | None = None) -> str:
     if not run.records:
         return "no iteration has been written yet"
     done, most = last(run, "iteration"), run.setting("solver", "max_iterations")
-    if isinstance(most, int) and any(record.get("adam_pass") for record in run.records):
-        most += run.setting("solver", "start_passes") or 0  # which it does not count
+    passes = sum(1 for record in run.records if record.get("adam_pass"))  # which it does not count
+    if isinstance(most, int) and passes:
+        under_way = bool(run.records[-1].get("adam_pass"))
+        most += (run.setting("solver", "start_passes") or passes) if under_way else passes
     seconds = last(run, "seconds") or 0.0
     of = f"/{most}" if isinstance(most, int) else ""
     text = f"iteration {facts_tables.shown(done, 'g')}{of}  {clock(seconds)}"

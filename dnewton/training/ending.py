@@ -49,17 +49,17 @@ class Standing:
     passes: int = 0  # of Adam, which `max_iterations` does not count
 
 
-def reason(solver: str, iteration: int, best: int | None, max_iterations: int, patience: int | None, over: bool) -> str:
-    """Why a run ends after an iteration; empty while it goes on.
+def reason(solver: str, at: Standing, max_iterations: int, patience: int | None, over: bool) -> str:
+    """Why a run ends where it stands; empty while it goes on.
 
-    `solver` is the solver's own ending, `best` the iteration with the best validation figure, and `over` says that the
-    time is.
+    `solver` is the solver's own ending, and `over` says that the time is. Passes of another method before it count
+    neither for `max_iterations` nor for `patience`.
     """
     if solver:
         return solver
-    if patience is not None and iteration - (best or 0) >= patience:
+    if patience is not None and at.iteration - max(at.best or 0, at.passes) >= patience:
         return PATIENCE
-    if iteration >= max_iterations:
+    if not max_iterations or at.iteration >= max_iterations + at.passes:
         return ITERATIONS
     return TIME if over else ""
 

@@ -54,6 +54,7 @@ class EquationSet:
     unknown: Mapping[str, float]
     test: PointTerm | None = None
     _made: list[ResidualTerm] = field(default_factory=list, repr=False)  # filled by `layers`
+    _idle: list[str] = field(default_factory=list, repr=False)  # unknowns on which nothing seemed to depend
 
     @property
     def samples(self) -> int:
@@ -82,9 +83,7 @@ class EquationSet:
         with np.errstate(all="ignore"):
             for term, made in zip(every, self._made, strict=True):
                 used |= check(made, term.points, outputs, values, section.positions, names)
-        for p, name in enumerate(names):
-            if p not in used:
-                raise UserError(f"{source}: no residual depends on the parameter {name!r}; use it, or leave it out")
+        self._idle[:] = [name for p, name in enumerate(names) if p not in used]
         return found
 
     def _residual(self, term: PointTerm, inputs: int, outputs: int) -> ResidualTerm:
@@ -128,6 +127,11 @@ class EquationSet:
             f"warning: input {a} runs from {points[:, a].min():.4g} to {points[:, a].max():.4g}; weights are drawn for "
             "inputs of about 1: write the equations in units in which it is"
             for a in np.flatnonzero((size > LARGE) | ((spread > 0) & (spread < SMALL)))
+        ]
+        found += [
+            f"warning: no residual changed with the parameter {name!r} near its first value, where u was about 1: "
+            "where none ever does, it stays as it is"
+            for name in self._idle
         ]
         count = sum(self.residuals())
         if count < variables and not any(term.every for term in self.terms):

@@ -85,6 +85,10 @@ class Trainer:
         self.saved = resumed is not None  # whether the last state is in a checkpoint
 
     @property
+    def _has_rate(self) -> bool:
+        return hasattr(self._job.config.solver, "learning_rate")
+
+    @property
     def totals(self) -> dict[str, dict[str, float]]:
         """Traffic and seconds by phase, over all lines of metrics."""
         return self._metrics.totals
@@ -222,8 +226,8 @@ class Trainer:
         if not math.isfinite(step.loss):
             self._saver.write_best()
             raise UserError(
-                f"f is {step.loss} after iteration {solver.iteration}: {self._job.config.solver.name} has diverged; "
-                "a smaller solver.learning_rate usually helps"
+                f"f is {step.loss} after iteration {solver.iteration}: {self._job.config.solver.name} has diverged"
+                + ("; a smaller solver.learning_rate usually helps" if self._has_rate else "")
                 + ("; the best model so far is in best.safetensors" if self._out.keeps else "")
             )
         return False
@@ -279,14 +283,11 @@ class Trainer:
         over = False
         if self._budget is not None:
             over = bool(job.comm.bcast_scalars([self._trained() >= self._budget])[0])
-        iteration = job.solver.iteration
-        most = options.max_iterations + job.solver.passes_before
-        why = reason(job.solver.ending, iteration, best, most, options.patience, over)
-        if not why:
-            return None
-        folder = str(self._out.path) if self._out.keeps else ""
-        called, passes = self._out.ways.call, job.solver.passes_before
-        return ending(why, job.config, Standing(iteration, job.targets.metric_name, best, folder, called, passes))
+        folder, called = str(self._out.path) if self._out.keeps else "", self._out.ways.call
+        name, passes = job.targets.metric_name, job.solver.passes_before
+        at = Standing(job.solver.iteration, name, best, folder, called, passes)
+        why = reason(job.solver.ending, at, options.max_iterations, options.patience, over)
+        return ending(why, job.config, at) if why else None
 
     def _trained(self) -> float:
         """Seconds of the run without evaluations for the record, messages for the report, and files."""

@@ -133,6 +133,7 @@ def main() -> None:
         counts.install()
         wanted = [
             f"solver.max_iterations={args.iterations}",
+            "solver.start=none",
             "parallel.rates={flops: 5e10, bandwidth: 1e10}",
             *args.set,
         ]

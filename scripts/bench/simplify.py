@@ -121,7 +121,7 @@ def figures(rows: list[dict[str, Any]], target: float) -> dict[str, float]:
         "iterations": there["iteration"] if there else math.inf,
         "s to target": there["seconds"] - start if there else math.inf,
         "s/iteration": statistics.median(steps),
-        "CG": statistics.median(row["cg_iterations"]["mean"] for row in rows[1:]),
+        "CG": statistics.median(row["cg_iterations"]["mean"] for row in rows[1:] if row["cg_iterations"]),
         "MiB": max(row["peak_rss_bytes"] for row in rows) / 2**20,
         "lowest": min(row["loss"] for row in rows),
     }

@@ -297,6 +297,9 @@ def test_notes_about_points(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="dnewton")
     dn.fit(NET, terms=[dn.Residual(edge, INSIDE * [1, 1000])], solver={"max_iterations": 0})
     assert "warning: input 1 runs from" in caplog.text and "input 0" not in caplog.text
+    assert "changed with the parameter" not in caplog.text
+    dn.fit(NET, terms=[dn.Residual(unused, INSIDE, parameters=[KAPPA])], solver={"max_iterations": 1})
+    assert "warning: no residual changed with the parameter 'kappa'" in caplog.text
     assert "60 residuals for 105 weights" in caplog.text
     caplog.clear()
     few = dn.net([2], [dn.dense(3, "tanh"), dn.dense(1)])
@@ -346,6 +349,10 @@ def wrong(x: Any, u: Any) -> Any:
 
 def coupled(x: Any, u: Any) -> Any:
     return u.value - u.value.mean()
+
+
+def shifted(x: Any, u: Any) -> Any:
+    return u.value - np.roll(u.value, 2, axis=0)
 
 
 def in_place(x: Any, u: Any) -> Any:
@@ -433,6 +440,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"terms": [dn.Residual(edge, lambda rng: [[np.nan, 1.0]])]}, r"\(edge\): drew points .* finite numbers"),
     ({"terms": [dn.Residual(coupled, INSIDE)]}, r"\(coupled\): the residual of a point depends on other points"),
+    ({"terms": [dn.Residual(shifted, INSIDE)]}, r"\(shifted\): the residual of a point depends on other points"),
     (
         {"terms": [dn.Residual(in_place, INSIDE)]},
         r"\(in_place\): ValueError: .* read-only .*, line \d+\)$",
@@ -441,7 +449,6 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"terms": [dn.Residual(real_alone, INSIDE)]}, r"\(real_alone\): TypeError: .* line \d+\); use .* complex numbers"),
     ({"terms": [dn.Residual(divided, INSIDE)]}, r"\(divided\): ZeroDivisionError: .* \(test_terms.py, line \d+\)$"),
     ({"terms": [dn.Residual(heat, INSIDE)]}, r"\(heat\): TypeError: .*; it is called with x, u and .* 0 parameter"),
-    ({"terms": [dn.Residual(unused, INSIDE, parameters=[KAPPA])]}, r"no residual depends on the parameter 'kappa'"),
     ({"terms": [dn.Residual(positive, INSIDE, parameters=[KAPPA])]}, r"complex step by parameter 'kappa' is"),
     ({"terms": [dn.Residual(by_name, INSIDE)]}, r"\(by_name\): u.d of input 't'; the net has inputs 0 to 1"),
     ({"terms": [dn.Residual(lambda x, u: u.laplacian(0, 0), INSIDE)]}, r"u.laplacian\(0, 0\): name each input once"),
@@ -513,6 +520,8 @@ def test_names_of_derivatives() -> None:
     for name in ("d000", "d001", "d012", "d(0", "dd(0)", "dd(0, 0, 0)", "u", 0):
         with pytest.raises(dn.UserError, match="is no derivative by 2 input"):
             model.derivatives(INSIDE, [name])  # type: ignore[list-item]
+    with pytest.raises(dn.UserError, match=r"'laplacian\(0,0\)': name each input once"):
+        model.derivatives(INSIDE, ["laplacian(0,0)"])
     with pytest.raises(dn.UserError, match=r"names must be a list such as \['d0'\]"):
         model.derivatives(INSIDE, "d0")
 

@@ -63,7 +63,7 @@ def write_problem(folder: Path) -> None:
             "layers": [{"dense": {"units": 64, "activation": "tanh"}}, {"dense": {"units": 4}}],
         },
         "data": {"train": str(folder / "data.npz")},
-        "solver": {"C": 1.0, "max_iterations": 6, "subsample": 0.5},
+        "solver": {"C": 1.0, "max_iterations": 6, "subsample": 0.5, "start": "none"},
         "parallel": {"dtype": "float64"},
     }
     (folder / "net.yaml").write_text(strict_yaml.dump(values))

@@ -11,7 +11,7 @@ from inside import start
 from runs import fails, metrics, train
 from safetensors.numpy import load_file
 
-from dnewton.training.ending import reason
+from dnewton.training.ending import Standing, reason
 
 NET: dict[str, Any] = {
     "input": [2],
@@ -20,14 +20,26 @@ NET: dict[str, Any] = {
 }
 
 
+def at(iteration: int, best: int | None, passes: int = 0) -> Standing:
+    return Standing(iteration, "accuracy", best, "", passes=passes)
+
+
 def test_the_first_reason_that_holds() -> None:
-    assert reason("", 3, 1, 10, None, False) == ""
-    assert reason("", 3, 1, 10, 3, False) == ""
-    assert reason("", 4, 1, 10, 3, False) == "patience"
-    assert reason("", 3, None, 10, 3, False) == "patience"  # no figure was ever a number
-    assert reason("", 10, 1, 10, None, False) == "iterations"
-    assert reason("", 3, 1, 10, None, True) == "time"
-    assert reason("tolerance", 10, 1, 10, 3, True) == "tolerance"
+    assert reason("", at(3, 1), 10, None, False) == ""
+    assert reason("", at(3, 1), 10, 3, False) == ""
+    assert reason("", at(4, 1), 10, 3, False) == "patience"
+    assert reason("", at(3, None), 10, 3, False) == "patience"  # no figure was ever a number
+    assert reason("", at(10, 1), 10, None, False) == "iterations"
+    assert reason("", at(3, 1), 10, None, True) == "time"
+    assert reason("tolerance", at(10, 1), 10, 3, True) == "tolerance"
+
+
+def test_passes_before_a_method_do_not_count() -> None:
+    """Neither for the iterations nor for those without a better figure."""
+    assert reason("", at(10, 1, passes=10), 3, 2, False) == "" == reason("", at(12, 12, passes=10), 3, 2, False)
+    assert reason("", at(12, 7, passes=10), 3, 2, False) == "patience"
+    assert reason("", at(13, 13, passes=10), 3, 2, False) == "iterations"
+    assert reason("", at(0, 0, passes=10), 0, None, False) == "iterations"
 
 
 def written(folder: Path, x: Any, y: Any, **solver: Any) -> dict[str, Any]:

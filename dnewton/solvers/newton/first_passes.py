@@ -133,6 +133,8 @@ class FirstPasses:
         """Go on where a run was saved; one of an earlier version had done them all."""
         self.planned, self.done = (int(saved.values.get(name, "0")) for name in ("passes", "passes_done"))
         self._apart = saved.values.get("passes_kind") == APART
+        if self.left:  # what the run is asked for now holds
+            self.planned = self.done if self._options.start == "none" else max(self.done, self._options.start_passes)
         held = {**saved.vectors, **saved.own}
         if self.left and "first_moment" in held:  # each replica's own are not, on another number of replicas
             count = int(saved.values["adam_steps"])
@@ -159,12 +161,17 @@ class FirstPasses:
         self._next = moments if math.isfinite(squares) else None
         return theta if self._next is None else there
 
+    def refuse(self) -> None:
+        """f is not finite at the θ of the last step: it counts as one without finite numbers."""
+        self._next = None
+
     def taken(self) -> None:
         """The run is at the θ of the last step; without finite numbers there are no more passes."""
         if self._next is None:
             self.planned = self.done + 1
-        self._moments = self._next
         self.done += 1
+        self._moments = self._next if self.left else None
+        self._next = None
 
     def _passed(self, theta: Array) -> tuple[Moments, Array]:
         """A pass: copies, since what is before it may be saved. A sum over the replicas for every batch, or one."""

@@ -84,8 +84,7 @@ class Newton(Solver):
         state.iteration = now
         if state.evaluated != now:
             self._keep_point()
-        if not (math.isfinite(at.value) and math.isfinite(self._norm)):
-            raise UserError(f"the objective is {at.value} at the starting point; {self._objective.cure(at)}")
+        self._check_finite()
         if math.isnan(state.first_norm) and not self._passes.left:
             state.first_norm = self._norm
         unknown = not (self._options.by_paper or self._controller.damping.scale) and self._options.lambda_ == "auto"
@@ -99,15 +98,11 @@ class Newton(Solver):
             state = State.restored(start, start.saved)
             self._controller = Controller.restored(start.saved.values.get("controller", ""))
             self._passes.restore(start.saved)
-        elif self._begins_by_adam(start):
+        elif self._start_kind != NONE and not (start.given and self._options.start == "auto"):
             self._passes.begin()
         report = self.start(state)
         self._progress.restore("" if start.saved is None else start.saved.values.get("progress", ""))
         return report
-
-    def _begins_by_adam(self, start: StartPoint) -> bool:
-        wanted = self._start_kind != NONE and self._options.max_iterations > 0
-        return wanted and (not start.given or self._options.start != "auto")
 
     @property
     def passes_before(self) -> int:
@@ -189,20 +184,32 @@ class Newton(Solver):
 
     def _pass_of_adam(self) -> IterationReport:
         """A pass, and f after it; after the last one ∇f, too. Collective over the world."""
-        state, count = self.state, self._objective.data.count
+        state, objective = self.state, self._objective
+        self._at.forget()
         theta = self._passes.step(state.theta)
         with self._comm.phase("evaluate"):
-            value, metric = self._objective.value(theta)
+            value, metric = objective.value(theta)
+            if not math.isfinite(value):
+                self._passes.refuse()
+                value, metric = objective.value(theta := state.theta)
         self._passes.taken()
         state.theta = theta
         state.iteration += 1
         state.evaluated = state.iteration
-        report = IterationReport(value, None, metric, count, seen=float(count), extra={"adam_pass": self._passes.done})
+        count, done = objective.data.count, self._passes.done
+        report = IterationReport(value, None, metric, count, seen=float(count), extra={"adam_pass": done})
         if self._passes.left:
             return report
         self._accept(self._evaluate(theta))
+        self._check_finite()
         state.first_norm = self._norm
         return replace(report, grad_norm=self._norm, seen=2.0 * count)
+
+    def _check_finite(self) -> None:
+        """Raise UserError where f or ∇f is not finite, alike on all ranks."""
+        at = self._at
+        if not (math.isfinite(at.value) and math.isfinite(self._norm)):
+            raise UserError(f"the objective is {at.value} at the starting point; {self._objective.cure(at)}")
 
     def _by_line_search(self) -> tuple[float, Evaluation | None, float, Tried]:
         """One direction, and α along it (Wang et al. 2018, algorithm 2). Collective over the world."""

@@ -263,6 +263,44 @@ def test_a_run_goes_on_after_any_pass(comm: Comm, done: int) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize(("options", "planned"), [({"start": "none"}, 1), ({"start_passes": 2}, 2), ({}, 3)])
+def test_a_resumed_run_makes_the_passes_that_it_is_asked_for_now(
+    comm: Comm, options: dict[str, object], planned: int
+) -> None:
+    asked = {"start": "adam", "start_passes": 3}
+    _, first, on = solver_for(comm, "cross_entropy", **asked)
+    first.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
+    first.step()
+    held = first.saved()
+    _, again, _ = solver_for(comm, "cross_entropy", **{**asked, **options})
+    again.begin(StartPoint(first.theta, 1, held))
+    while again.step().extra.get("adam_pass"):
+        assert again._at.subsample[0].tape is None or not again._passes.left
+    assert again.passes_before == planned and again.iteration == planned + 1
+    assert again._passes._moments is None and "first_moment" not in again.saved().vectors
+    for one in (first, again):
+        one.close()
+
+
+@pytest.mark.mpi
+def test_a_pass_to_where_f_is_not_finite_is_the_last_and_not_taken(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, solver, on = solver_for(comm, "cross_entropy", start="adam", start_passes=3)
+    first = solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
+    theta, value, calls = solver.theta, on.objective.value, []  # type: ignore[attr-defined]
+
+    def infinite(there: object) -> tuple[float, float]:
+        calls.append(there)
+        return (math.inf, 0.0) if len(calls) == 1 else value(there)
+
+    monkeypatch.setattr(on.objective, "value", infinite)  # type: ignore[attr-defined]
+    step = solver.step()
+    assert step.loss == pytest.approx(first.loss, rel=1e-12) and step.grad_norm is not None
+    assert solver.theta is theta and solver.passes_before == solver.iteration == 1
+    assert solver.step().solved
+    solver.close()
+
+
+@pytest.mark.mpi
 def test_a_stop_within_a_pass_leaves_what_was_before(comm: Comm, monkeypatch: pytest.MonkeyPatch) -> None:
     _, solver, on = solver_for(comm, start="adam")
     solver.begin(StartPoint(on.theta))  # type: ignore[attr-defined]
