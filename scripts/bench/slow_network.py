@@ -18,6 +18,7 @@ import argparse
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def run(
     if cable is not None:
         command = ["bash", str(SCRIPT), "--slots", "1", *cable, *command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    (out / "metrics.jsonl").unlink(missing_ok=True)
+    shutil.rmtree(out, ignore_errors=True)  # a run that was ended on another host would be waited for
     log = (folder / "output.txt").open("w")
     job = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     records: list[dict[str, Any]] = []
