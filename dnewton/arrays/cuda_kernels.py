@@ -73,11 +73,8 @@ MAX_GATHER = (
     "dnewton_max_gather",
 )
 
-# Cell `i` of (N, K, H, W, C) sums what the windows over it have for it: no atomic additions, the same bits every time.
-# `cot` may have one sample for all: `cot_samples` is 0 then, else 1.
-_UNPOOL = """
-    const INT row = (INT)i / C, c = (INT)i - row * C, line = row / W, w = row - line * W, nk = line / H;
-    const INT h = line - nk * H, n = nk / K, k = nk - n * K, size = Ho * Wo * C;
+# What the windows over a place (h, w) of an image have for it is summed: no atomic additions, the same bits every time.
+_SUM_OVER_WINDOWS = """
     T total = 0;
     for (int a = 0; a < kh; ++a) {
         const INT y = h + ph - a, top = y / sh;
@@ -85,12 +82,17 @@ _UNPOOL = """
         for (int b = 0; b < kw; ++b) {
             const INT z = w + pw - b, left = z / sw;
             if (z < 0 || left * sw != z || left >= Wo) continue;
-            const INT cell = (top * Wo + left) * C + c;
             ADD
         }
     }
     out = total;
 """
+
+# Cell `i` of (N, K, H, W, C). `cot` may have one sample for all: `cot_samples` is 0 then, else 1.
+_UNPOOL = """
+    const INT row = (INT)i / C, c = (INT)i - row * C, line = row / W, w = row - line * W, nk = line / H;
+    const INT h = line - nk * H, n = nk / K, k = nk - n * K, size = Ho * Wo * C;
+""" + _SUM_OVER_WINDOWS.replace("ADD", "const INT cell = (top * Wo + left) * C + c; ADD")
 _COT = "cot[(n * cot_samples * K + k) * size + cell]"
 
 MAX_UNPOOL = (
@@ -126,24 +128,16 @@ PATCHES = (  # (N, Ho*Wo, kh*kw*C): C runs fastest, so that neighbouring threads
     "dnewton_patches",
 )
 
-UNPATCH = (  # cell `i` of (N, H, W, C) sums what the patches (N, Ho*Wo, kh*kw*C) over it have for it
+UNPATCH = (  # cell `i` of (N, H, W, C); of the patches (N, Ho*Wo, kh*kw*C)
     f"raw T cot, {_WINDOW}",
     "T out",
     """
     const INT row = (INT)i / C, c = (INT)i - row * C, line = row / W, w = row - line * W, n = line / H;
     const INT h = line - n * H;
-    T total = 0;
-    for (int a = 0; a < kh; ++a) {
-        const INT y = h + ph - a, top = y / sh;
-        if (y < 0 || top * sh != y || top >= Ho) continue;
-        for (int b = 0; b < kw; ++b) {
-            const INT z = w + pw - b, left = z / sw;
-            if (z < 0 || left * sw != z || left >= Wo) continue;
-            total += cot[(((n * Ho + top) * Wo + left) * (kh * kw) + a * kw + b) * C + c];
-        }
-    }
-    out = total;
-""",
+"""
+    + _SUM_OVER_WINDOWS.replace(
+        "ADD", "total += cot[(((n * Ho + top) * Wo + left) * (kh * kw) + a * kw + b) * C + c];"
+    ),
     "dnewton_unpatch",
 )
 

@@ -44,6 +44,7 @@ def without_mpi(folder: Path, verb: str, *args: str, **variables: str) -> Any:
     )
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("kind", ["alone", "world"])
 def test_every_collective_of_one_rank(kind: str) -> None:
     """Both kinds of communicator give what they are given, whatever the sum, the grid or the division."""
